@@ -1,0 +1,230 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sync/errgroup"
+)
+
+// assembler takes batches in tree order: it puts chunks that the repository does
+// not have into frames, and entries whose chunks have a place into the tree.
+type assembler struct {
+	*creator
+	framer  framer
+	builder *manifest.Builder
+	buffers sync.Pool
+
+	// pending are the chunks of this run that the index does not have yet.
+	pending map[chunk.ID]placed
+	// queue holds the entries, in order, of which some chunk has no place yet.
+	queue []*item
+	// dropped are entries that others may be hard links to.
+	dropped map[manifest.Key]bool
+
+	root     *manifest.Root
+	prints   []uint64 // of the entries in the tree
+	files    uint64
+	bytes    uint64
+	newBytes uint64
+}
+
+// placed is a chunk's place in a frame.
+type placed struct {
+	frame  *frame
+	offset uint32
+}
+
+func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers int) *assembler {
+	sink := &treeSink{
+		codec: c.repo.codec, hasher: c.repo.hasher, up: c.up,
+		lookup: c.pageLookup(ctx), pages: map[chunk.ID]manifest.PageRef{},
+	}
+	return &assembler{
+		creator: c,
+		framer:  framer{pack: newPacker(ctx, g, c.repo.codec, c.up, workers)},
+		builder: manifest.NewBuilder(sink),
+		pending: map[chunk.ID]placed{},
+		dropped: map[manifest.Key]bool{},
+	}
+}
+
+// pageLookup finds tree pages that the repository has: the parent's without the
+// index, which is then not even opened when nothing changed.
+func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageRef, bool) {
+	var known map[chunk.ID]manifest.PageRef
+	return func(id chunk.ID) (manifest.PageRef, bool) {
+		if known == nil {
+			known = map[chunk.ID]manifest.PageRef{}
+			if c.parent != nil {
+				err := c.parent.tree.Pages(ctx, func(p manifest.PageRef) { known[p.ID] = p })
+				if err != nil {
+					c.repo.log.Info("reading the parent's tree", "err", err)
+				}
+			}
+		}
+		if ref, ok := known[id]; ok {
+			return ref, true
+		}
+		loc, ok := c.commit.lookup(id)
+		// Only as a page of its own can it be referred to.
+		if !ok || loc.Offset != 0 || loc.Length != loc.Frame.Raw {
+			return manifest.PageRef{}, false
+		}
+		return manifest.PageRef{ID: id, Pack: loc.Pack, Frame: loc.Frame}, true
+	}
+}
+
+func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) error {
+	for b := range order {
+		for p := range b.parts {
+			if err := a.part(ctx, b, p); err != nil {
+				return err
+			}
+			rd.release(p)
+		}
+		if err := ctx.Err(); err != nil {
+			return err // the batch may not be whole
+		}
+		if err := a.commit.err(); err != nil {
+			return err
+		}
+		for i := range b.items {
+			a.queue = append(a.queue, &b.items[i])
+		}
+		if err := a.drain(ctx, false); err != nil {
+			return err
+		}
+		for _, id := range a.commit.committed() {
+			delete(a.pending, id)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err // the walk may not be whole
+	}
+	if err := a.framer.flush(ctx); err != nil {
+		return err
+	}
+	a.framer.pack.finish()
+	if err := a.drain(ctx, true); err != nil {
+		return err
+	}
+	root, err := a.builder.Finish(ctx)
+	a.root = root
+	return err
+}
+
+// part takes the chunks of a part.
+func (a *assembler) part(ctx context.Context, b *batch, p *part) error {
+	if p.restart {
+		b.items[0].extents, b.items[0].frames = nil, nil
+		return nil
+	}
+	for i := range p.pieces {
+		pc := &p.pieces[i]
+		it := &b.items[pc.item]
+		x := manifest.Extent{Hole: pc.hole, ID: pc.id}
+		var f *frame
+		if pc.known {
+			x.Location = pc.loc
+		} else {
+			var err error
+			if f, x.Offset, err = a.place(ctx, it, pc); err != nil {
+				return err
+			}
+			x.Length = pc.length
+			if f.settled() {
+				x.Pack, x.Frame, f = f.pack, f.at, nil
+			}
+		}
+		it.extents = append(it.extents, x)
+		if f != nil || it.frames != nil {
+			for len(it.frames) < len(it.extents)-1 {
+				it.frames = append(it.frames, nil)
+			}
+			it.frames = append(it.frames, f)
+		}
+	}
+	return nil
+}
+
+// place finds or makes the place of a chunk that the index does not have.
+func (a *assembler) place(ctx context.Context, it *item, pc *piece) (*frame, uint32, error) {
+	if at, ok := a.pending[pc.id]; ok {
+		return at.frame, at.offset, nil
+	}
+	f, off, err := a.framer.add(ctx, laneOf(it.entry.Name), pc.id, pc.data)
+	if err != nil {
+		return nil, 0, err
+	}
+	a.pending[pc.id] = placed{f, off}
+	a.newBytes += uint64(pc.length)
+	a.meter.addNew(int64(pc.length))
+	return f, off, nil
+}
+
+// drain adds entries to the tree, in order, up to the first that has to wait;
+// with wait, it waits.
+func (a *assembler) drain(ctx context.Context, wait bool) error {
+	done := 0
+	for _, it := range a.queue {
+		for _, f := range it.frames {
+			if f == nil || f.settled() {
+				continue
+			}
+			if !wait {
+				a.queue = a.queue[done:]
+				return nil
+			}
+			select {
+			case <-f.sealed:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err := a.add(ctx, it); err != nil {
+			return err
+		}
+		a.queue[done] = nil
+		done++
+	}
+	a.queue = a.queue[:0]
+	return nil
+}
+
+// add puts an entry into the tree.
+func (a *assembler) add(ctx context.Context, it *item) error {
+	e := &it.entry
+	if it.drop {
+		if e.Links > 1 && e.Type != manifest.Dir {
+			a.dropped[e.Key()] = true
+		}
+		return nil
+	}
+	if e.Type == manifest.Link && a.dropped[e.First] {
+		a.problem(fmt.Errorf("reading %q: it is a hard link to %q, which could not be read", e.Path(), e.First.Path()))
+		return nil
+	}
+	for i, f := range it.frames {
+		if f != nil {
+			it.extents[i].Pack, it.extents[i].Frame = f.pack, f.at
+		}
+	}
+	if it.extents != nil {
+		e.Extents = it.extents
+	}
+	if err := a.builder.Add(ctx, e); err != nil {
+		return err
+	}
+	a.prints = append(a.prints, it.print)
+	if e.Type != manifest.Dir {
+		a.files++
+	}
+	if e.Type == manifest.File {
+		a.bytes += e.Size
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// Create is a pipeline: the sequencer turns the walk into batches of items in
+// tree order; readers read and hash the files of several batches at once; the
+// assembler takes the batches in order again, puts new chunks into frames, and
+// adds finished entries to the tree.
+
+// Bounds of a batch. Together with the number of batches under way they bound
+// the pipeline's memory.
+const (
+	batchItems = 256
+	batchBytes = 1 << 20 // of file contents; a larger file is a batch of its own
+	partSize   = 2 << 20 // of a buffer: a batch, with the file that made it full
+	inFlight   = 6       // batches between sequencer and assembler
+)
+
+// batch is a run of items.
+type batch struct {
+	items []item
+	bytes int64
+	// stream: the only item is a file to be read piece by piece, because it is
+	// large or may have holes.
+	stream bool
+	// parts carries what the reader found, and is closed by it when all items
+	// are settled.
+	parts chan *part
+}
+
+// item is an entry on its way into the tree.
+type item struct {
+	entry  manifest.Entry
+	stat   dirent
+	settle bool   // a reader has to look at it
+	drop   bool   // it is not there any more, or cannot be read
+	print  uint64 // fingerprint for the stat cache, 0 for none
+
+	// The assembler's: what the file's parts hold, and the frames of those
+	// extents that lie in one that has no place yet.
+	extents []manifest.Extent
+	frames  []*frame
+}
+
+// part is a buffer full of chunks.
+type part struct {
+	buf    []byte
+	pieces []piece
+	// restart: the file changed while it was read, and is read again from its
+	// beginning.
+	restart bool
+}
+
+// piece is a chunk in a part.
+type piece struct {
+	item   int
+	hole   uint64
+	id     chunk.ID
+	data   []byte
+	length uint32
+	known  bool // the repository has it, at loc
+	loc    chunk.Location
+}
+
+// entryOf makes an entry without what only reading tells: extents, target,
+// extended attributes.
+func entryOf(dir string, d *dirent) manifest.Entry {
+	e := manifest.Entry{
+		Dir: dir, Name: d.name,
+		Mode: d.mode & manifest.PermMask, UID: d.uid, GID: d.gid,
+		Mtime: manifest.Time{Sec: d.mtime.Sec, Nsec: uint32(d.mtime.Nsec)},
+		Links: d.nlink,
+	}
+	switch d.kind() {
+	case unix.S_IFREG:
+		e.Type, e.Size = manifest.File, uint64(d.size)
+	case unix.S_IFDIR:
+		// File systems disagree on what a directory's links are; 1 is what
+		// those say that do not count.
+		e.Type, e.Links = manifest.Dir, 1
+	case unix.S_IFLNK:
+		e.Type = manifest.Symlink
+	case unix.S_IFIFO:
+		e.Type = manifest.Fifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		e.Type = manifest.CharDevice
+		if d.kind() == unix.S_IFBLK {
+			e.Type = manifest.BlockDevice
+		}
+		e.Device = manifest.Device{Major: unix.Major(d.rdev), Minor: unix.Minor(d.rdev)}
+	}
+	return e
+}
+
+// racyWindow: a file that changed so shortly before it was looked at may change
+// again without its times showing it, in the resolution that some file systems
+// keep times in. It is read again next time.
+const racyWindow = 2 // seconds
+
+// fingerprint is what the stat cache keeps of a file, besides size and mtime
+// which the tree has: its device, inode and ctime. 0 stands for none.
+func fingerprint(d *dirent, walkStarted int64) uint64 {
+	if d.ctime.Sec+racyWindow >= walkStarted {
+		return 0
+	}
+	return statPrint(d)
+}
+
+func statPrint(d *dirent) uint64 {
+	var b [32]byte
+	binary.LittleEndian.PutUint64(b[0:], d.dev)
+	binary.LittleEndian.PutUint64(b[8:], d.ino)
+	binary.LittleEndian.PutUint64(b[16:], uint64(d.ctime.Sec))
+	binary.LittleEndian.PutUint64(b[24:], uint64(d.ctime.Nsec))
+	return max(xxhash.Sum64(b[:]), 1)
+}
+
+// sameFile reports whether two stats of a file say that its contents and
+// metadata did not change in between.
+func (d *dirent) sameFile(o *dirent) bool {
+	return d.dev == o.dev && d.ino == o.ino && d.mode == o.mode && d.size == o.size && d.mtime == o.mtime && d.ctime == o.ctime
+}

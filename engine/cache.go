@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/zeebo/blake3"
+)
+
+// cacheDir is what a machine remembers of one repository:
+//
+//	heads/ID         the head of a manifest: what a listing shows
+//	tree/PACK        tree packs, so that a parent's tree is read without a request
+//	segments/ID      index segments of this machine's making, until the index has them
+//	dirs/HASH        stat caches, one for each directory that was snapshotted or restored
+//	index/           the index of chunks
+//
+// All of it is checked when it is read, and can be deleted at any time. Nothing
+// of it is worth an error: what cannot be read is fetched, and what cannot be
+// written is done without. Several processes use it at once.
+type cacheDir struct{ dir string }
+
+func newCacheDir(base string, repo uuid.UUID) cacheDir {
+	return cacheDir{filepath.Join(base, repo.String())}
+}
+
+func (c cacheDir) path(kind, name string) string { return filepath.Join(c.dir, kind, name) }
+
+func (c cacheDir) indexDir() string { return filepath.Join(c.dir, "index") }
+
+// read gives a file's content, nil where there is none.
+func (c cacheDir) read(kind, name string) []byte {
+	b, err := os.ReadFile(c.path(kind, name))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// write makes a file with this content, whole or not at all.
+func (c cacheDir) write(kind, name string, content ...[]byte) error {
+	dir := filepath.Join(c.dir, kind)
+	f, err := os.CreateTemp(dir, tempPattern)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		f, err = os.CreateTemp(dir, tempPattern)
+	}
+	if err != nil {
+		return err
+	}
+	for _, b := range content {
+		if _, err = f.Write(b); err != nil {
+			break
+		}
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), c.path(kind, name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+const tempPattern = ".tmp-*"
+
+func (c cacheDir) remove(kind, name string) { os.Remove(c.path(kind, name)) }
+
+// names lists a kind.
+func (c cacheDir) names(kind string) []string {
+	entries, err := os.ReadDir(filepath.Join(c.dir, kind))
+	if err != nil {
+		return nil
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+// trim deletes the files of a kind that were used longest ago, until those that
+// are left have at most limit bytes.
+func (c cacheDir) trim(kind string, limit int64) {
+	entries, err := os.ReadDir(filepath.Join(c.dir, kind))
+	if err != nil {
+		return
+	}
+	var files []fs.FileInfo
+	var total int64
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			files = append(files, info)
+			total += info.Size()
+		}
+	}
+	slices.SortFunc(files, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, f := range files {
+		if total <= limit {
+			return
+		}
+		c.remove(kind, f.Name())
+		total -= f.Size()
+	}
+}
+
+// Bounds of the cache in bytes.
+const (
+	maxCachedTrees    = 512 << 20
+	maxCachedDirs     = 256 << 20
+	maxCachedSegments = 256 << 20
+)
+
+// statCache is what a machine knows of the files of a directory, as they were
+// when a snapshot was made of it or restored to it: one fingerprint for each
+// entry of the tree, by rank. The file is
+//
+//	offset  size  field
+//	0       8     magic "snapstat"
+//	8       16    snapshot id
+//	24      8n    fingerprints, little-endian, 0 for none
+//	24+8n   8     the first bytes of the BLAKE3 of all before
+type statCache struct {
+	snapshot manifest.ID
+	prints   []byte
+}
+
+const statMagic = "snapstat"
+
+// print is the fingerprint of the entry of that rank.
+func (s *statCache) print(rank uint64) uint64 {
+	if rank >= uint64(len(s.prints)/8) {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(s.prints[8*rank:])
+}
+
+// dirKey names a directory's stat cache.
+func dirKey(dir string) string {
+	sum := blake3.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:16])
+}
+
+// readStats gives the stat cache of a directory, nil where there is none.
+func (c cacheDir) readStats(dir string) *statCache {
+	b := c.read("dirs", dirKey(dir))
+	head := len(statMagic) + len(manifest.ID{})
+	if len(b) < head+8 || len(b)%8 != 0 || string(b[:len(statMagic)]) != statMagic {
+		return nil
+	}
+	end := len(b) - 8
+	if sum := blake3.Sum256(b[:end]); !bytes.Equal(sum[:8], b[end:]) {
+		return nil
+	}
+	return &statCache{manifest.ID(b[len(statMagic):head]), b[head:end]}
+}
+
+func (c cacheDir) writeStats(dir string, id manifest.ID, prints []uint64) error {
+	b := make([]byte, 0, len(statMagic)+len(id)+8*len(prints)+8)
+	b = append(append(b, statMagic...), id[:]...)
+	for _, p := range prints {
+		b = binary.LittleEndian.AppendUint64(b, p)
+	}
+	sum := blake3.Sum256(b)
+	b = append(b, sum[:8]...)
+	err := c.write("dirs", dirKey(dir), b)
+	c.trim("dirs", maxCachedDirs)
+	return err
+}
+
+// Trees, heads and segments, as the cache keeps them.
+
+func (c cacheDir) writeTree(id chunk.PackID, pack []byte) error {
+	return c.write("tree", id.String(), pack)
+}
+
+func (c cacheDir) segment(id index.SegmentID) []byte { return c.read("segments", id.String()) }
+
+func (c cacheDir) writeSegment(id index.SegmentID, b []byte) error {
+	err := c.write("segments", id.String(), b)
+	c.trim("segments", maxCachedSegments)
+	return err
+}
+
+// readTree fills p from a tree pack that the cache has.
+func (c cacheDir) readTree(id chunk.PackID, off int64, p []byte) error {
+	f, err := os.Open(c.path("tree", id.String()))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.ReadAt(p, off)
+	return err
+}

@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/zeebo/blake3"
+)
+
+// configName is the object that makes a place a repository. It is written once.
+const configName = "config"
+
+// formatVersion is the version of all formats of a repository together.
+const formatVersion = 1
+
+// maxConfig bounds the config object in bytes.
+const maxConfig = 64 << 10
+
+// defaultGrace is how long garbage collection waits between announcing that it
+// will delete a pack and deleting it. Writers must commit within half of it.
+const defaultGrace = 24 * time.Hour
+
+// defaultCompression is the zstd level of new repositories.
+const defaultCompression = 1
+
+// config is the config object: indented JSON, ending in a newline. The checksum
+// is the BLAKE3-256 of the same JSON with an empty checksum.
+type config struct {
+	Version     int               `json:"version"`
+	ID          uuid.UUID         `json:"id"`
+	CreatedAt   time.Time         `json:"createdAt"`
+	Chunker     chunk.CDCParams   `json:"chunker"`
+	Compression compressionConfig `json:"compression"`
+	// Encryption is null: this version writes plain frames. A version that
+	// encrypts says here how.
+	Encryption json.RawMessage `json:"encryption"`
+	GCGrace    int64           `json:"gcGraceSeconds"`
+	Checksum   string          `json:"checksum"`
+}
+
+type compressionConfig struct {
+	Algorithm string `json:"algorithm"`
+	Level     int    `json:"level"`
+}
+
+func newConfig(o *InitOptions, now time.Time) (*config, error) {
+	c := &config{
+		Version: formatVersion, ID: uuid.New(), CreatedAt: now.UTC().Truncate(time.Second),
+		Chunker:     chunk.DefaultCDCParams,
+		Compression: compressionConfig{"zstd", defaultCompression},
+		Encryption:  json.RawMessage("null"),
+		GCGrace:     int64(defaultGrace / time.Second),
+	}
+	if o != nil && o.Compression != 0 {
+		c.Compression.Level = o.Compression
+	}
+	return c, c.check()
+}
+
+func (c *config) check() error {
+	switch {
+	case c.Version != formatVersion:
+		return fmt.Errorf("%w: format version %d, this program knows %d", ErrUnsupported, c.Version, formatVersion)
+	case string(c.Encryption) != "null":
+		return fmt.Errorf("%w: it is encrypted", ErrUnsupported)
+	case c.Compression.Algorithm != "zstd":
+		return fmt.Errorf("%w: compression %q", ErrUnsupported, c.Compression.Algorithm)
+	case c.Compression.Level < 1 || c.Compression.Level > 22:
+		return fmt.Errorf("%w: compression level %d is not within 1 to 22", ErrInvalid, c.Compression.Level)
+	case c.GCGrace <= 0:
+		return fmt.Errorf("%w: grace of %d seconds", ErrInvalid, c.GCGrace)
+	}
+	return nil
+}
+
+func (c config) encode() []byte {
+	c.Checksum = ""
+	sum := blake3.Sum256(c.json())
+	c.Checksum = hex.EncodeToString(sum[:])
+	return c.json()
+}
+
+func (c *config) json() []byte {
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		panic(err) // plain fields always marshal
+	}
+	return append(b, '\n')
+}
+
+func decodeConfig(b []byte) (*config, error) {
+	// The version first: what a newer version writes may not decode.
+	var v struct {
+		Version int `json:"version"`
+	}
+	if len(b) > maxConfig {
+		return nil, fmt.Errorf("%w: config of %d bytes", ErrIntegrity, len(b))
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+	}
+	if v.Version > formatVersion {
+		return nil, fmt.Errorf("%w: format version %d, this program knows %d", ErrUnsupported, v.Version, formatVersion)
+	}
+	c := &config{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(c); err != nil {
+		return nil, fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+	}
+	if !bytes.Equal(c.encode(), b) {
+		return nil, fmt.Errorf("%w: config: checksum does not match", ErrIntegrity)
+	}
+	return c, c.check()
+}

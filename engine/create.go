@@ -1,0 +1,333 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// CreateOptions are how a snapshot is made. The zero value, and nil, will do.
+type CreateOptions struct {
+	Name string            // up to 256 bytes without control characters
+	Tags map[string]string // keys and values up to 256 bytes
+	TTL  time.Duration     // 0 keeps the snapshot until it is removed
+
+	// Excludes are patterns as in a .gitignore file at the root of the
+	// directory; a later one overrides an earlier one, '!' includes again.
+	Excludes []string
+	// Gitignore honours the .gitignore files of the tree, as git does, and
+	// leaves out .git.
+	Gitignore bool
+	// OneFileSystem leaves out what is mounted below the directory.
+	OneFileSystem bool
+
+	// Parent is a reference to the snapshot that unchanged files are taken
+	// from. The default is the newest one that this machine made of, or
+	// restored to, the directory.
+	Parent string
+
+	Progress Progress
+}
+
+// CreateResult is what Create made.
+type CreateResult struct {
+	Snapshot
+	Duration time.Duration `json:"-"`
+	// Problems names each file that is not in the snapshot as it should be:
+	// unreadable, vanished, or changing while it was read. Empty unless
+	// Incomplete.
+	Problems []error `json:"-"`
+}
+
+// Create makes a snapshot of the directory dir. Files that cannot be read are
+// left out and named in the result, which is then marked incomplete.
+//
+// When Create returns without an error the snapshot is durable and whole. When
+// it fails or its context ends, there is no snapshot, and what was uploaded is
+// found by the next Create.
+func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions) (*CreateResult, error) {
+	if opts == nil {
+		opts = &CreateOptions{}
+	}
+	start := time.Now()
+	c, err := r.newCreator(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
+	}
+	defer unix.Close(c.root)
+	res, err := c.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
+	}
+	res.Duration = time.Since(start)
+	return res, nil
+}
+
+// creator is one run of Create.
+type creator struct {
+	repo    *Repository
+	opts    *CreateOptions
+	dir     string // absolute
+	root    int    // file descriptor of dir
+	rootDir dirent
+	started time.Time
+	exclude *excludes
+
+	parent *parentTree // nil for none
+	commit committer
+	up     *uploader
+	meter  *meter
+
+	problems struct {
+		sync.Mutex
+		all []error
+	}
+	sockets atomic.Int64
+}
+
+func (r *Repository) newCreator(dir string, opts *CreateOptions) (*creator, error) {
+	if err := checkLabels(opts); err != nil {
+		return nil, err
+	}
+	patterns, err := parsePatterns(opts.Excludes)
+	if err != nil {
+		return nil, err
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("%w: it is not a directory", ErrInvalid)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
+	}
+	c := &creator{
+		repo: r, opts: opts, dir: abs, root: fd, started: time.Now(),
+		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
+		meter:   newMeter(opts.Progress),
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "stat", Path: abs, Err: err}
+	}
+	c.rootDir = direntOf("", &st)
+	return c, nil
+}
+
+func checkLabels(o *CreateOptions) error {
+	if o.Name != "" {
+		if err := checkName(o.Name); err != nil {
+			return err
+		}
+	}
+	if len(o.Tags) > manifest.MaxTags {
+		return fmt.Errorf("%w: %d tags, the most is %d", ErrInvalid, len(o.Tags), manifest.MaxTags)
+	}
+	for k, v := range o.Tags {
+		if err := manifest.CheckLabel(k); err != nil {
+			return fmt.Errorf("%w: tag %q %w", ErrInvalid, k, err)
+		}
+		if v == "" {
+			continue
+		}
+		if err := manifest.CheckLabel(v); err != nil {
+			return fmt.Errorf("%w: value %q of tag %q %w", ErrInvalid, v, k, err)
+		}
+	}
+	if o.TTL < 0 {
+		return fmt.Errorf("%w: time to live of %v", ErrInvalid, o.TTL)
+	}
+	return nil
+}
+
+// problem notes an item that is not in the snapshot as it should be.
+func (c *creator) problem(err error) {
+	c.problems.Lock()
+	c.problems.all = append(c.problems.all, err)
+	c.problems.Unlock()
+	c.warn(err)
+}
+
+func (c *creator) vanished(path string) {
+	c.warn(fmt.Errorf("%q was removed while the snapshot was made, and is not in it", path))
+}
+
+func (c *creator) warn(err error) {
+	c.repo.log.Warn("create", "err", err)
+	if c.opts.Progress != nil {
+		c.opts.Progress.Warn(err)
+	}
+}
+
+func (c *creator) run(ctx context.Context) (*CreateResult, error) {
+	c.meter.start(PhaseReading)
+	defer c.meter.stop()
+	if err := c.findParent(ctx); err != nil {
+		return nil, err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	c.up = newUploader(c.repo.store, g)
+	c.up.busy = c.meter.transfer
+	c.commit.repo, c.commit.up, c.commit.last = c.repo, c.up, time.Now()
+	if !c.repo.local {
+		c.up.onPut = c.cacheTree
+	}
+	c.up.onLand = c.commit.flushSome
+	c.commit.start(ctx)
+
+	var asm *assembler
+	g.Go(func() (err error) {
+		asm, err = c.pipeline(gctx, g)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		if ctx.Err() != nil {
+			c.commit.rescue(ctx)
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	c.meter.phase(PhaseCommitting)
+	return c.finish(ctx, asm)
+}
+
+// pipeline runs until every entry is in the tree and all packs are on their way.
+func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, error) {
+	workers := runtime.GOMAXPROCS(0)
+	seq := newSequencer(c)
+	asm := newAssembler(ctx, c, g, workers)
+	rd := &reader{
+		root: c.root, splitter: c.repo.splitter, hasher: c.repo.hasher,
+		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
+		started: c.started.Unix(), buffers: &asm.buffers, bytes: c.meter.addBytes,
+	}
+	size := max(partSize, 2*c.repo.splitter.MaxChunk())
+	asm.buffers.New = func() any { return make([]byte, 0, size) }
+
+	g.Go(func() error {
+		defer close(seq.order)
+		defer close(seq.work)
+		return seq.run(ctx, workers)
+	})
+	// More than cores: on a disk that is cold they mostly wait.
+	for range max(4, 2*workers) {
+		g.Go(func() error {
+			for b := range seq.work {
+				rd.settle(ctx, b)
+			}
+			return nil
+		})
+	}
+	return asm, asm.run(ctx, seq.order, rd)
+}
+
+// finish commits: the index segment and the manifest, when all packs are there.
+func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, error) {
+	info, err := c.info(asm)
+	if err != nil {
+		return nil, err
+	}
+	m := &manifest.Manifest{Info: *info}
+	m.SetTree(asm.root)
+	data, err := m.Encode(c.repo.codec)
+	if err != nil {
+		return nil, err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.commit.flushAll(gctx) })
+	g.Go(func() error {
+		if err := c.repo.store.Put(gctx, m.ID.ObjectName(), data); err != nil {
+			return fmt.Errorf("writing the manifest: %w", err)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	c.repo.cacheHead(m.ID, data)
+	if err := c.repo.cache.writeStats(c.dir, m.ID, asm.prints); err != nil {
+		c.repo.log.Info("caching what is known of the files", "err", err)
+	}
+	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
+}
+
+func (c *creator) info(asm *assembler) (*manifest.Info, error) {
+	now := c.repo.now()
+	class := manifest.ClassFor(c.opts.TTL)
+	i := &manifest.Info{
+		ID: manifest.NewID(class), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
+		Host: label(os.Hostname()), User: userName(), Version: Version(),
+		Files: asm.files, Bytes: asm.bytes,
+		NewBytes: asm.newBytes, StoredBytes: uint64(c.up.storedBytes()),
+		Skipped: uint64(c.sockets.Load()), Unreadable: uint64(len(c.problems.all)),
+	}
+	if c.opts.TTL > 0 {
+		i.Expires = now.Add(c.opts.TTL)
+	}
+	if c.parent != nil {
+		i.Parent = c.parent.id
+	}
+	if len(c.dir) > manifest.MaxPath {
+		return nil, fmt.Errorf("%w: path of %d bytes", ErrInvalid, len(c.dir))
+	}
+	return i, nil
+}
+
+// label drops what a manifest cannot keep.
+func label(s string, err error) string {
+	if err != nil || manifest.CheckLabel(s) != nil {
+		return ""
+	}
+	return s
+}
+
+// userName avoids os/user's look-up in a directory service where it can.
+func userName() string {
+	if s := label(os.Getenv("USER"), nil); s != "" {
+		return s
+	}
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return label(u.Username, nil)
+}
+
+// Version is the version of this program, as its module has it.
+func Version() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return label(b.Main.Version, nil)
+	}
+	return ""
+}
+
+// cacheTree keeps tree packs for the next create, which reads its parent's tree.
+func (c *creator) cacheTree(pack index.Pack, data []byte) {
+	if pack.Index.Kind != chunk.TreePack {
+		return
+	}
+	if err := c.repo.cache.writeTree(pack.ID, data); err != nil {
+		c.repo.log.Info("caching a tree pack", "err", err)
+	}
+}

@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// Errors that callers branch on with errors.Is. Messages name the repository,
+// snapshot or file that they are about.
+var (
+	// ErrNotInitialised: there is no repository at the URL.
+	ErrNotInitialised = errors.New("no repository here")
+	// ErrExists: Init found a repository at the URL, or Restore a target that
+	// it may not replace.
+	ErrExists = errors.New("exists already")
+	// ErrNotFound: no snapshot answers to the reference.
+	ErrNotFound = errors.New("no such snapshot")
+	// ErrAmbiguous: more than one snapshot answers to the reference.
+	ErrAmbiguous = errors.New("ambiguous reference")
+	// ErrExpired: the snapshot's time to live has passed.
+	ErrExpired = errors.New("snapshot has expired")
+	// ErrIntegrity: an object of the repository is damaged, or not what it was
+	// when it was written. No byte of it was used.
+	ErrIntegrity = errors.New("damaged repository")
+	// ErrInvalid: an argument or option that cannot be meant, such as a name
+	// with a newline.
+	ErrInvalid = errors.New("invalid argument")
+	// ErrUnsupported: the repository needs a newer snapctl.
+	ErrUnsupported = errors.New("made by a newer version of snapctl")
+)
+
+// integrity makes errors about damaged objects ErrIntegrity.
+func integrity(err error) error {
+	if err == nil || errors.Is(err, ErrIntegrity) {
+		return err
+	}
+	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, index.ErrBadSegment, remote.ErrShort) {
+		return fmt.Errorf("%w: %w", ErrIntegrity, err)
+	}
+	return err
+}
+
+// errIsAny is errors.Is for any of several.
+func errIsAny(err error, targets ...error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,222 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// ListOptions choose snapshots. The zero value, and nil, choose all that have
+// not expired.
+type ListOptions struct {
+	Name    string
+	Tags    map[string]string // all of them
+	Limit   int               // 0 for no limit
+	Expired bool              // those too
+}
+
+// List gives snapshots, newest first.
+func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, error) {
+	if opts == nil {
+		opts = &ListOptions{}
+	}
+	all, err := r.snapshots(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing snapshots of %s: %w", r.url, integrity(err))
+	}
+	now := r.now()
+	var chosen []*Snapshot
+	for _, s := range all {
+		if opts.Limit > 0 && len(chosen) == opts.Limit {
+			break
+		}
+		if opts.matches(s) && (opts.Expired || !s.Expired(now)) {
+			chosen = append(chosen, s)
+		}
+	}
+	return chosen, nil
+}
+
+func (o *ListOptions) matches(s *Snapshot) bool {
+	if o.Name != "" && s.Name != o.Name {
+		return false
+	}
+	for k, v := range o.Tags {
+		if got, ok := s.Tags[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// ids lists the snapshots' ids, newest first: one listing.
+func (r *Repository) ids(ctx context.Context) ([]manifest.ID, error) {
+	var all []manifest.ID
+	err := r.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
+		id, err := manifest.ParseObjectName(o.Name)
+		if err != nil {
+			r.log.Warn("not a manifest", "object", o.Name, "err", err)
+			return nil
+		}
+		all = append(all, id)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing manifests: %w", err)
+	}
+	slices.SortFunc(all, func(a, b manifest.ID) int { return b.Compare(a) })
+	return all, nil
+}
+
+// headsAtOnce is how many manifest heads are fetched in parallel.
+const headsAtOnce = 32
+
+// snapshots gives all snapshots, newest first, expired ones too. What the cache
+// has costs no request.
+func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, error) {
+	ids, err := r.ids(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*Snapshot, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(headsAtOnce)
+	for i, id := range ids {
+		if all[i] = r.cachedHead(id); all[i] != nil {
+			continue
+		}
+		g.Go(func() (err error) {
+			all[i], err = r.head(gctx, id)
+			if errors.Is(err, remote.ErrNotExist) {
+				err = nil // removed since it was listed
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	r.forgetHeads(ids)
+	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), nil
+}
+
+// cachedHead gives a snapshot that the cache knows, nil for none.
+func (r *Repository) cachedHead(id manifest.ID) *Snapshot {
+	b := r.cache.read("heads", id.String())
+	if b == nil {
+		return nil
+	}
+	info, err := manifest.DecodeHead(r.codec, b)
+	if err != nil || info.ID != id {
+		r.cache.remove("heads", id.String())
+		return nil
+	}
+	return snapshotOf(info)
+}
+
+// head reads a snapshot's head from the repository.
+func (r *Repository) head(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+	b, err := r.readHead(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	info, err := manifest.DecodeHead(r.codec, b)
+	if err == nil && info.ID != id {
+		err = fmt.Errorf("%w: it is the manifest of %v", ErrIntegrity, info.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+	}
+	r.cacheHead(id, b)
+	return snapshotOf(info), nil
+}
+
+// readHead reads as much of a manifest as its head takes, mostly in one request.
+func (r *Repository) readHead(ctx context.Context, id manifest.ID) ([]byte, error) {
+	b := make([]byte, manifest.HeadSize)
+	err := r.store.ReadAt(ctx, id.ObjectName(), 0, b)
+	if errors.Is(err, remote.ErrShort) {
+		return r.store.Get(ctx, id.ObjectName())
+	}
+	if err != nil {
+		return nil, err
+	}
+	n, err := manifest.HeadLen(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+	}
+	if n > len(b) {
+		b = make([]byte, n)
+		err = r.store.ReadAt(ctx, id.ObjectName(), 0, b)
+	}
+	return b, err
+}
+
+// cacheHead keeps the head of a manifest.
+func (r *Repository) cacheHead(id manifest.ID, b []byte) {
+	n, err := manifest.HeadLen(b)
+	if err == nil && n <= len(b) {
+		err = r.cache.write("heads", id.String(), b[:n])
+	}
+	if err != nil {
+		r.log.Info("caching the head of a manifest", "err", err)
+	}
+}
+
+// forgetHeads drops what the cache has of snapshots that are gone.
+func (r *Repository) forgetHeads(ids []manifest.ID) {
+	names := r.cache.names("heads")
+	if len(names) <= len(ids) {
+		return
+	}
+	live := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		live[id.String()] = true
+	}
+	for _, name := range names {
+		if _, err := manifest.ParseID(name); err == nil && !live[name] {
+			r.cache.remove("heads", name)
+		}
+	}
+}
+
+// manifest reads a whole manifest: one request.
+func (r *Repository) manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
+	b, err := r.store.Get(ctx, id.ObjectName())
+	if errors.Is(err, remote.ErrNotExist) {
+		return nil, fmt.Errorf("%v: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := manifest.Decode(r.codec, b)
+	if err == nil && m.ID != id {
+		err = fmt.Errorf("it is the manifest of %v", m.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+	}
+	return m, nil
+}
+
+func snapshotOf(i *manifest.Info) *Snapshot {
+	s := &Snapshot{
+		ID: i.ID, Dir: i.Dir, Name: i.Name, Tags: i.Tags, CreatedAt: i.Created,
+		Host: i.Host, User: i.User, Version: i.Version,
+		Files: int64(i.Files), Dirs: int64(i.Entries - i.Files), Bytes: int64(i.Bytes),
+		NewBytes: int64(i.NewBytes), StoredBytes: int64(i.StoredBytes),
+		Skipped: int64(i.Skipped), Unreadable: int64(i.Unreadable), Incomplete: i.Incomplete(),
+	}
+	if !i.Parent.IsZero() {
+		s.Parent = &i.Parent
+	}
+	if !i.Expires.IsZero() {
+		s.ExpiresAt = &i.Expires
+	}
+	return s
+}

@@ -1,0 +1,331 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// Sizes of what is written. See ARCHITECTURE.md, "Frame size", for the
+// measurement behind the first.
+const (
+	frameTarget = 1 << 20  // plaintext bytes of a frame
+	packTarget  = 8 << 20  // stored bytes of a pack
+	packChunks  = 32 << 10 // chunks of a pack: bounds its index
+	flushEvery  = 32 << 20 // plaintext bytes between two times that all lanes are emptied
+	uploads     = 4        // packs uploaded at once
+)
+
+// lane is a run of frames of its own. What a program loads at start and what it
+// never loads lie side by side in the tree, in different lanes in the pack: a
+// frame that is fetched for one file then brings files that are needed too, and
+// like compresses with like.
+type lane int
+
+const lanes = 4
+
+// laneOf goes by the name alone. It decides where bytes lie, nothing else.
+func laneOf(name string) lane {
+	switch ext := path.Ext(name); ext {
+	case ".map":
+		return 1
+	case ".ts", ".mts", ".cts", ".tsx", ".flow":
+		return 2
+	case ".md", ".txt", ".html", ".yml", ".yaml", "":
+		return 3
+	}
+	return 0
+}
+
+// frame is a run of chunks on its way into a pack.
+type frame struct {
+	raw        []byte
+	chunks     []chunk.SizedID
+	stored     []byte
+	compressed chan struct{} // closed when stored is there
+
+	// The frame's place, when the pack that it is in is closed.
+	sealed chan struct{}
+	pack   chunk.PackID
+	at     chunk.Frame
+}
+
+// settled reports whether the frame's place is known.
+func (f *frame) settled() bool {
+	select {
+	case <-f.sealed:
+		return true
+	default:
+		return false
+	}
+}
+
+// framer gathers new chunks into frames. It belongs to the assembler.
+type framer struct {
+	pack  *packer
+	open  [lanes]*frame
+	since int // plaintext bytes since all lanes were emptied
+}
+
+// add appends a chunk to a frame, and tells the frame and the chunk's place in it.
+func (fr *framer) add(ctx context.Context, l lane, id chunk.ID, data []byte) (*frame, uint32, error) {
+	if f := fr.open[l]; f != nil && len(f.raw)+len(data) > frameTarget {
+		if err := fr.emptyLane(ctx, l); err != nil {
+			return nil, 0, err
+		}
+	}
+	if fr.since >= flushEvery {
+		if err := fr.flush(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	f := fr.open[l]
+	if f == nil {
+		f = fr.pack.newFrame()
+		fr.open[l] = f
+	}
+	off := uint32(len(f.raw))
+	f.raw = append(f.raw, data...)
+	f.chunks = append(f.chunks, chunk.SizedID{ID: id, Length: uint32(len(data))})
+	fr.since += len(data)
+	if len(f.chunks) >= packChunks/lanes {
+		return f, off, fr.emptyLane(ctx, l)
+	}
+	return f, off, nil
+}
+
+func (fr *framer) emptyLane(ctx context.Context, l lane) error {
+	f := fr.open[l]
+	fr.open[l] = nil
+	if f == nil {
+		return nil
+	}
+	return fr.pack.compress(ctx, f)
+}
+
+func (fr *framer) flush(ctx context.Context) error {
+	fr.since = 0
+	for l := range lane(lanes) {
+		if err := fr.emptyLane(ctx, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// packer compresses frames in parallel, puts them into packs in the order in
+// which they came, and hands packs to the uploader.
+type packer struct {
+	codec  *chunk.Codec
+	up     *uploader
+	group  *errgroup.Group
+	slots  chan struct{} // frames being compressed
+	frames chan *frame
+	raw    sync.Pool
+	stored sync.Pool
+}
+
+func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, up *uploader, workers int) *packer {
+	p := &packer{
+		codec: codec, up: up, group: group,
+		slots: make(chan struct{}, workers), frames: make(chan *frame, 2*workers),
+	}
+	p.raw.New = func() any { return make([]byte, 0, frameTarget) }
+	p.stored.New = func() any { return make([]byte, 0, frameTarget/2) }
+	group.Go(func() error { return p.run(ctx) })
+	return p
+}
+
+func (p *packer) newFrame() *frame {
+	return &frame{raw: p.raw.Get().([]byte)[:0], compressed: make(chan struct{}), sealed: make(chan struct{})}
+}
+
+// compress queues a frame. It waits while enough are being compressed.
+func (p *packer) compress(ctx context.Context, f *frame) error {
+	if !send(ctx, p.slots, struct{}{}) {
+		return ctx.Err()
+	}
+	p.group.Go(func() error {
+		f.stored = p.codec.Encode(p.stored.Get().([]byte)[:0], f.raw)
+		p.raw.Put(f.raw[:0]) //nolint:staticcheck // SA6002: one allocation a megabyte
+		f.raw = nil
+		close(f.compressed)
+		<-p.slots
+		return nil
+	})
+	if !send(ctx, p.frames, f) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// finish says that no frame will come. What came is in packs when the group is done.
+func (p *packer) finish() { close(p.frames) }
+
+func (p *packer) run(ctx context.Context) error {
+	var b *packBuild
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f, more := <-p.frames:
+			if !more {
+				if b == nil {
+					return nil
+				}
+				_, err := b.seal(ctx, p.up)
+				return err
+			}
+			<-f.compressed
+			if b == nil {
+				b = p.up.newPack(p.codec, chunk.DataPack)
+			}
+			b.add(f)
+			p.stored.Put(f.stored[:0]) //nolint:staticcheck // SA6002: one allocation a megabyte
+			f.stored = nil
+			if b.full() {
+				if _, err := b.seal(ctx, p.up); err != nil {
+					return err
+				}
+				b = nil
+			}
+		}
+	}
+}
+
+// packBuild is a pack being filled.
+type packBuild struct {
+	*chunk.PackBuilder
+	codec  *chunk.Codec
+	frames []*frame
+	chunks int
+}
+
+func (b *packBuild) add(f *frame) {
+	f.at = b.Add(f.stored, f.chunks)
+	b.frames = append(b.frames, f)
+	b.chunks += len(f.chunks)
+}
+
+func (b *packBuild) full() bool { return b.Size() >= packTarget || b.chunks >= packChunks }
+
+// seal ends the pack, tells its frames where they are, and queues its upload.
+func (b *packBuild) seal(ctx context.Context, up *uploader) (chunk.PackID, error) {
+	id, data, idx := b.Finish(b.codec)
+	for _, f := range b.frames {
+		f.pack = id
+		f.chunks = nil
+		close(f.sealed)
+	}
+	return id, up.put(ctx, index.Pack{ID: id, Size: int64(len(data)), Index: idx}, data)
+}
+
+// uploader puts packs into the repository, several at once.
+type uploader struct {
+	store remote.Store
+	group *errgroup.Group
+	slots chan struct{}
+	bufs  sync.Pool
+
+	mu      sync.Mutex
+	landed  []index.Pack // in the repository, and in no segment yet
+	inPacks int          // chunks of landed
+	stored  int64        // bytes put
+
+	onPut  func(pack index.Pack, data []byte) // may be nil; called before data is reused
+	onLand func(ctx context.Context) error    // called when a pack has landed
+	busy   func(delta int, moved int64)       // for progress
+}
+
+func newUploader(store remote.Store, group *errgroup.Group) *uploader {
+	up := &uploader{store: store, group: group, slots: make(chan struct{}, uploads)}
+	up.bufs.New = func() any { return make([]byte, 0, packTarget+packTarget/4) }
+	return up
+}
+
+func (up *uploader) newPack(codec *chunk.Codec, kind chunk.PackKind) *packBuild {
+	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.Get().([]byte)), codec: codec}
+}
+
+// packName is the name of the object that is a pack.
+func packName(id chunk.PackID) string {
+	s := id.String()
+	return "packs/" + s[:2] + "/" + s
+}
+
+// parsePackName is the inverse of packName.
+func parsePackName(name string) (chunk.PackID, error) {
+	id, err := chunk.ParsePackID(name[strings.LastIndexByte(name, '/')+1:])
+	if err == nil && packName(id) != name {
+		err = fmt.Errorf("%q is not the name of a pack", name)
+	}
+	return id, err
+}
+
+// put uploads a pack in the background. It waits while enough are on their way,
+// and owns data from then on.
+func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error {
+	if !send(ctx, up.slots, struct{}{}) {
+		return ctx.Err()
+	}
+	up.busy(1, 0)
+	up.group.Go(func() error {
+		size := int64(len(data))
+		defer func() { <-up.slots; up.busy(-1, size) }()
+		if err := up.store.Put(ctx, packName(pack.ID), data); err != nil {
+			return fmt.Errorf("uploading a pack: %w", err)
+		}
+		if up.onPut != nil {
+			up.onPut(pack, data)
+		}
+		up.land(pack, size)
+		up.bufs.Put(data[:0]) //nolint:staticcheck // SA6002: one allocation a pack
+		return up.onLand(ctx)
+	})
+	return nil
+}
+
+func (up *uploader) land(pack index.Pack, size int64) {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	up.stored += size
+	up.landed = append(up.landed, pack)
+	up.inPacks += chunksIn(pack)
+}
+
+func chunksIn(pack index.Pack) (n int) {
+	for _, f := range pack.Index.Frames {
+		n += len(f.Chunks)
+	}
+	return n
+}
+
+// take gives what has landed since it was called last.
+func (up *uploader) take() []index.Pack {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	packs := up.landed
+	up.landed, up.inPacks = nil, 0
+	return packs
+}
+
+// waiting counts the chunks and packs that have landed and are in no segment.
+func (up *uploader) waiting() (packs, chunks int) {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	return len(up.landed), up.inPacks
+}
+
+// storedBytes is how much was put.
+func (up *uploader) storedBytes() int64 {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	return up.stored
+}

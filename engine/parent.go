@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/snapctl/snapctl/manifest"
+)
+
+// findParent opens the snapshot that unchanged files are taken from, if there is
+// one. It must be in the repository still: only then are its packs sure to be.
+func (c *creator) findParent(ctx context.Context) error {
+	stats := c.repo.cache.readStats(c.dir)
+	var id manifest.ID
+	switch {
+	case c.opts.Parent != "":
+		s, err := c.repo.Get(ctx, c.opts.Parent)
+		if err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+		id = s.ID
+		if stats != nil && stats.snapshot != id {
+			stats = nil
+		}
+	case stats != nil:
+		id = stats.snapshot
+	default:
+		return nil
+	}
+	p, err := c.repo.openParent(ctx, id)
+	switch {
+	case err == nil:
+		p.stats, p.warn = stats, c.warn
+		p.next(ctx)
+		c.parent = p
+		return nil
+	case c.opts.Parent != "":
+		return fmt.Errorf("parent: %w", err)
+	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired):
+		return nil
+	case errors.Is(integrity(err), ErrIntegrity):
+		c.warn(fmt.Errorf("%w; it is not used, and all files are read", err))
+		return nil
+	}
+	return err
+}
+
+func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTree, error) {
+	m, err := r.manifest(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	// What has expired may be collected at any moment.
+	if snapshotOf(&m.Info).Expired(r.now()) {
+		return nil, ErrExpired
+	}
+	tree, err := manifest.NewTree(m.Root, r)
+	if err != nil {
+		return nil, err
+	}
+	cursor, err := tree.Seek(ctx, manifest.Key{})
+	if err != nil {
+		return nil, err
+	}
+	return &parentTree{id: id, tree: tree, cursor: cursor}, nil
+}

@@ -1,0 +1,447 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// readAttempts is how often a file is read that changes while it is read.
+const readAttempts = 3
+
+// reader settles the items of batches: it reads, splits and hashes files, and
+// reads links and extended attributes. One reader serves many goroutines.
+type reader struct {
+	root     int
+	splitter chunk.Splitter
+	hasher   *chunk.Hasher
+	lookup   func(chunk.ID) (chunk.Location, bool)
+	problem  func(error) // of an item that is not in the snapshot as it should be
+	vanished func(path string)
+	started  int64 // when the walk started, in seconds
+	buffers  *sync.Pool
+	bytes    func(n int64) // progress
+}
+
+// openDir keeps the directory open that the item before was in.
+type openDir struct {
+	root int
+	fd   int
+	path string
+	open bool
+}
+
+func (d *openDir) get(path string) (int, error) {
+	if d.open && d.path == path {
+		return d.fd, nil
+	}
+	d.close()
+	fd, err := openBelow(d.root, path, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, err
+	}
+	d.fd, d.path, d.open = fd, path, true
+	return fd, nil
+}
+
+func (d *openDir) close() {
+	if d.open {
+		unix.Close(d.fd)
+		d.open = false
+	}
+}
+
+// settle reads what a batch needs. It closes the batch's parts.
+func (r *reader) settle(ctx context.Context, b *batch) {
+	defer close(b.parts)
+	dir := &openDir{root: r.root}
+	defer dir.close()
+	var p *part
+	for i := range b.items {
+		it := &b.items[i]
+		if !it.settle || ctx.Err() != nil {
+			continue
+		}
+		var err error
+		switch {
+		case b.stream:
+			err = r.streamFile(ctx, dir, b)
+		case it.entry.Type == manifest.File:
+			if p == nil {
+				p = &part{buf: r.buffer()}
+			}
+			err = r.readFile(dir, b, i, p)
+		default:
+			err = r.readMeta(dir, it)
+		}
+		if err != nil && ctx.Err() == nil {
+			it.drop = true
+			r.report(it, err)
+		}
+	}
+	if p != nil {
+		send(ctx, b.parts, p)
+	}
+}
+
+func send[T any](ctx context.Context, to chan<- T, v T) bool {
+	select {
+	case to <- v:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *reader) report(it *item, err error) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		r.vanished(it.entry.Path())
+		return
+	}
+	r.problem(fmt.Errorf("reading %s %q: %w", it.entry.Type, it.entry.Path(), err))
+}
+
+func (r *reader) buffer() []byte { return r.buffers.Get().([]byte)[:0] }
+
+// release gives a part's buffer back.
+func (r *reader) release(p *part) {
+	if p.buf != nil {
+		r.buffers.Put(p.buf[:0]) //nolint:staticcheck // SA6002: one allocation a batch
+		p.buf = nil
+	}
+}
+
+// openFile opens a regular file for reading, leaving its access time alone where
+// that is allowed: the first mount of a snapshot goes by access times.
+func openFile(dir int, name string) (int, error) {
+	// O_NONBLOCK: a FIFO may have taken the file's place.
+	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
+	fd, err := openat(dir, name, flags|unix.O_NOATIME)
+	if errors.Is(err, unix.EPERM) {
+		fd, err = openat(dir, name, flags)
+	}
+	return fd, err
+}
+
+var (
+	errChanging   = errors.New("it kept changing while it was read; what was read last is kept")
+	errNotRegular = errors.New("something else took its place while it was read")
+)
+
+// readFile reads a small file into p.
+func (r *reader) readFile(dir *openDir, b *batch, i int, p *part) error {
+	it := &b.items[i]
+	parent, err := dir.get(it.entry.Dir)
+	if err != nil {
+		return err
+	}
+	fd, err := openFile(parent, it.entry.Name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	start, pieces := len(p.buf), len(p.pieces)
+	for attempt := 1; ; attempt++ {
+		p.buf, p.pieces = p.buf[:start], p.pieces[:pieces]
+		if p.buf, err = readAll(fd, p.buf, int(it.stat.size)); err != nil {
+			return err
+		}
+		data := p.buf[start:]
+		same, err := r.restat(fd, it)
+		if err != nil {
+			return err
+		}
+		if !same || int64(len(data)) != it.stat.size {
+			if attempt < readAttempts && it.stat.size <= 2*batchBytes {
+				continue
+			}
+			r.problem(fmt.Errorf("reading file %q: %w", it.entry.Path(), errChanging))
+			it.print = 0
+		}
+		it.entry.Size = uint64(len(data))
+		for len(data) > 0 {
+			n := r.splitter.Next(data)
+			p.pieces = append(p.pieces, r.piece(i, 0, data[:n]))
+			data = data[n:]
+		}
+		return r.fileXattrs(fd, it)
+	}
+}
+
+// readAll appends the file to buf: one read where its size is as expected.
+func readAll(fd int, buf []byte, size int) ([]byte, error) {
+	start := len(buf)
+	for {
+		// One byte more than expected, so that the end of the file shows.
+		want := max(start+size+1-len(buf), 4<<10)
+		buf = slices.Grow(buf, want)
+		n, err := pread(fd, buf[len(buf):len(buf)+want], int64(len(buf)-start))
+		if err != nil {
+			return buf, err
+		}
+		buf = buf[:len(buf)+n]
+		if n < want || len(buf)-start > 4*batchBytes {
+			return buf, nil
+		}
+	}
+}
+
+func pread(fd int, p []byte, off int64) (int, error) {
+	for {
+		n, err := unix.Pread(fd, p, off)
+		if !errors.Is(err, unix.EINTR) {
+			return max(n, 0), err
+		}
+	}
+}
+
+// restat looks at the open file again. It makes what it finds the item's
+// metadata, and reports whether that is what was there before.
+func (r *reader) restat(fd int, it *item) (same bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, err
+	}
+	now := direntOf(it.stat.name, &st)
+	if now.kind() != unix.S_IFREG {
+		return false, errNotRegular
+	}
+	if it.stat.sameFile(&now) {
+		return true, nil
+	}
+	it.stat = now
+	size := it.entry.Size
+	it.entry = entryOf(it.entry.Dir, &now)
+	it.entry.Size = size
+	it.print = fingerprint(&now, r.started)
+	return false, nil
+}
+
+func (r *reader) piece(i int, hole uint64, data []byte) piece {
+	pc := piece{item: i, hole: hole, id: r.hasher.Sum(data), data: data, length: uint32(len(data))}
+	pc.loc, pc.known = r.lookup(pc.id)
+	r.bytes(int64(len(data)))
+	return pc
+}
+
+// streamFile reads the file that is a batch of its own, part by part.
+func (r *reader) streamFile(ctx context.Context, dir *openDir, b *batch) error {
+	it := &b.items[0]
+	parent, err := dir.get(it.entry.Dir)
+	if err != nil {
+		return err
+	}
+	fd, err := openFile(parent, it.entry.Name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for attempt := 1; ; attempt++ {
+		size, err := r.streamOnce(ctx, fd, b)
+		if err != nil {
+			return err
+		}
+		same, err := r.restat(fd, it)
+		if err != nil {
+			return err
+		}
+		it.entry.Size = uint64(size)
+		if same && size == it.stat.size {
+			break
+		}
+		if attempt == readAttempts {
+			r.problem(fmt.Errorf("reading file %q: %w", it.entry.Path(), errChanging))
+			it.print = 0
+			break
+		}
+		if !send(ctx, b.parts, &part{restart: true}) {
+			return ctx.Err()
+		}
+	}
+	return r.fileXattrs(fd, it)
+}
+
+// streamOnce reads the file once, hole by hole and data by data, and tells how
+// long it is.
+func (r *reader) streamOnce(ctx context.Context, fd int, b *batch) (size int64, err error) {
+	var hole uint64
+	for {
+		data, end, err := nextData(fd, size)
+		if err != nil {
+			return 0, err
+		}
+		hole += uint64(data - size)
+		size = data
+		if data == end {
+			return size, nil
+		}
+		n, err := r.streamRun(ctx, fd, data, end, hole, b)
+		if err != nil {
+			return 0, err
+		}
+		size += n
+		if n > 0 {
+			hole = 0
+		}
+		if size < end {
+			return size, nil // cut short meanwhile
+		}
+	}
+}
+
+// nextData finds the first data at or behind off: from data to end. Both are the
+// size of the file where there is none.
+func nextData(fd int, off int64) (data, end int64, err error) {
+	data, err = unix.Seek(fd, off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		size, err := unix.Seek(fd, 0, io.SeekEnd)
+		return max(size, off), max(size, off), err
+	case errors.Is(err, unix.EINVAL): // the file system does not know
+		size, err := unix.Seek(fd, 0, io.SeekEnd)
+		return min(off, size), size, err
+	case err != nil:
+		return 0, 0, err
+	}
+	end, err = unix.Seek(fd, data, unix.SEEK_HOLE)
+	return data, end, err
+}
+
+// streamRun reads the data from off to end and sends its chunks. It tells how
+// many bytes there were.
+func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uint64, b *batch) (total int64, err error) {
+	p := &part{buf: r.buffer()}
+	rest := 0 // where in the buffer what is not cut yet begins
+	for {
+		free := p.buf[len(p.buf):cap(p.buf)]
+		free = free[:min(int64(len(free)), end-off)]
+		n, err := pread(fd, free, off)
+		if err != nil {
+			return 0, err
+		}
+		p.buf = p.buf[:len(p.buf)+n]
+		off += int64(n)
+		total += int64(n)
+		done := n == 0 || off == end
+		for len(p.buf)-rest >= r.splitter.MaxChunk() || done && rest < len(p.buf) {
+			cut := r.splitter.Next(p.buf[rest:])
+			p.pieces = append(p.pieces, r.piece(0, hole, p.buf[rest:rest+cut]))
+			hole = 0
+			rest += cut
+		}
+		if !done && len(p.buf) < cap(p.buf) {
+			continue // a short read
+		}
+		next := &part{}
+		if !done {
+			next.buf = append(r.buffer(), p.buf[rest:]...)
+		}
+		if !send(ctx, b.parts, p) {
+			return 0, ctx.Err()
+		}
+		if done {
+			return total, nil
+		}
+		p, rest = next, 0
+	}
+}
+
+// readMeta settles what is not a regular file.
+func (r *reader) readMeta(dir *openDir, it *item) error {
+	e := &it.entry
+	if e.Name == "" {
+		return r.xattrs(e, xattrsOfPath(fmt.Sprintf("/proc/self/fd/%d/.", r.root)))
+	}
+	parent, err := dir.get(e.Dir)
+	if err != nil {
+		return err
+	}
+	if e.Type == manifest.Symlink {
+		buf := make([]byte, manifest.MaxTarget+1)
+		n, err := unix.Readlinkat(parent, e.Name, buf)
+		if err != nil {
+			return err
+		}
+		if n > manifest.MaxTarget {
+			return fmt.Errorf("symbolic link of more than %d bytes", manifest.MaxTarget)
+		}
+		e.Target = string(buf[:n])
+	}
+	err = r.xattrs(e, xattrsOfPath(procPath(parent, e.Name)))
+	if errors.Is(err, unix.ENOENT) && fstatat(parent, e.Name, new(unix.Stat_t)) == nil {
+		return fmt.Errorf("%v; is /proc mounted?", err)
+	}
+	return err
+}
+
+// xattrAccess is a file whose extended attributes are read.
+type xattrAccess struct {
+	list func(dest []byte) (int, error)
+	get  func(name string, dest []byte) (int, error)
+}
+
+func xattrsOfPath(path string) xattrAccess {
+	return xattrAccess{
+		func(dest []byte) (int, error) { return unix.Llistxattr(path, dest) },
+		func(name string, dest []byte) (int, error) { return unix.Lgetxattr(path, name, dest) },
+	}
+}
+
+func (r *reader) fileXattrs(fd int, it *item) error {
+	// Nearly no file has any: ask before anything is allocated.
+	n, err := unix.Flistxattr(fd, nil)
+	if n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	return r.xattrs(&it.entry, xattrAccess{
+		func(dest []byte) (int, error) { return unix.Flistxattr(fd, dest) },
+		func(name string, dest []byte) (int, error) { return unix.Fgetxattr(fd, name, dest) },
+	})
+}
+
+func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
+	names, err := grow(x.list)
+	if errors.Is(err, unix.ENOTSUP) || err == nil && len(names) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listing extended attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		value, err := grow(func(dest []byte) (int, error) { return x.get(name, dest) })
+		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+			continue // removed meanwhile, or a name that only says that it exists
+		}
+		if err != nil {
+			return fmt.Errorf("extended attribute %q: %w", name, err)
+		}
+		e.Xattrs = append(e.Xattrs, manifest.Xattr{Name: name, Value: value})
+	}
+	slices.SortFunc(e.Xattrs, func(a, b manifest.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// grow calls get with larger and larger memory until all fits.
+func grow(get func(dest []byte) (int, error)) ([]byte, error) {
+	for range 8 {
+		n, err := get(nil)
+		if err != nil || n == 0 {
+			return nil, err
+		}
+		buf := make([]byte, n)
+		n, err = get(buf)
+		if errors.Is(err, unix.ERANGE) {
+			continue // it grew in between
+		}
+		return buf[:max(n, 0)], err
+	}
+	return nil, unix.ERANGE
+}

@@ -1,0 +1,202 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// segmentPrefix is where index segments lie.
+const segmentPrefix = "index/"
+
+// repoIndex is the local index of a repository, opened when it is first needed:
+// a create that finds nothing new never does.
+type repoIndex struct {
+	mu sync.Mutex
+	ix *index.Index
+}
+
+func (x *repoIndex) close() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ix == nil {
+		return nil
+	}
+	err := x.ix.Close()
+	x.ix = nil
+	return err
+}
+
+// openIndex opens the index as this machine has it.
+func (r *Repository) openIndex() (*index.Index, error) {
+	r.index.mu.Lock()
+	defer r.index.mu.Unlock()
+	if r.index.ix != nil {
+		return r.index.ix, nil
+	}
+	ix, err := index.Open(r.cache.indexDir(), [16]byte(r.cfg.ID), r.codec, &index.Options{
+		Log: func(msg string) { r.log.Info("index: " + msg) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the index: %w", err)
+	}
+	r.index.ix = ix
+	return ix, nil
+}
+
+// listSegments lists the repository's index segments.
+func (r *Repository) listSegments(ctx context.Context) ([]index.SegmentID, error) {
+	var all []index.SegmentID
+	err := r.store.List(ctx, segmentPrefix, func(o remote.Info) error {
+		if id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, segmentPrefix)); err == nil {
+			all = append(all, id)
+		} else {
+			r.log.Warn("not an index segment", "object", o.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing index segments: %w", err)
+	}
+	return all, nil
+}
+
+// syncIndex opens the index and brings it in line with the repository.
+func (r *Repository) syncIndex(ctx context.Context, have []index.SegmentID) (*index.Index, error) {
+	ix, err := r.openIndex()
+	if err != nil {
+		return nil, err
+	}
+	err = ix.Sync(ctx, have, func(ctx context.Context, id index.SegmentID) ([]byte, error) {
+		if b := r.cache.segment(id); b != nil && index.SumSegment(b) == id {
+			return b, nil
+		}
+		b, err := r.store.Get(ctx, segmentPrefix+id.String())
+		if errors.Is(err, remote.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+		}
+		return b, err
+	})
+	if errors.Is(err, index.ErrBadSegment) {
+		// What the damaged segment lists is stored again: nothing is lost.
+		r.log.Warn("index segment left out", "err", err)
+		err = nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading index segments: %w", err)
+	}
+	for _, id := range have {
+		r.cache.remove("segments", id.String())
+	}
+	return ix, nil
+}
+
+// putSegment makes packs known to other machines and later runs.
+func (r *Repository) putSegment(ctx context.Context, s *index.Segment) (index.SegmentID, error) {
+	data, err := s.Encode(r.codec)
+	if err != nil {
+		return index.SegmentID{}, err
+	}
+	id := index.SumSegment(data)
+	if err := r.store.Put(ctx, segmentPrefix+id.String(), data); err != nil {
+		return id, fmt.Errorf("writing an index segment: %w", err)
+	}
+	// So that this machine's next run need not fetch it.
+	if err := r.cache.writeSegment(id, data); err != nil {
+		r.log.Info("caching an index segment", "err", err)
+	}
+	return id, nil
+}
+
+// relocate finds a chunk whose pack has gone: it was repacked.
+func (r *Repository) relocate(ctx context.Context, id chunk.ID, gone chunk.PackID) (chunk.Location, error) {
+	have, err := r.listSegments(ctx)
+	if err != nil {
+		return chunk.Location{}, err
+	}
+	ix, err := r.syncIndex(ctx, have)
+	if err != nil {
+		return chunk.Location{}, err
+	}
+	loc, ok := ix.Lookup(id)
+	if !ok || loc.Pack == gone {
+		return chunk.Location{}, fmt.Errorf("%w: pack %v is missing, and chunk %v is nowhere else", ErrIntegrity, gone, id)
+	}
+	return loc, nil
+}
+
+// Page is manifest.PageSource.
+func (r *Repository) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
+	page, err := r.pageAt(ctx, ref.ID, ref.Location())
+	if errors.Is(err, remote.ErrNotExist) {
+		var loc chunk.Location
+		if loc, err = r.relocate(ctx, ref.ID, ref.Pack); err == nil {
+			page, err = r.pageAt(ctx, ref.ID, loc)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tree page: %w", err)
+	}
+	return page, nil
+}
+
+func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
+	stored := make([]byte, loc.Frame.Stored)
+	if r.local {
+		if err := r.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+			return nil, err
+		}
+		return r.decodeChunk(id, loc, stored)
+	}
+	if r.cache.readTree(loc.Pack, int64(loc.Frame.Offset), stored) == nil {
+		if page, err := r.decodeChunk(id, loc, stored); err == nil {
+			return page, nil
+		}
+		r.log.Info("damaged tree pack in the cache", "pack", loc.Pack)
+		r.cache.remove("tree", loc.Pack.String())
+	}
+	// One request for the whole pack: its other pages are wanted next.
+	v, err, _ := r.packs.Do(loc.Pack.String(), func() (any, error) {
+		pack, err := r.store.Get(ctx, packName(loc.Pack))
+		if err == nil {
+			if err := r.cache.writeTree(loc.Pack, pack); err != nil {
+				r.log.Info("caching a tree pack", "err", err)
+			}
+			r.cache.trim("tree", maxCachedTrees)
+		}
+		return pack, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	pack := v.([]byte)
+	if int64(len(pack)) < int64(loc.Frame.End()) {
+		return nil, fmt.Errorf("%w: pack %v has %d bytes, a page ends at %d", ErrIntegrity, loc.Pack, len(pack), loc.Frame.End())
+	}
+	return r.decodeChunk(id, loc, pack[loc.Frame.Offset:loc.Frame.End()])
+}
+
+// decodeChunk decodes a frame and gives the chunk in it, checked. The result may
+// alias stored.
+func (r *Repository) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]byte, error) {
+	raw, err := r.codec.Decode(nil, stored, int(loc.Frame.Raw))
+	if err != nil {
+		return nil, fmt.Errorf("%w: pack %v at %d: %w", ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
+	}
+	if uint64(loc.Offset)+uint64(loc.Length) > uint64(len(raw)) {
+		return nil, fmt.Errorf("%w: chunk %v lies outside of its frame", ErrIntegrity, id)
+	}
+	data := raw[loc.Offset : loc.Offset+loc.Length]
+	if r.hasher.Sum(data) != id {
+		return nil, fmt.Errorf("%w: pack %v at %d: the bytes of chunk %v are not what they were", ErrIntegrity, loc.Pack, loc.Frame.Offset, id)
+	}
+	return data, nil
+}

@@ -1,0 +1,194 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/singleflight"
+)
+
+// Options are how a repository is opened. The zero value, and nil, will do.
+type Options struct {
+	// CacheDir holds what makes the next operation fast, and can be deleted at
+	// any time. The default is snapctl under os.UserCacheDir.
+	CacheDir string
+	// Store is used instead of what the URL names, if it is not nil.
+	Store remote.Store
+	// Log is told what a developer wants to know. The default is silence.
+	Log *slog.Logger
+	// OnRetry is told of every request that failed and will be sent again.
+	OnRetry func(err error, wait time.Duration)
+	// Now is the clock. The default is time.Now.
+	Now func() time.Time
+}
+
+// InitOptions are how a repository is made. nil will do.
+type InitOptions struct {
+	// Compression is a zstd level, 1 to 22; 0 is the default, 1.
+	Compression int
+}
+
+// A Repository holds snapshots. It is safe for parallel use.
+type Repository struct {
+	url   string // for messages
+	store remote.Store
+	count *remote.Counter
+	local bool // the store is a folder of this machine
+	cfg   *config
+	cache cacheDir
+	log   *slog.Logger
+	now   func() time.Time
+
+	codec    *chunk.Codec
+	hasher   *chunk.Hasher
+	splitter chunk.Splitter
+
+	index repoIndex
+	packs singleflight.Group // tree packs being fetched
+}
+
+// Init makes a repository at the URL and opens it. It fails with ErrExists
+// where there is one.
+func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
+	r, err := connect(ctx, url, opts, true)
+	if err != nil {
+		return nil, fmt.Errorf("making repository %s: %w", url, err)
+	}
+	cfg, err := newConfig(init, r.now())
+	if err == nil {
+		err = r.store.Put(ctx, configName, cfg.encode())
+	}
+	if errors.Is(err, remote.ErrExist) {
+		err = ErrExists
+	}
+	if err == nil {
+		err = r.use(cfg, opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making repository %s: %w", r.url, err)
+	}
+	return r, nil
+}
+
+// Open opens the repository at a URL: a path, file:///path,
+// s3://bucket/prefix or r2://ACCOUNT/bucket/prefix. It fails with
+// ErrNotInitialised where there is none.
+func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
+	r, err := connect(ctx, url, opts, false)
+	if errors.Is(err, remote.ErrNoBucket) {
+		err = ErrNotInitialised
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening repository %s: %w", url, err)
+	}
+	var cfg *config
+	b, err := r.store.Get(ctx, configName)
+	switch {
+	case errors.Is(err, remote.ErrNotExist):
+		err = ErrNotInitialised
+	case err == nil:
+		cfg, err = decodeConfig(b)
+	}
+	if err == nil {
+		err = r.use(cfg, opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
+	}
+	return r, nil
+}
+
+// connect opens the store without looking at what it holds.
+func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repository, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	r := &Repository{url: url, log: opts.Log, now: opts.Now, hasher: &chunk.Hasher{}}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	if opts.Store != nil {
+		r.count = remote.Count(opts.Store)
+		r.store = r.count
+		return r, nil
+	}
+	loc, err := remote.ParseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	r.url, r.local = loc.String(), loc.Dir != ""
+	if r.local && mkdir {
+		if err := remote.MakeDir(loc.Dir); err != nil {
+			return nil, err
+		}
+	}
+	ro := &remote.Options{UserAgent: "snapctl", Wrap: func(s remote.Store) remote.Store {
+		r.count = remote.Count(s)
+		return r.count
+	}}
+	ro.Retry.Notify = func(err error, wait time.Duration) {
+		r.log.Warn("request failed, trying again", "err", err, "wait", wait)
+		if opts.OnRetry != nil {
+			opts.OnRetry(err, wait)
+		}
+	}
+	r.store, err = loc.Open(ctx, ro)
+	return r, err
+}
+
+// use makes r the repository that cfg describes.
+func (r *Repository) use(cfg *config, opts *Options) (err error) {
+	r.cfg = cfg
+	if r.splitter, err = chunk.NewSplitter(cfg.Chunker); err != nil {
+		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+	}
+	if r.codec, err = chunk.NewCodec(cfg.Compression.Level); err != nil {
+		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+	}
+	base := ""
+	if opts != nil {
+		base = opts.CacheDir
+	}
+	if base == "" {
+		base = defaultCacheDir()
+	}
+	r.cache = newCacheDir(base, cfg.ID)
+	return nil
+}
+
+func defaultCacheDir() string {
+	if dir, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(dir, "snapctl")
+	}
+	// Without a home there is still a place, and of this user alone.
+	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-cache-%d", os.Getuid()))
+}
+
+// Close releases what the repository holds.
+func (r *Repository) Close() error {
+	if err := r.index.close(); err != nil {
+		// The index is a cache: what it could not keep is read again.
+		r.log.Info("closing the index", "err", err)
+	}
+	return nil
+}
+
+// URL is where the repository is, in its canonical form.
+func (r *Repository) URL() string { return r.url }
+
+// ID identifies the repository, wherever it is moved to.
+func (r *Repository) ID() uuid.UUID { return r.cfg.ID }
+
+// Requests counts what was asked of the object store since it was opened.
+func (r *Repository) Requests() remote.Counts { return r.count.Counts() }

@@ -1,0 +1,540 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// plan is what is left to do when directories and files without contents are
+// there: which chunk of which frame goes where.
+type plan struct {
+	frames  []planFrame
+	frameAt map[planFrame]uint32
+	wants   []want
+	// parted are the files that are written in more than one piece, by rank.
+	parted map[uint64]*partedFile
+	// sources are entries whose contents another entry has: hard links whose
+	// first name is not restored.
+	sources map[uint64]uint64
+
+	dirs  []dirMeta // in tree order
+	made  map[string]bool
+	links []link
+	files int64
+	bytes int64
+}
+
+type planFrame struct {
+	pack  chunk.PackID
+	frame chunk.Frame
+}
+
+// want is a chunk of a file.
+type want struct {
+	rank   uint64 // of the file
+	at     uint64 // where in the file
+	frame  uint32 // in plan.frames
+	offset uint32 // in the frame
+	length uint32
+}
+
+// partedFile counts the pieces of a file that are not written yet.
+type partedFile struct{ left int64 }
+
+type dirMeta struct {
+	rank uint64
+	meta
+	path string
+}
+
+// meta is what an entry has besides contents and type.
+type meta struct {
+	mode, uid, gid uint32
+	mtime          manifest.Time
+	xattrs         []manifest.Xattr
+}
+
+func metaOf(e *manifest.Entry) meta {
+	return meta{e.Mode, e.UID, e.GID, e.Mtime, e.Xattrs}
+}
+
+// link is a hard link to make.
+type link struct{ first, name manifest.Key }
+
+func newPlan() *plan {
+	return &plan{
+		frameAt: map[planFrame]uint32{}, parted: map[uint64]*partedFile{},
+		sources: map[uint64]uint64{}, made: map[string]bool{},
+	}
+}
+
+func (p *plan) want(rank, at uint64, x *manifest.Extent) {
+	f := planFrame{x.Pack, x.Frame}
+	i, ok := p.frameAt[f]
+	if !ok {
+		i = uint32(len(p.frames))
+		p.frames = append(p.frames, f)
+		p.frameAt[f] = i
+	}
+	p.wants = append(p.wants, want{rank, at, i, x.Offset, x.Length})
+}
+
+// makeTree goes through the whole tree: it makes directories, links, devices and
+// empty files, and plans contents.
+func (x *restorer) makeTree(ctx context.Context) error {
+	c, err := x.tree.Seek(ctx, manifest.Key{})
+	if err != nil {
+		return err
+	}
+	dir := &openDir{root: x.root}
+	defer dir.close()
+	var e manifest.Entry
+	linked := map[manifest.Key]manifest.Key{} // first names that are not restored
+	for {
+		rank := c.Rank()
+		more, err := c.Next(ctx, &e)
+		if err != nil {
+			return err
+		}
+		if !more {
+			return nil
+		}
+		if rank%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !x.chosen.has(&e) {
+			continue
+		}
+		if e.Type != manifest.Dir {
+			x.plan.files++
+		}
+		if e.Type == manifest.Link {
+			err = x.planLink(ctx, dir, rank, &e, linked)
+		} else {
+			err = x.make(ctx, dir, rank, rank, &e)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %q: %w", e.Type, e.Path(), err)
+		}
+	}
+}
+
+// planLink plans a hard link, or, where the first name is not restored, makes
+// the file under this name.
+func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *manifest.Entry, linked map[manifest.Key]manifest.Key) error {
+	first := e.First
+	var f manifest.Entry
+	src, err := x.tree.Lookup(ctx, first, &f)
+	if err != nil {
+		return fmt.Errorf("%w: hard link to nowhere: %w", ErrIntegrity, err)
+	}
+	if f.Type == manifest.Link || f.Type == manifest.Dir {
+		return fmt.Errorf("%w: hard link to a %s", ErrIntegrity, f.Type)
+	}
+	if !x.chosen.has(&f) {
+		if at, ok := linked[first]; ok {
+			first = at
+		} else {
+			f.Dir, f.Name = e.Dir, e.Name
+			// The maps keep the keys: the cursor's page would stay with them.
+			linked[cloneKey(first)] = cloneKey(e.Key())
+			return x.make(ctx, dir, rank, src, &f)
+		}
+	}
+	x.meter.addFile()
+	x.plan.links = append(x.plan.links, link{cloneKey(first), cloneKey(e.Key())})
+	return nil
+}
+
+func cloneKey(k manifest.Key) manifest.Key {
+	return manifest.Key{Dir: strings.Clone(k.Dir), Name: strings.Clone(k.Name)}
+}
+
+// make makes the entry of that rank, which is no hard link, with the metadata and
+// contents of the entry of rank src.
+func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *manifest.Entry) error {
+	if e.Type == manifest.Dir {
+		x.meter.addFile()
+		return x.makeDir(dir, rank, e)
+	}
+	if e.Dir != "" && !x.plan.made[e.Dir] {
+		return fmt.Errorf("%w: it is in %q, which is no directory", ErrIntegrity, e.Dir)
+	}
+	if e.Type == manifest.File {
+		x.plan.bytes += int64(e.Size)
+		if src != rank {
+			x.plan.sources[rank] = src
+		}
+		return x.planFile(ctx, dir, rank, e)
+	}
+	x.meter.addFile()
+	parent, err := dir.get(e.Dir)
+	if err != nil {
+		return err
+	}
+	return x.makeSpecial(parent, rank, e)
+}
+
+func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
+	path := strings.Clone(e.Path())
+	x.plan.made[path] = true
+	m := metaOf(e)
+	m.xattrs = cloneXattrs(m.xattrs)
+	x.plan.dirs = append(x.plan.dirs, dirMeta{rank, m, path})
+	if e.Name == "" {
+		return nil
+	}
+	if e.Dir != "" && !x.plan.made[e.Dir] {
+		return fmt.Errorf("%w: it is in %q, which is no directory", ErrIntegrity, e.Dir)
+	}
+	parent, err := dir.get(e.Dir)
+	if err != nil {
+		return err
+	}
+	// Its own mode comes at the end: we have to write into it.
+	mode := e.Mode&0o777 | 0o700
+	err = unix.Mkdirat(parent, e.Name, mode)
+	if !errors.Is(err, unix.EEXIST) || x.fresh {
+		return err
+	}
+	var st unix.Stat_t
+	if err := fstatat(parent, e.Name, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return nil
+	}
+	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
+		return err
+	}
+	return unix.Mkdirat(parent, e.Name, mode)
+}
+
+func cloneXattrs(all []manifest.Xattr) []manifest.Xattr {
+	var clone []manifest.Xattr
+	for _, a := range all {
+		clone = append(clone, manifest.Xattr{Name: strings.Clone(a.Name), Value: slices.Clone(a.Value)})
+	}
+	return clone
+}
+
+// planFile plans a file's contents. One that is written in a single piece is
+// made then; any other is made here, at its full size.
+func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *manifest.Entry) error {
+	single := e.Spill == nil && len(e.Extents) == 1 && e.Extents[0].Hole == 0 && uint64(e.Extents[0].Length) == e.Size
+	if !x.fresh {
+		same, err := x.unchanged(ctx, dir, e)
+		if same || err != nil {
+			return err
+		}
+	}
+	if single {
+		x.plan.want(rank, 0, &e.Extents[0])
+		return nil
+	}
+	var pieces int64
+	err := x.tree.Extents(ctx, e, func(at uint64, ext *manifest.Extent) error {
+		pieces++
+		x.plan.want(rank, at, ext)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	parent, err := dir.get(e.Dir)
+	if err != nil {
+		return err
+	}
+	x.plan.parted[rank] = &partedFile{left: pieces}
+	fd, err := x.createFile(parent, rank, e, pieces > 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(e.Size)); err != nil {
+		return err
+	}
+	if pieces > 0 {
+		return nil
+	}
+	delete(x.plan.parted, rank)
+	return x.finishFile(fd, parent, rank, e)
+}
+
+// makeSpecial makes a symbolic link, FIFO or device.
+func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error {
+	name := e.Name
+	if !x.fresh {
+		name = tempName(rank)
+	}
+	var err error
+	switch e.Type {
+	case manifest.Symlink:
+		err = unix.Symlinkat(e.Target, parent, name)
+	case manifest.Fifo:
+		err = unix.Mknodat(parent, name, unix.S_IFIFO|e.Mode&0o777, 0)
+	case manifest.CharDevice, manifest.BlockDevice:
+		kind := uint32(unix.S_IFCHR)
+		if e.Type == manifest.BlockDevice {
+			kind = unix.S_IFBLK
+		}
+		err = unix.Mknodat(parent, name, kind|e.Mode&0o777, int(unix.Mkdev(e.Device.Major, e.Device.Minor)))
+		if errors.Is(err, unix.EPERM) {
+			x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := x.setMeta(parent, name, e); err != nil {
+		return err
+	}
+	if !x.fresh {
+		return x.moveInto(parent, name, e.Name)
+	}
+	return x.note(parent, e.Name, rank)
+}
+
+// makeLinks makes the hard links.
+func (x *restorer) makeLinks(ctx context.Context) error {
+	from, to := &openDir{root: x.root}, &openDir{root: x.root}
+	defer from.close()
+	defer to.close()
+	for i, l := range x.plan.links {
+		if i%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		err := x.makeLink(from, to, l)
+		if err != nil {
+			return fmt.Errorf("hard link %q to %q: %w", l.name.Path(), l.first.Path(), err)
+		}
+	}
+	return nil
+}
+
+func (x *restorer) makeLink(from, to *openDir, l link) error {
+	src, err := from.get(l.first.Dir)
+	if err != nil {
+		return err
+	}
+	dst, err := to.get(l.name.Dir)
+	if err != nil {
+		return err
+	}
+	if x.fresh {
+		return unix.Linkat(src, l.first.Name, dst, l.name.Name, 0)
+	}
+	var a, b unix.Stat_t
+	if err := fstatat(src, l.first.Name, &a); err != nil {
+		return err
+	}
+	if fstatat(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
+		return nil
+	}
+	temp := tempName(0)
+	if err := unix.Linkat(src, l.first.Name, dst, temp, 0); err != nil {
+		return err
+	}
+	return x.moveInto(dst, temp, l.name.Name)
+}
+
+// tempName is where a file is written before it takes another's place. One rank
+// is written once, so the names do not meet.
+func tempName(rank uint64) string {
+	return fmt.Sprintf("%s%d-%d", tempPrefix, os.Getpid(), rank)
+}
+
+// moveInto puts a finished file in the place of what has its name.
+func (x *restorer) moveInto(parent int, temp, name string) error {
+	err := unix.Renameat(parent, temp, parent, name)
+	if errors.Is(err, unix.EISDIR) {
+		// A directory gives way when it is empty, or when all else may go.
+		err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+		if errors.Is(err, unix.ENOTEMPTY) && x.opts.Delete {
+			err = removeAt(parent, name)
+		}
+		if err == nil {
+			err = unix.Renameat(parent, temp, parent, name)
+		}
+	}
+	if err != nil {
+		unix.Unlinkat(parent, temp, 0)
+	}
+	return err
+}
+
+// removeAt removes an entry of an open directory and all below it.
+func removeAt(parent int, name string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
+}
+
+// deleteOthers removes what the snapshot does not hold from the directories that
+// it does.
+func (x *restorer) deleteOthers(ctx context.Context) error {
+	c, err := x.tree.Seek(ctx, manifest.Key{})
+	if err != nil {
+		return err
+	}
+	// Names of the directory at hand. A directory without entries has none, so
+	// directories are taken from the plan, and entries as the cursor meets them.
+	var e manifest.Entry
+	more, err := c.Next(ctx, &e) // the root
+	if err != nil || !more {
+		return err
+	}
+	more, err = c.Next(ctx, &e)
+	for _, d := range x.plan.dirs {
+		keep := map[string]bool{}
+		for err == nil && more && e.Dir == d.path {
+			keep[e.Name] = true
+			more, err = c.Next(ctx, &e)
+		}
+		if err != nil {
+			return err
+		}
+		if err := x.deleteIn(ctx, d.path, keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]bool) error {
+	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("directory %q: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	names, err := readNames(fd)
+	if err != nil {
+		return fmt.Errorf("directory %q: %w", dir, err)
+	}
+	for _, name := range names {
+		if keep[name] {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := removeAt(fd, name); err != nil {
+			return fmt.Errorf("removing %q: %w", manifest.Join(dir, name), err)
+		}
+	}
+	return nil
+}
+
+// finishDirs gives directories their metadata, the deepest first: from then on
+// nothing is written into them.
+func (x *restorer) finishDirs(ctx context.Context) error {
+	dir := &openDir{root: x.root}
+	defer dir.close()
+	for i, d := range slices.Backward(x.plan.dirs) {
+		if i%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if x.chosen != nil && !x.fresh && !x.chosen.dirs[d.path] {
+			continue // it was there, and is only on the way
+		}
+		if err := x.finishDir(dir, &d); err != nil {
+			return fmt.Errorf("directory %q: %w", d.path, err)
+		}
+	}
+	return nil
+}
+
+func (x *restorer) finishDir(dir *openDir, d *dirMeta) error {
+	e := &manifest.Entry{Type: manifest.Dir, Mode: d.mode, UID: d.uid, GID: d.gid, Mtime: d.mtime, Xattrs: d.xattrs}
+	key := manifest.KeyOf(d.path)
+	e.Dir, e.Name = key.Dir, key.Name
+	if d.path == "" {
+		if err := x.setMetaFD(x.root, e); err != nil {
+			return err
+		}
+		return x.noteFD(x.root, d.rank)
+	}
+	// Most have the mode that they were made with, and lack only their time.
+	if x.fresh && x.owner.asMade(e, d.mode&0o777|0o700) {
+		parent, err := dir.get(e.Dir)
+		if err != nil {
+			return err
+		}
+		if err := setTimes(parent, e.Name, e.Mtime); err != nil {
+			return err
+		}
+		return x.note(parent, e.Name, d.rank)
+	}
+	dir.close() // its own directory may lose its permissions now
+	fd, err := openBelow(x.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := x.setMetaFD(fd, e); err != nil {
+		return err
+	}
+	return x.noteFD(fd, d.rank)
+}
+
+// note keeps the fingerprint of a finished entry for the stat cache.
+func (x *restorer) note(parent int, name string, rank uint64) error {
+	if x.prints == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := fstatat(parent, name, &st); err != nil {
+		return err
+	}
+	x.notePrint(&st, rank)
+	return nil
+}
+
+func (x *restorer) noteFD(fd int, rank uint64) error {
+	if x.prints == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	x.notePrint(&st, rank)
+	return nil
+}
+
+func (x *restorer) notePrint(st *unix.Stat_t, rank uint64) {
+	d := direntOf("", st)
+	x.prints[rank] = statPrint(&d)
+}
+
+// readUmask reads the process's umask without changing it, which would change it
+// for every goroutine; all bits where it cannot be read.
+func readUmask() uint32 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0o777
+	}
+	_, rest, ok := strings.Cut(string(status), "\nUmask:")
+	if !ok {
+		return 0o777
+	}
+	line, _, _ := strings.Cut(rest, "\n")
+	mask, err := strconv.ParseUint(strings.TrimSpace(line), 8, 32)
+	if err != nil {
+		return 0o777
+	}
+	return uint32(mask)
+}

@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// verifyRun is how many entries a worker reads back at a time.
+const verifyRun = 2048
+
+// errDiffers: a file of the target is not the snapshot's.
+var errDiffers = errors.New("what was read back is not what was written")
+
+// verify reads every file that was restored back from the target.
+func (x *restorer) verify(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var next atomic.Uint64
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error {
+			v := &verifier{restorer: x, dir: openDir{root: x.root}, buf: make([]byte, x.repo.splitter.MaxChunk())}
+			defer v.dir.close()
+			for ctx.Err() == nil {
+				first := next.Add(verifyRun) - verifyRun
+				if first >= x.tree.Len() {
+					return nil
+				}
+				if err := v.run(ctx, first); err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}
+
+type verifier struct {
+	*restorer
+	dir openDir
+	buf []byte
+}
+
+func (v *verifier) run(ctx context.Context, first uint64) error {
+	c, err := v.tree.SeekRank(ctx, first)
+	if err != nil {
+		return err
+	}
+	var e manifest.Entry
+	for c.Rank() < min(first+verifyRun, v.tree.Len()) {
+		rank := c.Rank()
+		if more, err := c.Next(ctx, &e); !more || err != nil {
+			return err
+		}
+		key := e.Key()
+		if src, ok := v.plan.sources[rank]; ok {
+			if err := v.tree.At(ctx, src, &e); err != nil {
+				return err
+			}
+		}
+		if e.Type != manifest.File || v.plan.sources[rank] == 0 && !v.chosen.has(&e) {
+			continue
+		}
+		if err := v.file(ctx, key, &e); err != nil {
+			return fmt.Errorf("verifying %q: %w", key.Path(), err)
+		}
+	}
+	return nil
+}
+
+// file compares the file at key with the entry e.
+func (v *verifier) file(ctx context.Context, key manifest.Key, e *manifest.Entry) error {
+	parent, err := v.dir.get(key.Dir)
+	if err != nil {
+		return err
+	}
+	fd, err := openFile(parent, key.Name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	size, err := unix.Seek(fd, 0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if uint64(size) != e.Size {
+		return errDiffers
+	}
+	return v.tree.Extents(ctx, e, func(at uint64, ext *manifest.Extent) error {
+		if int(ext.Length) > len(v.buf) {
+			v.buf = make([]byte, ext.Length)
+		}
+		data := v.buf[:ext.Length]
+		for n := 0; n < len(data); {
+			m, err := pread(fd, data[n:], int64(at)+int64(n))
+			if err != nil {
+				return err
+			}
+			if m == 0 {
+				return errDiffers
+			}
+			n += m
+		}
+		if v.repo.hasher.Sum(data) != ext.ID {
+			return errDiffers
+		}
+		return nil
+	})
+}
+
+// unchanged reports whether the file is in the target already, by size and time,
+// and, if everything is to be verified, by contents. It mends what else differs.
+func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entry) (bool, error) {
+	parent, err := dir.get(e.Dir)
+	if err != nil {
+		return false, err
+	}
+	var st unix.Stat_t
+	err = fstatat(parent, e.Name, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	d := direntOf(e.Name, &st)
+	now := entryOf(e.Dir, &d)
+	if now.Type != manifest.File || now.Size != e.Size || now.Mtime != e.Mtime {
+		return false, nil
+	}
+	if x.opts.Verify {
+		v := &verifier{restorer: x, dir: openDir{root: x.root}}
+		defer v.dir.close()
+		if err := v.file(ctx, e.Key(), e); err != nil {
+			if errors.Is(err, errDiffers) {
+				return false, nil
+			}
+			return false, err
+		}
+	}
+	x.meter.addFile()
+	x.meter.addBytes(int64(e.Size))
+	if now.Mode == e.Mode && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID) {
+		return true, nil
+	}
+	fd, err := openFile(parent, e.Name)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	return true, x.setMetaFD(fd, e)
+}

@@ -1,0 +1,221 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// sequencer turns the walk into batches in tree order. It recognises what the
+// parent has already, and hard links.
+type sequencer struct {
+	*creator
+	work  chan *batch // for readers
+	order chan *batch // for the assembler: all of them
+	cur   *batch
+	links map[inode]*linkGroup
+}
+
+type inode struct{ dev, ino uint64 }
+
+// linkGroup is a file with several names, of which some are still to come.
+type linkGroup struct {
+	first manifest.Key
+	left  uint32
+}
+
+func newSequencer(c *creator) *sequencer {
+	return &sequencer{
+		creator: c, cur: &batch{}, links: map[inode]*linkGroup{},
+		work: make(chan *batch, inFlight), order: make(chan *batch, inFlight),
+	}
+}
+
+func (s *sequencer) run(ctx context.Context, workers int) error {
+	w := &walker{root: s.root, dev: s.rootDir.dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem}
+	if err := s.add(ctx, "", &s.rootDir); err != nil {
+		return err
+	}
+	// One more than cores: the visit itself takes part.
+	err := w.walk(ctx, workers+1, func(n *dirNode) error { return s.visit(ctx, n) })
+	if err != nil {
+		return err
+	}
+	return s.dispatch(ctx)
+}
+
+func (s *sequencer) visit(ctx context.Context, n *dirNode) error {
+	if n.err != nil {
+		if n.path == "" {
+			return n.err
+		}
+		if isGone(n.err) {
+			s.vanished(n.path)
+		} else {
+			s.problem(n.err)
+		}
+	}
+	for _, err := range n.failed {
+		s.problem(err)
+	}
+	if n.sockets > 0 {
+		s.sockets.Add(int64(n.sockets))
+	}
+	for i := range n.entries {
+		if err := s.add(ctx, n.path, &n.entries[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add appends an entry to the batch.
+func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
+	s.meter.addFile()
+	it := item{entry: entryOf(dir, d), stat: *d}
+	if first, ok := s.linkTo(&it); ok {
+		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
+		return s.append(ctx, &it, false)
+	}
+	it.print = fingerprint(d, s.started.Unix())
+	if s.parent.reuse(ctx, &it) {
+		return s.append(ctx, &it, false)
+	}
+	it.settle = true
+	if it.entry.Type != manifest.File {
+		return s.append(ctx, &it, false)
+	}
+	// A file of fewer blocks than bytes may have holes.
+	stream := d.size > batchBytes || d.size > 4<<10 && d.alloc < d.size
+	return s.append(ctx, &it, stream)
+}
+
+// linkTo reports whether an earlier entry is the same file.
+func (s *sequencer) linkTo(it *item) (first manifest.Key, ok bool) {
+	d := &it.stat
+	if d.nlink < 2 || d.isDir() {
+		return first, false
+	}
+	at := inode{d.dev, d.ino}
+	g := s.links[at]
+	if g == nil {
+		s.links[at] = &linkGroup{it.entry.Key(), d.nlink - 1}
+		return first, false
+	}
+	if g.left--; g.left == 0 {
+		delete(s.links, at)
+	}
+	return g.first, true
+}
+
+func (s *sequencer) append(ctx context.Context, it *item, stream bool) error {
+	b := s.cur
+	if stream && len(b.items) > 0 {
+		if err := s.dispatch(ctx); err != nil {
+			return err
+		}
+		b = s.cur
+	}
+	if b.items == nil {
+		b.items = make([]item, 0, batchItems)
+	}
+	b.items = append(b.items, *it)
+	b.stream = stream
+	if it.settle {
+		b.bytes += it.stat.size
+	}
+	if stream || len(b.items) == batchItems || b.bytes >= batchBytes {
+		return s.dispatch(ctx)
+	}
+	return nil
+}
+
+// dispatch sends the batch off.
+func (s *sequencer) dispatch(ctx context.Context) error {
+	b := s.cur
+	s.cur = &batch{}
+	if len(b.items) == 0 {
+		return nil
+	}
+	settle := false
+	for i := range b.items {
+		settle = settle || b.items[i].settle
+	}
+	b.parts = make(chan *part, 1)
+	if !settle {
+		close(b.parts)
+	}
+	if !send(ctx, s.order, b) || settle && !send(ctx, s.work, b) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// isGone reports that what a path named is not there any more.
+func isGone(err error) bool {
+	return errIsAny(err, unix.ENOENT, unix.ENOTDIR, unix.ESTALE)
+}
+
+// parentTree is the snapshot that unchanged files are taken from.
+type parentTree struct {
+	id     manifest.ID
+	tree   *manifest.Tree
+	cursor *manifest.Cursor
+	stats  *statCache // nil: size and mtime suffice, as the caller asked
+	warn   func(error)
+
+	entry manifest.Entry
+	rank  uint64
+	more  bool
+}
+
+// next moves to the parent's next entry.
+func (p *parentTree) next(ctx context.Context) {
+	p.rank = p.cursor.Rank()
+	var err error
+	if p.more, err = p.cursor.Next(ctx, &p.entry); err != nil {
+		if ctx.Err() == nil {
+			p.warn(fmt.Errorf("reading snapshot %v, from which unchanged files are taken: %w; all other files are read", p.id, err))
+		}
+		p.more = false
+	}
+}
+
+// reuse completes the item from the parent's entry, if the file has not changed
+// since. Items must come in order.
+func (p *parentTree) reuse(ctx context.Context, it *item) bool {
+	if p == nil {
+		return false
+	}
+	k := it.entry.Key()
+	for p.more && p.entry.Key().Compare(k) < 0 {
+		p.next(ctx)
+	}
+	e := &p.entry
+	if !p.more || e.Key() != k || e.Type != it.entry.Type || e.Mtime != it.entry.Mtime {
+		return false
+	}
+	if e.Type == manifest.File && e.Size != it.entry.Size {
+		return false
+	}
+	if p.stats == nil {
+		// Without ctime nothing tells that metadata are as they were.
+		if e.Type != manifest.File || len(e.Xattrs) > 0 {
+			return false
+		}
+	} else if known := p.stats.print(p.rank); known == 0 || known != statPrint(&it.stat) {
+		return false
+	}
+	it.entry.Target, it.entry.Spill = e.Target, e.Spill
+	// The cursor reuses the slices of its entry.
+	it.entry.Extents = append([]manifest.Extent(nil), e.Extents...)
+	if len(e.Xattrs) > 0 {
+		it.entry.Xattrs = append([]manifest.Xattr(nil), e.Xattrs...)
+	}
+	if it.print == 0 && p.stats != nil {
+		it.print = statPrint(&it.stat)
+	}
+	return true
+}

@@ -1,0 +1,271 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A walker lists the directories below a root in the order of a tree: a
+// directory's entries by name, then its subdirectories, each in turn. Listing
+// and stat are done ahead by several goroutines; visiting is sequential.
+type walker struct {
+	root    int // file descriptor
+	dev     uint64
+	exclude *excludes
+	oneFS   bool
+
+	mu    sync.Mutex
+	cond  *sync.Cond
+	stack []*dirNode // to be listed, the next one last
+	ahead int        // entries listed but not visited
+	stop  bool
+}
+
+// maxAhead bounds the entries that are listed but not visited yet, about 150
+// bytes each.
+const maxAhead = 32 << 10
+
+// dirNode is a directory of the walk.
+type dirNode struct {
+	path    string
+	ignore  *ignoreRules // of the directories above; set to its own while listed
+	listed  chan struct{}
+	taken   bool // under walker.mu: somebody lists it
+	mounted bool // another file system, not to be listed
+	entries []dirent
+	subdirs []*dirNode // in the order of entries
+	err     error
+	failed  []error // entries that could not be looked at
+	sockets int
+}
+
+// dirent is an entry of a directory and its stat.
+type dirent struct {
+	name  string
+	mode  uint32 // as in stat, type included
+	uid   uint32
+	gid   uint32
+	nlink uint32
+	rdev  uint64
+	dev   uint64
+	ino   uint64
+	size  int64
+	alloc int64 // bytes allocated
+	mtime unix.Timespec
+	ctime unix.Timespec
+}
+
+func direntOf(name string, st *unix.Stat_t) dirent {
+	return dirent{
+		name: name, mode: st.Mode, uid: st.Uid, gid: st.Gid, nlink: uint32(st.Nlink),
+		rdev: st.Rdev, dev: st.Dev, ino: st.Ino, size: st.Size, alloc: st.Blocks * 512,
+		mtime: st.Mtim, ctime: st.Ctim,
+	}
+}
+
+func (d *dirent) kind() uint32 { return d.mode & unix.S_IFMT }
+
+func (d *dirent) isDir() bool { return d.kind() == unix.S_IFDIR }
+
+// walk calls visit for each directory in order. root is a file descriptor of
+// the root directory.
+func (w *walker) walk(ctx context.Context, workers int, visit func(*dirNode) error) error {
+	w.cond = sync.NewCond(&w.mu)
+	stopOnCancel := context.AfterFunc(ctx, w.halt)
+	defer stopOnCancel()
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(w.work)
+	}
+	defer wg.Wait()
+	defer w.halt()
+
+	todo := []*dirNode{{listed: make(chan struct{}), ignore: w.exclude.root()}}
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		w.ensureListed(n)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := visit(n); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		w.ahead -= len(n.entries)
+		w.cond.Broadcast()
+		w.mu.Unlock()
+		for _, sub := range slices.Backward(n.subdirs) {
+			todo = append(todo, sub)
+		}
+		n.entries, n.subdirs = nil, nil
+	}
+	return nil
+}
+
+// ensureListed waits for a directory, or lists it here and now when nobody has
+// begun: so the bound on what is listed ahead can never block the walk.
+func (w *walker) ensureListed(n *dirNode) {
+	w.mu.Lock()
+	mine := !n.taken
+	n.taken = true
+	w.mu.Unlock()
+	if mine {
+		w.list(n)
+		return
+	}
+	<-n.listed
+}
+
+func (w *walker) halt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stop = true
+	w.cond.Broadcast()
+}
+
+// work lists directories ahead of the visit.
+func (w *walker) work() {
+	for {
+		w.mu.Lock()
+		for !w.stop && (len(w.stack) == 0 || w.ahead > maxAhead) {
+			w.cond.Wait()
+		}
+		if w.stop {
+			w.mu.Unlock()
+			return
+		}
+		n := w.stack[len(w.stack)-1]
+		w.stack = w.stack[:len(w.stack)-1]
+		mine := !n.taken
+		n.taken = true
+		w.mu.Unlock()
+		if mine {
+			w.list(n)
+		}
+	}
+}
+
+// list lists one directory, and queues its subdirectories.
+func (w *walker) list(n *dirNode) {
+	if !n.mounted {
+		n.err = w.read(n)
+	}
+	w.mu.Lock()
+	w.ahead += len(n.entries)
+	for _, sub := range slices.Backward(n.subdirs) {
+		w.stack = append(w.stack, sub)
+	}
+	w.cond.Broadcast()
+	w.mu.Unlock()
+	close(n.listed)
+}
+
+func (w *walker) read(n *dirNode) error {
+	fd, err := openBelow(w.root, n.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("opening directory %q: %w", n.path, err)
+	}
+	defer unix.Close(fd)
+	names, err := readNames(fd)
+	if err != nil {
+		return fmt.Errorf("listing directory %q: %w", n.path, err)
+	}
+	slices.Sort(names)
+	if n.ignore, err = w.exclude.enter(n.ignore, fd, n.path, names); err != nil {
+		return err
+	}
+	n.entries = make([]dirent, 0, len(names))
+	var st unix.Stat_t
+	for _, name := range names {
+		path := manifest.Join(n.path, name)
+		err := fstatat(fd, name, &st)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			continue // removed since it was listed: it was never there
+		case err != nil:
+			n.failed = append(n.failed, fmt.Errorf("looking at %q: %w", path, err))
+			continue
+		}
+		d := direntOf(name, &st)
+		if w.exclude.match(n.ignore, n.path, name, d.isDir()) {
+			continue
+		}
+		if d.kind() == unix.S_IFSOCK {
+			n.sockets++
+			continue
+		}
+		if d.isDir() {
+			if len(path) > manifest.MaxPath {
+				n.failed = append(n.failed, fmt.Errorf("directory %q: path of %d bytes, the most is %d", path, len(path), manifest.MaxPath))
+				continue
+			}
+			n.subdirs = append(n.subdirs, &dirNode{
+				path: path, ignore: n.ignore, listed: make(chan struct{}),
+				mounted: w.oneFS && d.dev != w.dev,
+			})
+		}
+		n.entries = append(n.entries, d)
+	}
+	return nil
+}
+
+func fstatat(dir int, name string, st *unix.Stat_t) error {
+	for {
+		err := unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+var direntBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// readNames gives the names in an open directory, unordered. They share memory.
+func readNames(fd int) ([]string, error) {
+	buf := direntBuffers.Get().(*[64 << 10]byte)
+	defer direntBuffers.Put(buf)
+	var all strings.Builder
+	var ends []int
+	for {
+		n, err := unix.Getdents(fd, buf[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			break
+		}
+		for rec := buf[:n]; len(rec) > 0; {
+			// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name.
+			size := int(binary.NativeEndian.Uint16(rec[16:]))
+			name := rec[19:size]
+			if end := slices.Index(name, 0); end >= 0 {
+				name = name[:end]
+			}
+			rec = rec[size:]
+			if s := string(name); s == "." || s == ".." {
+				continue
+			}
+			all.Write(name)
+			ends = append(ends, all.Len())
+		}
+	}
+	names := make([]string, len(ends))
+	start := 0
+	for i, end := range ends {
+		names[i] = all.String()[start:end]
+		start = end
+	}
+	return names, nil
+}

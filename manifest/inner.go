@@ -1,0 +1,119 @@
+package manifest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/chunk/wire"
+)
+
+// child is a page as its parent names it.
+type child struct {
+	PageRef
+	first   Key
+	entries uint64 // in the page or below it
+	flags   byte   // what is in the page or below it
+}
+
+// Flags of a page, as its parent names it: what one may look for without
+// reading pages that do not have it.
+const (
+	hasXattrs = 1 << iota // some entry has extended attributes
+	hasLinks              // some entry is a hard link to an earlier one
+
+	allFlags = hasXattrs | hasLinks
+)
+
+func (e *Entry) flags() (f byte) {
+	if len(e.Xattrs) > 0 {
+		f |= hasXattrs
+	}
+	if e.Type == Link {
+		f |= hasLinks
+	}
+	return f
+}
+
+// maxEntries is the most entries of a tree.
+const maxEntries = 1 << 48
+
+// inner is a decoded inner page. It is immutable.
+type inner struct {
+	level    int
+	children []child
+	ranks    []uint64 // of each child's first entry, from the page's own first
+	total    uint64
+	flags    byte
+}
+
+func appendInner(dst []byte, w *tableWriter, level int, children []child) []byte {
+	w.reset()
+	body := binary.AppendUvarint(nil, uint64(len(children)))
+	for i := range children {
+		c := &children[i]
+		body = w.appendRef(body, &c.PageRef)
+		body = append(binary.AppendUvarint(body, c.entries), c.flags)
+		body = wire.AppendBytes(wire.AppendBytes(body, c.first.Dir), c.first.Name)
+	}
+	return append(w.appendTables(dst, innerPage, byte(level)), body...)
+}
+
+func decodeInner(page []byte) (*inner, error) {
+	r, kind, level := newPageReader(page)
+	if r.Err() == nil && kind != innerPage {
+		r.Failf("page of kind %d, an inner page expected", kind)
+	}
+	n := &inner{level: int(level)}
+	count := r.Count("number of children", 1+chunk.IDSize+4)
+	if count == 0 {
+		r.Failf("no children")
+	}
+	n.children = make([]child, count)
+	n.ranks = make([]uint64, count)
+	for i := range n.children {
+		c := &n.children[i]
+		r.ref(&c.PageRef)
+		c.entries = r.Uvarint("number of entries", maxEntries)
+		c.flags = r.Byte("flags")
+		// A page is kept for long: its keys do not keep its bytes alive.
+		c.first.Dir = strings.Clone(r.str("directory", MaxPath))
+		c.first.Name = strings.Clone(r.str("name", MaxName))
+		if c.first != (Key{}) {
+			if err := c.first.check(); err != nil {
+				r.Failf("%v", err)
+			}
+		}
+		n.ranks[i] = n.total
+		n.total += c.entries
+		n.flags |= c.flags
+		switch {
+		case c.entries == 0 || n.total > maxEntries:
+			r.Failf("page of %d entries, %d with those before", c.entries, n.total)
+		case c.flags&^allFlags != 0:
+			r.Failf("unknown flags %#x", c.flags)
+		case i > 0 && n.children[i-1].first.Compare(c.first) >= 0:
+			r.Failf("pages out of order")
+		}
+		if r.Err() != nil {
+			break
+		}
+	}
+	if err := r.close(); err != nil {
+		return nil, fmt.Errorf("%w: inner page: %w", ErrDamaged, err)
+	}
+	return n, nil
+}
+
+// byRank is the child that holds the entry of that rank in the page.
+func (n *inner) byRank(rank uint64) int {
+	return sort.Search(len(n.ranks), func(i int) bool { return n.ranks[i] > rank }) - 1
+}
+
+// byKey is the child in which a key stands, if it is there at all.
+func (n *inner) byKey(k Key) int {
+	i := sort.Search(len(n.children), func(i int) bool { return n.children[i].first.Compare(k) > 0 }) - 1
+	return max(i, 0)
+}
