@@ -20,7 +20,8 @@ const (
 //
 // A stored frame is one zstd frame (RFC 8878) without a checksum, or, where
 // that would not be shorter, the plaintext itself: the two are told apart by
-// the stored length, which is that of the plaintext only for the second.
+// the stored length, which is that of the plaintext only for the second. (In an
+// encrypted repository, that is the length once the frame is opened.)
 type Codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder

@@ -31,7 +31,7 @@ type CDCParams struct {
 // DefaultCDCParams is what a new repository uses. The polynomial is fixed, not
 // random, so that two repositories cut alike and a copy between them shares
 // chunks: a secret polynomial is no confidentiality.
-var DefaultCDCParams = CDCParams{Polynomial: 0x3DA3358B4DC173, Min: 128 << 10, AverageBits: 17, Max: 1 << 20}
+var DefaultCDCParams = CDCParams{Polynomial: 0x3DA3358B4DC173, Min: 256 << 10, AverageBits: 16, Max: 1 << 20}
 
 // NewSplitter checks the parameters and gives the splitter that they describe:
 // the Rabin fingerprint of github.com/restic/chunker.

@@ -185,7 +185,7 @@ func TestDamagedPages(t *testing.T) {
 		}
 		// A flipped bit is refused or is another page: its id tells.
 		r := newRand(uint64(len(page)))
-		for range 2000 {
+		for range 500 {
 			p := slices.Clone(page)
 			p[r.IntN(len(p))] ^= 1 << r.IntN(8)
 			if r.IntN(3) == 0 {

@@ -121,7 +121,7 @@ func TestSpillLocality(t *testing.T) {
 	before := slices.Clone(s.added)
 	r := newRand(1)
 	fresh := 0
-	for range 30 {
+	for range 15 {
 		after := slices.Clone(extents)
 		i := r.IntN(len(after))
 		switch r.IntN(3) {
@@ -138,8 +138,8 @@ func TestSpillLocality(t *testing.T) {
 			t.Errorf("%d new pages", n)
 		}
 	}
-	if fresh > 35 {
-		t.Errorf("%d new pages in 30 edits", fresh)
+	if fresh > 18 {
+		t.Errorf("%d new pages in 15 edits", fresh)
 	}
 }
 

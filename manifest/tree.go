@@ -30,7 +30,7 @@ type Tree struct {
 	load  singleflight.Group
 }
 
-// cachedPages bounds what a tree keeps: at about 64 KiB a page, 16 MiB.
+// cachedPages bounds what a tree keeps: at about 40 KiB a page, 10 MiB.
 const cachedPages = 256
 
 // NewTree reads the tree below a root page.

@@ -11,7 +11,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 )
 
 // ErrMalformed is wrapped by every error of a [Reader].
@@ -21,11 +20,6 @@ var ErrMalformed = errors.New("malformed")
 func AppendBytes[T ~string | ~[]byte](dst []byte, s T) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(s)))
 	return append(dst, s...)
-}
-
-// UvarintLen is the number of bytes that v takes as a uvarint.
-func UvarintLen(v uint64) int {
-	return (bits.Len64(v|1) + 6) / 7
 }
 
 // A Reader decodes a byte slice from front to back. The first failure sticks:
@@ -77,37 +71,40 @@ func (r *Reader) Uvarint(what string, limit uint64) uint64 {
 	if r.err != nil {
 		return 0
 	}
-	// Nearly every number in a tree page is below 128.
-	if r.off < len(r.buf) && r.buf[r.off] < 0x80 {
-		v := uint64(r.buf[r.off])
-		if v > limit {
+	var v uint64
+	for i, b := range r.buf[r.off:] {
+		if i == binary.MaxVarintLen64-1 && b > 1 {
+			break // more than 64 bits
+		}
+		v |= uint64(b&0x7f) << (7 * i)
+		if b >= 0x80 {
+			continue
+		}
+		switch {
+		case b == 0 && i > 0:
+			r.Failf("%s: number is not minimal", what)
+			return 0
+		case v > limit:
 			r.Failf("%s is %d, the most is %d", what, v, limit)
 			return 0
 		}
-		r.off++
+		r.off += i + 1
 		return v
 	}
-	v, n := binary.Uvarint(r.buf[r.off:])
-	switch {
-	case n <= 0:
-		r.Failf("%s: no valid number", what)
-		return 0
-	case n != UvarintLen(v):
-		r.Failf("%s: number is not minimal", what)
-		return 0
-	case v > limit:
-		r.Failf("%s is %d, the most is %d", what, v, limit)
-		return 0
-	}
-	r.off += n
-	return v
+	r.Failf("%s: no valid number", what)
+	return 0
 }
 
 // Count reads the number of items that follow, each of at least itemSize
 // bytes: a count that the rest of the input cannot hold is refused before
 // anybody allocates for it.
 func (r *Reader) Count(what string, itemSize int) int {
-	return int(r.Uvarint(what, uint64(r.Len()/itemSize)))
+	n := int(r.Uvarint(what, uint64(r.Len()/itemSize)))
+	if n > r.Len()/itemSize { // its own bytes are gone now
+		r.Failf("%s is %d, more than follow", what, n)
+		return 0
+	}
+	return n
 }
 
 // Byte reads one byte.

@@ -1,0 +1,163 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Memory is a [Store] in memory, for tests and examples. The zero value is
+// empty and ready to use; it must not be copied.
+type Memory struct {
+	mu      sync.RWMutex
+	objects map[string]memoryObject
+}
+
+type memoryObject struct {
+	data []byte // never changed once it is here
+	time time.Time
+}
+
+var (
+	_ Store    = (*Memory)(nil)
+	_ Replacer = (*Memory)(nil)
+)
+
+// NewMemory returns an empty store.
+func NewMemory() *Memory { return new(Memory) }
+
+// Put is [Store.Put].
+func (m *Memory) Put(ctx context.Context, name string, data []byte) error {
+	return wrap(OpPut, name, m.put(ctx, name, data, false))
+}
+
+// Replace is [Replacer.Replace].
+func (m *Memory) Replace(ctx context.Context, name string, data []byte) error {
+	return wrap(OpReplace, name, m.put(ctx, name, data, true))
+}
+
+func (m *Memory) put(ctx context.Context, name string, data []byte, replace bool) error {
+	if err := begin(ctx, name); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, ok := m.objects[name]; ok && !replace {
+		if bytes.Equal(old.data, data) {
+			return nil
+		}
+		return ErrExist
+	}
+	if m.objects == nil {
+		m.objects = make(map[string]memoryObject)
+	}
+	m.objects[name] = memoryObject{bytes.Clone(data), time.Now()}
+	return nil
+}
+
+func (m *Memory) get(ctx context.Context, name string) (memoryObject, error) {
+	if err := begin(ctx, name); err != nil {
+		return memoryObject{}, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	o, ok := m.objects[name]
+	if !ok {
+		return o, ErrNotExist
+	}
+	return o, nil
+}
+
+// Get is [Store.Get].
+func (m *Memory) Get(ctx context.Context, name string) ([]byte, error) {
+	o, err := m.get(ctx, name)
+	if err != nil {
+		return nil, wrap(OpGet, name, err)
+	}
+	return append([]byte{}, o.data...), nil
+}
+
+// ReadAt is [Store.ReadAt].
+func (m *Memory) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
+	return wrap(OpReadAt, name, m.readAt(ctx, name, offset, p))
+}
+
+func (m *Memory) readAt(ctx context.Context, name string, offset int64, p []byte) error {
+	if err := begin(ctx, name); err != nil {
+		return err
+	}
+	if offset < 0 {
+		return errNegative
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	o, err := m.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if offset > int64(len(o.data)) || int64(len(o.data))-offset < int64(len(p)) {
+		return ErrShort
+	}
+	copy(p, o.data[offset:])
+	return nil
+}
+
+// List is [Store.List]. It lists what there is when it is called; yield may
+// use the store.
+func (m *Memory) List(ctx context.Context, prefix string, yield func(Info) error) error {
+	return m.ListAfter(ctx, prefix, "", yield)
+}
+
+// ListAfter is [Resumer.ListAfter].
+func (m *Memory) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
+	if err := errors.Join(ctx.Err(), checkPrefix(prefix)); err != nil {
+		return wrap(OpList, prefix, err)
+	}
+	var infos []Info
+	m.mu.RLock()
+	for name, o := range m.objects {
+		if strings.HasPrefix(name, prefix) && name > after {
+			infos = append(infos, Info{Name: name, Size: int64(len(o.data)), ModTime: o.time})
+		}
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(infos, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
+	for _, info := range infos {
+		if err := ctx.Err(); err != nil {
+			return wrap(OpList, prefix, err)
+		}
+		if err := yield(info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stat is [Store.Stat].
+func (m *Memory) Stat(ctx context.Context, name string) (Info, error) {
+	o, err := m.get(ctx, name)
+	if err != nil {
+		return Info{}, wrap(OpStat, name, err)
+	}
+	return Info{Name: name, Size: int64(len(o.data)), ModTime: o.time}, nil
+}
+
+// Delete is [Store.Delete].
+func (m *Memory) Delete(ctx context.Context, names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if err := begin(ctx, name); err != nil {
+			errs = append(errs, wrap(OpDelete, name, err))
+			continue
+		}
+		m.mu.Lock()
+		delete(m.objects, name)
+		m.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
