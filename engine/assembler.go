@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
-	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
@@ -16,14 +14,17 @@ type assembler struct {
 	*creator
 	framer  framer
 	builder *manifest.Builder
-	buffers sync.Pool
 
 	// pending are the chunks of this run that the index does not have yet.
 	pending map[chunk.ID]placed
 	// queue holds the entries, in order, of which some chunk has no place yet.
 	queue []*item
-	// dropped are entries that others may be hard links to.
-	dropped map[manifest.Key]bool
+	// goneDirs are directories that went away while they were read: what was
+	// listed in them goes too.
+	goneDirs map[string]bool
+	// heirs are, for files that could not be read under their first name, the
+	// name that took its place; nil where there is none yet.
+	heirs map[manifest.Key]*manifest.Key
 
 	root     *manifest.Root
 	prints   []uint64 // of the entries in the tree
@@ -43,12 +44,16 @@ func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers in
 		codec: c.repo.codec, hasher: c.repo.hasher, up: c.up,
 		lookup: c.pageLookup(ctx), pages: map[chunk.ID]manifest.PageRef{},
 	}
+	builder := manifest.NewBuilder(sink)
+	if c.parent != nil {
+		builder.Reuse(c.parent.tree)
+	}
 	return &assembler{
-		creator: c,
-		framer:  framer{pack: newPacker(ctx, g, c.repo.codec, c.up, workers)},
-		builder: manifest.NewBuilder(sink),
-		pending: map[chunk.ID]placed{},
-		dropped: map[manifest.Key]bool{},
+		creator:  c,
+		framer:   framer{pack: newPacker(ctx, g, c.repo.codec, c.up, workers)},
+		builder:  builder,
+		pending:  map[chunk.ID]placed{},
+		goneDirs: map[string]bool{}, heirs: map[manifest.Key]*manifest.Key{},
 	}
 }
 
@@ -61,12 +66,12 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 			known = map[chunk.ID]manifest.PageRef{}
 			if c.parent != nil {
 				err := c.parent.tree.Pages(ctx, func(p manifest.PageRef) { known[p.ID] = p })
-				if err != nil {
-					c.repo.log.Info("reading the parent's tree", "err", err)
+				if err != nil && ctx.Err() == nil {
+					c.parent.fail(err)
 				}
 			}
 		}
-		if ref, ok := known[id]; ok {
+		if ref, ok := known[id]; ok && !c.parent.bad.Load() {
 			return ref, true
 		}
 		loc, ok := c.commit.lookup(id)
@@ -93,7 +98,9 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 			return err
 		}
 		for i := range b.items {
-			a.queue = append(a.queue, &b.items[i])
+			if err := a.settled(ctx, &b.items[i], rd); err != nil {
+				return err
+			}
 		}
 		if err := a.drain(ctx, false); err != nil {
 			return err
@@ -115,6 +122,67 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 	root, err := a.builder.Finish(ctx)
 	a.root = root
 	return err
+}
+
+// settled queues an item of which all is known, unless it is not there any more.
+func (a *assembler) settled(ctx context.Context, it *item, rd *reader) error {
+	e := &it.entry
+	if a.goneDirs[e.Dir] {
+		it.drop = true
+	}
+	if e.Type == manifest.Link && !it.drop {
+		if heir, ok := a.heirs[e.First]; ok {
+			if heir == nil {
+				return a.inherit(ctx, it, rd)
+			}
+			e.First = *heir
+		}
+	}
+	if it.outgrown {
+		again, err := a.stream(ctx, it, rd)
+		if err != nil {
+			return err
+		}
+		it = again
+		e = &it.entry
+	}
+	if !it.drop {
+		a.queue = append(a.queue, it)
+		return nil
+	}
+	if e.Type == manifest.Dir {
+		a.goneDirs[e.Path()] = true
+	} else if e.Links > 1 {
+		a.heirs[e.Key()] = nil
+	}
+	return nil
+}
+
+// inherit reads a file under its second name, because it could not be read under
+// its first.
+func (a *assembler) inherit(ctx context.Context, it *item, rd *reader) error {
+	first := it.entry.First
+	it, err := a.stream(ctx, it, rd)
+	if err == nil && !it.drop {
+		k := it.entry.Key()
+		a.heirs[first] = &k
+		a.queue = append(a.queue, it)
+	}
+	return err
+}
+
+// stream has an item read again, as a batch of its own, while the pipeline waits.
+func (a *assembler) stream(ctx context.Context, it *item, rd *reader) (*item, error) {
+	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true}
+	b := &batch{items: []item{again}, stream: again.entry.Type == manifest.File, parts: make(chan *part, 1)}
+	go rd.settle(ctx, b)
+	for p := range b.parts {
+		if err := a.part(ctx, b, p); err != nil {
+			return nil, err
+		}
+		rd.release(p)
+	}
+	return &b.items[0], ctx.Err()
 }
 
 // part takes the chunks of a part.
@@ -198,16 +266,6 @@ func (a *assembler) drain(ctx context.Context, wait bool) error {
 // add puts an entry into the tree.
 func (a *assembler) add(ctx context.Context, it *item) error {
 	e := &it.entry
-	if it.drop {
-		if e.Links > 1 && e.Type != manifest.Dir {
-			a.dropped[e.Key()] = true
-		}
-		return nil
-	}
-	if e.Type == manifest.Link && a.dropped[e.First] {
-		a.problem(fmt.Errorf("reading %q: it is a hard link to %q, which could not be read", e.Path(), e.First.Path()))
-		return nil
-	}
 	for i, f := range it.frames {
 		if f != nil {
 			it.extents[i].Pack, it.extents[i].Frame = f.pack, f.at

@@ -37,11 +37,13 @@ type batch struct {
 
 // item is an entry on its way into the tree.
 type item struct {
-	entry  manifest.Entry
-	stat   dirent
-	settle bool   // a reader has to look at it
-	drop   bool   // it is not there any more, or cannot be read
-	print  uint64 // fingerprint for the stat cache, 0 for none
+	entry    manifest.Entry
+	stat     dirent
+	settle   bool   // a reader has to look at it
+	known    bool   // its contents are the parent's, if it has not changed since the walk
+	outgrown bool   // it is too large by now to be read with others
+	drop     bool   // it is not there any more, or cannot be read
+	print    uint64 // fingerprint for the stat cache, 0 for none
 
 	// The assembler's: what the file's parts hold, and the frames of those
 	// extents that lie in one that has no place yet.

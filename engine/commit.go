@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,14 +26,16 @@ type committer struct {
 	up   *uploader
 	once func() error // waits for the repository's segments, if there are any
 
-	ix   atomic.Pointer[index.Index] // set when it has something to say
-	fail atomic.Pointer[error]
+	ix      atomic.Pointer[index.Index] // set when it has something to say
+	fail    atomic.Pointer[error]
+	damaged atomic.Bool // avoid is not empty
 
 	flushing sync.Mutex
 	last     time.Time
 
-	mu   sync.Mutex
-	done []chunk.ID // chunks that the index has learnt, for the assembler to forget
+	mu    sync.Mutex
+	avoid map[chunk.PackID]bool // packs that were found damaged
+	done  []chunk.ID            // chunks that the index has learnt, for the assembler to forget
 }
 
 // start lists the segments in the background. The index is opened by the first
@@ -67,10 +70,33 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 		c.fail.CompareAndSwap(nil, &err)
 		return chunk.Location{}, false
 	}
-	if ix := c.ix.Load(); ix != nil {
-		return ix.Lookup(id)
+	ix := c.ix.Load()
+	if ix == nil {
+		return chunk.Location{}, false
 	}
-	return chunk.Location{}, false
+	loc, ok := ix.Lookup(id)
+	if ok && c.damaged.Load() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		ok = !c.avoid[loc.Pack]
+	}
+	return loc, ok
+}
+
+// sawDamage makes lookup blind to the pack that an error is about, if it says so:
+// what it is known to hold is stored again.
+func (c *committer) sawDamage(err error) {
+	var d *damagedPack
+	if !errors.As(err, &d) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.avoid == nil {
+		c.avoid = map[chunk.PackID]bool{}
+	}
+	c.avoid[d.pack] = true
+	c.damaged.Store(true)
 }
 
 // err is why lookup cannot answer.

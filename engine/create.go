@@ -199,8 +199,8 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 		return err
 	})
 	if err := g.Wait(); err != nil {
+		c.commit.rescue(ctx)
 		if ctx.Err() != nil {
-			c.commit.rescue(ctx)
 			err = context.Cause(ctx)
 		}
 		return nil, err
@@ -217,10 +217,9 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 	rd := &reader{
 		root: c.root, splitter: c.repo.splitter, hasher: c.repo.hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
-		started: c.started.Unix(), buffers: &asm.buffers, bytes: c.meter.addBytes,
+		started: c.started.Unix(), bytes: c.meter.addBytes,
+		buffers: newBuffers(inFlight, max(partSize, 2*c.repo.splitter.MaxChunk())),
 	}
-	size := max(partSize, 2*c.repo.splitter.MaxChunk())
-	asm.buffers.New = func() any { return make([]byte, 0, size) }
 
 	g.Go(func() error {
 		defer close(seq.order)
@@ -251,25 +250,37 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	if err != nil {
 		return nil, err
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.commit.flushAll(gctx) })
-	g.Go(func() error {
-		if err := c.repo.store.Put(gctx, m.ID.ObjectName(), data); err != nil {
-			return fmt.Errorf("writing the manifest: %w", err)
+	// Side by side: the manifest needs no segment. Without one the snapshot is
+	// whole, and only what it holds is stored again by whoever has it too.
+	var segment sync.WaitGroup
+	segment.Go(func() {
+		if err := c.commit.flushAll(ctx); err != nil {
+			c.warn(fmt.Errorf("%w; the next snapshot may store again what this one stored", err))
 		}
-		return nil
 	})
-	if err := g.Wait(); err != nil {
+	err = c.repo.store.Put(ctx, m.ID.ObjectName(), data)
+	segment.Wait()
+	if err != nil {
+		c.withdraw(ctx, m.ID)
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, err
+		return nil, fmt.Errorf("writing the manifest: %w", err)
 	}
 	c.repo.cacheHead(m.ID, data)
 	if err := c.repo.cache.writeStats(c.dir, m.ID, asm.prints); err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)
 	}
 	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
+}
+
+// withdraw removes a manifest whose Put failed, but may have come through.
+func (c *creator) withdraw(ctx context.Context, id manifest.ID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
+	defer cancel()
+	if err := c.repo.store.Delete(ctx, id.ObjectName()); err != nil {
+		c.repo.log.Info("withdrawing a manifest", "id", id, "err", err)
+	}
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {

@@ -49,7 +49,10 @@ func parsePattern(line string) (p pattern, ok bool, err error) {
 	}
 	// To doublestar braces are alternatives; to git they are plain.
 	p.glob = strings.NewReplacer("{", `\{`, "}", `\}`).Replace(s)
-	// Within a name, "**" is as "*"; doublestar gives it a meaning only between slashes too.
+	// "a/**" is all that is in a, and to doublestar a itself too.
+	if strings.HasSuffix(p.glob, "/**") {
+		p.glob += "/*"
+	}
 	if !doublestar.ValidatePattern(p.glob) {
 		return p, false, fmt.Errorf("%w: pattern %q is malformed", ErrInvalid, line)
 	}

@@ -20,14 +20,21 @@ type ListOptions struct {
 	Expired bool              // those too
 }
 
-// List gives snapshots, newest first.
+// List gives snapshots, newest first. If some manifests are damaged, it gives the
+// other snapshots together with an error that is ErrIntegrity and names them.
 func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, error) {
 	if opts == nil {
 		opts = &ListOptions{}
 	}
-	all, err := r.snapshots(ctx)
+	all, damaged, err := r.snapshots(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing snapshots of %s: %w", r.url, integrity(err))
+		return nil, fmt.Errorf("listing snapshots of %s: %w", r.url, err)
+	}
+	if len(damaged) > 0 {
+		err = fmt.Errorf("listing snapshots of %s: %w", r.url, damaged[0].err)
+		for _, d := range damaged[1:] {
+			err = errors.Join(err, d.err)
+		}
 	}
 	now := r.now()
 	var chosen []*Snapshot
@@ -39,7 +46,7 @@ func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, 
 			chosen = append(chosen, s)
 		}
 	}
-	return chosen, nil
+	return chosen, err
 }
 
 func (o *ListOptions) matches(s *Snapshot) bool {
@@ -76,14 +83,21 @@ func (r *Repository) ids(ctx context.Context) ([]manifest.ID, error) {
 // headsAtOnce is how many manifest heads are fetched in parallel.
 const headsAtOnce = 32
 
-// snapshots gives all snapshots, newest first, expired ones too. What the cache
-// has costs no request.
-func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, error) {
+// damagedHead is a manifest that cannot be read.
+type damagedHead struct {
+	id  manifest.ID
+	err error
+}
+
+// snapshots gives all snapshots, newest first, expired ones too, and, apart,
+// those whose manifests are damaged. What the cache has costs no request.
+func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead, error) {
 	ids, err := r.ids(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all := make([]*Snapshot, len(ids))
+	failed := make([]error, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
 	for i, id := range ids {
@@ -92,17 +106,27 @@ func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, error) {
 		}
 		g.Go(func() (err error) {
 			all[i], err = r.head(gctx, id)
-			if errors.Is(err, remote.ErrNotExist) {
-				err = nil // removed since it was listed
+			switch {
+			case errors.Is(err, remote.ErrNotExist):
+				return nil // removed since it was listed
+			case errors.Is(err, ErrIntegrity):
+				failed[i] = err
+				return nil
 			}
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r.forgetHeads(ids)
-	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), nil
+	var damaged []damagedHead
+	for i, err := range failed {
+		if err != nil {
+			damaged = append(damaged, damagedHead{ids[i], err})
+		}
+	}
+	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), damaged, nil
 }
 
 // cachedHead gives a snapshot that the cache knows, nil for none.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"strings"
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
@@ -128,8 +127,8 @@ type packer struct {
 	group  *errgroup.Group
 	slots  chan struct{} // frames being compressed
 	frames chan *frame
-	raw    sync.Pool
-	stored sync.Pool
+	raw    *buffers
+	stored *buffers
 }
 
 func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, up *uploader, workers int) *packer {
@@ -137,14 +136,14 @@ func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, u
 		codec: codec, up: up, group: group,
 		slots: make(chan struct{}, workers), frames: make(chan *frame, 2*workers),
 	}
-	p.raw.New = func() any { return make([]byte, 0, frameTarget) }
-	p.stored.New = func() any { return make([]byte, 0, frameTarget/2) }
+	p.raw = newBuffers(lanes+workers, frameTarget)
+	p.stored = newBuffers(2*workers, frameTarget/2)
 	group.Go(func() error { return p.run(ctx) })
 	return p
 }
 
 func (p *packer) newFrame() *frame {
-	return &frame{raw: p.raw.Get().([]byte)[:0], compressed: make(chan struct{}), sealed: make(chan struct{})}
+	return &frame{raw: p.raw.get(), compressed: make(chan struct{}), sealed: make(chan struct{})}
 }
 
 // compress queues a frame. It waits while enough are being compressed.
@@ -153,8 +152,8 @@ func (p *packer) compress(ctx context.Context, f *frame) error {
 		return ctx.Err()
 	}
 	p.group.Go(func() error {
-		f.stored = p.codec.Encode(p.stored.Get().([]byte)[:0], f.raw)
-		p.raw.Put(f.raw[:0]) //nolint:staticcheck // SA6002: one allocation a megabyte
+		f.stored = p.codec.Encode(p.stored.get(), f.raw)
+		p.raw.put(f.raw)
 		f.raw = nil
 		close(f.compressed)
 		<-p.slots
@@ -188,7 +187,7 @@ func (p *packer) run(ctx context.Context) error {
 				b = p.up.newPack(p.codec, chunk.DataPack)
 			}
 			b.add(f)
-			p.stored.Put(f.stored[:0]) //nolint:staticcheck // SA6002: one allocation a megabyte
+			p.stored.put(f.stored)
 			f.stored = nil
 			if b.full() {
 				if _, err := b.seal(ctx, p.up); err != nil {
@@ -232,7 +231,7 @@ type uploader struct {
 	store remote.Store
 	group *errgroup.Group
 	slots chan struct{}
-	bufs  sync.Pool
+	bufs  *buffers
 
 	mu      sync.Mutex
 	landed  []index.Pack // in the repository, and in no segment yet
@@ -245,28 +244,20 @@ type uploader struct {
 }
 
 func newUploader(store remote.Store, group *errgroup.Group) *uploader {
-	up := &uploader{store: store, group: group, slots: make(chan struct{}, uploads)}
-	up.bufs.New = func() any { return make([]byte, 0, packTarget+packTarget/4) }
-	return up
+	return &uploader{
+		store: store, group: group, slots: make(chan struct{}, uploads),
+		bufs: newBuffers(uploads+1, packTarget+packTarget/4),
+	}
 }
 
 func (up *uploader) newPack(codec *chunk.Codec, kind chunk.PackKind) *packBuild {
-	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.Get().([]byte)), codec: codec}
+	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.get()), codec: codec}
 }
 
 // packName is the name of the object that is a pack.
 func packName(id chunk.PackID) string {
 	s := id.String()
 	return "packs/" + s[:2] + "/" + s
-}
-
-// parsePackName is the inverse of packName.
-func parsePackName(name string) (chunk.PackID, error) {
-	id, err := chunk.ParsePackID(name[strings.LastIndexByte(name, '/')+1:])
-	if err == nil && packName(id) != name {
-		err = fmt.Errorf("%q is not the name of a pack", name)
-	}
-	return id, err
 }
 
 // put uploads a pack in the background. It waits while enough are on their way,
@@ -286,7 +277,7 @@ func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error
 			up.onPut(pack, data)
 		}
 		up.land(pack, size)
-		up.bufs.Put(data[:0]) //nolint:staticcheck // SA6002: one allocation a pack
+		up.bufs.put(data)
 		return up.onLand(ctx)
 	})
 	return nil

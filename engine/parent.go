@@ -31,7 +31,11 @@ func (c *creator) findParent(ctx context.Context) error {
 	p, err := c.repo.openParent(ctx, id)
 	switch {
 	case err == nil:
-		p.stats, p.warn = stats, c.warn
+		p.stats = stats
+		p.failed = func(err error) {
+			c.commit.sawDamage(err)
+			c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
+		}
 		p.next(ctx)
 		c.parent = p
 		return nil
@@ -40,7 +44,8 @@ func (c *creator) findParent(ctx context.Context) error {
 	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired):
 		return nil
 	case errors.Is(integrity(err), ErrIntegrity):
-		c.warn(fmt.Errorf("%w; it is not used, and all files are read", err))
+		c.commit.sawDamage(err)
+		c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
 		return nil
 	}
 	return err
@@ -55,7 +60,7 @@ func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTre
 	if snapshotOf(&m.Info).Expired(r.now()) {
 		return nil, ErrExpired
 	}
-	tree, err := manifest.NewTree(m.Root, r)
+	tree, err := m.Tree(r)
 	if err != nil {
 		return nil, err
 	}

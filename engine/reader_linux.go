@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
@@ -27,7 +26,7 @@ type reader struct {
 	problem  func(error) // of an item that is not in the snapshot as it should be
 	vanished func(path string)
 	started  int64 // when the walk started, in seconds
-	buffers  *sync.Pool
+	buffers  *buffers
 	bytes    func(n int64) // progress
 }
 
@@ -76,14 +75,15 @@ func (r *reader) settle(ctx context.Context, b *batch) {
 			err = r.streamFile(ctx, dir, b)
 		case it.entry.Type == manifest.File:
 			if p == nil {
-				p = &part{buf: r.buffer()}
+				p = &part{buf: r.buffers.get()}
 			}
 			err = r.readFile(dir, b, i, p)
 		default:
 			err = r.readMeta(dir, it)
 		}
 		if err != nil && ctx.Err() == nil {
-			it.drop = true
+			// A directory that is there stays: what is in it was read.
+			it.drop = it.entry.Type != manifest.Dir || isGone(err)
 			r.report(it, err)
 		}
 	}
@@ -102,19 +102,17 @@ func send[T any](ctx context.Context, to chan<- T, v T) bool {
 }
 
 func (r *reader) report(it *item, err error) {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+	if isGone(err) {
 		r.vanished(it.entry.Path())
 		return
 	}
 	r.problem(fmt.Errorf("reading %s %q: %w", it.entry.Type, it.entry.Path(), err))
 }
 
-func (r *reader) buffer() []byte { return r.buffers.Get().([]byte)[:0] }
-
 // release gives a part's buffer back.
 func (r *reader) release(p *part) {
 	if p.buf != nil {
-		r.buffers.Put(p.buf[:0]) //nolint:staticcheck // SA6002: one allocation a batch
+		r.buffers.put(p.buf)
 		p.buf = nil
 	}
 }
@@ -148,6 +146,17 @@ func (r *reader) readFile(dir *openDir, b *batch, i int, p *part) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if it.known {
+		same, err := r.restat(fd, it)
+		if err != nil {
+			return err
+		}
+		if same {
+			r.bytes(it.stat.size)
+			return r.fileXattrs(fd, it)
+		}
+		it.entry.Extents, it.entry.Spill = nil, nil
+	}
 	start, pieces := len(p.buf), len(p.pieces)
 	for attempt := 1; ; attempt++ {
 		p.buf, p.pieces = p.buf[:start], p.pieces[:pieces]
@@ -160,7 +169,12 @@ func (r *reader) readFile(dir *openDir, b *batch, i int, p *part) error {
 			return err
 		}
 		if !same || int64(len(data)) != it.stat.size {
-			if attempt < readAttempts && it.stat.size <= 2*batchBytes {
+			if it.stat.size > 2*batchBytes {
+				// It has outgrown a batch: the assembler has it read as a stream.
+				p.buf, it.outgrown = p.buf[:start], true
+				return nil
+			}
+			if attempt < readAttempts {
 				continue
 			}
 			r.problem(fmt.Errorf("reading file %q: %w", it.entry.Path(), errChanging))
@@ -188,7 +202,7 @@ func readAll(fd int, buf []byte, size int) ([]byte, error) {
 			return buf, err
 		}
 		buf = buf[:len(buf)+n]
-		if n < want || len(buf)-start > 4*batchBytes {
+		if n < want || len(buf)-start > 2*batchBytes {
 			return buf, nil
 		}
 	}
@@ -312,13 +326,16 @@ func nextData(fd int, off int64) (data, end int64, err error) {
 		return 0, 0, err
 	}
 	end, err = unix.Seek(fd, data, unix.SEEK_HOLE)
+	if errors.Is(err, unix.ENXIO) { // cut short in between
+		return off, off, nil
+	}
 	return data, end, err
 }
 
 // streamRun reads the data from off to end and sends its chunks. It tells how
 // many bytes there were.
 func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uint64, b *batch) (total int64, err error) {
-	p := &part{buf: r.buffer()}
+	p := &part{buf: r.buffers.get()}
 	rest := 0 // where in the buffer what is not cut yet begins
 	for {
 		free := p.buf[len(p.buf):cap(p.buf)]
@@ -342,7 +359,7 @@ func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uin
 		}
 		next := &part{}
 		if !done {
-			next.buf = append(r.buffer(), p.buf[rest:]...)
+			next.buf = append(r.buffers.get(), p.buf[rest:]...)
 		}
 		if !send(ctx, b.parts, p) {
 			return 0, ctx.Err()
@@ -426,6 +443,15 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 		e.Xattrs = append(e.Xattrs, manifest.Xattr{Name: name, Value: value})
 	}
 	slices.SortFunc(e.Xattrs, func(a, b manifest.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	size := 0
+	for _, a := range e.Xattrs {
+		size += len(a.Name) + len(a.Value)
+	}
+	if len(e.Xattrs) > manifest.MaxXattrs || size > manifest.MaxXattrBytes {
+		n := len(e.Xattrs)
+		e.Xattrs = nil
+		return fmt.Errorf("%d extended attributes of %d bytes: the most are %d and %d", n, size, manifest.MaxXattrs, manifest.MaxXattrBytes)
+	}
 	return nil
 }
 

@@ -32,7 +32,7 @@ func checkName(name string) error {
 	}
 	_, idErr := manifest.ParseID(name)
 	switch {
-	case name == latest || name == "-" || strings.HasPrefix(name, "{") || nthPattern.MatchString(name) || idErr == nil:
+	case name == latest || name == "-" || strings.HasPrefix(strings.TrimSpace(name), "{") || nthPattern.MatchString(name) || idErr == nil:
 		return fmt.Errorf("%w: name %q has a meaning of its own as a reference", ErrInvalid, name)
 	}
 	return nil
@@ -90,11 +90,18 @@ func (r *Repository) resolve(ctx context.Context, ref string) (*Snapshot, error)
 	if name == "" {
 		return nil, fmt.Errorf("%w: an empty reference", ErrInvalid)
 	}
-	all, err := r.snapshots(ctx)
+	all, damaged, err := r.snapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return choose(all, ref, name, n, func(s *Snapshot) bool { return s.Expired(r.now()) })
+	s, err := choose(all, ref, name, n, func(s *Snapshot) bool { return s.Expired(r.now()) })
+	for _, d := range damaged {
+		// It may be the one that is meant: better no answer than an older one.
+		if err != nil || d.id.Compare(s.ID) > 0 {
+			return nil, fmt.Errorf("%w; it may be the one that is meant (remove it, or name another by its id)", d.err)
+		}
+	}
+	return s, err
 }
 
 // choose picks among all snapshots, newest first.
@@ -166,6 +173,9 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 	seen := map[manifest.ID]bool{}
 	for _, ref := range refs {
 		s, err := r.resolve(ctx, ref)
+		if id, idErr := manifest.ParseID(ref); idErr == nil && errors.Is(err, ErrIntegrity) {
+			s, err = &Snapshot{ID: id}, nil // what is damaged can be removed by its id
+		}
 		if err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
 		}

@@ -42,9 +42,13 @@ func (r *Repository) openIndex() (*index.Index, error) {
 	if r.index.ix != nil {
 		return r.index.ix, nil
 	}
-	ix, err := index.Open(r.cache.indexDir(), [16]byte(r.cfg.ID), r.codec, &index.Options{
-		Log: func(msg string) { r.log.Info("index: " + msg) },
-	})
+	opts := &index.Options{Log: func(msg string) { r.log.Info("index: " + msg) }}
+	ix, err := index.Open(r.cache.indexDir(), [16]byte(r.cfg.ID), r.codec, opts)
+	if err != nil {
+		// A cache is no reason to fail: without a folder it is kept in memory.
+		r.log.Warn("no folder for the index", "err", err)
+		ix, err = index.Open("", [16]byte(r.cfg.ID), r.codec, opts)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
@@ -142,11 +146,23 @@ func (r *Repository) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 			page, err = r.pageAt(ctx, ref.ID, loc)
 		}
 	}
+	if err = integrity(err); errors.Is(err, ErrIntegrity) {
+		err = &damagedPack{ref.Pack, err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tree page: %w", err)
 	}
 	return page, nil
 }
+
+// damagedPack is an error that tells which pack is not to be relied on.
+type damagedPack struct {
+	pack chunk.PackID
+	err  error
+}
+
+func (d *damagedPack) Error() string { return d.err.Error() }
+func (d *damagedPack) Unwrap() error { return d.err }
 
 func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)

@@ -3,16 +3,12 @@ package engine
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/snapctl/snapctl/manifest"
-	"golang.org/x/sys/unix"
 )
 
 // RestoreOptions are how a snapshot is written out. nil will do.
@@ -96,13 +92,11 @@ func (r *Repository) open(ctx context.Context, ref string) (*manifest.Manifest, 
 
 // restorer is one run of Restore.
 type restorer struct {
-	repo   *Repository
-	m      *manifest.Manifest
-	tree   *manifest.Tree
-	opts   *RestoreOptions
-	root   int  // file descriptor of the directory that is written to
-	fresh  bool // it was made by this run, and nobody else knows of it
-	target string
+	repo *Repository
+	m    *manifest.Manifest
+	tree *manifest.Tree
+	opts *RestoreOptions
+	*target
 	meter  *meter
 	owner  ownerPolicy
 	chosen *selection // nil for everything
@@ -110,6 +104,9 @@ type restorer struct {
 	plan   *plan
 	prints []uint64 // of the entries that were written; nil where nobody asked
 
+	// partial is set when some entry could not be given what the snapshot says:
+	// then the next create has to look at everything.
+	partial  atomic.Bool
 	mu       sync.Mutex
 	problems []error
 	fetched  int64
@@ -123,7 +120,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if err != nil {
 		return nil, err
 	}
-	tree, err := manifest.NewTree(m.Root, r)
+	tree, err := m.Tree(r)
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +130,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	}
 	defer t.close()
 	x := &restorer{
-		repo: r, m: m, tree: tree, opts: opts, root: t.fd, fresh: t.fresh, target: t.path,
-		meter: newMeter(opts.Progress),
+		repo: r, m: m, tree: tree, opts: opts, target: t, meter: newMeter(opts.Progress),
 	}
 	if x.owner, err = newOwnerPolicy(t, opts.NoOwner); err != nil {
 		return nil, err
@@ -160,7 +156,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if err := t.commit(); err != nil {
 		return nil, err
 	}
-	if x.prints != nil {
+	if x.prints != nil && !x.partial.Load() {
 		if err := r.cache.writeStats(t.path, m.ID, x.prints); err != nil {
 			r.log.Info("caching what is known of the files", "err", err)
 		}
@@ -192,6 +188,7 @@ func (x *restorer) run(ctx context.Context) error {
 			return err
 		}
 	}
+	x.endWork()
 	if err := x.finishDirs(ctx); err != nil {
 		return err
 	}
@@ -210,241 +207,5 @@ func (x *restorer) problem(err error) {
 	x.repo.log.Warn("restore", "err", err)
 	if x.opts.Progress != nil {
 		x.opts.Progress.Warn(err)
-	}
-}
-
-// target is the directory that a restore writes to.
-type target struct {
-	path  string // absolute, without symbolic links
-	fd    int
-	fresh bool   // fd is a new directory beside path, which commit puts in its place
-	temp  string // that directory
-	swap  bool   // there is a tree at path that commit removes
-}
-
-// tempPrefix begins the name of a directory that a restore is making. While the
-// restore lives it holds a lock on it.
-const tempPrefix = ".snapctl-restore-"
-
-// openTarget decides how dir is written to, and opens or makes the directory.
-func openTarget(dir string, opts *RestoreOptions) (*target, error) {
-	path, err := resolveTarget(dir)
-	if err != nil {
-		return nil, err
-	}
-	t := &target{path: path, fd: -1}
-	empty := true
-	st, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		st = nil
-	case err != nil:
-		return nil, err
-	case !st.IsDir():
-		return nil, fmt.Errorf("%w: it is not a directory", ErrExists)
-	default:
-		if empty, err = isEmptyDir(path); err != nil {
-			return nil, err
-		}
-		if !empty && !opts.Into && !opts.Delete {
-			return nil, fmt.Errorf("%w: the directory is not empty", ErrExists)
-		}
-	}
-	if st != nil && opts.Into {
-		t.fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		return t, err
-	}
-	t.swap = !empty
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		return nil, err
-	}
-	t.sweep()
-	if err := t.makeTemp(); err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-// resolveTarget makes the path absolute and follows the links in it: what is
-// swapped is the directory, not a link to it.
-func resolveTarget(dir string) (string, error) {
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	if p, err := filepath.EvalSymlinks(abs); err == nil {
-		return p, nil
-	}
-	// It does not exist: then as much of it as does.
-	parent, name := filepath.Split(abs)
-	if parent = filepath.Clean(parent); parent == abs {
-		return abs, nil
-	}
-	if _, err := os.Lstat(abs); err == nil {
-		return "", fmt.Errorf("%w: it is a symbolic link to nowhere", ErrExists)
-	}
-	p, err := resolveTarget(parent)
-	return filepath.Join(p, name), err
-}
-
-func isEmptyDir(path string) (bool, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return false, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	names, err := readNames(fd)
-	return len(names) == 0, err
-}
-
-// makeTemp makes the directory beside the target, locked.
-func (t *target) makeTemp() error {
-	temp, err := os.MkdirTemp(filepath.Dir(t.path), tempPrefix+tempBase(t.path)+"-*")
-	if err != nil {
-		return err
-	}
-	t.temp, t.fresh = temp, true
-	fd, err := unix.Open(temp, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err == nil {
-		t.fd = fd
-		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err != nil {
-		t.close()
-		return &os.PathError{Op: "making", Path: temp, Err: err}
-	}
-	// What the parent would have every new file inherit is no part of a snapshot.
-	for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
-		if err := unix.Fremovexattr(fd, name); err != nil && !errIsAny(err, unix.ENODATA, unix.ENOTSUP) {
-			t.close()
-			return &os.PathError{Op: "removing the default ACL of", Path: temp, Err: err}
-		}
-	}
-	return nil
-}
-
-// tempBase is enough of the target's name to tell whose the directory is.
-func tempBase(path string) string {
-	base := filepath.Base(path)
-	return base[:min(len(base), 128)]
-}
-
-// sweep removes what restores to this target that were killed have left: it is
-// theirs by its name, and nobody holds its lock.
-func (t *target) sweep() {
-	parent := filepath.Dir(t.path)
-	entries, err := os.ReadDir(parent)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		rest, ours := strings.CutPrefix(e.Name(), tempPrefix+tempBase(t.path)+"-")
-		if !ours || !e.IsDir() || strings.Trim(rest, "0123456789") != "" {
-			continue
-		}
-		path := filepath.Join(parent, e.Name())
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			continue
-		}
-		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			removeTree(path)
-		}
-		unix.Close(fd)
-	}
-}
-
-// removeTree removes a directory that is ours, whatever its directories' modes.
-func removeTree(path string) error {
-	if err := os.RemoveAll(path); err == nil || os.Geteuid() == 0 {
-		return err
-	}
-	filepath.WalkDir(path, func(p string, d os.DirEntry, _ error) error {
-		if d != nil && d.IsDir() {
-			os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return os.RemoveAll(path)
-}
-
-// commit puts the new directory in the target's place, in one step.
-func (t *target) commit() error {
-	if !t.fresh {
-		return nil
-	}
-	if t.swap {
-		// The old tree is about to go: the new one must outlive a power cut.
-		if err := unix.Syncfs(t.fd); err != nil {
-			return fmt.Errorf("syncing: %w", err)
-		}
-		err := unix.Renameat2(unix.AT_FDCWD, t.temp, unix.AT_FDCWD, t.path, unix.RENAME_EXCHANGE)
-		if errIsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) {
-			err = t.swapInSteps()
-		}
-		if err != nil {
-			return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
-		}
-		return syncDir(filepath.Dir(t.path)) // close removes the old tree
-	}
-	// Replaces an empty directory, and fails if it is not empty any more.
-	if err := unix.Rename(t.temp, t.path); err != nil {
-		if errors.Is(err, unix.ENOTEMPTY) {
-			err = fmt.Errorf("%w: something was written to it meanwhile", ErrExists)
-		}
-		return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
-	}
-	t.temp = ""
-	return nil
-}
-
-// swapInSteps is for file systems that cannot exchange: there is a moment
-// without a tree, and after a crash in it the old one lies beside the target.
-func (t *target) swapInSteps() error {
-	old := t.temp + ".old"
-	if err := unix.Rename(t.path, old); err != nil {
-		return err
-	}
-	if err := unix.Rename(t.temp, t.path); err != nil {
-		return errors.Join(err, unix.Rename(old, t.path))
-	}
-	t.temp = old
-	return nil
-}
-
-// close removes what is not wanted: the new tree if it was not put in place, or
-// else the old one.
-func (t *target) close() {
-	if t.temp != "" {
-		removeTree(t.temp)
-		t.temp = ""
-	}
-	if t.fd >= 0 {
-		unix.Close(t.fd)
-		t.fd = -1
-	}
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// waitForTick waits until the clock that file systems take times from has moved
-// on: a file that is changed after this shows it by its ctime.
-func waitForTick() {
-	var then, now unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &then) != nil {
-		return
-	}
-	for i := 0; i < 100; i++ {
-		if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now) != nil || now != then {
-			return
-		}
-		time.Sleep(time.Millisecond)
 	}
 }

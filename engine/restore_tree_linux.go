@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -272,22 +271,19 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 
 // makeSpecial makes a symbolic link, FIFO or device.
 func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error {
-	name := e.Name
-	if !x.fresh {
-		name = tempName(rank)
-	}
+	dir, name := x.workplace(parent, rank, e)
 	var err error
 	switch e.Type {
 	case manifest.Symlink:
-		err = unix.Symlinkat(e.Target, parent, name)
+		err = unix.Symlinkat(e.Target, dir, name)
 	case manifest.Fifo:
-		err = unix.Mknodat(parent, name, unix.S_IFIFO|e.Mode&0o777, 0)
+		err = unix.Mknodat(dir, name, unix.S_IFIFO|e.Mode&0o777, 0)
 	case manifest.CharDevice, manifest.BlockDevice:
 		kind := uint32(unix.S_IFCHR)
 		if e.Type == manifest.BlockDevice {
 			kind = unix.S_IFBLK
 		}
-		err = unix.Mknodat(parent, name, kind|e.Mode&0o777, int(unix.Mkdev(e.Device.Major, e.Device.Minor)))
+		err = unix.Mknodat(dir, name, kind|e.Mode&0o777, int(unix.Mkdev(e.Device.Major, e.Device.Minor)))
 		if errors.Is(err, unix.EPERM) {
 			x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
 			return nil
@@ -296,11 +292,11 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 	if err != nil {
 		return err
 	}
-	if err := x.setMeta(parent, name, e); err != nil {
+	if err := x.setMeta(dir, name, e); err != nil {
 		return err
 	}
 	if !x.fresh {
-		return x.moveInto(parent, name, e.Name)
+		return x.moveInto(name, parent, e.Name)
 	}
 	return x.note(parent, e.Name, rank)
 }
@@ -341,22 +337,25 @@ func (x *restorer) makeLink(from, to *openDir, l link) error {
 	if fstatat(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
 		return nil
 	}
-	temp := tempName(0)
-	if err := unix.Linkat(src, l.first.Name, dst, temp, 0); err != nil {
+	const temp = "link"
+	if err := unix.Linkat(src, l.first.Name, x.work, temp, 0); err != nil {
 		return err
 	}
-	return x.moveInto(dst, temp, l.name.Name)
+	return x.moveInto(temp, dst, l.name.Name)
 }
 
-// tempName is where a file is written before it takes another's place. One rank
-// is written once, so the names do not meet.
-func tempName(rank uint64) string {
-	return fmt.Sprintf("%s%d-%d", tempPrefix, os.Getpid(), rank)
+// workplace is where an entry is made: in its own place in a directory that
+// nobody knows of yet; else apart, until it takes its place whole.
+func (x *restorer) workplace(parent int, rank uint64, e *manifest.Entry) (dir int, name string) {
+	if x.fresh {
+		return parent, e.Name
+	}
+	return x.work, strconv.FormatUint(rank, 10)
 }
 
 // moveInto puts a finished file in the place of what has its name.
-func (x *restorer) moveInto(parent int, temp, name string) error {
-	err := unix.Renameat(parent, temp, parent, name)
+func (x *restorer) moveInto(temp string, parent int, name string) error {
+	err := unix.Renameat(x.work, temp, parent, name)
 	if errors.Is(err, unix.EISDIR) {
 		// A directory gives way when it is empty, or when all else may go.
 		err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
@@ -364,177 +363,11 @@ func (x *restorer) moveInto(parent int, temp, name string) error {
 			err = removeAt(parent, name)
 		}
 		if err == nil {
-			err = unix.Renameat(parent, temp, parent, name)
+			err = unix.Renameat(x.work, temp, parent, name)
 		}
 	}
-	if err != nil {
-		unix.Unlinkat(parent, temp, 0)
+	if errors.Is(err, unix.EXDEV) {
+		return fmt.Errorf("%w: something is mounted in the target", err)
 	}
 	return err
-}
-
-// removeAt removes an entry of an open directory and all below it.
-func removeAt(parent int, name string) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return root.RemoveAll(name)
-}
-
-// deleteOthers removes what the snapshot does not hold from the directories that
-// it does.
-func (x *restorer) deleteOthers(ctx context.Context) error {
-	c, err := x.tree.Seek(ctx, manifest.Key{})
-	if err != nil {
-		return err
-	}
-	// Names of the directory at hand. A directory without entries has none, so
-	// directories are taken from the plan, and entries as the cursor meets them.
-	var e manifest.Entry
-	more, err := c.Next(ctx, &e) // the root
-	if err != nil || !more {
-		return err
-	}
-	more, err = c.Next(ctx, &e)
-	for _, d := range x.plan.dirs {
-		keep := map[string]bool{}
-		for err == nil && more && e.Dir == d.path {
-			keep[e.Name] = true
-			more, err = c.Next(ctx, &e)
-		}
-		if err != nil {
-			return err
-		}
-		if err := x.deleteIn(ctx, d.path, keep); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]bool) error {
-	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return fmt.Errorf("directory %q: %w", dir, err)
-	}
-	defer unix.Close(fd)
-	names, err := readNames(fd)
-	if err != nil {
-		return fmt.Errorf("directory %q: %w", dir, err)
-	}
-	for _, name := range names {
-		if keep[name] {
-			continue
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err := removeAt(fd, name); err != nil {
-			return fmt.Errorf("removing %q: %w", manifest.Join(dir, name), err)
-		}
-	}
-	return nil
-}
-
-// finishDirs gives directories their metadata, the deepest first: from then on
-// nothing is written into them.
-func (x *restorer) finishDirs(ctx context.Context) error {
-	dir := &openDir{root: x.root}
-	defer dir.close()
-	for i, d := range slices.Backward(x.plan.dirs) {
-		if i%256 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if x.chosen != nil && !x.fresh && !x.chosen.dirs[d.path] {
-			continue // it was there, and is only on the way
-		}
-		if err := x.finishDir(dir, &d); err != nil {
-			return fmt.Errorf("directory %q: %w", d.path, err)
-		}
-	}
-	return nil
-}
-
-func (x *restorer) finishDir(dir *openDir, d *dirMeta) error {
-	e := &manifest.Entry{Type: manifest.Dir, Mode: d.mode, UID: d.uid, GID: d.gid, Mtime: d.mtime, Xattrs: d.xattrs}
-	key := manifest.KeyOf(d.path)
-	e.Dir, e.Name = key.Dir, key.Name
-	if d.path == "" {
-		if err := x.setMetaFD(x.root, e); err != nil {
-			return err
-		}
-		return x.noteFD(x.root, d.rank)
-	}
-	// Most have the mode that they were made with, and lack only their time.
-	if x.fresh && x.owner.asMade(e, d.mode&0o777|0o700) {
-		parent, err := dir.get(e.Dir)
-		if err != nil {
-			return err
-		}
-		if err := setTimes(parent, e.Name, e.Mtime); err != nil {
-			return err
-		}
-		return x.note(parent, e.Name, d.rank)
-	}
-	dir.close() // its own directory may lose its permissions now
-	fd, err := openBelow(x.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := x.setMetaFD(fd, e); err != nil {
-		return err
-	}
-	return x.noteFD(fd, d.rank)
-}
-
-// note keeps the fingerprint of a finished entry for the stat cache.
-func (x *restorer) note(parent int, name string, rank uint64) error {
-	if x.prints == nil {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := fstatat(parent, name, &st); err != nil {
-		return err
-	}
-	x.notePrint(&st, rank)
-	return nil
-}
-
-func (x *restorer) noteFD(fd int, rank uint64) error {
-	if x.prints == nil {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	x.notePrint(&st, rank)
-	return nil
-}
-
-func (x *restorer) notePrint(st *unix.Stat_t, rank uint64) {
-	d := direntOf("", st)
-	x.prints[rank] = statPrint(&d)
-}
-
-// readUmask reads the process's umask without changing it, which would change it
-// for every goroutine; all bits where it cannot be read.
-func readUmask() uint32 {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0o777
-	}
-	_, rest, ok := strings.Cut(string(status), "\nUmask:")
-	if !ok {
-		return 0o777
-	}
-	line, _, _ := strings.Cut(rest, "\n")
-	mask, err := strconv.ParseUint(strings.TrimSpace(line), 8, 32)
-	if err != nil {
-		return 0o777
-	}
-	return uint32(mask)
 }

@@ -147,13 +147,17 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	}
 	x.meter.addFile()
 	x.meter.addBytes(int64(e.Size))
-	if now.Mode == e.Mode && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID) {
-		return true, nil
-	}
 	fd, err := openFile(parent, e.Name)
 	if err != nil {
 		return false, err
 	}
 	defer unix.Close(fd)
+	attrs, err := unix.Flistxattr(fd, nil)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return false, fmt.Errorf("listing extended attributes: %w", err)
+	}
+	if now.Mode == e.Mode && attrs <= 0 && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID) {
+		return true, nil
+	}
 	return true, x.setMetaFD(fd, e)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -254,7 +253,8 @@ func (w *contentWriter) writePiece(wt *want, e *manifest.Entry, data []byte) err
 	if part == nil {
 		fd, err = w.createFile(parent, wt.rank, e, false)
 	} else {
-		fd, err = openat(parent, w.workName(wt.rank, e), unix.O_WRONLY|unix.O_NOFOLLOW)
+		dir, name := w.workplace(parent, wt.rank, e)
+		fd, err = openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW)
 	}
 	if err != nil {
 		return err
@@ -283,14 +283,6 @@ func pwriteAll(fd int, data []byte, off int64) error {
 	return nil
 }
 
-// workName is the name under which a file is written.
-func (x *restorer) workName(rank uint64, e *manifest.Entry) string {
-	if x.fresh {
-		return e.Name
-	}
-	return tempName(rank)
-}
-
 // createFile makes an empty file, which nobody but us may write to if it is
 // written in pieces.
 func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces bool) (int, error) {
@@ -298,8 +290,9 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 	if pieces || len(e.Xattrs) > 0 {
 		mode |= 0o600
 	}
+	dir, name := x.workplace(parent, rank, e)
 	for {
-		fd, err := unix.Openat(parent, x.workName(rank, e), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+		fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 		if !errors.Is(err, unix.EINTR) {
 			return fd, err
 		}
@@ -314,112 +307,18 @@ func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) er
 		made = 0 // not as made
 	}
 	if x.owner.asMade(e, made) {
-		if err := setTimes(parent, x.workName(rank, e), e.Mtime); err != nil {
+		if err := setTimes(fd, "", e.Mtime); err != nil {
 			return err
 		}
 	} else if err := x.setMetaFD(fd, e); err != nil {
 		return err
 	}
 	if !x.fresh {
-		return x.moveInto(parent, tempName(rank), e.Name)
+		_, name := x.workplace(parent, rank, e)
+		return x.moveInto(name, parent, e.Name)
 	}
 	if e.Links > 1 {
 		return nil // its ctime changes with each link
 	}
 	return x.noteFD(fd, rank)
-}
-
-// ownerPolicy is how owners and modes are set, and when nothing has to be done.
-type ownerPolicy struct {
-	set      bool // restore owners
-	uid, gid uint32
-	umask    uint32
-}
-
-func newOwnerPolicy(t *target, noOwner bool) (ownerPolicy, error) {
-	p := ownerPolicy{set: !noOwner && os.Geteuid() == 0, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), umask: readUmask()}
-	var st unix.Stat_t
-	if err := unix.Fstat(t.fd, &st); err != nil {
-		return p, err
-	}
-	// What is made below inherits the group: then nothing is as it was made.
-	if st.Mode&unix.S_ISGID != 0 || st.Gid != p.gid {
-		p.umask = 0o777
-	}
-	return p, nil
-}
-
-// asMade reports whether an entry that was made with the permissions made needs
-// no other owner, mode or extended attribute.
-func (p *ownerPolicy) asMade(e *manifest.Entry, made uint32) bool {
-	return len(e.Xattrs) == 0 && made == e.Mode && made&p.umask == 0 &&
-		(!p.set || e.UID == p.uid && e.GID == p.gid)
-}
-
-// setMetaFD gives an open file or directory its metadata. The order matters:
-// chown clears setuid and capabilities; attributes need write permission.
-func (x *restorer) setMetaFD(fd int, e *manifest.Entry) error {
-	if x.owner.set {
-		if err := unix.Fchown(fd, int(e.UID), int(e.GID)); err != nil {
-			return fmt.Errorf("changing the owner: %w", err)
-		}
-	}
-	for _, a := range e.Xattrs {
-		if err := unix.Fsetxattr(fd, a.Name, a.Value, 0); err != nil {
-			if err := x.xattrProblem(e, a.Name, err); err != nil {
-				return err
-			}
-		}
-	}
-	if err := unix.Fchmod(fd, e.Mode); err != nil {
-		return fmt.Errorf("changing the mode: %w", err)
-	}
-	return setTimes(fd, "", e.Mtime)
-}
-
-// setMeta gives what is not a file or directory its metadata.
-func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
-	if x.owner.set {
-		if err := unix.Fchownat(parent, name, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("changing the owner: %w", err)
-		}
-	}
-	for _, a := range e.Xattrs {
-		if err := unix.Lsetxattr(procPath(parent, name), a.Name, a.Value, 0); err != nil {
-			if err := x.xattrProblem(e, a.Name, err); err != nil {
-				return err
-			}
-		}
-	}
-	if e.Type != manifest.Symlink {
-		// It is no link: we made it, in a directory that we opened.
-		if err := unix.Fchmodat(parent, name, e.Mode, 0); err != nil {
-			return fmt.Errorf("changing the mode: %w", err)
-		}
-	}
-	return setTimes(parent, name, e.Mtime)
-}
-
-// xattrProblem tells attributes that this user or file system cannot have from
-// failures.
-func (x *restorer) xattrProblem(e *manifest.Entry, name string, err error) error {
-	err = fmt.Errorf("setting extended attribute %q: %w", name, err)
-	if errIsAny(err, unix.ENOTSUP, unix.EPERM, unix.EACCES) {
-		x.problem(fmt.Errorf("restoring %q: %w", e.Path(), err))
-		return nil
-	}
-	return err
-}
-
-// setTimes sets the modification time, of the open file itself if name is "".
-func setTimes(dir int, name string, t manifest.Time) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: t.Sec, Nsec: int64(t.Nsec)}}
-	flags := unix.AT_SYMLINK_NOFOLLOW
-	if name == "" {
-		flags = unix.AT_EMPTY_PATH
-	}
-	if err := unix.UtimesNanoAt(dir, name, times, flags); err != nil {
-		return fmt.Errorf("setting the time: %w", err)
-	}
-	return nil
 }

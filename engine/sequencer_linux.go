@@ -2,7 +2,7 @@ package engine
 
 import (
 	"context"
-	"fmt"
+	"sync/atomic"
 
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -80,11 +80,12 @@ func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
 		return s.append(ctx, &it, false)
 	}
 	it.print = fingerprint(d, s.started.Unix())
-	if s.parent.reuse(ctx, &it) {
+	all, contents := s.parent.reuse(ctx, &it)
+	if all {
 		return s.append(ctx, &it, false)
 	}
 	it.settle = true
-	if it.entry.Type != manifest.File {
+	if it.entry.Type != manifest.File || contents {
 		return s.append(ctx, &it, false)
 	}
 	// A file of fewer blocks than bytes may have holes.
@@ -163,12 +164,13 @@ type parentTree struct {
 	id     manifest.ID
 	tree   *manifest.Tree
 	cursor *manifest.Cursor
-	stats  *statCache // nil: size and mtime suffice, as the caller asked
-	warn   func(error)
+	stats  *statCache  // nil: size and mtime suffice, as the caller asked
+	failed func(error) // told why the tree cannot be read any further
 
 	entry manifest.Entry
 	rank  uint64
 	more  bool
+	bad   atomic.Bool // some page could not be read: none is taken from it any more
 }
 
 // next moves to the parent's next entry.
@@ -177,17 +179,24 @@ func (p *parentTree) next(ctx context.Context) {
 	var err error
 	if p.more, err = p.cursor.Next(ctx, &p.entry); err != nil {
 		if ctx.Err() == nil {
-			p.warn(fmt.Errorf("reading snapshot %v, from which unchanged files are taken: %w; all other files are read", p.id, err))
+			p.fail(err)
 		}
 		p.more = false
 	}
 }
 
+// fail says that nothing more is taken from the parent.
+func (p *parentTree) fail(err error) {
+	p.bad.Store(true)
+	p.failed(err)
+}
+
 // reuse completes the item from the parent's entry, if the file has not changed
-// since. Items must come in order.
-func (p *parentTree) reuse(ctx context.Context, it *item) bool {
+// since: all of it, or, where only that is known, its contents. Items must come
+// in order.
+func (p *parentTree) reuse(ctx context.Context, it *item) (all, contents bool) {
 	if p == nil {
-		return false
+		return false, false
 	}
 	k := it.entry.Key()
 	for p.more && p.entry.Key().Compare(k) < 0 {
@@ -195,27 +204,32 @@ func (p *parentTree) reuse(ctx context.Context, it *item) bool {
 	}
 	e := &p.entry
 	if !p.more || e.Key() != k || e.Type != it.entry.Type || e.Mtime != it.entry.Mtime {
-		return false
+		return false, false
 	}
 	if e.Type == manifest.File && e.Size != it.entry.Size {
-		return false
+		return false, false
 	}
 	if p.stats == nil {
 		// Without ctime nothing tells that metadata are as they were.
-		if e.Type != manifest.File || len(e.Xattrs) > 0 {
-			return false
+		if e.Type != manifest.File {
+			return false, false
 		}
+		contents = true
 	} else if known := p.stats.print(p.rank); known == 0 || known != statPrint(&it.stat) {
-		return false
+		return false, false
 	}
 	it.entry.Target, it.entry.Spill = e.Target, e.Spill
 	// The cursor reuses the slices of its entry.
 	it.entry.Extents = append([]manifest.Extent(nil), e.Extents...)
+	if contents {
+		it.known = true
+		return false, true
+	}
 	if len(e.Xattrs) > 0 {
 		it.entry.Xattrs = append([]manifest.Xattr(nil), e.Xattrs...)
 	}
-	if it.print == 0 && p.stats != nil {
+	if it.print == 0 {
 		it.print = statPrint(&it.stat)
 	}
-	return true
+	return true, true
 }

@@ -1,0 +1,133 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// removeAt removes an entry of an open directory and all below it.
+func removeAt(parent int, name string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
+}
+
+// deleteOthers removes what the snapshot does not hold from the directories that
+// it does.
+func (x *restorer) deleteOthers(ctx context.Context) error {
+	c, err := x.tree.Seek(ctx, manifest.Key{})
+	if err != nil {
+		return err
+	}
+	// A directory without entries has no run in the tree: directories are taken
+	// from the plan, in the order of runs, and entries as the cursor meets them.
+	dirs := make([]string, len(x.plan.dirs))
+	for i, d := range x.plan.dirs {
+		dirs[i] = d.path
+	}
+	slices.SortFunc(dirs, manifest.ComparePaths)
+	var e manifest.Entry
+	more, err := c.Next(ctx, &e) // the root
+	if err != nil || !more {
+		return err
+	}
+	more, err = c.Next(ctx, &e)
+	for _, dir := range dirs {
+		keep := map[string]bool{}
+		for err == nil && more && e.Dir == dir {
+			keep[e.Name] = true
+			more, err = c.Next(ctx, &e)
+		}
+		if err != nil {
+			return err
+		}
+		if err := x.deleteIn(ctx, dir, keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]bool) error {
+	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("directory %q: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	names, err := readNames(fd)
+	if err != nil {
+		return fmt.Errorf("directory %q: %w", dir, err)
+	}
+	for _, name := range names {
+		if keep[name] || dir == "" && name == x.workName {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := removeAt(fd, name); err != nil {
+			return fmt.Errorf("removing %q: %w", manifest.Join(dir, name), err)
+		}
+	}
+	return nil
+}
+
+// finishDirs gives directories their metadata, the deepest first: from then on
+// nothing is written into them.
+func (x *restorer) finishDirs(ctx context.Context) error {
+	dir := &openDir{root: x.root}
+	defer dir.close()
+	for i, d := range slices.Backward(x.plan.dirs) {
+		if i%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if x.chosen != nil && !x.fresh && !x.chosen.dirs[d.path] {
+			continue // it was there, and is only on the way
+		}
+		if err := x.finishDir(dir, &d); err != nil {
+			return fmt.Errorf("directory %q: %w", d.path, err)
+		}
+	}
+	return nil
+}
+
+func (x *restorer) finishDir(dir *openDir, d *dirMeta) error {
+	e := &manifest.Entry{Type: manifest.Dir, Mode: d.mode, UID: d.uid, GID: d.gid, Mtime: d.mtime, Xattrs: d.xattrs}
+	key := manifest.KeyOf(d.path)
+	e.Dir, e.Name = key.Dir, key.Name
+	if d.path == "" {
+		if err := x.setMetaFD(x.root, e); err != nil {
+			return err
+		}
+		return x.noteFD(x.root, d.rank)
+	}
+	// Most have the mode that they were made with, and lack only their time.
+	if x.fresh && x.owner.asMade(e, d.mode&0o777|0o700) {
+		parent, err := dir.get(e.Dir)
+		if err != nil {
+			return err
+		}
+		if err := setTimes(parent, e.Name, e.Mtime); err != nil {
+			return err
+		}
+		return x.note(parent, e.Name, d.rank)
+	}
+	dir.close() // its own directory may lose its permissions now
+	fd, err := openBelow(x.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := x.setMetaFD(fd, e); err != nil {
+		return err
+	}
+	return x.noteFD(fd, d.rank)
+}
