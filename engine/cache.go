@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
 )
 
 // cacheDir is what a machine remembers of one repository:
@@ -115,6 +116,19 @@ func (c cacheDir) trim(kind string, limit int64) {
 		c.remove(kind, f.Name())
 		total -= f.Size()
 	}
+}
+
+// ownDirs are the folders that a snapshot leaves out, should they lie in what is
+// snapshotted: the repository itself, and the cache.
+func (r *Repository) ownDirs() map[inode]bool {
+	own := map[inode]bool{}
+	for _, dir := range []string{r.dir, filepath.Dir(r.cache.dir)} {
+		var st unix.Stat_t
+		if dir != "" && unix.Stat(dir, &st) == nil {
+			own[inode{st.Dev, st.Ino}] = true
+		}
+	}
+	return own
 }
 
 // Bounds of the cache in bytes.

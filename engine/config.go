@@ -48,9 +48,9 @@ type compressionConfig struct {
 	Level     int    `json:"level"`
 }
 
-func newConfig(o *InitOptions, now time.Time) (*config, error) {
+func newConfig(o *InitOptions) (*config, error) {
 	c := &config{
-		Version: formatVersion, ID: uuid.New(), CreatedAt: now.UTC().Truncate(time.Second),
+		Version: formatVersion, ID: uuid.New(),
 		Chunker:     chunk.DefaultCDCParams,
 		Compression: compressionConfig{"zstd", defaultCompression},
 		Encryption:  json.RawMessage("null"),

@@ -70,11 +70,11 @@ func TestKilledCreate(t *testing.T) {
 		if o.Err != "" || o.Incomplete {
 			t.Fatalf("round %d: the create after a killed one: %+v", round, o)
 		}
-		want[o.ID] = now
+		want[o.id(t)] = now
 		if round%4 == 3 {
 			verifyAll(p, want)
 			for id := range want { // the oldest would cost ever more time
-				if id != o.ID && len(want) > 3 {
+				if id != o.id(t) && len(want) > 3 {
 					_, err := p.open("cache-of-remove").Remove(t.Context(), id.String())
 					must(t, err)
 					delete(want, id)
@@ -244,7 +244,7 @@ func TestManyCreates(t *testing.T) {
 		if o.Err != "" || o.Incomplete {
 			t.Fatalf("%+v", o)
 		}
-		want[o.ID] = scan(t, r.dir)
+		want[o.id(t)] = scan(t, r.dir)
 	}
 	verifyAll(p, want)
 	for _, f := range filesBelow(t, p.repo+"/packs") {

@@ -187,7 +187,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	c.up = newUploader(c.repo.store, g)
 	c.up.busy = c.meter.transfer
 	c.commit.repo, c.commit.up, c.commit.last = c.repo, c.up, time.Now()
-	if !c.repo.local {
+	if !c.repo.local() {
 		c.up.onPut = c.cacheTree
 	}
 	c.up.onLand = c.commit.flushSome
@@ -288,7 +288,7 @@ func (c *creator) info(asm *assembler) (*manifest.Info, error) {
 	class := manifest.ClassFor(c.opts.TTL)
 	i := &manifest.Info{
 		ID: manifest.NewID(class), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
-		Host: label(os.Hostname()), User: userName(), Version: Version(),
+		Host: label(os.Hostname()), User: userName(), Version: c.repo.ver,
 		Files: asm.files, Bytes: asm.bytes,
 		NewBytes: asm.newBytes, StoredBytes: uint64(c.up.storedBytes()),
 		Skipped: uint64(c.sockets.Load()), Unreadable: uint64(len(c.problems.all)),
@@ -325,8 +325,8 @@ func userName() string {
 	return label(u.Username, nil)
 }
 
-// Version is the version of this program, as its module has it.
-func Version() string {
+// moduleVersion is the version of the main module of this program.
+func moduleVersion() string {
 	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
 		return label(b.Main.Version, nil)
 	}

@@ -461,7 +461,7 @@ type job struct {
 
 // outcome is what it tells.
 type outcome struct {
-	ID         manifest.ID
+	Handle     string // of the snapshot
 	NewBytes   int64
 	Files      int64
 	Incomplete bool
@@ -499,13 +499,13 @@ func (j *job) run(o *outcome) error {
 		if err != nil {
 			return err
 		}
-		o.ID, o.NewBytes, o.Files, o.Incomplete, problems = res.ID, res.NewBytes, res.Files, res.Incomplete, res.Problems
+		o.Handle, o.NewBytes, o.Files, o.Incomplete, problems = res.Handle(), res.NewBytes, res.Files, res.Incomplete, res.Problems
 	case "restore":
 		rec, err := r.Restore(ctx, j.Ref, j.Dir, &j.Restore)
 		if err != nil {
 			return err
 		}
-		o.ID, o.Files, problems = rec.Snapshot.ID, rec.Files, rec.Problems
+		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
 	default:
 		return fmt.Errorf("no job %q", j.Op)
 	}
@@ -513,6 +513,16 @@ func (j *job) run(o *outcome) error {
 		o.Problems = append(o.Problems, p.Error())
 	}
 	return nil
+}
+
+// id is the id of the snapshot that a process made.
+func (o *outcome) id(t testing.TB) manifest.ID {
+	t.Helper()
+	var h struct{ ID manifest.ID }
+	if err := json.Unmarshal([]byte(o.Handle), &h); err != nil {
+		t.Fatalf("%+v: %v", o, err)
+	}
+	return h.ID
 }
 
 // nobody is a user without rights.

@@ -32,6 +32,9 @@ func (c *creator) findParent(ctx context.Context) error {
 	switch {
 	case err == nil:
 		p.stats = stats
+		// As good a guess of what is to come as there is.
+		c.meter.totalFiles.Store(int64(p.info.Entries))
+		c.meter.totalBytes.Store(int64(p.info.Bytes))
 		p.failed = func(err error) {
 			c.commit.sawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
@@ -68,5 +71,5 @@ func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTre
 	if err != nil {
 		return nil, err
 	}
-	return &parentTree{id: id, tree: tree, cursor: cursor}, nil
+	return &parentTree{id: id, info: &m.Info, tree: tree, cursor: cursor}, nil
 }

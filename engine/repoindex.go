@@ -166,7 +166,7 @@ func (d *damagedPack) Unwrap() error { return d.err }
 
 func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
-	if r.local {
+	if r.local() {
 		if err := r.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 			return nil, err
 		}

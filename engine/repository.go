@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,6 +27,9 @@ type Options struct {
 	Log *slog.Logger
 	// OnRetry is told of every request that failed and will be sent again.
 	OnRetry func(err error, wait time.Duration)
+	// Version of the program that uses the engine: snapshots and requests carry
+	// it. The default is that of the main module.
+	Version string
 	// Now is the clock. The default is time.Now.
 	Now func() time.Time
 }
@@ -39,9 +43,10 @@ type InitOptions struct {
 // A Repository holds snapshots. It is safe for parallel use.
 type Repository struct {
 	url   string // for messages
+	dir   string // of the store, if it is a folder of this machine; else ""
+	ver   string // of the program
 	store remote.Store
 	count *remote.Counter
-	local bool // the store is a folder of this machine
 	cfg   *config
 	cache cacheDir
 	log   *slog.Logger
@@ -58,14 +63,16 @@ type Repository struct {
 // Init makes a repository at the URL and opens it. It fails with ErrExists
 // where there is one.
 func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
+	cfg, err := newConfig(init)
+	if err != nil {
+		return nil, fmt.Errorf("making repository %s: %w", url, err)
+	}
 	r, err := connect(ctx, url, opts, true)
 	if err != nil {
 		return nil, fmt.Errorf("making repository %s: %w", url, err)
 	}
-	cfg, err := newConfig(init, r.now())
-	if err == nil {
-		err = r.store.Put(ctx, configName, cfg.encode())
-	}
+	cfg.CreatedAt = r.now().UTC().Truncate(time.Second)
+	err = r.store.Put(ctx, configName, cfg.encode())
 	if errors.Is(err, remote.ErrExist) {
 		err = ErrExists
 	}
@@ -111,7 +118,10 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	if opts == nil {
 		opts = &Options{}
 	}
-	r := &Repository{url: url, log: opts.Log, now: opts.Now, hasher: &chunk.Hasher{}}
+	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}}
+	if r.ver == "" {
+		r.ver = moduleVersion()
+	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -127,13 +137,13 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	r.url, r.local = loc.String(), loc.Dir != ""
-	if r.local && mkdir {
+	r.url, r.dir = loc.String(), loc.Dir
+	if r.local() && mkdir {
 		if err := remote.MakeDir(loc.Dir); err != nil {
 			return nil, err
 		}
 	}
-	ro := &remote.Options{UserAgent: "snapctl", Wrap: func(s remote.Store) remote.Store {
+	ro := &remote.Options{UserAgent: strings.TrimSuffix("snapctl/"+r.ver, "/"), Wrap: func(s remote.Store) remote.Store {
 		r.count = remote.Count(s)
 		return r.count
 	}}
@@ -183,6 +193,9 @@ func (r *Repository) Close() error {
 	}
 	return nil
 }
+
+// local reports whether the store is a folder of this machine.
+func (r *Repository) local() bool { return r.dir != "" }
 
 // URL is where the repository is, in its canonical form.
 func (r *Repository) URL() string { return r.url }

@@ -107,6 +107,7 @@ type restorer struct {
 	// partial is set when some entry could not be given what the snapshot says:
 	// then the next create has to look at everything.
 	partial  atomic.Bool
+	noOwner  atomic.Bool // some owner could not be set
 	mu       sync.Mutex
 	problems []error
 	fetched  int64

@@ -44,8 +44,8 @@ func (p *ownerPolicy) asMade(e *manifest.Entry, made uint32) bool {
 // chown clears setuid and capabilities; attributes need write permission.
 func (x *restorer) setMetaFD(fd int, e *manifest.Entry) error {
 	if x.owner.set {
-		if err := unix.Fchown(fd, int(e.UID), int(e.GID)); err != nil {
-			return fmt.Errorf("changing the owner: %w", err)
+		if err := x.ownerProblem(e, unix.Fchown(fd, int(e.UID), int(e.GID))); err != nil {
+			return err
 		}
 	}
 	if !x.fresh {
@@ -92,8 +92,9 @@ func (x *restorer) dropXattrs(fd int, e *manifest.Entry) error {
 // setMeta gives what is not a file or directory its metadata.
 func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
 	if x.owner.set {
-		if err := unix.Fchownat(parent, name, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("changing the owner: %w", err)
+		err := unix.Fchownat(parent, name, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW)
+		if err := x.ownerProblem(e, err); err != nil {
+			return err
 		}
 	}
 	for _, a := range e.Xattrs {
@@ -110,6 +111,23 @@ func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
 		}
 	}
 	return setTimes(parent, name, e.Mtime)
+}
+
+// ownerProblem tells owners that this user may not give, or does not know in its
+// user namespace, from failures. It is told once: it would be so for every file.
+func (x *restorer) ownerProblem(e *manifest.Entry, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("changing the owner to %d:%d: %w", e.UID, e.GID, err)
+	if !errIsAny(err, unix.EPERM, unix.EINVAL) {
+		return err
+	}
+	if x.noOwner.CompareAndSwap(false, true) {
+		x.problem(fmt.Errorf("restoring %q: %w; the owners of other files may be wrong too", e.Path(), err))
+	}
+	x.partial.Store(true)
+	return nil
 }
 
 // xattrProblem tells attributes that this user or file system cannot have from

@@ -28,6 +28,8 @@ type plan struct {
 	dirs  []dirMeta // in tree order
 	made  map[string]bool
 	links []link
+	// skipped are entries that could not be made, which links cannot lead to.
+	skipped map[manifest.Key]bool
 	files int64
 	bytes int64
 }
@@ -72,7 +74,7 @@ type link struct{ first, name manifest.Key }
 func newPlan() *plan {
 	return &plan{
 		frameAt: map[planFrame]uint32{}, parted: map[uint64]*partedFile{},
-		sources: map[uint64]uint64{}, made: map[string]bool{},
+		sources: map[uint64]uint64{}, made: map[string]bool{}, skipped: map[manifest.Key]bool{},
 	}
 }
 
@@ -138,6 +140,10 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 	}
 	if f.Type == manifest.Link || f.Type == manifest.Dir {
 		return fmt.Errorf("%w: hard link to a %s", ErrIntegrity, f.Type)
+	}
+	if x.plan.skipped[first] {
+		x.problem(fmt.Errorf("restoring hard link %q: there is no %q to link to", e.Path(), first.Path()))
+		return nil
 	}
 	if !x.chosen.has(&f) {
 		if at, ok := linked[first]; ok {
@@ -286,6 +292,7 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 		err = unix.Mknodat(dir, name, kind|e.Mode&0o777, int(unix.Mkdev(e.Device.Major, e.Device.Minor)))
 		if errors.Is(err, unix.EPERM) {
 			x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
+			x.plan.skipped[cloneKey(e.Key())] = true
 			return nil
 		}
 	}

@@ -35,7 +35,7 @@ type fetch struct {
 func (x *restorer) writeContents(ctx context.Context) error {
 	fetches := x.planFetches()
 	workers, slots := runtime.GOMAXPROCS(0), runtime.GOMAXPROCS(0)
-	if !x.repo.local {
+	if !x.repo.local() {
 		slots = max(slots, remoteFetches) // they mostly wait
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -79,7 +79,7 @@ func (x *restorer) planFetches() []fetch {
 		return cmp.Or(cmp.Compare(order[a.frame], order[b.frame]), cmp.Compare(a.rank, b.rank), cmp.Compare(a.at, b.at))
 	})
 	size, gap := uint32(fetchSize), uint32(fetchGap)
-	if x.repo.local {
+	if x.repo.local() {
 		size, gap = localFetchSize, 0
 	}
 	var all []fetch

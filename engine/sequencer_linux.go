@@ -34,7 +34,10 @@ func newSequencer(c *creator) *sequencer {
 }
 
 func (s *sequencer) run(ctx context.Context, workers int) error {
-	w := &walker{root: s.root, dev: s.rootDir.dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem}
+	w := &walker{
+		root: s.root, dev: s.rootDir.dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem,
+		skip: s.repo.ownDirs(),
+	}
 	if err := s.add(ctx, "", &s.rootDir); err != nil {
 		return err
 	}
@@ -82,6 +85,7 @@ func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
 	it.print = fingerprint(d, s.started.Unix())
 	all, contents := s.parent.reuse(ctx, &it)
 	if all {
+		s.meter.addBytes(int64(it.entry.Size))
 		return s.append(ctx, &it, false)
 	}
 	it.settle = true
@@ -162,6 +166,7 @@ func isGone(err error) bool {
 // parentTree is the snapshot that unchanged files are taken from.
 type parentTree struct {
 	id     manifest.ID
+	info   *manifest.Info
 	tree   *manifest.Tree
 	cursor *manifest.Cursor
 	stats  *statCache  // nil: size and mtime suffice, as the caller asked

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -209,6 +211,7 @@ func isEmptyDir(path string) (bool, error) {
 
 // removeTree removes a directory that is ours, whatever its directories' modes.
 func removeTree(path string) error {
+	removeBelow(path, 2)
 	if err := os.RemoveAll(path); err == nil || os.Geteuid() == 0 {
 		return err
 	}
@@ -219,6 +222,28 @@ func removeTree(path string) error {
 		return nil
 	})
 	return os.RemoveAll(path)
+}
+
+// removeBelow removes most of a large tree in parallel: what lies a few levels
+// below path. What it fails to remove is somebody else's to report.
+func removeBelow(path string, levels int) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if sub := filepath.Join(path, e.Name()); levels > 1 {
+			removeBelow(sub, levels-1)
+		} else {
+			g.Go(func() error { return os.RemoveAll(sub) })
+		}
+	}
+	g.Wait()
 }
 
 // commit puts the new directory in the target's place, in one step.

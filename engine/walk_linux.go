@@ -21,6 +21,7 @@ type walker struct {
 	dev     uint64
 	exclude *excludes
 	oneFS   bool
+	skip    map[inode]bool // directories that are left out
 
 	mu    sync.Mutex
 	cond  *sync.Cond
@@ -204,6 +205,9 @@ func (w *walker) read(n *dirNode) error {
 			continue
 		}
 		if d.isDir() {
+			if w.skip[inode{d.dev, d.ino}] {
+				continue
+			}
 			if len(path) > manifest.MaxPath {
 				n.failed = append(n.failed, fmt.Errorf("directory %q: path of %d bytes, the most is %d", path, len(path), manifest.MaxPath))
 				continue

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+// createOutput is what create --json prints: the snapshot's fields and these.
+type createOutput struct {
+	*engine.Snapshot
+	DurationMs int64    `json:"durationMs"`
+	Problems   []string `json:"problems,omitempty"`
+}
+
+func (a *app) createCommand() *cobra.Command {
+	opts := engine.CreateOptions{Tags: make(map[string]string)}
+	var ttl ttlFlag
+	var leaveOut excludes
+	cmd := &cobra.Command{
+		Use:   "create DIR",
+		Short: "Take a snapshot of a directory",
+		Long: `Takes a snapshot of DIR and prints its id. What the repository holds already is
+not stored again, and files that have not changed since the last snapshot of
+DIR are not read again.
+
+Prints one line, the id; with --json one object: the fields that show --json
+prints, durationMs, and problems, the files that are not in the snapshot as
+they should be. If there are any, each is named on standard error and the exit
+code is 3; the snapshot holds everything else.
+
+An interrupted create leaves no snapshot. What it had uploaded is reused by the
+next one.
+
+Patterns are those of .gitignore, relative to DIR: "node_modules" anywhere,
+"/dist" at the top, "*.log", "!keep.log" to include again. A later one
+overrides an earlier one.`,
+		Example: `  snapctl create .
+  snapctl create --name app --ttl 7d --tag branch=main ~/work/app
+  snapctl create --gitignore --exclude '*.log' --exclude '!keep.log' .
+  id=$(snapctl create --quiet .)
+  snapctl create --json . | snapctl restore - /tmp/copy`,
+		Args: takes("DIR"),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return completeDir(len(args) == 0)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.TTL = time.Duration(ttl)
+			var err error
+			if opts.Excludes, err = leaveOut.patterns(a.stdin); err != nil {
+				return err
+			}
+			if opts.Parent != "" {
+				if opts.Parent, err = a.ref(cmd, opts.Parent); err != nil {
+					return err
+				}
+			}
+			return a.create(cmd.Context(), args[0], opts)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&opts.Name, "name", "", "call it `NAME`; several snapshots may have the same")
+	flags.Var(&ttl, "ttl", "let it expire after `DURATION`: 90m, 72h, 7d, 2w (default: never)")
+	flags.Var(tagsFlag(opts.Tags), "tag", "tag it `KEY=VALUE`; may be repeated")
+	flags.Var(excludeFlag{&leaveOut}, "exclude", "leave out what matches `GLOB`; may be repeated")
+	flags.Var(excludeFromFlag{&leaveOut}, "exclude-from", "leave out what matches a line of `FILE`, - for standard input; may be repeated")
+	flags.BoolVar(&opts.Gitignore, "gitignore", false, "leave out .git and what the .gitignore files of the tree name")
+	flags.BoolVar(&opts.OneFileSystem, "one-file-system", false, "leave out what is mounted below DIR")
+	flags.StringVar(&opts.Parent, "parent", "", "take unchanged files from snapshot `REF` (default: the last one of DIR)")
+	noCompletions(cmd, "name", "ttl", "tag", "exclude")
+	mustComplete(cmd, "parent", a.completeRef)
+	return cmd
+}
+
+func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions) error {
+	repo, err := a.openOrMake(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.closeRepo(repo)
+
+	p := a.startProgress()
+	opts.Progress = p
+	result, err := repo.Create(ctx, dir, &opts)
+	if err != nil {
+		p.stop(nil)
+		if errors.Is(context.Cause(ctx), errInterrupted) {
+			return &hintError{err: err, hint: "no snapshot was made; run the same command again, and it reuses what was uploaded"}
+		}
+		return err
+	}
+	p.stop(result.Problems)
+
+	if a.json {
+		err = a.printJSON(createOutput{
+			Snapshot:   &result.Snapshot,
+			DurationMs: result.Duration.Milliseconds(),
+			Problems:   messages(result.Problems),
+		})
+	} else {
+		err = a.print(result.ID.String() + "\n")
+		a.say(createSummary(result))
+	}
+	if err == nil && result.Incomplete {
+		err = fmt.Errorf("create: snapshot %s is %w: %s, named above", result.ID, errIncomplete, plural(int64(len(result.Problems)), "problem"))
+	}
+	return err
+}
+
+func createSummary(r *engine.CreateResult) string {
+	s := fmt.Sprintf("snapshot of %s: %s, %s; %s new, stored in %s; took %s",
+		quoted(r.Dir), plural(r.Files, "file"), size(r.Bytes), size(r.NewBytes), size(r.StoredBytes), round(r.Duration))
+	if r.Skipped > 0 {
+		s += fmt.Sprintf("; %s skipped", plural(r.Skipped, "socket"))
+	}
+	if r.ExpiresAt != nil {
+		s += "; expires " + localTime(*r.ExpiresAt)
+	}
+	return s
+}
+
+// messages are the texts of errors, for JSON.
+func messages(errs []error) []string {
+	var all []string
+	for _, err := range errs {
+		all = append(all, err.Error())
+	}
+	return all
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
+)
+
+// An output is standard output. It remembers that a write failed: cobra, which
+// prints the helps, does not.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil {
+		err = &outputError{err}
+		o.err = err
+	}
+	return n, err
+}
+
+// print writes data to standard output.
+func (a *app) print(s string) error {
+	_, err := io.WriteString(a.out, s)
+	return err
+}
+
+// printLine writes a line of data: as it is for a program, and such that it
+// does no harm for a person.
+func (a *app) printLine(s string) error {
+	if isTerminal(a.stdout) {
+		s = quoted(s)
+	}
+	return a.print(s + "\n")
+}
+
+// printJSON writes v as one line of JSON.
+func (a *app) printJSON(v any) error {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	return a.print(b.String())
+}
+
+// printable escapes what a terminal or a line of a log would not take as text:
+// names and paths hold any bytes, those that move the cursor too.
+func printable(s string) string {
+	if isPrintable(s) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+		i += n
+	}
+	return b.String()
+}
+
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// quoted is s, as a Go string literal unless it is plain to see.
+func quoted(s string) string {
+	if s != "" && isPrintable(s) && !strings.ContainsAny(s, `"`) {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+// cell is s as a field of a table: never empty, and without spaces outside
+// quotes.
+func cell(s string) string {
+	switch {
+	case s == "":
+		return "-"
+	case s == "-", strings.Contains(s, " "):
+		return strconv.Quote(s)
+	}
+	return quoted(s)
+}
+
+// shellQuote is s as a word of a command that a person can copy.
+func shellQuote(s string) string {
+	plain := func(r rune) bool {
+		return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/._-+:@%", r))
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// tagList is tags in the order of their keys: k=v,k2=v2.
+func tagList(tags map[string]string, sep string) string {
+	var words []string
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		words = append(words, key+"="+tags[key])
+	}
+	return strings.Join(words, sep)
+}
+
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// plural counts things: 1 file, 2,000 files.
+func plural(n int64, thing string) string {
+	if n != 1 {
+		if strings.HasSuffix(thing, "y") {
+			thing = strings.TrimSuffix(thing, "y") + "ie"
+		}
+		thing += "s"
+	}
+	return humanize.Comma(n) + " " + thing
+}
+
+// round gives a duration the digits that a person reads.
+func round(d time.Duration) time.Duration {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(time.Second)
+	case d >= time.Second:
+		return d.Round(100 * time.Millisecond)
+	}
+	return d.Round(time.Millisecond)
+}
+
+// localTime is a time for a person.
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// relative is a time as seen from now: 3 hours ago, 2 days from now.
+func (a *app) relative(t time.Time) string {
+	return humanize.RelTime(t, a.now(), "ago", "from now")
+}
+
+// A table is rows of fields in aligned columns.
+type table struct {
+	right []bool // columns of numbers
+	rows  [][]string
+}
+
+func (t *table) add(fields ...string) { t.rows = append(t.rows, fields) }
+
+func (t *table) String() string {
+	widths := make([]int, len(t.right))
+	for _, row := range t.rows {
+		for i, field := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(field))
+		}
+	}
+	var b strings.Builder
+	for _, row := range t.rows {
+		for i, field := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(field))
+			switch {
+			case t.right[i]:
+				b.WriteString(pad + field)
+			case i < len(row)-1:
+				b.WriteString(field + pad)
+			default:
+				b.WriteString(field)
+			}
+			if i < len(row)-1 {
+				b.WriteString("  ")
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

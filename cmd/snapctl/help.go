@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// helpCommand is cobra's, but that an unknown topic is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND or TOPIC]",
+		Short: "Help about a command or a topic",
+		Args:  takes("[COMMAND]", "[SUBCOMMAND]"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var names []cobra.Completion
+			if len(args) == 0 {
+				for _, c := range cmd.Root().Commands() {
+					if !c.Hidden {
+						names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return &usageError{err: fmt.Errorf("help: no such command or topic: %q", strings.Join(args, " ")), help: "snapctl"}
+			}
+			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
+			return about.Help()
+		},
+	}
+}
+
+// helpTopics are commands that do nothing, which cobra lists as help topics.
+func helpTopics() []*cobra.Command {
+	return []*cobra.Command{
+		{
+			Use:   "exit-codes",
+			Short: "What exit codes mean",
+			Long: `Exit codes:
+    0  done
+    1  failed; also an ambiguous REF, and a repository or a target that exists
+    2  the command line cannot be meant
+    3  done but incomplete: some files could not be read, or not be restored as
+       they were; each is named on standard error
+    4  no such snapshot
+    5  the snapshot has expired
+    6  damaged repository: an object of it is not what was written; no byte of
+       it was used
+  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create had uploaded is
+       reused by the next one, and a restore's target is as it was
+  141  whoever read standard output stopped reading
+
+An error is one line on standard error, "snapctl: ...", and maybe a second one
+on what to do. It is text with --json too: what to do follows from the exit
+code.`,
+		},
+		{
+			Use:   "references",
+			Short: "How to name a snapshot",
+			Long: `A REF, which names a snapshot, is one of
+  0193a5b2-7c1e-7d43-9a55-0c8b1f6e2a00   its id
+  0193a5b2-7c1e                          the beginning of its id, if no other
+                                         begins like this; at least four digits
+  app                                    the newest snapshot of this name
+  app~2                                  the second before that
+  latest                                 the newest of all
+  {"id":"0193a5b2-...","dir":"/work"}    a handle, such as create --json prints;
+                                         more fields do not matter
+  -                                      one of these on standard input
+
+What could be a name and the beginning of an id is an error that shows both.`,
+		},
+		{
+			Use:   "repositories",
+			Short: "Repository URLs, credentials and environment variables",
+			Long: `A repository is named by --repo or SNAPCTL_REPO:
+  /srv/snapshots, file:///srv/snapshots      a local folder
+  s3://bucket/prefix?endpoint=URL&region=R   S3, or a server that speaks it
+  r2://ACCOUNT/bucket/prefix                 Cloudflare R2; ?jurisdiction=eu or
+                                             fedramp for a bucket in one
+
+A repository is made once by snapctl init. Without --repo it is the default, a
+local folder, which the first create makes.
+
+Environment:
+  SNAPCTL_REPO            as --repo
+  SNAPCTL_CACHE_DIR       as --cache-dir
+  XDG_DATA_HOME           holds the default repository, snapctl (~/.local/share)
+  XDG_CACHE_HOME          holds the default cache, snapctl (~/.cache)
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
+                          credentials, for R2 too; else they come from the
+                          shared credentials file, or from the machine's role
+  AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE
+                          which file, and which profile in it
+  AWS_REGION              where the URL has no region
+  AWS_ENDPOINT_URL_S3     where the URL has no endpoint
+
+Credentials never go into the URL.`,
+		},
+	}
+}

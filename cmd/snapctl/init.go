@@ -1,0 +1,51 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var opts engine.InitOptions
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make a repository",
+		Long: `Makes a repository at --repo or SNAPCTL_REPO. The bucket must exist; a local
+folder is made. How to write a URL, and where credentials come from:
+snapctl help repositories.
+
+A repository that exists is left as it is, with exit code 1. Without --repo,
+create makes the default repository by itself.`,
+		Example: `  snapctl init --repo /srv/snapshots
+  snapctl init --repo 's3://bucket/prefix?region=eu-central-1'
+  snapctl init --repo r2://ACCOUNT/bucket/prefix --compression 9`,
+		Args:              takes(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			location, _, err := a.location()
+			if err != nil {
+				return err
+			}
+			repo, err := engine.Init(cmd.Context(), location, &opts, a.engineOptions())
+			if errors.Is(err, engine.ErrExists) {
+				return &hintError{err: err, hint: "it can be used as it is"}
+			}
+			if err != nil {
+				return err
+			}
+			a.closeRepo(repo)
+			if a.json {
+				return a.printJSON(struct {
+					Repo string `json:"repo"`
+				}{location})
+			}
+			a.say("made a repository at " + location)
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&opts.Compression, "compression", 0, "zstd `level`, 1 to 22 (default 1)")
+	return cmd
+}

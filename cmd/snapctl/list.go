@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) listCommand() *cobra.Command {
+	opts := engine.ListOptions{Tags: make(map[string]string)}
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List snapshots, newest first",
+		Long: `Lists the snapshots that have not expired, newest first, in the columns id,
+created, name, tags, files, size, expires and dir. Where standard output is no
+terminal, times are in UTC as 2026-11-23T15:04:05Z instead of relative. A field
+without a value is "-"; one with spaces or special characters is quoted. With
+--json, prints an array of the objects that show --json prints.`,
+		Example: `  snapctl list --name app --limit 5
+  snapctl list --tag branch=main --tag ci=yes
+  snapctl list --json --tag scratch=yes | snapctl rm -`,
+		Args:              takes(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.Limit < 0 {
+				return usagef(cmd, "list: --limit is negative")
+			}
+			return a.list(cmd.Context(), &opts)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&opts.Name, "name", "", "only those called `NAME`")
+	flags.Var(tagsFlag(opts.Tags), "tag", "only those tagged `KEY=VALUE`; with all of them, if repeated")
+	flags.IntVar(&opts.Limit, "limit", 0, "the newest `N` only (default: all)")
+	flags.BoolVar(&opts.Expired, "expired", false, "also those that have expired and are not collected yet")
+	noCompletions(cmd, "tag", "limit")
+	mustComplete(cmd, "name", a.completeName)
+	return cmd
+}
+
+func (a *app) list(ctx context.Context, opts *engine.ListOptions) error {
+	snapshots, err := a.snapshots(ctx, opts)
+	if err != nil && !errors.Is(err, engine.ErrIntegrity) {
+		return err
+	}
+	// A damaged snapshot is an error, which does not hide the others.
+	return errors.Join(a.printList(snapshots), err)
+}
+
+func (a *app) printList(snapshots []*engine.Snapshot) error {
+	switch {
+	case a.json && snapshots == nil:
+		return a.printJSON([]*engine.Snapshot{}) // [], not null
+	case a.json:
+		return a.printJSON(snapshots)
+	case len(snapshots) == 0:
+		return nil
+	}
+	return a.print(a.snapshotTable(snapshots))
+}
+
+// snapshots gives what List gives, some snapshots together with an error too.
+func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engine.Snapshot, error) {
+	repo, err := a.open(ctx)
+	if errors.Is(err, errNothingYet) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer a.closeRepo(repo)
+	return repo.List(ctx, opts)
+}
+
+func (a *app) snapshotTable(snapshots []*engine.Snapshot) string {
+	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if isTerminal(a.stdout) {
+		when = a.relative
+	}
+	t := table{right: []bool{4: true, 5: true, 7: false}}
+	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
+	for _, s := range snapshots {
+		expires := "-"
+		if s.ExpiresAt != nil {
+			expires = when(*s.ExpiresAt)
+		}
+		t.add(s.ID.String(), when(s.CreatedAt), cell(s.Name), cell(tagList(s.Tags, ",")),
+			humanize.Comma(s.Files), size(s.Bytes), expires, cell(s.Dir))
+	}
+	return t.String()
+}

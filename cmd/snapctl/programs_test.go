@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/remote"
+)
+
+// The programs that scripts run: TestMain is each of them, by its name.
+
+// snapctlForScripts is main with what a script cannot arrange from outside:
+//
+//	SNAPCTL_TEST_LATER=48h    the clock is ahead
+//	SNAPCTL_TEST_PLAIN=1      root may not read what its mode forbids, give files
+//	                          away, nor make devices
+//	SNAPCTL_TEST_STALL=packs/ puts and reads below this prefix never end, and
+//	                          make the file SNAPCTL_TEST_STALLED
+//	SNAPCTL_TEST_DEAF=1       and do not end either when they are cancelled
+func snapctlForScripts() {
+	if os.Getenv("SNAPCTL_TEST_PLAIN") != "" && os.Geteuid() == 0 {
+		becomePlain()
+	}
+	e := processEnv()
+	if s := os.Getenv("SNAPCTL_TEST_LATER"); s != "" {
+		later, err := time.ParseDuration(s)
+		if err != nil {
+			panic(err)
+		}
+		e.now = func() time.Time { return time.Now().Add(later) }
+		e.engine.Now = e.now
+	}
+	if prefix := os.Getenv("SNAPCTL_TEST_STALL"); prefix != "" {
+		store, err := remote.Open(context.Background(), os.Getenv("SNAPCTL_REPO"), nil)
+		if err != nil {
+			panic(err)
+		}
+		e.engine.Store = remote.NewFaulty(store, func(op remote.Op, name string) remote.Fault {
+			if op == remote.OpList || !strings.HasPrefix(name, prefix) {
+				return remote.Fault{}
+			}
+			if err := os.WriteFile(os.Getenv("SNAPCTL_TEST_STALLED"), nil, 0o600); err != nil {
+				panic(err)
+			}
+			if os.Getenv("SNAPCTL_TEST_DEAF") != "" {
+				select {}
+			}
+			return remote.Fault{Delay: time.Hour}
+		})
+	}
+	os.Exit(run(e, os.Args[1:]))
+}
+
+// becomePlain starts this program again without capabilities that most users do
+// not have.
+func becomePlain() {
+	os.Unsetenv("SNAPCTL_TEST_PLAIN")
+	runtime.LockOSThread() // capabilities are a thread's
+	for _, capability := range []uintptr{unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_CHOWN, unix.CAP_MKNOD} {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
+			panic(err)
+		}
+	}
+	self, err := os.Executable()
+	if err == nil {
+		err = syscall.Exec(self, os.Args, os.Environ())
+	}
+	panic(err)
+}
+
+// interrupt FILE SIGNALS COMMAND... runs a command, waits until it makes the
+// file, and sends it the signals, as in INT,INT. The command must end within a
+// second. The exit code is the command's.
+func interrupt() {
+	marker, signals := os.Args[1], os.Args[2]
+	cmd := exec.Command(os.Args[3], os.Args[4:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		panic(err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(marker); err == nil {
+			break
+		}
+		if time.Since(began) > 30*time.Second {
+			fail(cmd, "no "+marker)
+		}
+	}
+	for i, name := range strings.Split(signals, ",") {
+		if i > 0 {
+			time.Sleep(100 * time.Millisecond) // two of a kind at once are one
+		}
+		if err := cmd.Process.Signal(unix.SignalNum("SIG" + name)); err != nil {
+			fail(cmd, err.Error())
+		}
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+		fail(cmd, "it does not end")
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+func fail(cmd *exec.Cmd, why string) {
+	cmd.Process.Kill()
+	fmt.Fprintln(os.Stderr, "interrupt:", why)
+	os.Exit(99)
+}
+
+// closedPipe COMMAND... runs a command whose standard output nobody reads. The
+// exit code is the command's.
+func closedPipe() {
+	r, w, err := os.Pipe()
+	if err != nil {
+		panic(err)
+	}
+	r.Close()
+	cmd := exec.Command(os.Args[1], os.Args[2:]...)
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		panic(err)
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func TestBarLine(t *testing.T) {
+	reading := engine.Stats{
+		Phase: engine.PhaseReading, Files: 68123, TotalFiles: 110534,
+		Bytes: 512 << 20, TotalBytes: 1 << 30, NewBytes: 23 << 20, InFlight: 4, Elapsed: 2 * time.Second,
+	}
+	unknown := reading
+	unknown.TotalFiles, unknown.TotalBytes, unknown.InFlight = 0, 0, 0
+	empties := engine.Stats{Phase: engine.PhaseWriting, Files: 100, TotalFiles: 400, Elapsed: time.Second}
+	for _, c := range []struct {
+		stats engine.Stats
+		width int
+		want  string
+	}{
+		{reading, 160, "reading 50% [===============               ], 68,123/110,534 entries, 512 MiB/1.0 GiB, 2s left, 256 MiB/s, 23 MiB new, 4 uploads"},
+		{reading, 120, "reading 50% [===========           ], 68,123/110,534 entries, 512 MiB/1.0 GiB, 2s left, 256 MiB/s, 23 MiB new, 4 uploads"},
+		{reading, 100, "reading 50%, 68,123/110,534 entries, 512 MiB/1.0 GiB, 2s left, 256 MiB/s, 23 MiB new, 4 uploads"},
+		{reading, 62, "reading 50%, 68,123/110,534 entries, 512 MiB/1.0 GiB, 2s left"},
+		{reading, 5, "readi"},
+		{reading, 0, ""},
+		{reading, -1, ""},
+		{unknown, 160, "reading, 68,123 entries, 512 MiB, 256 MiB/s, 23 MiB new"},
+		{empties, 80, "writing 25% [=======                       ], 100/400 entries, 0 B, 3s left"},
+		{engine.Stats{Phase: engine.PhaseWriting, Files: 9, TotalFiles: 8, Bytes: 9, TotalBytes: 8}, 80,
+			"writing 100% [==============================], 9/8 entries, 9 B/8 B"},
+	} {
+		var m meter
+		m.update(engine.Stats{Phase: c.stats.Phase})
+		m.update(c.stats)
+		if got := barLine(c.stats, &m, c.width); got != c.want {
+			t.Errorf("%d columns:\n%s\nwant\n%s", c.width, got, c.want)
+		}
+	}
+}
+
+func TestMeterForgetsSlowly(t *testing.T) {
+	var m meter
+	s := engine.Stats{Phase: engine.PhaseReading, TotalBytes: 1 << 40}
+	m.update(s)
+	run := func(rate int64, seconds int) {
+		for range 10 * seconds {
+			s.Elapsed += 100 * time.Millisecond
+			s.Bytes += rate / 10
+			m.update(s)
+		}
+	}
+	run(1e6, 20)
+	if m.rate < 0.99e6 || m.rate > 1.01e6 {
+		t.Errorf("at a steady 1e6 the rate is %g", m.rate)
+	}
+	run(2e6, 3)
+	if m.rate < 1.5e6 || m.rate > 1.8e6 {
+		t.Errorf("3 s after it doubled the rate is %g", m.rate)
+	}
+	run(2e6, 20)
+	if m.rate < 1.98e6 || m.rate > 2.02e6 {
+		t.Errorf("23 s after it doubled the rate is %g", m.rate)
+	}
+	run(0, 120)
+	if left := m.left(); left != 0 {
+		t.Errorf("of a stalled operation %s are left", left)
+	}
+	s.Phase = engine.PhaseCommitting
+	m.update(s)
+	if m.rate != 0 {
+		t.Errorf("a new phase begins with the rate %g", m.rate)
+	}
+}
+
+// testApp is an app whose standard error is w.
+func testApp(w io.Writer) *app {
+	return newApp(&env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: w, getenv: func(string) string { return "" }, now: time.Now})
+}
+
+func TestProgressWithoutTerminal(t *testing.T) {
+	var out bytes.Buffer
+	p := testApp(&out).startProgress()
+	for i := range 250 { // 25 s
+		p.Update(engine.Stats{Phase: engine.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
+	}
+	told := errors.New("open a\x1bb: permission denied")
+	p.Warn(told)
+	p.stop([]error{told, errors.New("late\n")})
+	want := "reading 40%, 0 entries, 100 MiB/250 MiB, 15s left, 10 MiB/s, 0 B new\n" +
+		"reading 80%, 0 entries, 200 MiB/250 MiB, 5s left, 10 MiB/s, 0 B new\n" +
+		"warning: open a\\x1bb: permission denied\n" +
+		"warning: late\\n\n"
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &out, want)
+	}
+}
+
+func TestQuietProgress(t *testing.T) {
+	var out bytes.Buffer
+	a := testApp(&out)
+	a.quiet = true
+	p := a.startProgress()
+	p.Update(engine.Stats{Phase: engine.PhaseReading, Elapsed: time.Minute})
+	a.say("summary")
+	p.Warn(errors.New("unreadable"))
+	p.stop(nil)
+	if want := "warning: unreadable\n"; out.String() != want {
+		t.Errorf("got %q, want %q", &out, want)
+	}
+}
+
+func TestProgressOnTerminal(t *testing.T) {
+	master, tty := openPTY(t, 100)
+	seen := make(chan string)
+	go func() {
+		b, _ := io.ReadAll(master) // ends with EIO when the tty is closed
+		seen <- string(b)
+	}()
+
+	p := testApp(tty).startProgress()
+	s := engine.Stats{Phase: engine.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
+	p.Update(s) // too early for a bar
+	for s.Elapsed = barDelay; s.Files < 4; s.Elapsed += 200 * time.Millisecond {
+		s.Files++
+		s.Bytes += 256 << 10
+		p.Update(s)
+		if s.Files == 2 {
+			p.Warn(errors.New("half way"))
+		}
+		time.Sleep(200 * time.Millisecond) // mpb draws every 150 ms
+	}
+	p.stop(nil)
+	p.Update(s) // too late
+	p.console.line("done")
+	tty.Close()
+
+	out := <-seen
+	for _, want := range []string{"reading 50% [=", "], 2/4 entries"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("never shown: %q", want)
+		}
+	}
+	if got, want := screen(out), "warning: half way\ndone\n"; got != want {
+		t.Errorf("left on the screen:\n%s\nwant\n%s\nof %q", got, want, out)
+	}
+}
+
+// screen is what a terminal shows after out, of which it knows what mpb uses:
+// ESC [ n A, ESC [ J, and line ends.
+func screen(out string) string {
+	lines, row := []string{""}, 0
+	for out != "" {
+		if rest, ok := strings.CutPrefix(out, "\x1b["); ok {
+			i := strings.IndexAny(rest, "AJ")
+			switch n, _ := strconv.Atoi(rest[:i]); rest[i] {
+			case 'A':
+				row -= n
+			case 'J':
+				lines = append(lines[:row], "")
+			}
+			out = rest[i+1:]
+			continue
+		}
+		switch out[0] {
+		case '\r':
+		case '\n':
+			if row++; row == len(lines) {
+				lines = append(lines, "")
+			}
+		default:
+			lines[row] += out[:1]
+		}
+		out = out[1:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+// openPTY opens a pseudo-terminal of that many columns.
+func openPTY(t *testing.T, columns uint16) (master, tty *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no pseudo-terminals: ", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+	tty, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return master, tty
+}

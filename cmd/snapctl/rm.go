@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) rmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm REF...",
+		Short: "Remove snapshots",
+		Long: `Removes snapshots and prints their ids; with --json, an array of the objects
+that show --json prints. Unless every REF names one snapshot, none is removed.
+How to write a REF: snapctl help references; - reads several from standard
+input, one a line or as JSON.
+
+The space of what no other snapshot holds is not freed at once.`,
+		Example: `  snapctl rm 0193a5b2-7c1e app~3
+  snapctl list --json --tag scratch=yes | snapctl rm -`,
+		Args:              takes("REF..."),
+		ValidArgsFunction: a.completeRef,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			refs, err := a.refs(cmd, args)
+			if err != nil {
+				return err
+			}
+			return a.rm(cmd.Context(), refs)
+		},
+	}
+}
+
+func (a *app) rm(ctx context.Context, refs []string) error {
+	removed := []*engine.Snapshot{}
+	var err error
+	if len(refs) > 0 { // standard input may hold an empty array
+		removed, err = a.remove(ctx, refs)
+	}
+	// Some may be gone though others failed.
+	if err != nil && len(removed) == 0 {
+		return err
+	}
+	var ids strings.Builder
+	for _, s := range removed {
+		ids.WriteString(s.ID.String() + "\n")
+	}
+	if a.json {
+		return errors.Join(err, a.printJSON(removed))
+	}
+	err = errors.Join(err, a.print(ids.String()))
+	a.say("removed " + plural(int64(len(removed)), "snapshot"))
+	return err
+}
+
+func (a *app) remove(ctx context.Context, refs []string) ([]*engine.Snapshot, error) {
+	repo, err := a.open(ctx)
+	if err != nil {
+		return nil, about(refs[0], err)
+	}
+	defer a.closeRepo(repo)
+	return repo.Remove(ctx, refs...)
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// An app is one run of the command: its world and its global flags.
+type app struct {
+	*env
+	args    []string // of the command line
+	out     *output
+	console *console
+	started bool // the command line was understood
+
+	repo       string
+	cacheDir   string
+	json       bool
+	quiet      bool
+	verbose    int
+	cpuProfile string
+	memProfile string
+
+	log          *slog.Logger
+	stopProfiles func() error
+}
+
+func newApp(e *env) *app {
+	return &app{
+		env:          e,
+		out:          &output{w: e.stdout},
+		console:      &console{out: e.stderr},
+		stopProfiles: func() error { return nil },
+	}
+}
+
+// newRootCommand is the whole tree of commands, for running it and for
+// generating documentation from it.
+func newRootCommand(e *env) *cobra.Command { return newApp(e).command() }
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "snapctl",
+		Short: "Snapshots of directories, deduplicated, in a folder or a bucket",
+		Long: `snapctl takes snapshots of directories, such as a checkout and its node_modules,
+and brings them back. What two snapshots share is stored once. The repository
+is a local folder, or a bucket of S3 or Cloudflare R2.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 no such
+snapshot, 5 expired, 6 damaged repository, 130 interrupted. Data goes to
+standard output, everything else to standard error.`,
+		Example: `  snapctl create .                       # into ~/.local/share/snapctl
+  snapctl restore latest /tmp/copy
+
+  export SNAPCTL_REPO='r2://ACCOUNT/bucket/prefix'
+  snapctl init
+  snapctl create --name app --ttl 7d ~/work/app
+  snapctl restore app ~/work/app-again`,
+		Version:       readVersion().Version,
+		SilenceErrors: true, // report prints them
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			a.started = true
+			return a.startProfiles()
+		},
+		Args: a.rootArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SetOut(a.stderr)
+			if err := cmd.Help(); err != nil {
+				return err
+			}
+			return usagef(cmd, "no command given")
+		},
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.out)
+	root.SetErr(a.stderr)
+	root.SetVersionTemplate("snapctl {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		// "snapctl crate --name x" is about crate, not about --name.
+		if cmd == root && len(a.args) > 0 && !strings.HasPrefix(a.args[0], "-") {
+			return a.rootArgs(root, a.args[:1])
+		}
+		if cmd == root {
+			return err
+		}
+		return fmt.Errorf("%s: %w", cmd.Name(), err)
+	})
+
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.repo, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
+	flags.StringVar(&a.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
+	flags.BoolVar(&a.json, "json", false, "print JSON on standard output")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
+	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done; -vv logs more")
+
+	// For developers, hence hidden: profiles of one command, to be read with
+	// go tool pprof.
+	flags.StringVar(&a.cpuProfile, "cpuprofile", "", "write a CPU profile to `FILE`")
+	flags.StringVar(&a.memProfile, "memprofile", "", "write a heap profile to `FILE` at the end")
+	for _, name := range []string{"cpuprofile", "memprofile"} {
+		flags.Lookup(name).Hidden = true
+	}
+
+	root.AddCommand(
+		a.initCommand(),
+		a.createCommand(),
+		a.listCommand(),
+		a.showCommand(),
+		a.restoreCommand(),
+		a.rmCommand(),
+		a.versionCommand(),
+	)
+	root.AddCommand(helpTopics()...)
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" { // without these, an unknown shell is help and exit code 0
+			cmd.Args = takes("SHELL")
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				return usagef(cmd, "completion: no such shell: %q", args[0])
+			}
+		}
+	}
+	return root
+}
+
+func (a *app) rootArgs(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("no such command: %q", args[0])
+	if root.SuggestionsMinimumDistance <= 0 {
+		root.SuggestionsMinimumDistance = 2
+	}
+	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+		return &hintError{err: err, hint: "did you mean: snapctl " + strings.Join(near, ", snapctl ")}
+	}
+	return err
+}
+
+// takes says which arguments a command takes, in the words of its usage line:
+// "REF", "[DIR]" for one that may be missing, "REF..." for one or more.
+func takes(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		for i, name := range names {
+			if i >= len(args) && !strings.HasPrefix(name, "[") {
+				return fmt.Errorf("%s: %s is missing", cmd.Name(), strings.TrimSuffix(name, "..."))
+			}
+			if strings.HasSuffix(name, "...") {
+				return nil
+			}
+		}
+		if len(args) > len(names) {
+			return fmt.Errorf("%s: unexpected argument %q", cmd.Name(), args[len(names)])
+		}
+		return nil
+	}
+}
+
+// location is the repository's URL, and whether the user chose it. It holds no
+// secret: a URL with credentials is refused, in words that do not repeat them.
+func (a *app) location() (repo string, chosen bool, err error) {
+	repo = a.repo
+	if repo == "" {
+		repo = a.getenv("SNAPCTL_REPO")
+	}
+	if repo != "" {
+		if _, err := remote.ParseURL(repo); err != nil {
+			return "", true, &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
+		}
+		return repo, true, nil
+	}
+	data := a.getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(data) { // the XDG specification: ignore a relative one
+		home := a.getenv("HOME")
+		if !filepath.IsAbs(home) {
+			return "", false, errors.New("no repository: neither --repo nor SNAPCTL_REPO is given, and $HOME is not set")
+		}
+		data = filepath.Join(home, ".local", "share")
+	}
+	return filepath.Join(data, "snapctl"), false, nil
+}
+
+// errNothingYet is what open returns for a default repository that no create
+// has made yet. It behaves as an empty one.
+var errNothingYet = fmt.Errorf("%w: there are none yet", engine.ErrNotFound)
+
+// open opens the repository. The caller closes it with closeRepo.
+func (a *app) open(ctx context.Context) (*engine.Repository, error) {
+	location, chosen, err := a.location()
+	if err != nil {
+		return nil, err
+	}
+	repo, err := engine.Open(ctx, location, a.engineOptions())
+	if errors.Is(err, engine.ErrNotInitialised) {
+		if !chosen {
+			return nil, fmt.Errorf("%w in the default repository %s", errNothingYet, location)
+		}
+		return nil, &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(location)}
+	}
+	return repo, err
+}
+
+// openOrMake is open for create, which makes the default repository when it is
+// first used.
+func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
+	repo, err := a.open(ctx)
+	if !errors.Is(err, errNothingYet) {
+		return repo, err
+	}
+	location, _, err := a.location()
+	if err != nil {
+		return nil, err
+	}
+	repo, err = engine.Init(ctx, location, nil, a.engineOptions())
+	if errors.Is(err, engine.ErrExists) { // another create was faster
+		return a.open(ctx)
+	}
+	if err == nil {
+		a.say("made the default repository " + location)
+	}
+	return repo, err
+}
+
+// closeRepo closes a repository. By then the work is done, and safe.
+func (a *app) closeRepo(repo *engine.Repository) {
+	if err := repo.Close(); err != nil {
+		a.console.line("warning: " + err.Error())
+	}
+}
+
+func (a *app) engineOptions() *engine.Options {
+	opts := a.env.engine
+	opts.CacheDir = a.cacheDir
+	if opts.CacheDir == "" {
+		opts.CacheDir = a.getenv("SNAPCTL_CACHE_DIR")
+	}
+	opts.Log = a.logger()
+	opts.Version = readVersion().Version
+	if !a.quiet && a.verbose == 0 { // the log has them
+		opts.OnRetry = func(err error, wait time.Duration) {
+			a.console.line(fmt.Sprintf("retrying in %s: %v", round(wait), err))
+		}
+	}
+	return &opts
+}
+
+// logger is where -v sends what a developer wants to know.
+func (a *app) logger() *slog.Logger {
+	if a.log == nil {
+		var w io.Writer = a.console
+		level := slog.LevelDebug
+		switch a.verbose {
+		case 0:
+			w, level = io.Discard, slog.LevelError+1
+		case 1:
+			level = slog.LevelInfo
+		}
+		a.log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	return a.log
+}

@@ -1,0 +1,332 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/snapctl/snapctl/manifest"
+)
+
+// clocked is a repository with a clock that a test sets.
+func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
+	t.Helper()
+	p = newPlace(t)
+	at := time.Now()
+	r, err := Init(t.Context(), p.repo, nil, &Options{CacheDir: p.cache, Now: func() time.Time { return at }})
+	must(t, err)
+	t.Cleanup(func() { r.Close() })
+	p.files("src", map[string]string{"f": "1"})
+	return p, r, &at
+}
+
+func TestGet(t *testing.T) {
+	p, r, now := clocked(t)
+	src := p.path("src")
+	var all []*CreateResult
+	make := func(name string, ttl time.Duration) *CreateResult {
+		t.Helper()
+		res := complete(t, r, src, &CreateOptions{Name: name, TTL: ttl})
+		all = append(all, res)
+		return res
+	}
+	a0, a1, a2 := make("app", 0), make("app", 0), make("app", 0)
+	short := make("short", time.Hour)
+	make("gone", time.Hour)
+	app4 := make("app", time.Hour) // newest of the name, until it expires
+	id := a0.ID.String()
+	clash := make(id[:8], 0) // a name that is the beginning of ids
+	odd := make("a name, with \"odd\" things: ü ~ {}", 0)
+	last := make("dead-beef", 0) // hex and a hyphen, but no beginning of an id
+
+	handle := func(s string) string { return fmt.Sprintf(`{"id":%q,"dir":"/elsewhere","more":1}`, s) }
+	cases := []struct {
+		ref  string
+		want *CreateResult
+		err  error
+		text []string // in the error
+	}{
+		{ref: id, want: a0},
+		{ref: handle(id), want: a0},
+		{ref: " " + handle(id) + "\n", want: a0},
+		{ref: a1.Handle(), want: a1},
+		{ref: id[:35], want: nil, err: ErrAmbiguous}, // all but the lifetime class may be shared only by itself
+		{ref: "app", want: app4},
+		{ref: "app~0", want: app4},
+		{ref: "app~1", want: a2},
+		{ref: "app~3", want: a0},
+		{ref: "app~4", err: ErrNotFound, text: []string{"4"}},
+		{ref: "latest", want: last},
+		{ref: "latest~1", want: odd},
+		{ref: "latest~8", want: a0},
+		{ref: "latest~9", err: ErrNotFound},
+		{ref: "short", want: short},
+		{ref: odd.Name, want: odd},
+		{ref: "dead-beef", want: last},
+		{ref: id[:8], err: ErrAmbiguous, text: []string{clash.ID.String(), id}},
+		{ref: clash.ID.String(), want: clash},
+		{ref: id[:4], err: ErrAmbiguous, text: []string{"more"}},
+		{ref: id[:3], err: ErrNotFound, text: []string{"4 digits"}},
+		{ref: "", err: ErrInvalid},
+		{ref: "~1", err: ErrNotFound},
+		{ref: "nothing", err: ErrNotFound},
+		{ref: "nothing~1", err: ErrNotFound},
+		{ref: "APP", err: ErrNotFound},
+		{ref: strings.ToUpper(id), err: ErrNotFound},
+		{ref: "{", err: ErrInvalid},
+		{ref: "{}", err: ErrInvalid},
+		{ref: `{"id":"x"}`, err: ErrInvalid},
+		{ref: handle(id) + handle(id), err: ErrInvalid},
+		{ref: manifest.NewID(0).String(), err: ErrNotFound},
+		{ref: handle(manifest.NewID(0).String()), err: ErrNotFound},
+		{ref: "line\nfeed", err: ErrNotFound, text: []string{`line\nfeed`}},
+		{ref: "app~99999999999999999999", err: ErrNotFound},
+	}
+	check := func(r *Repository) {
+		t.Helper()
+		for _, c := range cases {
+			s, err := r.Get(t.Context(), c.ref)
+			if c.ref == id[:35] {
+				// Its only completions are ids that differ in the last digit.
+				if err == nil && s.ID == a0.ID {
+					continue
+				}
+			}
+			if c.err != nil {
+				if !errors.Is(err, c.err) {
+					t.Errorf("%q: %v, %v; want %v", c.ref, s, err, c.err)
+					continue
+				}
+				for _, text := range c.text {
+					if !strings.Contains(err.Error(), text) {
+						t.Errorf("%q: %q does not say %q", c.ref, err, text)
+					}
+				}
+				continue
+			}
+			if err != nil || s.ID != c.want.ID {
+				t.Errorf("%q: %v, %v; want %v", c.ref, s, err, c.want.ID)
+			}
+		}
+	}
+	check(r)
+	check(r) // from the cache
+
+	*now = now.Add(time.Hour)
+	for ref, want := range map[string]*CreateResult{"app": a2, "app~2": a0, "latest": last, id: a0} {
+		if s, err := r.Get(t.Context(), ref); err != nil || s.ID != want.ID {
+			t.Errorf("%q after an hour: %v, %v", ref, s, err)
+		}
+	}
+	for _, ref := range []string{"short", "gone", short.ID.String(), short.Handle(), app4.ID.String()} {
+		if s, err := r.Get(t.Context(), ref); !errors.Is(err, ErrExpired) {
+			t.Errorf("%q after an hour: %v, %v", ref, s, err)
+		}
+		if _, err := r.Restore(t.Context(), ref, p.path("out"), nil); !errors.Is(err, ErrExpired) {
+			t.Errorf("restore of %q after an hour: %v", ref, err)
+		}
+		if _, err := r.Create(t.Context(), src, &CreateOptions{Parent: ref}); !errors.Is(err, ErrExpired) {
+			t.Errorf("create from %q after an hour: %v", ref, err)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	p, r, _ := clocked(t)
+	src := p.path("src")
+	id := manifest.NewID(0).String()
+	for _, name := range []string{
+		"latest", "-", "{", "{}", " {x", "\t{x", "a~1", "a~0", "a~1~2", "latest~1", id, "a\nb", "a\x00", "\x7f", "a\u0085b", "\xff",
+		strings.Repeat("x", 257),
+	} {
+		if res, err := r.Create(t.Context(), src, &CreateOptions{Name: name}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("name %q: %+v, %v", name, res, err)
+		}
+		tag := map[string]string{name: "v"}
+		if strings.ContainsAny(name, "\n\x00\x7f\xff\u0085") || len(name) > 256 {
+			if res, err := r.Create(t.Context(), src, &CreateOptions{Tags: tag}); !errors.Is(err, ErrInvalid) {
+				t.Errorf("tag %q: %+v, %v", name, res, err)
+			}
+		}
+	}
+	if all, err := r.List(t.Context(), nil); len(all) != 0 || err != nil {
+		t.Errorf("list: %v, %v", all, err)
+	}
+	for _, name := range []string{
+		"a", "~", "a~", "~1", "a~b", "a~1234567", "a b", " a ", "/a/b", "Latest", "x{", "--name", "日本語", id[:35], strings.Repeat("x", 256), "a:b=c",
+	} {
+		res, err := r.Create(t.Context(), src, &CreateOptions{Name: name})
+		if errors.Is(err, ErrInvalid) {
+			t.Logf("name %q is refused: %v", name, err)
+			continue
+		}
+		must(t, err)
+		// What is allowed can be named.
+		if s, err := r.Get(t.Context(), name); err != nil || s.ID != res.ID {
+			t.Errorf("name %q: %v, %v", name, s, err)
+		}
+	}
+	if _, err := r.Create(t.Context(), src, &CreateOptions{TTL: -1}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("TTL of -1: %v", err)
+	}
+	if _, err := r.Create(t.Context(), src, &CreateOptions{Tags: map[string]string{"": "v"}}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("tag without a name: %v", err)
+	}
+	if _, err := r.Create(t.Context(), src, &CreateOptions{Parent: "nothing"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("unknown parent: %v", err)
+	}
+	if _, err := r.Create(t.Context(), src, &CreateOptions{Excludes: []string{"[a"}}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("malformed pattern: %v", err)
+	}
+}
+
+func TestListFilters(t *testing.T) {
+	p, r, now := clocked(t)
+	src := p.path("src")
+	var ids []manifest.ID
+	for i, o := range []CreateOptions{
+		{Name: "a", Tags: map[string]string{"k": "1", "l": ""}},
+		{Name: "a", Tags: map[string]string{"k": "2"}},
+		{Name: "b", Tags: map[string]string{"k": "1"}},
+		{TTL: time.Hour},
+	} {
+		res := complete(t, r, src, &o)
+		ids = append(ids, res.ID)
+		if i > 0 && res.ID.Compare(ids[i-1]) <= 0 {
+			t.Error("ids do not ascend")
+		}
+	}
+	check := func(want []int, o *ListOptions) {
+		t.Helper()
+		for _, r := range []*Repository{r, p.openAt("other", now)} {
+			all, err := r.List(t.Context(), o)
+			must(t, err)
+			var got []int
+			for _, s := range all {
+				got = append(got, slices.Index(ids, s.ID))
+			}
+			if !slices.Equal(want, got) {
+				t.Errorf("%+v: %v, want %v", o, got, want)
+			}
+		}
+	}
+	check([]int{3, 2, 1, 0}, nil)
+	check([]int{1, 0}, &ListOptions{Name: "a"})
+	check([]int{1}, &ListOptions{Name: "a", Limit: 1})
+	check([]int{2, 0}, &ListOptions{Tags: map[string]string{"k": "1"}})
+	check([]int{0}, &ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
+	check(nil, &ListOptions{Tags: map[string]string{"l": "1"}})
+	check(nil, &ListOptions{Name: "c"})
+	check([]int{3, 2}, &ListOptions{Limit: 2})
+	check([]int{3, 2, 1, 0}, &ListOptions{Limit: 9})
+	*now = now.Add(2 * time.Hour)
+	check([]int{2, 1, 0}, nil)
+	check([]int{2}, &ListOptions{Limit: 1})
+	check([]int{3, 2, 1, 0}, &ListOptions{Expired: true})
+}
+
+// openAt opens the place's repository with a cache and a clock.
+func (p *place) openAt(cache string, now *time.Time) *Repository {
+	p.Helper()
+	r, err := Open(p.Context(), p.repo, &Options{CacheDir: p.path(cache), Now: func() time.Time { return *now }})
+	must(p, err)
+	p.Cleanup(func() { r.Close() })
+	return r
+}
+
+// TestLifetimeClasses: a snapshot lies under the prefix of the shortest class
+// that outlives it.
+func TestLifetimeClasses(t *testing.T) {
+	p, r, _ := clocked(t)
+	const day = 24 * time.Hour
+	for ttl, class := range map[time.Duration]string{
+		0: "", time.Nanosecond: "ttl-1d/", time.Hour: "ttl-1d/", day: "ttl-1d/", day + 1: "ttl-2d/", 5 * day: "ttl-7d/",
+		90 * day: "ttl-90d/", 365 * day: "ttl-365d/", 366 * day: "", 40_000 * day: "",
+	} {
+		res := complete(t, r, p.path("src"), &CreateOptions{TTL: ttl})
+		if _, err := os.Stat(p.repo + "/manifests/" + class + res.ID.String()); err != nil {
+			t.Errorf("%v: %v", ttl, err)
+		}
+		if (ttl > 0) != (res.ExpiresAt != nil) || ttl > 0 && !res.ExpiresAt.Equal(res.CreatedAt.Add(ttl)) {
+			t.Errorf("%v: expires at %v, made at %v", ttl, res.ExpiresAt, res.CreatedAt)
+		}
+		if ttl == time.Nanosecond {
+			continue
+		}
+		if s, err := r.Get(t.Context(), res.ID.String()); err != nil || !s.CreatedAt.Equal(res.CreatedAt) {
+			t.Errorf("%v: %v, %v", ttl, s, err)
+		}
+	}
+}
+
+func TestRemove(t *testing.T) {
+	p, r, now := clocked(t)
+	src := p.path("src")
+	ctx := t.Context()
+	a := complete(t, r, src, &CreateOptions{Name: "a"})
+	b := complete(t, r, src, &CreateOptions{Name: "b", TTL: time.Hour})
+	c := complete(t, r, src, nil)
+	other := p.open("other")
+	if _, err := other.List(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, refs := range [][]string{{"a", "nothing"}, {"a", ""}, {"a", c.ID.String()[:4]}} {
+		if gone, err := r.Remove(ctx, refs...); err == nil || len(gone) > 0 {
+			t.Errorf("%q: %v, %v", refs, gone, err)
+		}
+	}
+	if all, err := r.List(ctx, nil); len(all) != 3 || err != nil {
+		t.Fatalf("after removals that failed: %v, %v", all, err)
+	}
+	if gone, err := r.Remove(ctx); len(gone) > 0 || err != nil {
+		t.Errorf("removing nothing: %v, %v", gone, err)
+	}
+	*now = now.Add(2 * time.Hour)
+	// The expired too, and one that is named twice once.
+	gone, err := r.Remove(ctx, "a", "b", a.ID.String(), a.Handle())
+	if err != nil || len(gone) != 2 || gone[0].ID != a.ID || gone[1].ID != b.ID {
+		t.Errorf("removed %v, %v", gone, err)
+	}
+	for _, r := range []*Repository{r, other} {
+		for _, ref := range []string{"a", "b", a.ID.String(), b.ID.String()} {
+			if s, err := r.Get(ctx, ref); !errors.Is(err, ErrNotFound) {
+				t.Errorf("%q: %v, %v", ref, s, err)
+			}
+		}
+		if all, err := r.List(ctx, nil); len(all) != 1 || all[0].ID != c.ID || err != nil {
+			t.Errorf("list: %v, %v", all, err)
+		}
+	}
+	if _, err := r.Remove(ctx, "a"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("again: %v", err)
+	}
+	// The parent has gone, and its files are found by the index.
+	if res := complete(t, r, src, nil); res.NewBytes != 0 || res.Parent != nil && *res.Parent != c.ID {
+		t.Errorf("%+v", res)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := r.Remove(cancelled, "latest"); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestParentByName: the caller says which snapshot unchanged files are taken from.
+func TestParentByName(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := manyFiles(p, "src")
+	first := complete(t, r, src, &CreateOptions{Name: "first"})
+	write(t, src+"/new", []byte("1"))
+	must(t, os.Chmod(src+"/large", 0o600))
+	second := complete(t, p.open("empty"), src, &CreateOptions{Parent: "first"})
+	if second.Parent == nil || *second.Parent != first.ID || second.NewBytes != 1 {
+		t.Errorf("%+v", second.Snapshot)
+	}
+	p.check(second.ID, scan(t, src))
+}
