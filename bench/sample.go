@@ -1,0 +1,143 @@
+package main
+
+import (
+	"maps"
+	"slices"
+)
+
+// A sample is one measured piece of work.
+type sample struct {
+	Suite string `json:"suite"`
+	Tree  string `json:"tree,omitempty"`
+	Work  string `json:"work"`
+	Tool  string `json:"tool"`
+	Run   int    `json:"run"`
+
+	Seconds    float64        `json:"seconds"`
+	CPUSeconds float64        `json:"cpuSeconds"`
+	PeakBytes  int64          `json:"peakBytes"`
+	Stored     int64          `json:"storedBytes,omitempty"` // by everything so far
+	Added      int64          `json:"addedBytes,omitempty"`  // by this work
+	Requests   map[string]int `json:"requests,omitempty"`    // to the S3 server
+	ServerCPU  float64        `json:"serverCPUSeconds,omitempty"`
+}
+
+// The kinds of work, in the order of the tables.
+const (
+	workStart     = "start-up"
+	workOpen      = "open only"
+	workCreate    = "create"
+	workAgain     = "create again"
+	workSecond    = "second version"
+	workRestore   = "restore"
+	workListFirst = "list, first time"
+	workListAgain = "list, second time"
+)
+
+var works = []string{workStart, workOpen, workCreate, workAgain, workSecond, workRestore, workListFirst, workListAgain}
+
+// samples are all that was measured, in order.
+type samples []sample
+
+func (s samples) where(keep func(sample) bool) samples {
+	var kept samples
+	for _, x := range s {
+		if keep(x) {
+			kept = append(kept, x)
+		}
+	}
+	return kept
+}
+
+// A quantity is a number that samples have.
+type quantity struct {
+	unit unit
+	of   func(sample) float64
+}
+
+var (
+	wall      = quantity{secs, func(s sample) float64 { return s.Seconds }}
+	cpu       = quantity{secs, func(s sample) float64 { return s.CPUSeconds }}
+	serverCPU = quantity{secs, func(s sample) float64 { return s.ServerCPU }}
+	peak      = quantity{size, func(s sample) float64 { return float64(s.PeakBytes) }}
+	stored    = quantity{size, func(s sample) float64 { return float64(s.Stored) }}
+	added     = quantity{size, func(s sample) float64 { return float64(s.Added) }}
+)
+
+func (s samples) values(q quantity) []float64 {
+	v := make([]float64, len(s))
+	for i, x := range s {
+		v[i] = q.of(x)
+	}
+	return v
+}
+
+// median is the quantity's; ok is false if there are no samples.
+func (s samples) median(q quantity) (m float64, ok bool) { return median(s.values(q)) }
+
+// median is the middle value, or the mean of the two in the middle. ok is
+// false if there are none.
+func median(v []float64) (m float64, ok bool) {
+	if len(v) == 0 {
+		return 0, false
+	}
+	v = slices.Sorted(slices.Values(v))
+	half := len(v) / 2
+	if len(v)%2 == 1 {
+		return v[half], true
+	}
+	return (v[half-1] + v[half]) / 2, true
+}
+
+// distinct lists the values of a key in the order of their first sample.
+func (s samples) distinct(key func(sample) string) []string {
+	var list []string
+	for _, x := range s {
+		if k := key(x); !slices.Contains(list, k) {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+// A group is what one table is about.
+type group struct{ suite, tree, work string }
+
+func (g group) has(s sample) bool { return g == group{s.Suite, s.Tree, s.Work} }
+
+// groups are the groups of the samples: suites and trees in the order in which
+// they were measured, within them works in theirs.
+func (s samples) groups() []group {
+	var list []group
+	for _, suite := range s.distinct(func(x sample) string { return x.Suite }) {
+		inSuite := s.where(func(x sample) bool { return x.Suite == suite })
+		for _, tree := range inSuite.distinct(func(x sample) string { return x.Tree }) {
+			for _, work := range works {
+				g := group{suite, tree, work}
+				if slices.ContainsFunc(s, g.has) {
+					list = append(list, g)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// requests is the median of each kind of request.
+func (s samples) requests() map[string]int {
+	kinds := map[string]bool{}
+	for _, x := range s {
+		for k := range x.Requests {
+			kinds[k] = true
+		}
+	}
+	if len(kinds) == 0 {
+		return nil
+	}
+	m := map[string]int{}
+	for k := range maps.Keys(kinds) {
+		n, _ := s.median(quantity{of: func(x sample) float64 { return float64(x.Requests[k]) }})
+		m[k] = int(n)
+	}
+	return m
+}
