@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
@@ -16,7 +17,8 @@ type assembler struct {
 	builder *manifest.Builder
 
 	// pending are the chunks of this run that the index does not have yet.
-	pending map[chunk.ID]placed
+	pending      map[chunk.ID]placed
+	pendingLimit int
 	// queue holds the entries, in order, of which some chunk has no place yet.
 	queue []*item
 	// goneDirs are directories that went away while they were read: what was
@@ -49,10 +51,10 @@ func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers in
 		builder.Reuse(c.parent.tree)
 	}
 	return &assembler{
-		creator:  c,
-		framer:   framer{pack: newPacker(ctx, g, c.repo.codec, c.up, workers)},
-		builder:  builder,
-		pending:  map[chunk.ID]placed{},
+		creator: c,
+		framer:  framer{pack: newPacker(ctx, g, c.repo.codec, c.up, workers)},
+		builder: builder,
+		pending: map[chunk.ID]placed{}, pendingLimit: maxPending,
 		goneDirs: map[string]bool{}, heirs: map[manifest.Key]*manifest.Key{},
 	}
 }
@@ -86,16 +88,17 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) error {
 	for b := range order {
 		for p := range b.parts {
-			if err := a.part(ctx, b, p); err != nil {
+			err := a.part(ctx, b, p)
+			if err == nil {
+				err = a.commit.err()
+			}
+			if err != nil {
 				return err
 			}
 			rd.release(p)
 		}
 		if err := ctx.Err(); err != nil {
 			return err // the batch may not be whole
-		}
-		if err := a.commit.err(); err != nil {
-			return err
 		}
 		for i := range b.items {
 			if err := a.settled(ctx, &b.items[i], rd); err != nil {
@@ -105,8 +108,15 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 		if err := a.drain(ctx, false); err != nil {
 			return err
 		}
-		for _, id := range a.commit.committed() {
-			delete(a.pending, id)
+		if len(a.queue) > maxQueue {
+			if err := a.settleQueue(ctx); err != nil {
+				return err
+			}
+		}
+		if len(a.pending) > a.pendingLimit {
+			if err := a.forgetPending(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -120,8 +130,44 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 		return err
 	}
 	root, err := a.builder.Finish(ctx)
+	if err == nil {
+		err = a.commit.err()
+	}
 	a.root = root
 	return err
+}
+
+// maxQueue is how many entries wait for the place of some chunk: behind one new
+// file nothing else may be new, and its pack fills slowly.
+const maxQueue = 32 << 10
+
+// settleQueue closes the pack at hand, so that all that waits can go on.
+func (a *assembler) settleQueue(ctx context.Context) error {
+	if err := a.framer.flush(ctx); err != nil {
+		return err
+	}
+	if err := a.framer.pack.seal(ctx); err != nil {
+		return err
+	}
+	return a.drain(ctx, true)
+}
+
+// maxPending is how many chunks of a run are known by memory alone, about 80 bytes
+// each. More are left to the index, which is slower and takes memory of its own.
+const maxPending = 1 << 20
+
+// forgetPending has the index learn what has landed, and forgets it.
+func (a *assembler) forgetPending(ctx context.Context) error {
+	if err := a.commit.learn(ctx); err != nil {
+		return err
+	}
+	for id, at := range a.pending {
+		if _, ok := a.commit.lookup(id); ok && at.frame.settled() {
+			delete(a.pending, id)
+		}
+	}
+	a.pendingLimit = len(a.pending) + maxPending // what has not landed stays
+	return nil
 }
 
 // settled queues an item of which all is known, unless it is not there any more.
@@ -146,14 +192,13 @@ func (a *assembler) settled(ctx context.Context, it *item, rd *reader) error {
 		it = again
 		e = &it.entry
 	}
+	if it.linked && (it.drop || it.renewed) {
+		a.heirs[e.Key()] = nil
+	}
 	if !it.drop {
 		a.queue = append(a.queue, it)
-		return nil
-	}
-	if e.Type == manifest.Dir {
+	} else if e.Type == manifest.Dir {
 		a.goneDirs[e.Path()] = true
-	} else if e.Links > 1 {
-		a.heirs[e.Key()] = nil
 	}
 	return nil
 }
@@ -173,15 +218,20 @@ func (a *assembler) inherit(ctx context.Context, it *item, rd *reader) error {
 
 // stream has an item read again, as a batch of its own, while the pipeline waits.
 func (a *assembler) stream(ctx context.Context, it *item, rd *reader) (*item, error) {
-	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true}
+	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true, lane: it.lane}
 	b := &batch{items: []item{again}, stream: again.entry.Type == manifest.File, parts: make(chan *part, 1)}
-	go rd.settle(ctx, b)
+	ctx, cancel := context.WithCancel(ctx)
+	var settling sync.WaitGroup
+	settling.Go(func() { rd.settle(ctx, b) })
+	defer settling.Wait()
+	defer cancel()
 	for p := range b.parts {
 		if err := a.part(ctx, b, p); err != nil {
 			return nil, err
 		}
 		rd.release(p)
 	}
+	b.items[0].linked = b.items[0].linked || it.linked
 	return &b.items[0], ctx.Err()
 }
 
@@ -224,7 +274,7 @@ func (a *assembler) place(ctx context.Context, it *item, pc *piece) (*frame, uin
 	if at, ok := a.pending[pc.id]; ok {
 		return at.frame, at.offset, nil
 	}
-	f, off, err := a.framer.add(ctx, laneOf(it.entry.Name), pc.id, pc.data)
+	f, off, err := a.framer.add(ctx, it.lane, pc.id, pc.data)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -41,9 +41,12 @@ type item struct {
 	stat     dirent
 	settle   bool   // a reader has to look at it
 	known    bool   // its contents are the parent's, if it has not changed since the walk
+	linked   bool   // the walk saw that it has other names
+	renewed  bool   // another file took its place since then
 	outgrown bool   // it is too large by now to be read with others
 	drop     bool   // it is not there any more, or cannot be read
 	print    uint64 // fingerprint for the stat cache, 0 for none
+	lane     lane   // of its new chunks; the entry itself is the reader's while it is settled
 
 	// The assembler's: what the file's parts hold, and the frames of those
 	// extents that lie in one that has no place yet.

@@ -93,7 +93,7 @@ func (c cacheDir) names(kind string) []string {
 	return all
 }
 
-// trim deletes the files of a kind that were used longest ago, until those that
+// trim deletes the files of a kind that were written longest ago, until those that
 // are left have at most limit bytes.
 func (c cacheDir) trim(kind string, limit int64) {
 	entries, err := os.ReadDir(filepath.Join(c.dir, kind))
@@ -119,10 +119,14 @@ func (c cacheDir) trim(kind string, limit int64) {
 }
 
 // ownDirs are the folders that a snapshot leaves out, should they lie in what is
-// snapshotted: the repository itself, and the cache.
+// snapshotted: the repository itself, and what the cache has of it.
 func (r *Repository) ownDirs() map[inode]bool {
 	own := map[inode]bool{}
-	for _, dir := range []string{r.dir, filepath.Dir(r.cache.dir)} {
+	// It is about to be made: only then does it have an inode to go by.
+	if err := os.MkdirAll(r.cache.dir, 0o700); err != nil {
+		r.log.Info("making the cache", "err", err)
+	}
+	for _, dir := range []string{r.dir, r.cache.dir} {
 		var st unix.Stat_t
 		if dir != "" && unix.Stat(dir, &st) == nil {
 			own[inode{st.Dev, st.Ino}] = true
@@ -198,7 +202,9 @@ func (c cacheDir) writeStats(dir string, id manifest.ID, prints []uint64) error 
 // Trees, heads and segments, as the cache keeps them.
 
 func (c cacheDir) writeTree(id chunk.PackID, pack []byte) error {
-	return c.write("tree", id.String(), pack)
+	err := c.write("tree", id.String(), pack)
+	c.trim("tree", maxCachedTrees)
+	return err
 }
 
 func (c cacheDir) segment(id index.SegmentID) []byte { return c.read("segments", id.String()) }

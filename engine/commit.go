@@ -24,7 +24,10 @@ const (
 type committer struct {
 	repo *Repository
 	up   *uploader
-	once func() error // waits for the repository's segments, if there are any
+	// ready waits for the listing of segments and, if there are any, for the index
+	// to have them.
+	ready   func() error
+	listing sync.WaitGroup
 
 	ix      atomic.Pointer[index.Index] // set when it has something to say
 	fail    atomic.Pointer[error]
@@ -32,29 +35,32 @@ type committer struct {
 
 	flushing sync.Mutex
 	last     time.Time
+	segments []index.SegmentID // of the repository, this run's included
 
 	mu    sync.Mutex
 	avoid map[chunk.PackID]bool // packs that were found damaged
-	done  []chunk.ID            // chunks that the index has learnt, for the assembler to forget
 }
 
-// start lists the segments in the background. The index is opened by the first
-// lookup, if there is any segment.
+// start lists the segments in the background, until ctx ends. The index is opened
+// by the first lookup, if there is any segment.
 func (c *committer) start(ctx context.Context) {
 	type listing struct {
 		ids []index.SegmentID
 		err error
 	}
 	listed := make(chan listing, 1)
-	go func() {
+	c.listing.Go(func() {
 		ids, err := c.repo.listSegments(ctx)
 		listed <- listing{ids, err}
-	}()
-	c.once = sync.OnceValue(func() error {
+	})
+	c.ready = sync.OnceValue(func() error {
 		l := <-listed
 		if l.err != nil || len(l.ids) == 0 {
 			return l.err
 		}
+		c.flushing.Lock()
+		c.segments = append(c.segments, l.ids...)
+		c.flushing.Unlock()
 		ix, err := c.repo.syncIndex(ctx, l.ids)
 		if err == nil {
 			c.ix.Store(ix)
@@ -66,7 +72,7 @@ func (c *committer) start(ctx context.Context) {
 // lookup tells where the repository has a chunk. If that cannot be known, err
 // says why, and the run ends: a listing that failed is not an empty listing.
 func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
-	if err := c.once(); err != nil {
+	if err := c.ready(); err != nil {
 		c.fail.CompareAndSwap(nil, &err)
 		return chunk.Location{}, false
 	}
@@ -107,15 +113,6 @@ func (c *committer) err() error {
 	return nil
 }
 
-// committed gives the chunks that lookup has come to find since it was called last.
-func (c *committer) committed() []chunk.ID {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	done := c.done
-	c.done = nil
-	return done
-}
-
 // flushSome writes a segment when enough has landed, or enough time has passed.
 func (c *committer) flushSome(ctx context.Context) error {
 	if !c.flushing.TryLock() {
@@ -127,27 +124,25 @@ func (c *committer) flushSome(ctx context.Context) error {
 		return nil
 	}
 	c.last = time.Now()
-	return c.flush(ctx, func(id index.SegmentID, s *index.Segment) error {
-		ix, err := c.repo.openIndex()
-		if err == nil {
-			err = ix.Commit(id, s)
-		}
-		if err != nil {
-			c.repo.log.Info("the index did not learn a segment", "err", err)
-			return nil
-		}
+	return c.flush(ctx)
+}
+
+// learn brings the local index in line with all segments, those of this run
+// included, so that lookup finds their chunks.
+func (c *committer) learn(ctx context.Context) error {
+	if err := c.ready(); err != nil {
+		return err
+	}
+	c.flushing.Lock()
+	defer c.flushing.Unlock()
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	ix, err := c.repo.syncIndex(ctx, c.segments)
+	if err == nil {
 		c.ix.Store(ix)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, p := range s.Packs {
-			for _, f := range p.Index.Frames {
-				for _, x := range f.Chunks {
-					c.done = append(c.done, x.ID)
-				}
-			}
-		}
-		return nil
-	})
+	}
+	return err
 }
 
 // flushAll writes what is left. The local index learns it when it is next
@@ -155,11 +150,11 @@ func (c *committer) flushSome(ctx context.Context) error {
 func (c *committer) flushAll(ctx context.Context) error {
 	c.flushing.Lock()
 	defer c.flushing.Unlock()
-	return c.flush(ctx, func(index.SegmentID, *index.Segment) error { return nil })
+	return c.flush(ctx)
 }
 
 // flush writes segments of what has landed.
-func (c *committer) flush(ctx context.Context, then func(index.SegmentID, *index.Segment) error) error {
+func (c *committer) flush(ctx context.Context) error {
 	packs := c.up.take()
 	for len(packs) > 0 {
 		s, chunks := &index.Segment{}, 0
@@ -170,11 +165,10 @@ func (c *committer) flush(ctx context.Context, then func(index.SegmentID, *index
 		}
 		id, err := c.repo.putSegment(ctx, s)
 		if err != nil {
+			c.up.giveBack(append(s.Packs, packs...))
 			return err
 		}
-		if err := then(id, s); err != nil {
-			return err
-		}
+		c.segments = append(c.segments, id)
 	}
 	return nil
 }

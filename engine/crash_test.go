@@ -46,7 +46,7 @@ func TestKilledCreate(t *testing.T) {
 	j := job{Op: "create", Repo: p.repo, Cache: p.cache, Dir: src}
 	took := 200 * time.Millisecond // of a whole one, as measured below
 	killed := 0
-	for round := range times(12, 100) {
+	for round := range times(8, 100) {
 		// Enough that packs are uploaded and segments are written on the way.
 		for i := range 4 {
 			write(t, fmt.Sprintf("%s/change-%d", src, i), random(rnd.Uint64(), 4<<20))
@@ -209,11 +209,11 @@ func TestKilledRestoreInto(t *testing.T) {
 // TestManyCreates: processes that share a cache, and others with another one,
 // make snapshots at once.
 func TestManyCreates(t *testing.T) {
-	const processes = 8
+	processes := max(4, times(8, 8))
 	p := newPlace(t)
 	p.init()
 	// Half of it is the same for all.
-	shared := random(1, 10<<20)
+	shared := random(1, 5<<20)
 	type run struct {
 		cmd *exec.Cmd
 		out strings.Builder

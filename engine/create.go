@@ -82,6 +82,7 @@ type creator struct {
 	repo    *Repository
 	opts    *CreateOptions
 	dir     string // absolute
+	place   string // dir without symbolic links: what the stat cache goes by
 	root    int    // file descriptor of dir
 	rootDir dirent
 	started time.Time
@@ -111,6 +112,13 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions) (*creator, erro
 	if err != nil {
 		return nil, err
 	}
+	if len(abs) > manifest.MaxPath {
+		return nil, fmt.Errorf("%w: path of %d bytes, the most is %d", ErrInvalid, len(abs), manifest.MaxPath)
+	}
+	place, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		place = abs // the next line says why
+	}
 	fd, err := unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("%w: it is not a directory", ErrInvalid)
@@ -119,7 +127,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions) (*creator, erro
 		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
 	}
 	c := &creator{
-		repo: r, opts: opts, dir: abs, root: fd, started: time.Now(),
+		repo: r, opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
 		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
 		meter:   newMeter(opts.Progress),
 	}
@@ -184,14 +192,19 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 		return nil, err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	c.up = newUploader(c.repo.store, g)
+	puts := uploads
+	if c.repo.local() {
+		puts = localPuts
+	}
+	c.up = newUploader(c.repo.store, g, puts)
 	c.up.busy = c.meter.transfer
 	c.commit.repo, c.commit.up, c.commit.last = c.repo, c.up, time.Now()
 	if !c.repo.local() {
 		c.up.onPut = c.cacheTree
 	}
 	c.up.onLand = c.commit.flushSome
-	c.commit.start(ctx)
+	c.commit.start(gctx)
+	defer c.commit.listing.Wait()
 
 	var asm *assembler
 	g.Go(func() (err error) {
@@ -218,7 +231,7 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 		root: c.root, splitter: c.repo.splitter, hasher: c.repo.hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
 		started: c.started.Unix(), bytes: c.meter.addBytes,
-		buffers: newBuffers(inFlight, max(partSize, 2*c.repo.splitter.MaxChunk())),
+		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.splitter.MaxChunk())),
 	}
 
 	g.Go(func() error {
@@ -262,13 +275,14 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	segment.Wait()
 	if err != nil {
 		c.withdraw(ctx, m.ID)
+		c.commit.rescue(ctx) // the segment may have been cut short too
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("writing the manifest: %w", err)
 	}
 	c.repo.cacheHead(m.ID, data)
-	if err := c.repo.cache.writeStats(c.dir, m.ID, asm.prints); err != nil {
+	if err := c.repo.cache.writeStats(c.place, m.ID, asm.prints); err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)
 	}
 	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
@@ -298,9 +312,6 @@ func (c *creator) info(asm *assembler) (*manifest.Info, error) {
 	}
 	if c.parent != nil {
 		i.Parent = c.parent.id
-	}
-	if len(c.dir) > manifest.MaxPath {
-		return nil, fmt.Errorf("%w: path of %d bytes", ErrInvalid, len(c.dir))
 	}
 	return i, nil
 }

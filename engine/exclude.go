@@ -6,20 +6,21 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"strings"
 
-	"github.com/bmatcuk/doublestar/v4"
+	"github.com/git-lfs/wildmatch/v2"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
 
 // Patterns are those of gitignore(5), for --exclude, --include and .gitignore
 // files alike: one syntax to know. The matching of '*', '?', '[a-z]' and '**' is
-// doublestar's; here are only gitignore's own rules around it.
+// wildmatch's; here are only gitignore's own rules around it.
 
 // A pattern is one line of a .gitignore file.
 type pattern struct {
-	glob    string
+	glob    *wildmatch.Wildmatch
 	negate  bool // '!': takes back an earlier match
 	dirOnly bool // a slash at the end
 	whole   bool // a slash elsewhere: matched against the path, not the name
@@ -38,7 +39,10 @@ func parsePattern(line string) (p pattern, ok bool, err error) {
 		p.negate, s = true, s[1:]
 	}
 	if strings.HasSuffix(s, "/") {
-		p.dirOnly, s = true, strings.TrimRight(s, "/")
+		p.dirOnly, s = true, strings.TrimSuffix(s, "/")
+	}
+	if strings.Contains(s, "//") || strings.HasSuffix(s, "/") && s != "/" { // to git, what no path can match
+		return p, false, fmt.Errorf("%w: pattern %q has two slashes in a row", ErrInvalid, line)
 	}
 	if i := strings.IndexByte(s, '/'); i >= 0 {
 		p.whole = true
@@ -47,16 +51,37 @@ func parsePattern(line string) (p pattern, ok bool, err error) {
 	if s == "" {
 		return p, false, nil
 	}
-	// To doublestar braces are alternatives; to git they are plain.
-	p.glob = strings.NewReplacer("{", `\{`, "}", `\}`).Replace(s)
-	// "a/**" is all that is in a, and to doublestar a itself too.
-	if strings.HasSuffix(p.glob, "/**") {
-		p.glob += "/*"
+	// "a/**" is all that is in a, but not a.
+	if strings.HasSuffix(s, "/**") {
+		s += "/*"
 	}
-	if !doublestar.ValidatePattern(p.glob) {
+	if p.glob = compileGlob(s); p.glob == nil {
 		return p, false, fmt.Errorf("%w: pattern %q is malformed", ErrInvalid, line)
 	}
 	return p, true, nil
+}
+
+// memberBracket: a ']' that comes first in a class is a member of it.
+var memberBracket = strings.NewReplacer("[]", `[\]`, "[!]", `[!\]`, "[^]", `[^\]`)
+
+// plainSpace: an escaped space is a space, which wildmatch does not know.
+var plainSpace = strings.NewReplacer(`\\`, `\\`, `\ `, ` `)
+
+// compileGlob compiles a glob, nil if it is malformed. wildmatch takes an unclosed
+// class to match anything, and panics at others.
+func compileGlob(s string) (w *wildmatch.Wildmatch) {
+	s = memberBracket.Replace(plainSpace.Replace(s))
+	if _, err := path.Match(s, ""); err != nil {
+		return nil
+	}
+	defer func() {
+		if recover() != nil {
+			w = nil
+		}
+	}()
+	w = wildmatch.NewWildmatch(s)
+	w.Match("a/b") // what is malformed shows here at the latest
+	return w
 }
 
 func parsePatterns(lines []string) ([]pattern, error) {
@@ -74,16 +99,15 @@ func parsePatterns(lines []string) ([]pattern, error) {
 }
 
 // match matches a path relative to where the pattern was written.
-func (p *pattern) match(path, name string, isDir bool) bool {
+func (p *pattern) match(file, name string, isDir bool) bool {
 	if p.dirOnly && !isDir {
 		return false
 	}
 	subject := name
 	if p.whole {
-		subject = path
+		subject = file
 	}
-	ok, err := doublestar.Match(p.glob, subject)
-	return ok && err == nil
+	return p.glob.Match(subject)
 }
 
 // ignoreRules are the patterns that hold in a directory: those written in it,
@@ -99,8 +123,6 @@ type excludes struct {
 	command   []pattern // they override the files'
 	gitignore bool
 }
-
-func (x *excludes) root() *ignoreRules { return nil }
 
 // enter gives the rules that hold in a directory.
 func (x *excludes) enter(above *ignoreRules, fd int, dir string, names []string) (*ignoreRules, error) {
@@ -135,8 +157,12 @@ func readGitignore(dir int, name string) ([]pattern, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
 		return nil, err
+	}
+	if st.Size() > maxGitignore {
+		return nil, fmt.Errorf("it has %d bytes, the most is %d", st.Size(), maxGitignore)
 	}
 	var all []pattern
 	lines := bufio.NewScanner(io.LimitReader(f, maxGitignore))

@@ -33,6 +33,15 @@ func TestMain(m *testing.M) {
 		os.Exit(runChild(job))
 	}
 	flag.Parse()
+	// Of random tests fewer than rapid's hundred, and no long search for a
+	// shorter one that fails, if nobody said how many.
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	for name, value := range map[string]string{"rapid.checks": fmt.Sprint(times(40, 500)), "rapid.shrinktime": "5s", "rapid.nofailfile": "true"} {
+		if !given[name] {
+			_ = flag.Set(name, value)
+		}
+	}
 	// Trees and repositories on tmpfs: the disk is not what is tested.
 	if temp, err := os.MkdirTemp("/dev/shm", "snapctl-engine-test-"); err == nil {
 		// Children of other users pass through it.
@@ -65,10 +74,14 @@ func needRoot(t testing.TB) {
 	}
 }
 
-// times says how often something is repeated: short, or as often as -long wants.
+// times says how often something is repeated: short, as often as -long wants, or
+// a quarter with -short.
 func times(short, all int) int {
-	if *long {
+	switch {
+	case *long:
 		return all
+	case testing.Short():
+		return (short + 3) / 4
 	}
 	return short
 }
@@ -182,15 +195,6 @@ func restore(t testing.TB, r *Repository, ref, dir string, opts *RestoreOptions)
 		t.Fatalf("restore of %s to %s: problems %v", ref, dir, rec.Problems)
 	}
 	return rec
-}
-
-// checkRestores restores a snapshot to a new directory, and compares it.
-func checkRestores(t testing.TB, r *Repository, ref string, want tree) {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "out")
-	restore(t, r, ref, dir, nil)
-	compare(t, want, scan(t, dir))
-	must(t, os.RemoveAll(dir))
 }
 
 // A node is all that a test compares of a file. It is found by means of this

@@ -62,22 +62,28 @@ func (o *ListOptions) matches(s *Snapshot) bool {
 }
 
 // ids lists the snapshots' ids, newest first: one listing.
-func (r *Repository) ids(ctx context.Context) ([]manifest.ID, error) {
-	var all []manifest.ID
+func (r *Repository) ids(ctx context.Context) ([]sizedID, error) {
+	var all []sizedID
 	err := r.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			r.log.Warn("not a manifest", "object", o.Name, "err", err)
 			return nil
 		}
-		all = append(all, id)
+		all = append(all, sizedID{id, o.Size})
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing manifests: %w", err)
 	}
-	slices.SortFunc(all, func(a, b manifest.ID) int { return b.Compare(a) })
+	slices.SortFunc(all, func(a, b sizedID) int { return b.ID.Compare(a.ID) })
 	return all, nil
+}
+
+// sizedID is a snapshot as a listing shows it.
+type sizedID struct {
+	manifest.ID
+	size int64 // of its manifest in bytes
 }
 
 // headsAtOnce is how many manifest heads are fetched in parallel.
@@ -101,11 +107,11 @@ func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead,
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
 	for i, id := range ids {
-		if all[i] = r.cachedHead(id); all[i] != nil {
+		if all[i] = r.cachedHead(id.ID); all[i] != nil {
 			continue
 		}
 		g.Go(func() (err error) {
-			all[i], err = r.head(gctx, id)
+			all[i], err = r.head(gctx, id.ID, id.size)
 			switch {
 			case errors.Is(err, remote.ErrNotExist):
 				return nil // removed since it was listed
@@ -123,7 +129,7 @@ func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead,
 	var damaged []damagedHead
 	for i, err := range failed {
 		if err != nil {
-			damaged = append(damaged, damagedHead{ids[i], err})
+			damaged = append(damaged, damagedHead{ids[i].ID, err})
 		}
 	}
 	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), damaged, nil
@@ -143,9 +149,10 @@ func (r *Repository) cachedHead(id manifest.ID) *Snapshot {
 	return snapshotOf(info)
 }
 
-// head reads a snapshot's head from the repository.
-func (r *Repository) head(ctx context.Context, id manifest.ID) (*Snapshot, error) {
-	b, err := r.readHead(ctx, id)
+// head reads a snapshot's head from the repository. size is the manifest's, 0
+// where that is not known.
+func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*Snapshot, error) {
+	b, err := r.readHead(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
@@ -160,14 +167,17 @@ func (r *Repository) head(ctx context.Context, id manifest.ID) (*Snapshot, error
 	return snapshotOf(info), nil
 }
 
+// maxWholeHead is the size in bytes up to which a manifest is read whole where its
+// head is wanted: less would not come sooner.
+const maxWholeHead = 64 << 10
+
 // readHead reads as much of a manifest as its head takes, mostly in one request.
-func (r *Repository) readHead(ctx context.Context, id manifest.ID) ([]byte, error) {
-	b := make([]byte, manifest.HeadSize)
-	err := r.store.ReadAt(ctx, id.ObjectName(), 0, b)
-	if errors.Is(err, remote.ErrShort) {
+func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) ([]byte, error) {
+	if size <= maxWholeHead {
 		return r.store.Get(ctx, id.ObjectName())
 	}
-	if err != nil {
+	b := make([]byte, manifest.HeadSize)
+	if err := r.store.ReadAt(ctx, id.ObjectName(), 0, b); err != nil {
 		return nil, err
 	}
 	n, err := manifest.HeadLen(b)
@@ -193,7 +203,7 @@ func (r *Repository) cacheHead(id manifest.ID, b []byte) {
 }
 
 // forgetHeads drops what the cache has of snapshots that are gone.
-func (r *Repository) forgetHeads(ids []manifest.ID) {
+func (r *Repository) forgetHeads(ids []sizedID) {
 	names := r.cache.names("heads")
 	if len(names) <= len(ids) {
 		return

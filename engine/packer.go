@@ -20,6 +20,7 @@ const (
 	packChunks  = 32 << 10 // chunks of a pack: bounds its index
 	flushEvery  = 32 << 20 // plaintext bytes between two times that all lanes are emptied
 	uploads     = 4        // packs uploaded at once
+	localPuts   = 2        // the same where the repository is a folder: there is nothing to wait for
 )
 
 // lane is a run of frames of its own. What a program loads at start and what it
@@ -136,8 +137,8 @@ func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, u
 		codec: codec, up: up, group: group,
 		slots: make(chan struct{}, workers), frames: make(chan *frame, 2*workers),
 	}
-	p.raw = newBuffers(lanes+workers, frameTarget)
-	p.stored = newBuffers(2*workers, frameTarget/2)
+	p.raw = newBuffers(lanes+4*workers, frameTarget)
+	p.stored = newBuffers(4*workers, frameTarget/2)
 	group.Go(func() error { return p.run(ctx) })
 	return p
 }
@@ -165,6 +166,14 @@ func (p *packer) compress(ctx context.Context, f *frame) error {
 	return nil
 }
 
+// seal closes the pack with the frames that came before.
+func (p *packer) seal(ctx context.Context) error {
+	if !send(ctx, p.frames, nil) {
+		return ctx.Err()
+	}
+	return nil
+}
+
 // finish says that no frame will come. What came is in packs when the group is done.
 func (p *packer) finish() { close(p.frames) }
 
@@ -182,14 +191,16 @@ func (p *packer) run(ctx context.Context) error {
 				_, err := b.seal(ctx, p.up)
 				return err
 			}
-			<-f.compressed
-			if b == nil {
-				b = p.up.newPack(p.codec, chunk.DataPack)
+			if f != nil {
+				<-f.compressed
+				if b == nil {
+					b = p.up.newPack(p.codec, chunk.DataPack)
+				}
+				b.add(f)
+				p.stored.put(f.stored)
+				f.stored = nil
 			}
-			b.add(f)
-			p.stored.put(f.stored)
-			f.stored = nil
-			if b.full() {
+			if b != nil && (f == nil || b.full()) {
 				if _, err := b.seal(ctx, p.up); err != nil {
 					return err
 				}
@@ -243,7 +254,7 @@ type uploader struct {
 	busy   func(delta int, moved int64)       // for progress
 }
 
-func newUploader(store remote.Store, group *errgroup.Group) *uploader {
+func newUploader(store remote.Store, group *errgroup.Group, uploads int) *uploader {
 	return &uploader{
 		store: store, group: group, slots: make(chan struct{}, uploads),
 		bufs: newBuffers(uploads+1, packTarget+packTarget/4),
@@ -305,6 +316,16 @@ func (up *uploader) take() []index.Pack {
 	packs := up.landed
 	up.landed, up.inPacks = nil, 0
 	return packs
+}
+
+// giveBack undoes take for packs of which no segment was written.
+func (up *uploader) giveBack(packs []index.Pack) {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	up.landed = append(up.landed, packs...)
+	for _, p := range packs {
+		up.inPacks += chunksIn(p)
+	}
 }
 
 // waiting counts the chunks and packs that have landed and are in no segment.

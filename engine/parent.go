@@ -11,7 +11,7 @@ import (
 // findParent opens the snapshot that unchanged files are taken from, if there is
 // one. It must be in the repository still: only then are its packs sure to be.
 func (c *creator) findParent(ctx context.Context) error {
-	stats := c.repo.cache.readStats(c.dir)
+	stats := c.repo.cache.readStats(c.place)
 	var id manifest.ID
 	switch {
 	case c.opts.Parent != "":

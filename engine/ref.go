@@ -32,7 +32,7 @@ func checkName(name string) error {
 	}
 	_, idErr := manifest.ParseID(name)
 	switch {
-	case name == latest || name == "-" || strings.HasPrefix(strings.TrimSpace(name), "{") || nthPattern.MatchString(name) || idErr == nil:
+	case name == latest || name == "-" || isHandle(name) || nthPattern.MatchString(name) || idErr == nil:
 		return fmt.Errorf("%w: name %q has a meaning of its own as a reference", ErrInvalid, name)
 	}
 	return nil
@@ -49,13 +49,43 @@ func checkName(name string) error {
 // It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
 func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
 	s, err := r.resolve(ctx, ref)
+	if err == nil {
+		err = r.checkExpiry(s)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
 	}
-	if s.Expired(r.now()) {
-		return nil, fmt.Errorf("snapshot %s: %w on %s", printable(ref), ErrExpired, s.ExpiresAt.Format("2006-01-02 15:04:05 MST"))
-	}
 	return s, nil
+}
+
+func (r *Repository) checkExpiry(s *Snapshot) error {
+	if s.Expired(r.now()) {
+		return fmt.Errorf("%w on %s", ErrExpired, s.ExpiresAt.Format("2006-01-02 15:04:05 MST"))
+	}
+	return nil
+}
+
+// idOf is the id that a reference names without a look at the repository.
+func idOf(ref string) (manifest.ID, bool) {
+	if isHandle(ref) {
+		id, err := parseHandle(ref)
+		return id, err == nil
+	}
+	id, err := manifest.ParseID(ref)
+	return id, err == nil
+}
+
+// isHandle reports whether a reference is the JSON of a handle.
+func isHandle(ref string) bool { return strings.HasPrefix(strings.TrimSpace(ref), "{") }
+
+func parseHandle(ref string) (manifest.ID, error) {
+	var h struct {
+		ID manifest.ID `json:"id"`
+	}
+	if err := json.Unmarshal([]byte(ref), &h); err != nil || h.ID.IsZero() {
+		return h.ID, fmt.Errorf("%w: not the JSON of a handle", ErrInvalid)
+	}
+	return h.ID, nil
 }
 
 // printable quotes a reference that could hide in a message or break it.
@@ -67,14 +97,12 @@ func printable(ref string) string {
 }
 
 func (r *Repository) resolve(ctx context.Context, ref string) (*Snapshot, error) {
-	if strings.HasPrefix(strings.TrimSpace(ref), "{") {
-		var h struct {
-			ID manifest.ID `json:"id"`
+	if isHandle(ref) {
+		id, err := parseHandle(ref)
+		if err != nil {
+			return nil, err
 		}
-		if err := json.Unmarshal([]byte(ref), &h); err != nil || h.ID.IsZero() {
-			return nil, fmt.Errorf("%w: not the JSON of a handle", ErrInvalid)
-		}
-		return r.byID(ctx, h.ID)
+		return r.byID(ctx, id)
 	}
 	if id, err := manifest.ParseID(ref); err == nil {
 		return r.byID(ctx, id)
@@ -156,7 +184,7 @@ func describe(all []*Snapshot) string {
 }
 
 func (r *Repository) byID(ctx context.Context, id manifest.ID) (*Snapshot, error) {
-	s, err := r.head(ctx, id)
+	s, err := r.head(ctx, id, 0)
 	if errors.Is(err, remote.ErrNotExist) {
 		r.cache.remove("heads", id.String())
 		return nil, ErrNotFound
@@ -173,7 +201,7 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 	seen := map[manifest.ID]bool{}
 	for _, ref := range refs {
 		s, err := r.resolve(ctx, ref)
-		if id, idErr := manifest.ParseID(ref); idErr == nil && errors.Is(err, ErrIntegrity) {
+		if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
 			s, err = &Snapshot{ID: id}, nil // what is damaged can be removed by its id
 		}
 		if err != nil {

@@ -180,20 +180,26 @@ func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location
 		r.cache.remove("tree", loc.Pack.String())
 	}
 	// One request for the whole pack: its other pages are wanted next.
-	v, err, _ := r.packs.Do(loc.Pack.String(), func() (any, error) {
-		pack, err := r.store.Get(ctx, packName(loc.Pack))
+	// Others may wait for it too, so it does not end with this caller's context.
+	fetched := r.packs.DoChan(loc.Pack.String(), func() (any, error) {
+		pack, err := r.store.Get(context.WithoutCancel(ctx), packName(loc.Pack))
 		if err == nil {
 			if err := r.cache.writeTree(loc.Pack, pack); err != nil {
 				r.log.Info("caching a tree pack", "err", err)
 			}
-			r.cache.trim("tree", maxCachedTrees)
 		}
 		return pack, err
 	})
-	if err != nil {
-		return nil, err
+	var pack []byte
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case f := <-fetched:
+		if f.Err != nil {
+			return nil, f.Err
+		}
+		pack = f.Val.([]byte)
 	}
-	pack := v.([]byte)
 	if int64(len(pack)) < int64(loc.Frame.End()) {
 		return nil, fmt.Errorf("%w: pack %v has %d bytes, a page ends at %d", ErrIntegrity, loc.Pack, len(pack), loc.Frame.End())
 	}

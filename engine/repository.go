@@ -65,11 +65,11 @@ type Repository struct {
 func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
 	cfg, err := newConfig(init)
 	if err != nil {
-		return nil, fmt.Errorf("making repository %s: %w", url, err)
+		return nil, fmt.Errorf("making a repository: %w", err)
 	}
 	r, err := connect(ctx, url, opts, true)
 	if err != nil {
-		return nil, fmt.Errorf("making repository %s: %w", url, err)
+		return nil, fmt.Errorf("making repository%s: %w", r.where(), err)
 	}
 	cfg.CreatedAt = r.now().UTC().Truncate(time.Second)
 	err = r.store.Put(ctx, configName, cfg.encode())
@@ -94,7 +94,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 		err = ErrNotInitialised
 	}
 	if err != nil {
-		return nil, fmt.Errorf("opening repository %s: %w", url, err)
+		return nil, fmt.Errorf("opening repository%s: %w", r.where(), err)
 	}
 	var cfg *config
 	b, err := r.store.Get(ctx, configName)
@@ -111,6 +111,15 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
 	}
 	return r, nil
+}
+
+// where names the repository in a message; not a URL that could not be parsed,
+// which may hold secrets.
+func (r *Repository) where() string {
+	if r == nil {
+		return ""
+	}
+	return " " + r.url
 }
 
 // connect opens the store without looking at what it holds.
@@ -140,7 +149,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	r.url, r.dir = loc.String(), loc.Dir
 	if r.local() && mkdir {
 		if err := remote.MakeDir(loc.Dir); err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	ro := &remote.Options{UserAgent: strings.TrimSuffix("snapctl/"+r.ver, "/"), Wrap: func(s remote.Store) remote.Store {

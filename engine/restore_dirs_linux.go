@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -23,18 +24,27 @@ func removeAt(parent int, name string) error {
 // deleteOthers removes what the snapshot does not hold from the directories that
 // it does.
 func (x *restorer) deleteOthers(ctx context.Context) error {
+	if x.fresh || !x.opts.Delete {
+		return nil
+	}
+	if err := checkMounts(x.path); err != nil {
+		return err
+	}
 	c, err := x.tree.Seek(ctx, manifest.Key{})
 	if err != nil {
 		return err
 	}
 	// A directory without entries has no run in the tree: directories are taken
 	// from the plan, in the order of runs, and entries as the cursor meets them.
+	var e manifest.Entry
 	dirs := make([]string, len(x.plan.dirs))
-	for i, d := range x.plan.dirs {
-		dirs[i] = d.path
+	for i, rank := range x.plan.dirs {
+		if err := x.tree.At(ctx, rank, &e); err != nil {
+			return err
+		}
+		dirs[i] = strings.Clone(e.Path())
 	}
 	slices.SortFunc(dirs, manifest.ComparePaths)
-	var e manifest.Entry
 	more, err := c.Next(ctx, &e) // the root
 	if err != nil || !more {
 		return err
@@ -83,45 +93,47 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 // finishDirs gives directories their metadata, the deepest first: from then on
 // nothing is written into them.
 func (x *restorer) finishDirs(ctx context.Context) error {
+	x.endWork() // it is in the root, whose time is about to be set
 	dir := &openDir{root: x.root}
 	defer dir.close()
-	for i, d := range slices.Backward(x.plan.dirs) {
+	var e manifest.Entry
+	for i, rank := range slices.Backward(x.plan.dirs) {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if x.chosen != nil && !x.fresh && !x.chosen.dirs[d.path] {
+		if err := x.tree.At(ctx, rank, &e); err != nil {
+			return err
+		}
+		if x.chosen != nil && !x.fresh && !x.chosen.dirs[e.Path()] {
 			continue // it was there, and is only on the way
 		}
-		if err := x.finishDir(dir, &d); err != nil {
-			return fmt.Errorf("directory %q: %w", d.path, err)
+		if err := x.finishDir(dir, rank, &e); err != nil {
+			return fmt.Errorf("directory %q: %w", e.Path(), err)
 		}
 	}
 	return nil
 }
 
-func (x *restorer) finishDir(dir *openDir, d *dirMeta) error {
-	e := &manifest.Entry{Type: manifest.Dir, Mode: d.mode, UID: d.uid, GID: d.gid, Mtime: d.mtime, Xattrs: d.xattrs}
-	key := manifest.KeyOf(d.path)
-	e.Dir, e.Name = key.Dir, key.Name
-	if d.path == "" {
+func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error {
+	if e.Name == "" {
 		if err := x.setMetaFD(x.root, e); err != nil {
 			return err
 		}
-		return x.noteFD(x.root, d.rank)
+		return x.noteFD(x.root, rank)
 	}
 	// Most have the mode that they were made with, and lack only their time.
-	if x.fresh && x.owner.asMade(e, d.mode&0o777|0o700) {
-		parent, err := dir.get(e.Dir)
+	if x.fresh && x.owner.asMade(e, madeDirMode(e)) {
+		parent, err := x.openDir(dir, e.Dir)
 		if err != nil {
 			return err
 		}
 		if err := setTimes(parent, e.Name, e.Mtime); err != nil {
 			return err
 		}
-		return x.note(parent, e.Name, d.rank)
+		return x.note(parent, e.Name, rank)
 	}
 	dir.close() // its own directory may lose its permissions now
-	fd, err := openBelow(x.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := openBelow(x.root, e.Path(), unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -129,5 +141,5 @@ func (x *restorer) finishDir(dir *openDir, d *dirMeta) error {
 	if err := x.setMetaFD(fd, e); err != nil {
 		return err
 	}
-	return x.noteFD(fd, d.rank)
+	return x.noteFD(fd, rank)
 }

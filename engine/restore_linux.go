@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,13 +78,20 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 	return rec, nil
 }
 
-// open reads the manifest that a reference names. One request, if it is an id.
+// open reads the manifest that a reference names: in one request, if it is an id.
 func (r *Repository) open(ctx context.Context, ref string) (*manifest.Manifest, error) {
-	s, err := r.Get(ctx, ref)
-	if err != nil {
-		return nil, err
+	id, ok := idOf(ref)
+	if !ok {
+		s, err := r.Get(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		id = s.ID
 	}
-	m, err := r.manifest(ctx, s.ID)
+	m, err := r.manifest(ctx, id)
+	if err == nil {
+		err = r.checkExpiry(snapshotOf(&m.Info))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), err)
 	}
@@ -108,6 +116,7 @@ type restorer struct {
 	// then the next create has to look at everything.
 	partial  atomic.Bool
 	noOwner  atomic.Bool // some owner could not be set
+	noSetuid atomic.Bool // some setuid or setgid bit was left out
 	mu       sync.Mutex
 	problems []error
 	fetched  int64
@@ -157,6 +166,9 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if err := t.commit(); err != nil {
 		return nil, err
 	}
+	if t.late != nil {
+		x.problem(fmt.Errorf("syncing the folder of %s: %w; after a power cut the old tree may be back", t.path, t.late))
+	}
 	if x.prints != nil && !x.partial.Load() {
 		if err := r.cache.writeStats(t.path, m.ID, x.prints); err != nil {
 			r.log.Info("caching what is known of the files", "err", err)
@@ -173,29 +185,29 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 // run writes everything below the root: directories and what has no contents
 // first, then contents pack by pack, then what depends on those.
 func (x *restorer) run(ctx context.Context) error {
-	x.plan = newPlan()
-	if err := x.makeTree(ctx); err != nil {
-		return err
+	if x.m.Entries > math.MaxUint32 {
+		return fmt.Errorf("%w: %d entries", ErrUnsupported, x.m.Entries)
 	}
-	x.meter.phase(PhaseWriting)
-	if err := x.writeContents(ctx); err != nil {
-		return err
+	x.plan = newPlan(x.m.Files)
+	steps := []struct {
+		name  string
+		phase Phase
+		do    func(context.Context) error
+	}{
+		{"directories", PhasePlanning, x.makeTree},
+		{"contents", PhaseWriting, x.writeContents},
+		{"hard links", PhaseWriting, x.makeLinks},
+		{"deleting others", PhaseWriting, x.deleteOthers},
+		{"directories' metadata", PhaseWriting, x.finishDirs},
+		{"reading back", PhaseVerifying, x.verify},
 	}
-	if err := x.makeLinks(ctx); err != nil {
-		return err
-	}
-	if x.opts.Delete && !x.fresh {
-		if err := x.deleteOthers(ctx); err != nil {
+	for _, s := range steps {
+		start := time.Now()
+		x.meter.phase(s.phase)
+		if err := s.do(ctx); err != nil {
 			return err
 		}
-	}
-	x.endWork()
-	if err := x.finishDirs(ctx); err != nil {
-		return err
-	}
-	if x.opts.Verify {
-		x.meter.phase(PhaseVerifying)
-		return x.verify(ctx)
+		x.repo.log.Debug("restore", "step", s.name, "took", time.Since(start))
 	}
 	return nil
 }

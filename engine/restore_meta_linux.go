@@ -60,10 +60,27 @@ func (x *restorer) setMetaFD(fd int, e *manifest.Entry) error {
 			}
 		}
 	}
-	if err := unix.Fchmod(fd, e.Mode); err != nil {
+	if err := unix.Fchmod(fd, x.safeMode(fd, e)); err != nil {
 		return fmt.Errorf("changing the mode: %w", err)
 	}
 	return setTimes(fd, "", e.Mtime)
+}
+
+// safeMode is the mode that a file gets: without setuid and setgid where it does
+// not belong to whom the snapshot says, or their program would come to run as us.
+func (x *restorer) safeMode(fd int, e *manifest.Entry) uint32 {
+	const special = 0o6000
+	if e.Type != manifest.File || e.Mode&special == 0 {
+		return e.Mode
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Uid == e.UID && st.Gid == e.GID {
+		return e.Mode
+	}
+	if x.noSetuid.CompareAndSwap(false, true) {
+		x.problem(fmt.Errorf("restoring %q: without setuid and setgid, for it belonged to %d:%d; so for any other such file", e.Path(), e.UID, e.GID))
+	}
+	return e.Mode &^ special
 }
 
 // dropXattrs removes what the snapshot's entry does not have: inherited ACLs, or

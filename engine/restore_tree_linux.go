@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"os"
 	"strconv"
 	"strings"
 
@@ -25,13 +25,12 @@ type plan struct {
 	// first name is not restored.
 	sources map[uint64]uint64
 
-	dirs  []dirMeta // in tree order
-	made  map[string]bool
+	dirs  []uint64 // ranks of directories, in tree order
 	links []link
 	// skipped are entries that could not be made, which links cannot lead to.
 	skipped map[manifest.Key]bool
-	files int64
-	bytes int64
+	files   int64
+	bytes   int64
 }
 
 type planFrame struct {
@@ -39,10 +38,10 @@ type planFrame struct {
 	frame chunk.Frame
 }
 
-// want is a chunk of a file.
+// want is a chunk of a file. There are as many as chunks: it is kept small.
 type want struct {
-	rank   uint64 // of the file
 	at     uint64 // where in the file
+	rank   uint32 // of the file
 	frame  uint32 // in plan.frames
 	offset uint32 // in the frame
 	length uint32
@@ -51,30 +50,14 @@ type want struct {
 // partedFile counts the pieces of a file that are not written yet.
 type partedFile struct{ left int64 }
 
-type dirMeta struct {
-	rank uint64
-	meta
-	path string
-}
-
-// meta is what an entry has besides contents and type.
-type meta struct {
-	mode, uid, gid uint32
-	mtime          manifest.Time
-	xattrs         []manifest.Xattr
-}
-
-func metaOf(e *manifest.Entry) meta {
-	return meta{e.Mode, e.UID, e.GID, e.Mtime, e.Xattrs}
-}
-
 // link is a hard link to make.
 type link struct{ first, name manifest.Key }
 
-func newPlan() *plan {
+func newPlan(files uint64) *plan {
 	return &plan{
+		wants:   make([]want, 0, files),
 		frameAt: map[planFrame]uint32{}, parted: map[uint64]*partedFile{},
-		sources: map[uint64]uint64{}, made: map[string]bool{}, skipped: map[manifest.Key]bool{},
+		sources: map[uint64]uint64{}, skipped: map[manifest.Key]bool{},
 	}
 }
 
@@ -86,7 +69,7 @@ func (p *plan) want(rank, at uint64, x *manifest.Extent) {
 		p.frames = append(p.frames, f)
 		p.frameAt[f] = i
 	}
-	p.wants = append(p.wants, want{rank, at, i, x.Offset, x.Length})
+	p.wants = append(p.wants, want{at, uint32(rank), i, x.Offset, x.Length})
 }
 
 // makeTree goes through the whole tree: it makes directories, links, devices and
@@ -127,6 +110,16 @@ func (x *restorer) makeTree(ctx context.Context) error {
 			return fmt.Errorf("%s %q: %w", e.Type, e.Path(), err)
 		}
 	}
+}
+
+// openDir opens a directory of the target. This run has made all that are to be
+// there: if there is none, or something else, the snapshot is wrong.
+func (x *restorer) openDir(d *openDir, path string) (int, error) {
+	fd, err := d.get(path)
+	if errIsAny(err, unix.ENOENT, unix.ENOTDIR, unix.ELOOP) {
+		err = fmt.Errorf("%w: it is in %q, which is no directory", ErrIntegrity, path)
+	}
+	return fd, err
 }
 
 // planLink plans a hard link, or, where the first name is not restored, makes
@@ -171,9 +164,6 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 		x.meter.addFile()
 		return x.makeDir(dir, rank, e)
 	}
-	if e.Dir != "" && !x.plan.made[e.Dir] {
-		return fmt.Errorf("%w: it is in %q, which is no directory", ErrIntegrity, e.Dir)
-	}
 	if e.Type == manifest.File {
 		x.plan.bytes += int64(e.Size)
 		if src != rank {
@@ -182,7 +172,7 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 		return x.planFile(ctx, dir, rank, e)
 	}
 	x.meter.addFile()
-	parent, err := dir.get(e.Dir)
+	parent, err := x.openDir(dir, e.Dir)
 	if err != nil {
 		return err
 	}
@@ -190,23 +180,15 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 }
 
 func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
-	path := strings.Clone(e.Path())
-	x.plan.made[path] = true
-	m := metaOf(e)
-	m.xattrs = cloneXattrs(m.xattrs)
-	x.plan.dirs = append(x.plan.dirs, dirMeta{rank, m, path})
+	x.plan.dirs = append(x.plan.dirs, rank)
 	if e.Name == "" {
 		return nil
 	}
-	if e.Dir != "" && !x.plan.made[e.Dir] {
-		return fmt.Errorf("%w: it is in %q, which is no directory", ErrIntegrity, e.Dir)
-	}
-	parent, err := dir.get(e.Dir)
+	parent, err := x.openDir(dir, e.Dir)
 	if err != nil {
 		return err
 	}
-	// Its own mode comes at the end: we have to write into it.
-	mode := e.Mode&0o777 | 0o700
+	mode := madeDirMode(e)
 	err = unix.Mkdirat(parent, e.Name, mode)
 	if !errors.Is(err, unix.EEXIST) || x.fresh {
 		return err
@@ -216,7 +198,11 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return nil
+		if st.Mode&0o700 == 0o700 || os.Geteuid() == 0 {
+			return nil
+		}
+		// It is no link: that was looked at. Its mode is set at the end.
+		return unix.Fchmodat(parent, e.Name, st.Mode&manifest.PermMask|0o700, 0)
 	}
 	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
 		return err
@@ -224,13 +210,9 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 	return unix.Mkdirat(parent, e.Name, mode)
 }
 
-func cloneXattrs(all []manifest.Xattr) []manifest.Xattr {
-	var clone []manifest.Xattr
-	for _, a := range all {
-		clone = append(clone, manifest.Xattr{Name: strings.Clone(a.Name), Value: slices.Clone(a.Value)})
-	}
-	return clone
-}
+// madeDirMode is the mode that a directory is made with. Its own comes at the end:
+// we have to write into it.
+func madeDirMode(e *manifest.Entry) uint32 { return e.Mode&0o777 | 0o700 }
 
 // planFile plans a file's contents. One that is written in a single piece is
 // made then; any other is made here, at its full size.
@@ -255,7 +237,7 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 	if err != nil {
 		return err
 	}
-	parent, err := dir.get(e.Dir)
+	parent, err := x.openDir(dir, e.Dir)
 	if err != nil {
 		return err
 	}
@@ -326,11 +308,11 @@ func (x *restorer) makeLinks(ctx context.Context) error {
 }
 
 func (x *restorer) makeLink(from, to *openDir, l link) error {
-	src, err := from.get(l.first.Dir)
+	src, err := x.openDir(from, l.first.Dir)
 	if err != nil {
 		return err
 	}
-	dst, err := to.get(l.name.Dir)
+	dst, err := x.openDir(to, l.name.Dir)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,9 @@ var errDiffers = errors.New("what was read back is not what was written")
 
 // verify reads every file that was restored back from the target.
 func (x *restorer) verify(ctx context.Context) error {
+	if !x.opts.Verify {
+		return nil
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	var next atomic.Uint64
 	for range runtime.GOMAXPROCS(0) {
@@ -77,11 +80,15 @@ func (v *verifier) run(ctx context.Context, first uint64) error {
 
 // file compares the file at key with the entry e.
 func (v *verifier) file(ctx context.Context, key manifest.Key, e *manifest.Entry) error {
-	parent, err := v.dir.get(key.Dir)
+	parent, err := v.openDir(&v.dir, key.Dir)
 	if err != nil {
 		return err
 	}
 	fd, err := openFile(parent, key.Name)
+	if errors.Is(err, unix.EACCES) {
+		v.problem(fmt.Errorf("verifying %q: %w: its mode keeps its owner from reading it", key.Path(), err))
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -118,7 +125,7 @@ func (v *verifier) file(ctx context.Context, key manifest.Key, e *manifest.Entry
 // unchanged reports whether the file is in the target already, by size and time,
 // and, if everything is to be verified, by contents. It mends what else differs.
 func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entry) (bool, error) {
-	parent, err := dir.get(e.Dir)
+	parent, err := x.openDir(dir, e.Dir)
 	if err != nil {
 		return false, err
 	}
@@ -129,6 +136,9 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	}
 	if err != nil {
 		return false, err
+	}
+	if st.Nlink > 1 {
+		return false, nil // other names, maybe not ours, have the same inode
 	}
 	d := direntOf(e.Name, &st)
 	now := entryOf(e.Dir, &d)

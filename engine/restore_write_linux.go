@@ -18,10 +18,10 @@ import (
 
 // How contents are fetched: neighbouring frames of a pack in one request.
 const (
-	fetchSize      = 4 << 20   // stored bytes of a request
+	fetchSize      = 2 << 20   // stored bytes of a request
 	fetchGap       = 256 << 10 // bytes that are fetched in vain rather than asking twice
 	localFetchSize = 1 << 20
-	remoteFetches  = 12 // requests at once
+	remoteFetches  = 8 // requests at once
 )
 
 // fetch is a run of frames of one pack, and the chunks wanted from them.
@@ -136,7 +136,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 		at := frames[f.wants[i].frame].frame
 		raw, err := w.repo.codec.Decode(w.raw, w.stored[at.Offset-f.first:at.End()-f.first], int(at.Raw))
 		if err != nil {
-			return fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", ErrIntegrity, pack, at.Offset, err, w.names(ctx, f.wants[i].rank))
+			return fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(f.wants[i].rank)))
 		}
 		if at.Stored != at.Raw { // else it is the stored bytes themselves
 			w.raw = raw
@@ -173,7 +173,7 @@ func (w *contentWriter) writeRelocated(ctx context.Context, f *fetch, gone chunk
 		}
 		loc, err := w.repo.relocate(ctx, x.ID, gone)
 		if err != nil {
-			return fmt.Errorf("%w; %s cannot be restored", err, w.names(ctx, wt.rank))
+			return fmt.Errorf("%w; %s cannot be restored", err, w.names(ctx, uint64(wt.rank)))
 		}
 		stored := make([]byte, loc.Frame.Stored)
 		if err := w.repo.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
@@ -195,7 +195,7 @@ var errFound = errors.New("found")
 
 // extent finds the extent that a want is for, and reads its file's entry.
 func (w *contentWriter) extent(ctx context.Context, wt *want) (x manifest.Extent, err error) {
-	rank := wt.rank
+	rank := uint64(wt.rank)
 	src, elsewhere := w.plan.sources[rank]
 	if elsewhere {
 		rank = src
@@ -218,7 +218,7 @@ func (w *contentWriter) extent(ctx context.Context, wt *want) (x manifest.Extent
 	}
 	if elsewhere {
 		var e manifest.Entry
-		if err := w.tree.At(ctx, wt.rank, &e); err != nil {
+		if err := w.tree.At(ctx, uint64(wt.rank), &e); err != nil {
 			return x, err
 		}
 		w.entry.Dir, w.entry.Name = e.Dir, e.Name
@@ -244,16 +244,16 @@ func (w *contentWriter) write(ctx context.Context, wt *want, data []byte) error 
 }
 
 func (w *contentWriter) writePiece(wt *want, e *manifest.Entry, data []byte) error {
-	parent, err := w.dir.get(e.Dir)
+	parent, err := w.openDir(&w.dir, e.Dir)
 	if err != nil {
 		return err
 	}
-	part := w.plan.parted[wt.rank]
+	part := w.plan.parted[uint64(wt.rank)]
 	var fd int
 	if part == nil {
-		fd, err = w.createFile(parent, wt.rank, e, false)
+		fd, err = w.createFile(parent, uint64(wt.rank), e, false)
 	} else {
-		dir, name := w.workplace(parent, wt.rank, e)
+		dir, name := w.workplace(parent, uint64(wt.rank), e)
 		fd, err = openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW)
 	}
 	if err != nil {
@@ -266,7 +266,7 @@ func (w *contentWriter) writePiece(wt *want, e *manifest.Entry, data []byte) err
 	if part != nil && atomic.AddInt64(&part.left, -1) > 0 {
 		return nil
 	}
-	return w.finishFile(fd, parent, wt.rank, e)
+	return w.finishFile(fd, parent, uint64(wt.rank), e)
 }
 
 func pwriteAll(fd int, data []byte, off int64) error {

@@ -77,7 +77,7 @@ func (s *sequencer) visit(ctx context.Context, n *dirNode) error {
 // add appends an entry to the batch.
 func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
 	s.meter.addFile()
-	it := item{entry: entryOf(dir, d), stat: *d}
+	it := item{entry: entryOf(dir, d), stat: *d, lane: laneOf(d.name), linked: d.nlink > 1 && !d.isDir()}
 	if first, ok := s.linkTo(&it); ok {
 		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
 		return s.append(ctx, &it, false)
@@ -152,7 +152,11 @@ func (s *sequencer) dispatch(ctx context.Context) error {
 	if !settle {
 		close(b.parts)
 	}
-	if !send(ctx, s.order, b) || settle && !send(ctx, s.work, b) {
+	if !send(ctx, s.order, b) {
+		return ctx.Err()
+	}
+	if settle && !send(ctx, s.work, b) {
+		close(b.parts) // the assembler has the batch, and would wait for a reader
 		return ctx.Err()
 	}
 	return nil

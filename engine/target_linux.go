@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,6 +22,7 @@ type target struct {
 	fresh bool   // root is a new directory beside path, which commit puts in its place
 	temp  string // the path of that directory
 	swap  bool   // there is a tree at path that commit removes
+	late  error  // what went wrong when the new tree was in place already
 
 	// Where root is path itself: a directory in it for files that are not whole yet.
 	work     int
@@ -60,7 +62,7 @@ func openTarget(dir string, opts *RestoreOptions) (*target, error) {
 			return nil, err
 		}
 	}
-	if st != nil && opts.Into {
+	if st != nil && (opts.Into || empty && fixed(path)) {
 		err = t.openInto()
 	} else {
 		t.swap = !empty
@@ -71,6 +73,15 @@ func openTarget(dir string, opts *RestoreOptions) (*target, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// fixed reports whether a directory cannot be replaced by another: something is
+// mounted on it, or its parent is not ours to write to.
+func fixed(path string) bool {
+	if mounted, err := mountinfo.Mounted(path); err != nil || mounted {
+		return true
+	}
+	return unix.Faccessat(unix.AT_FDCWD, filepath.Dir(path), unix.W_OK|unix.X_OK, unix.AT_EACCESS) != nil
 }
 
 // checkMounts refuses to delete a tree in which something is mounted: what is
@@ -144,7 +155,9 @@ func makeLocked(parent, prefix string) (fd int, name string, err error) {
 		return -1, "", err
 	}
 	if fd, err = openDirectory(path); err == nil {
-		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			unix.Close(fd)
+		}
 	}
 	if err != nil {
 		os.Remove(path)
@@ -154,8 +167,13 @@ func makeLocked(parent, prefix string) (fd int, name string, err error) {
 }
 
 // sweep removes what restores that were killed have left in parent: it is theirs
-// by its name, and nobody holds its lock.
+// by its name and owner, and nobody holds its lock.
 func sweep(parent, prefix string) {
+	root, err := os.OpenRoot(parent)
+	if err != nil {
+		return
+	}
+	defer root.Close()
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return
@@ -165,13 +183,13 @@ func sweep(parent, prefix string) {
 		if !ours || !e.IsDir() || rest == "" || strings.Trim(rest, "0123456789") != "" {
 			continue
 		}
-		path := filepath.Join(parent, e.Name())
-		fd, err := openDirectory(path)
+		fd, err := openDirectory(filepath.Join(parent, e.Name()))
 		if err != nil {
 			continue
 		}
-		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			removeTree(path)
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+			removeIn(root, e.Name())
 		}
 		unix.Close(fd)
 	}
@@ -209,38 +227,53 @@ func isEmptyDir(path string) (bool, error) {
 	return len(names) == 0, err
 }
 
-// removeTree removes a directory that is ours, whatever its directories' modes.
+// removeTree removes a directory that is ours, and all below it.
 func removeTree(path string) error {
-	removeBelow(path, 2)
-	if err := os.RemoveAll(path); err == nil || os.Geteuid() == 0 {
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
 		return err
 	}
-	filepath.WalkDir(path, func(p string, d os.DirEntry, _ error) error {
+	defer root.Close()
+	return removeIn(root, filepath.Base(path))
+}
+
+// removeIn removes an entry of root and all below it, whatever the modes of its
+// directories, and without ever leaving root by a link.
+func removeIn(root *os.Root, name string) error {
+	removeBelow(root, name, 2)
+	if err := root.RemoveAll(name); err == nil || os.Geteuid() == 0 {
+		return err
+	}
+	fs.WalkDir(root.FS(), name, func(p string, d fs.DirEntry, _ error) error {
 		if d != nil && d.IsDir() {
-			os.Chmod(p, 0o700)
+			root.Chmod(p, 0o700)
 		}
 		return nil
 	})
-	return os.RemoveAll(path)
+	return root.RemoveAll(name)
 }
 
 // removeBelow removes most of a large tree in parallel: what lies a few levels
-// below path. What it fails to remove is somebody else's to report.
-func removeBelow(path string, levels int) {
-	entries, err := os.ReadDir(path)
+// below name. What it fails to remove is left to the caller.
+func removeBelow(root *os.Root, name string, levels int) {
+	dir, err := root.OpenRoot(name)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return
 	}
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		if sub := filepath.Join(path, e.Name()); levels > 1 {
-			removeBelow(sub, levels-1)
-		} else {
-			g.Go(func() error { return os.RemoveAll(sub) })
+		switch {
+		case !e.IsDir():
+		case levels > 1:
+			removeBelow(dir, e.Name(), levels-1)
+		default:
+			g.Go(func() error { return dir.RemoveAll(e.Name()) })
 		}
 	}
 	g.Wait()
@@ -252,6 +285,9 @@ func (t *target) commit() error {
 		return nil
 	}
 	if t.swap {
+		if err := checkMounts(t.path); err != nil {
+			return err // it came while we worked
+		}
 		// The old tree is about to go: the new one must outlive a power cut.
 		if err := unix.Syncfs(t.root); err != nil {
 			return fmt.Errorf("syncing: %w", err)
@@ -263,7 +299,8 @@ func (t *target) commit() error {
 		if err != nil {
 			return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
 		}
-		return syncDir(filepath.Dir(t.path)) // close removes the old tree
+		t.late = syncDir(filepath.Dir(t.path))
+		return nil // close removes the old tree
 	}
 	// Replaces an empty directory, and fails if it is not empty any more.
 	if err := unix.Rename(t.temp, t.path); err != nil {

@@ -89,7 +89,7 @@ func (w *walker) walk(ctx context.Context, workers int, visit func(*dirNode) err
 	defer wg.Wait()
 	defer w.halt()
 
-	todo := []*dirNode{{listed: make(chan struct{}), ignore: w.exclude.root()}}
+	todo := []*dirNode{{listed: make(chan struct{})}}
 	for len(todo) > 0 {
 		n := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
@@ -182,7 +182,7 @@ func (w *walker) read(n *dirNode) error {
 	}
 	slices.Sort(names)
 	if n.ignore, err = w.exclude.enter(n.ignore, fd, n.path, names); err != nil {
-		return err
+		n.failed = append(n.failed, fmt.Errorf("%w: nothing is left out because of it", err))
 	}
 	n.entries = make([]dirent, 0, len(names))
 	var st unix.Stat_t
