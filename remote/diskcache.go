@@ -1,0 +1,374 @@
+package remote
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoCache: [CachedStore.Fill] cannot keep anything at the moment.
+var ErrNoCache = errors.New("the disk cache cannot store anything")
+
+// A DiskCache keeps ranges of immutable objects on this machine's disk.
+// [DiskCache.Wrap] puts it before a [Store].
+//
+// Any number of processes may use one folder at once, be killed at any moment,
+// and evict at the same time; the folder can be deleted while they run. What
+// comes from the disk is checked by a CRC, which finds truncation, zeros and
+// flipped bits, and is fetched again if it is wrong. Whoever can tell that
+// content is wrong for other reasons calls [CachedStore.Invalidate].
+//
+// No read fails because of the cache: with a full disk, a folder that cannot be
+// written, or I/O errors, content comes from the store.
+type DiskCache struct {
+	dir    string
+	limit  int64
+	opts   DiskCacheOptions
+	slots  slots
+	stats  cacheCounters
+	now    func() time.Time
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup // fetches and evictions
+
+	// mu is taken while a pack's mutex is held; the other way round only for
+	// packs that nobody uses.
+	mu     sync.Mutex
+	closed bool
+	packs  map[packKey]*cachePack
+	lru    list.List // of *cachePack, most recently used first
+
+	suspended atomic.Int64 // until then nothing is stored; Unix nanoseconds
+	noticed   [2]atomic.Bool
+	added     atomic.Int64 // bytes stored since the last sweep
+	sweeping  atomic.Bool
+	sweepMu   sync.Mutex // one sweep at a time
+}
+
+// DiskCacheOptions are optional; nil and zero values give the defaults.
+type DiskCacheOptions struct {
+	// Prefix is what the names of cached objects begin with. Default "packs/".
+	Prefix string
+	// Window is what a miss fetches around what is wanted: so many bytes from a
+	// multiple of so many, as far as they are missing. Default 1 MiB: a round
+	// trip takes as long as that, or longer.
+	Window int
+	// Piece is the largest request in bytes. Default 4 MiB.
+	Piece int
+	// Parallel is how many requests are under way at once, and Background how
+	// many of them may be for [CachedStore.Fill]. Defaults 24 and 4. Every
+	// request has its bytes in memory: up to Window for a small read.
+	Parallel, Background int
+	// OpenFiles is how many files are kept open. Default 256.
+	OpenFiles int
+	// Notify, if not nil, is told why the cache does not work: once of a failure
+	// to store, and once of a failure to read. It may be called by any goroutine,
+	// and must not use the cache.
+	Notify func(error)
+}
+
+const (
+	// suspension is how long nothing is stored after a failure to.
+	suspension = time.Minute
+	// touchInterval is how exactly files tell when they were used last.
+	touchInterval = time.Minute
+)
+
+// OpenDiskCache gives the cache in a folder, which is made when there is
+// something to keep. limit is how many bytes the folder may take, in allocated
+// blocks; with none, reads go through, but equal ones still share a fetch. It
+// never fails: see [DiskCacheOptions.Notify].
+func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
+	c := &DiskCache{limit: limit, now: time.Now, packs: make(map[packKey]*cachePack)}
+	if o != nil {
+		c.opts = *o
+	}
+	set := func(p *int, value int) {
+		if *p <= 0 {
+			*p = value
+		}
+	}
+	set(&c.opts.Window, 1<<20)
+	set(&c.opts.Piece, 4<<20)
+	set(&c.opts.Parallel, 24)
+	set(&c.opts.Background, 4)
+	set(&c.opts.OpenFiles, 256)
+	if c.opts.Prefix == "" {
+		c.opts.Prefix = "packs/"
+	}
+	// Whole blocks, so that every request begins and ends at a block's border.
+	c.opts.Window = int(ceilBlock(int64(c.opts.Window)) * cacheBlock)
+	c.opts.Piece = max(c.opts.Window, int(ceilBlock(int64(c.opts.Piece))*cacheBlock))
+	// One slot at least is never for the background.
+	c.opts.Parallel = max(c.opts.Parallel, c.opts.Background+1)
+	c.slots.total, c.slots.background = c.opts.Parallel, c.opts.Background
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	abs, err := filepath.Abs(dir) // the program may change its own folder later
+	if err != nil {
+		c.limit = 0
+		c.trouble(troubleStore, err)
+	}
+	c.dir = abs
+	c.sweepSoon() // the limit may be another than the last time
+	return c
+}
+
+// Close ends fetches that are under way, and waits for all work in the
+// background. Reads then go to the stores.
+func (c *DiskCache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.work.Wait()
+	if c.limit > 0 && c.sweepDue() {
+		c.sweep()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, pk := range c.packs {
+		if pk.refs == 0 { // else release does it
+			pk.drop(nil)
+		}
+	}
+	return nil
+}
+
+// Wrap returns store with the cache before it. repo names the repository among
+// those that share the cache: a component of an object's name, such as a UUID.
+// The store should already retry.
+func (c *DiskCache) Wrap(store Store, repo string) *CachedStore {
+	s := &CachedStore{store: store, cache: c, repo: repo}
+	if err := checkName(repo); err != nil || strings.Contains(repo, "/") {
+		c.trouble(troubleStore, errors.Join(err, errors.New("the repository's name cannot be that of a folder")))
+		s.off = true
+	}
+	return s
+}
+
+// storing tells whether what is fetched can be kept.
+func (c *DiskCache) storing() bool {
+	return c.limit > 0 && (c.suspended.Load() == 0 || c.now().UnixNano() >= c.suspended.Load())
+}
+
+const (
+	troubleStore = iota
+	troubleRead
+)
+
+// trouble is called when the disk failed.
+func (c *DiskCache) trouble(kind int, err error) {
+	c.stats.errors.Add(1)
+	if kind == troubleStore {
+		c.suspended.Store(c.now().Add(suspension).UnixNano())
+		c.sweepSoon() // the disk may be full
+	}
+	if c.noticed[kind].CompareAndSwap(false, true) && c.opts.Notify != nil {
+		c.opts.Notify(err)
+	}
+}
+
+// begin is called before work in the background; it tells whether there may be
+// any. c.work.Done ends it.
+func (c *DiskCache) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.work.Add(1)
+	return true
+}
+
+type packKey struct{ repo, name string }
+
+// cachePack is what this process knows of an object: the open file, and the
+// fetches that are under way. There is at most one of an object at a time.
+type cachePack struct {
+	cache *DiskCache
+	key   packKey
+	refs  int           // guarded by cache.mu
+	elem  *list.Element // guarded by cache.mu
+
+	mu      sync.Mutex
+	file    *cacheFile // nil: not opened
+	flights []*flight
+	size    int64 // of the object; 0: not known
+	touched time.Time
+}
+
+// pack gives an object's state; release gives it back. It is nil after Close.
+func (c *DiskCache) pack(repo, name string) *cachePack {
+	key := packKey{repo, name}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	pk, ok := c.packs[key]
+	if ok {
+		c.lru.MoveToFront(pk.elem)
+	} else {
+		pk = &cachePack{cache: c, key: key}
+		pk.elem = c.lru.PushFront(pk)
+		c.packs[key] = pk
+		c.closeOldest()
+	}
+	pk.refs++
+	return pk
+}
+
+// closeOldest keeps the number of open files within its bound, apart from
+// those that are in use.
+func (c *DiskCache) closeOldest() {
+	for e := c.lru.Back(); e != nil && c.lru.Len() > c.opts.OpenFiles; {
+		pk := e.Value.(*cachePack)
+		e = e.Prev()
+		if pk.refs == 0 && pk.elem != c.lru.Front() {
+			pk.drop(nil)
+			c.lru.Remove(pk.elem)
+			delete(c.packs, pk.key)
+		}
+	}
+}
+
+func (pk *cachePack) retain() {
+	pk.cache.mu.Lock()
+	pk.refs++
+	pk.cache.mu.Unlock()
+}
+
+func (pk *cachePack) release() {
+	c := pk.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pk.refs--
+	if c.closed && pk.refs == 0 {
+		pk.drop(nil)
+	}
+}
+
+func (pk *cachePack) path() string {
+	return filepath.Join(pk.cache.dir, pk.key.repo, pk.key.name)
+}
+
+// open gives the object's file, or nil if there is none that can be used. The
+// caller holds pk.mu, and releases the file.
+func (pk *cachePack) open() *cacheFile {
+	if pk.file == nil {
+		f, err := openCacheFile(pk.path(), pk.key.name)
+		if err != nil {
+			pk.openFailed(err)
+			return nil
+		}
+		pk.file = f
+	}
+	pk.file.refs.Add(1)
+	return pk.file
+}
+
+func (pk *cachePack) openFailed(err error) {
+	switch {
+	case errors.Is(err, errGone):
+		pk.cache.discard(pk.path())
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+	default:
+		pk.cache.trouble(troubleRead, err)
+	}
+}
+
+// openToFill is open for what will be written: it makes the file if there is
+// none, and gives nil when nothing can be stored.
+func (pk *cachePack) openToFill() *cacheFile {
+	c := pk.cache
+	if !c.storing() {
+		return nil
+	}
+	pk.mu.Lock()
+	defer pk.mu.Unlock()
+	f := pk.open()
+	if f != nil && !f.linked() { // evicted, or somebody deleted the folder
+		pk.dropLocked(f)
+		f.release()
+		f = pk.open()
+	}
+	if f == nil {
+		var err error
+		f, err = createCacheFile(filepath.Join(c.dir, tmpDir), pk.path(), pk.key.name)
+		if err != nil {
+			if !errors.Is(err, errGone) {
+				c.trouble(troubleStore, err)
+			}
+			return nil
+		}
+		pk.file = f
+		f.refs.Add(1)
+	}
+	if !f.writable {
+		f.release()
+		c.trouble(troubleStore, pk.writeError(unix.EROFS))
+		return nil
+	}
+	return f
+}
+
+// drop forgets the open file f, or any if f is nil.
+func (pk *cachePack) drop(f *cacheFile) {
+	pk.mu.Lock()
+	defer pk.mu.Unlock()
+	pk.dropLocked(f)
+}
+
+func (pk *cachePack) dropLocked(f *cacheFile) {
+	if pk.file != nil && (f == nil || f == pk.file) {
+		pk.file.release()
+		pk.file = nil
+	}
+}
+
+func (pk *cachePack) writeError(err error) error {
+	return &fs.PathError{Op: "write", Path: pk.path(), Err: err}
+}
+
+// read fills p from the front with what the disk has.
+func (pk *cachePack) read(p []byte, offset int64) int {
+	c := pk.cache
+	for range 2 {
+		pk.mu.Lock()
+		f := pk.open()
+		touch := f != nil && f.writable && c.now().Sub(pk.touched) >= touchInterval
+		if touch {
+			pk.touched = c.now()
+		}
+		pk.mu.Unlock()
+		if f == nil {
+			return 0
+		}
+		n, err := f.read(p, offset)
+		if touch && n > 0 {
+			_ = os.Chtimes(pk.path(), time.Time{}, c.now())
+		}
+		switch {
+		case err == errDamaged:
+			c.stats.damaged.Add(f.scrub())
+		case err == errGone:
+			pk.drop(f)
+		case err != nil:
+			c.trouble(troubleRead, &fs.PathError{Op: "read", Path: pk.path(), Err: err})
+		}
+		f.release()
+		if n > 0 || err != errGone {
+			return n
+		}
+	}
+	return 0
+}

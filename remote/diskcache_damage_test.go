@@ -1,0 +1,453 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sys/unix"
+)
+
+// TestCacheDamage: whatever becomes of a file of the cache, while it is open
+// or before, reads give the object's bytes, and later they come from the disk
+// again.
+func TestCacheDamage(t *testing.T) {
+	const size = 3*mib + 12345
+	data := randomBytes(1, size)
+	overwrite := func(f *os.File, offset int64, p []byte) error {
+		_, err := f.WriteAt(p, offset)
+		return err
+	}
+	const blocks, entries = 1 << 20, 64 // where they begin
+	for name, damage := range map[string]func(f *os.File) error{
+		"cut to nothing":     func(f *os.File) error { return f.Truncate(0) },
+		"cut in the header":  func(f *os.File) error { return f.Truncate(20) },
+		"cut in the map":     func(f *os.File) error { return f.Truncate(entries + 8*5 + 3) },
+		"cut before blocks":  func(f *os.File) error { return f.Truncate(blocks) },
+		"cut in a block":     func(f *os.File) error { return f.Truncate(blocks + 777_777) },
+		"cut by a byte":      func(f *os.File) error { return f.Truncate(blocks + size - 1) },
+		"longer":             func(f *os.File) error { return f.Truncate(blocks + 2*size) },
+		"deleted":            func(f *os.File) error { return os.Remove(f.Name()) },
+		"folder deleted":     func(f *os.File) error { return os.RemoveAll(filepath.Dir(f.Name())) },
+		"bit of the header":  func(f *os.File) error { return overwrite(f, 10, []byte{0xff}) },
+		"bit of the size":    func(f *os.File) error { return overwrite(f, 17, []byte{0xff}) },
+		"bit of an entry":    func(f *os.File) error { return overwrite(f, entries+8*7+5, []byte{0x5a}) },
+		"number of an entry": func(f *os.File) error { return overwrite(f, entries+8*7, []byte{0x99}) },
+		"bit of a block":     func(f *os.File) error { return overwrite(f, blocks+1_000_000, []byte{data[1_000_000] ^ 4}) },
+		"bit of the last":    func(f *os.File) error { return overwrite(f, blocks+size-1, []byte{data[size-1] ^ 1}) },
+		"zeros in blocks":    func(f *os.File) error { return overwrite(f, blocks+500_000, make([]byte, 100_000)) },
+		"zeros in the map":   func(f *os.File) error { return overwrite(f, entries, make([]byte, 100*8)) },
+		"zeros everywhere":   func(f *os.File) error { return overwrite(f, 0, make([]byte, blocks+size)) },
+		"noise in the map":   func(f *os.File) error { return overwrite(f, entries, randomBytes(2, 4000)) },
+		"noise everywhere":   func(f *os.File) error { return overwrite(f, 0, randomBytes(3, blocks+size)) },
+		"blocks exchanged": func(f *os.File) error {
+			return errors.Join(overwrite(f, blocks, data[16*kib:32*kib]), overwrite(f, blocks+16*kib, data[:16*kib]))
+		},
+		"entries and blocks exchanged": func(f *os.File) error {
+			var e [16]byte
+			_, err := f.ReadAt(e[:], entries)
+			return errors.Join(err, overwrite(f, entries, append(e[8:], e[:8]...)),
+				overwrite(f, blocks, data[16*kib:32*kib]), overwrite(f, blocks+16*kib, data[:16*kib]))
+		},
+		"another object's": func(f *os.File) error {
+			b, err := os.ReadFile(filepath.Join(filepath.Dir(f.Name()), "b"))
+			return errors.Join(err, f.Truncate(0), overwrite(f, 0, b))
+		},
+		"a folder": func(f *os.File) error { return errors.Join(os.Remove(f.Name()), os.Mkdir(f.Name(), 0o700)) },
+		"a fifo":   func(f *os.File) error { return errors.Join(os.Remove(f.Name()), unix.Mkfifo(f.Name(), 0o600)) },
+		"a link":   func(f *os.File) error { return errors.Join(os.Remove(f.Name()), os.Symlink("/dev/zero", f.Name())) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": randomBytes(5, size)})
+			dir := t.TempDir()
+			open := openCache(t, dir, 1<<30, nil).Wrap(o, "repo")
+			for _, name := range []string{"packs/a", "packs/b"} {
+				if err := open.Fill(t.Context(), name, 0, -1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f, err := os.OpenFile(filepath.Join(dir, "repo/packs/a"), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := damage(f); err != nil {
+				t.Fatal(err)
+			}
+			c := openCache(t, dir, 1<<30, nil)
+			fresh := c.Wrap(o, "repo")
+			for _, s := range []remote.Store{fresh, open, fresh} {
+				read(t, s, "packs/a", data, 100_000, 2*mib)
+				read(t, s, "packs/a", data, size-10, 10)
+				read(t, s, "packs/a", data, 0, size)
+			}
+			if name == "a folder" || name == "a fifo" || name == "a link" {
+				return // not ours to remove
+			}
+			if err := fresh.Fill(t.Context(), "packs/a", 0, -1); err != nil {
+				t.Fatal(err)
+			}
+			o.asked()
+			read(t, fresh, "packs/a", data, 0, size)
+			expectAsked(t, o)
+		})
+	}
+}
+
+// mountTmpfs mounts a small file system for the test, or skips it.
+func mountTmpfs(t *testing.T, size int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Skipf("a small disk to fill cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// notices counts what a cache says.
+type notices struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (n *notices) add(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.errs = append(n.errs, err)
+}
+
+func (n *notices) expect(t *testing.T, want error) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.errs) != 1 || !errors.Is(n.errs[0], want) {
+		t.Errorf("notified of %v; want %v", n.errs, want)
+	}
+}
+
+// TestCacheFullDisk: a disk that others have filled costs the cache, not the
+// reads; it says so once, and what it has is still used.
+func TestCacheFullDisk(t *testing.T) {
+	dir := mountTmpfs(t, 8*mib)
+	data := randomBytes(1, 2*mib)
+	o := newOrigin(t, nil)
+	for i := range 20 {
+		if err := o.Put(t.Context(), fmt.Sprintf("packs/%02d", i), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var said notices
+	c := openCache(t, filepath.Join(dir, "cache"), 1<<30, &remote.DiskCacheOptions{Notify: said.add})
+	s := c.Wrap(o, "repo")
+	if err := s.Fill(t.Context(), "packs/00", 0, -1); err != nil {
+		t.Fatal(err)
+	}
+	// All but 1.5 MiB of what is free.
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	hog := filepath.Join(dir, "hog")
+	if err := os.WriteFile(hog, make([]byte, int64(st.Bavail)*st.Bsize-mib*3/2), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read(t, s, "packs/00", data, 0, 2*mib)
+	for i := range 20 {
+		name := fmt.Sprintf("packs/%02d", i)
+		read(t, s, name, data, 5, 100)
+		read(t, s, name, data, 0, 2*mib)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	said.expect(t, unix.ENOSPC)
+	if got := c.Stats(); got.Errors == 0 || got.Damaged != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestCacheReadOnly: a folder that cannot be written serves what it has.
+func TestCacheReadOnly(t *testing.T) {
+	dir := mountTmpfs(t, 8*mib)
+	data := randomBytes(1, 2*mib)
+	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data})
+	c := openCache(t, dir, 1<<30, nil)
+	s := c.Wrap(o, "repo")
+	if err := s.Fill(t.Context(), "packs/a", 0, mib); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Something in it is damaged, and cannot be mended.
+	f, err := os.OpenFile(filepath.Join(dir, "repo/packs/a"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("damage"), 1<<20+500_000)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	o.asked()
+	var said notices
+	c = openCache(t, dir, 1<<30, &remote.DiskCacheOptions{Notify: said.add})
+	s = c.Wrap(o, "repo")
+	read(t, s, "packs/a", data, 0, 400_000)
+	expectAsked(t, o)
+	for range 3 {
+		read(t, s, "packs/a", data, 0, 2*mib)
+		read(t, s, "packs/b", data, 0, 2*mib)
+	}
+	s.Invalidate("packs/a", 0, 100)
+	said.expect(t, unix.EROFS)
+	if err := s.Fill(t.Context(), "packs/b", 0, -1); !errors.Is(err, remote.ErrNoCache) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestCacheNoFolder: what cannot be a folder at all.
+func TestCacheNoFolder(t *testing.T) {
+	data := randomBytes(1, 2*mib)
+	o := newOrigin(t, map[string][]byte{"packs/a": data})
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said notices
+	s := openCache(t, file, 1<<30, &remote.DiskCacheOptions{Notify: said.add}).Wrap(o, "repo")
+	for range 3 {
+		read(t, s, "packs/a", data, 5, mib)
+	}
+	said.expect(t, unix.ENOTDIR)
+}
+
+// diskUse is what a folder takes.
+func diskUse(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			n += info.Sys().(*syscall.Stat_t).Blocks * 512
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestCacheEvicts: over the limit, whole files go, least recently used first,
+// and those that are used stay.
+func TestCacheEvicts(t *testing.T) {
+	const packs, limit = 12, 8 * mib
+	data := randomBytes(1, mib)
+	o := newOrigin(t, nil)
+	dir := t.TempDir()
+	path := func(i int) string { return filepath.Join(dir, "repo/packs", fmt.Sprint(i)) }
+	exists := func(i int) bool {
+		_, err := os.Lstat(path(i))
+		return err == nil
+	}
+	big := openCache(t, dir, 1<<30, nil)
+	s := big.Wrap(o, "repo")
+	for i := range packs {
+		name := fmt.Sprintf("packs/%d", i)
+		if err := o.Put(t.Context(), name, data); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Fill(t.Context(), name, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		age := time.Duration((i*5)%packs) * time.Hour // 0, 5, 10, 3, ...
+		if err := os.Chtimes(path(i), time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A read makes its file the most recently used one.
+	read(t, openCache(t, dir, 1<<30, nil).Wrap(o, "repo"), "packs/7", data, 0, 10) // 11 hours
+	small := remote.OpenDiskCache(dir, limit, nil)
+	synced := small.Wrap(o, "repo")
+	waitFor(t, func() bool { return diskUse(t, dir) <= limit })
+	small.Close()
+	for i := range packs {
+		age := (i * 5) % packs
+		if i == 7 {
+			age = 0
+		}
+		if want := age <= 5; exists(i) != want && age != 6 { // 6 is at the limit
+			t.Errorf("%d hours: %v", age, exists(i))
+		}
+	}
+	if got := small.Stats(); got.Evicted < 4 || got.Evicted > 6 || got.Used > limit {
+		t.Errorf("%+v", got)
+	}
+	_ = synced
+	// The first process has the evicted files open still; it goes on as if they
+	// were new.
+	for range 2 {
+		for i := range packs {
+			read(t, s, fmt.Sprintf("packs/%d", i), data, 0, mib)
+		}
+	}
+	if err := big.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range packs {
+		if !exists(i) {
+			t.Errorf("%d was not stored again", i)
+		}
+	}
+}
+
+// waitFor returns when the condition, which other goroutines or processes bring
+// about, holds.
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not happen")
+		}
+	}
+}
+
+// TestCacheEvictsNotWhatIsFilled, neither by this process nor by another.
+func TestCacheEvictsNotWhatIsFilled(t *testing.T) {
+	data := randomBytes(1, 4*mib)
+	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data})
+	dir := t.TempDir()
+	one := openCache(t, dir, 1<<30, nil)
+	s := one.Wrap(o, "repo")
+	for _, name := range []string{"packs/a", "packs/b"} {
+		if err := s.Fill(t.Context(), name, 0, 3*mib); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proceed, began := make(chan struct{}), make(chan struct{})
+	o.hook = func(ctx context.Context, name string, offset int64, p []byte, arrived func(int)) (int, error) {
+		close(began)
+		<-proceed
+		return o.Memory.ReadRange(ctx, name, offset, p, arrived)
+	}
+	done := make(chan struct{})
+	go func() {
+		read(t, s, "packs/a", data, 3*mib, 10)
+		close(done)
+	}()
+	<-began
+	two := openCache(t, dir, 100*kib, nil)
+	waitFor(t, func() bool { return two.Stats().Evicted > 0 })
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := two.Stats().Evicted; n != 1 {
+		t.Errorf("%d evicted", n)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "repo/packs/a")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "repo/packs/b")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	close(proceed)
+	<-done
+	o.hook = nil
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.asked()
+	read(t, openCache(t, dir, 1<<30, nil).Wrap(o, "repo"), "packs/a", data, 0, 4*mib)
+	expectAsked(t, o)
+}
+
+// TestCacheTurmoil: readers, fills, invalidations, damage and evictions at
+// once, by three caches on one folder that is much too small.
+func TestCacheTurmoil(t *testing.T) {
+	const packs, size, limit = 10, 2*mib + 777, 6 * mib
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	o := newOrigin(t, nil)
+	var contents [packs][]byte
+	for i := range packs {
+		contents[i] = randomBytes(uint64(i), size)
+		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), contents[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	rounds := 400
+	if testing.Short() {
+		rounds = 100
+	}
+	var evicted, damaged atomic.Int64
+	var wg sync.WaitGroup
+	for k := range 3 {
+		c := openCache(t, dir, limit, &remote.DiskCacheOptions{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
+		s := c.Wrap(o, "repo")
+		var mine sync.WaitGroup
+		for w := range 3 {
+			rnd := rand.New(rand.NewPCG(seed, uint64(10*k+w)))
+			mine.Go(func() {
+				for range rounds {
+					i := rnd.IntN(packs)
+					name := fmt.Sprintf("packs/%d", i)
+					off := rnd.IntN(size)
+					n := 1 + rnd.IntN(min(size-off, 1<<rnd.IntN(22)))
+					switch rnd.IntN(20) {
+					case 0:
+						s.Invalidate(name, int64(off), int64(n))
+					case 1:
+						if err := s.Fill(t.Context(), name, int64(off), int64(n)); err != nil {
+							t.Error(err)
+						}
+					case 2:
+						if f, err := os.OpenFile(filepath.Join(dir, "repo", name), os.O_WRONLY, 0); err == nil {
+							_, _ = f.WriteAt(make([]byte, 1+rnd.IntN(1000)), rnd.Int64N(mib+size))
+							f.Close()
+						}
+					case 3:
+						ctx, cancel := context.WithCancel(t.Context())
+						go cancel()
+						_ = s.ReadAt(ctx, name, int64(off), make([]byte, n))
+					default:
+						read(t, s, name, contents[i], off, n)
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			mine.Wait()
+			c.Close()
+			evicted.Add(c.Stats().Evicted)
+			damaged.Add(c.Stats().Damaged)
+		})
+	}
+	wg.Wait()
+	t.Logf("%d evicted, %d damaged", evicted.Load(), damaged.Load())
+	if evicted.Load() == 0 || damaged.Load() == 0 {
+		t.Error("nothing of that happened")
+	}
+	if used := diskUse(t, dir); used > limit {
+		t.Errorf("the folder has %d bytes", used)
+	}
+}

@@ -1,0 +1,177 @@
+package remote
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// A process looks at the folder whenever it has stored 1/64 of the limit,
+	// at most sweepMax, and then makes room for 1/16: so four of them can do so
+	// without knowing of each other and stay within the limit.
+	sweepShare = 64
+	sweepMax   = 64 << 20
+	roomShare  = 16
+
+	// tempAge is how old a temporary file must be to be a dead process's.
+	tempAge = time.Hour
+)
+
+// sweepDue tells whether enough was stored since the last look.
+func (c *DiskCache) sweepDue() bool {
+	return c.added.Load() > min(c.limit/sweepShare, sweepMax)
+}
+
+// stored is called when so many bytes have been written. Where they come faster
+// than room can be made for them, it waits.
+func (c *DiskCache) stored(n int) {
+	c.added.Add(int64(n))
+	if c.sweepDue() {
+		c.sweepSoon()
+	}
+	if c.added.Load() > c.limit/roomShare {
+		c.sweep()
+	}
+}
+
+// sweepSoon sweeps in the background, unless that is going to be done already.
+func (c *DiskCache) sweepSoon() {
+	if c.limit <= 0 || !c.sweeping.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		if !c.begin() {
+			return
+		}
+		defer c.work.Done()
+		c.sweeping.Store(false) // what is stored from now on needs another
+		c.sweep()
+	}()
+}
+
+type cachedFile struct {
+	path string
+	size int64 // in allocated blocks
+	used time.Time
+}
+
+// sweep measures the folder, and removes the files that were used least
+// recently when it is too large.
+func (c *DiskCache) sweep() {
+	c.sweepMu.Lock()
+	defer c.sweepMu.Unlock()
+	added := c.added.Load()
+	files, used := c.files()
+	if files == nil {
+		c.stats.used.Store(0)
+		c.added.Add(-added)
+		return
+	}
+	limit := c.limit
+	var fsys unix.Statfs_t
+	if unix.Statfs(c.dir, &fsys) == nil {
+		// On a disk that gets full, the cache gives way.
+		limit = min(limit, used+int64(fsys.Bavail)*fsys.Bsize)
+	}
+	if used+min(limit/sweepShare, sweepMax) > limit {
+		slices.SortFunc(files, func(a, b cachedFile) int { return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.path, b.path)) })
+		for _, f := range files {
+			if used <= limit-limit/roomShare {
+				break
+			}
+			if c.evict(f.path) {
+				used -= f.size
+			}
+		}
+	}
+	c.stats.used.Store(used)
+	c.added.Add(-added)
+}
+
+// files lists what is in the folder, and removes what was left in tmp.
+func (c *DiskCache) files() (files []cachedFile, used int64) {
+	tmp := filepath.Join(c.dir, tmpDir) + "/"
+	// What cannot be listed is another process's to remove, or nobody's.
+	_ = filepath.WalkDir(c.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		size := int64(0)
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			size = st.Blocks * 512
+		}
+		if filepath.Dir(path)+"/" == tmp {
+			if c.now().Sub(info.ModTime()) > tempAge {
+				os.Remove(path)
+			}
+			return nil
+		}
+		files = append(files, cachedFile{path, size, info.ModTime()})
+		used += size
+		return nil
+	})
+	return files, used
+}
+
+// evict removes a file, unless somebody fills it, or this process reads it.
+// It tells whether it is gone. It is cut off first: that frees its space, and
+// tells other processes that have it open.
+func (c *DiskCache) evict(path string) bool {
+	if c.reading(path) {
+		return false
+	}
+	gone := c.discard(path)
+	if gone {
+		c.stats.evicted.Add(1)
+	}
+	return gone
+}
+
+// discard removes a file that nobody fills.
+func (c *DiskCache) discard(path string) bool {
+	fd, err := openRetry(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	f := &cacheFile{fd: fd}
+	f.refs.Store(1)
+	defer f.release() // and with it the lock
+	if !f.tryLock(0, 0) {
+		return false
+	}
+	if !f.linked() { // another evicted it; the path may be that of a new file
+		return true
+	}
+	return unix.Ftruncate(fd, 0) == nil && os.Remove(path) == nil
+}
+
+// reading tells whether this process uses a file at the moment.
+func (c *DiskCache) reading(path string) bool {
+	rel, err := filepath.Rel(c.dir, path)
+	if err != nil {
+		return false
+	}
+	var key packKey
+	for i := range rel {
+		if rel[i] == '/' {
+			key = packKey{rel[:i], rel[i+1:]}
+			break
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pk, ok := c.packs[key]
+	return ok && pk.refs > 0
+}

@@ -1,0 +1,67 @@
+package remote
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Locks of byte ranges of a mirror's file, by open file description: two
+// processes that miss the same range fetch it once. They are advice. A lock
+// ends with its process, and nobody waits for one longer than lockPatience, so
+// that a process that was stopped does not hold up others. Eviction locks
+// everything, and so never takes away what is being filled.
+//
+// Background fetches lock at backgroundLocks plus the offset: whoever waits
+// for a fault does not wait for another process's large request.
+const (
+	lockPatience    = 2 * time.Second
+	lockPollMin     = time.Millisecond
+	lockPollMax     = 16 * time.Millisecond
+	backgroundLocks = int64(1) << 61
+)
+
+// tryLock locks a range, or tells that another open file has it. Where the
+// file system has no such locks, all succeed.
+func (f *cacheFile) tryLock(offset, length int64) bool {
+	err := f.setLock(unix.F_WRLCK, offset, length)
+	return err != unix.EAGAIN && err != unix.EACCES
+}
+
+func (f *cacheFile) unlock(offset, length int64) {
+	_ = f.setLock(unix.F_UNLCK, offset, length)
+}
+
+func (f *cacheFile) setLock(kind int16, offset, length int64) error {
+	lock := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: offset, Len: length}
+	for {
+		err := unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &lock)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// lock waits until the range is locked, done says that there is no more need,
+// or patience ends. It tells whether it is locked.
+func (f *cacheFile) lock(ctx context.Context, offset, length int64, done func() bool) bool {
+	patience := time.NewTimer(lockPatience)
+	defer patience.Stop()
+	for delay := lockPollMin; ; delay = min(2*delay, lockPollMax) {
+		if f.tryLock(offset, length) {
+			return true
+		}
+		if done() {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-patience.C:
+			return false
+		case <-time.After(delay):
+		}
+	}
+}

@@ -1,0 +1,290 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"strings"
+)
+
+// A CachedStore is a [Store] behind a [DiskCache]. ReadAt of objects with the
+// cache's prefix is what is cached; everything else goes through. Make one
+// with [DiskCache.Wrap]; it is safe for parallel use.
+type CachedStore struct {
+	store Store
+	cache *DiskCache
+	repo  string
+	off   bool // repo is not a name that can be used
+}
+
+var (
+	_ Store    = (*CachedStore)(nil)
+	_ Replacer = (*CachedStore)(nil)
+	_ Resumer  = (*CachedStore)(nil)
+)
+
+// caches tells whether there is a cache for the object.
+func (s *CachedStore) caches(name string) bool {
+	return !s.off && strings.HasPrefix(name, s.cache.opts.Prefix) && checkName(name) == nil
+}
+
+// readTries is how often a read looks at the disk when what it says is there
+// turns out not to be; then it asks the store.
+const readTries = 4
+
+// ReadAt is [Store.ReadAt], from the disk as far as possible. What is missing
+// is fetched with the window around it, and p filled as soon as its own bytes
+// are here. The end of ctx ends the wait, and the fetch too unless somebody
+// else has an interest in it.
+func (s *CachedStore) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
+	if !s.caches(name) || offset < 0 || len(p) == 0 || offset > cacheMaxObject-int64(len(p)) {
+		return s.store.ReadAt(ctx, name, offset, p)
+	}
+	if err := ctx.Err(); err != nil {
+		return wrap(OpReadAt, name, err)
+	}
+	pk := s.cache.pack(s.repo, name)
+	if pk == nil {
+		return s.store.ReadAt(ctx, name, offset, p)
+	}
+	defer pk.release()
+	stats := &s.cache.stats
+	n := pk.read(p, offset)
+	stats.diskBytes.Add(int64(n))
+	if n == len(p) {
+		stats.hits.Add(1)
+		return nil
+	}
+	r := missReader{CachedStore: s, pk: pk}
+	err := r.read(ctx, offset+int64(n), p[n:])
+	r.leave(ctx.Err() != nil)
+	switch {
+	case r.own:
+		stats.misses.Add(1)
+	case r.joined:
+		stats.shared.Add(1)
+	case err == nil:
+		stats.hits.Add(1) // another filled it in between
+	}
+	return err
+}
+
+// missReader is a read that the disk does not have all of.
+type missReader struct {
+	*CachedStore
+	pk     *cachePack
+	held   []*flight
+	own    bool // it has started a fetch
+	joined bool // it waits for another's
+}
+
+func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
+	for range readTries {
+		segments, ok := r.pk.plan(ctx, r, offset, offset+int64(len(p)))
+		if !ok {
+			break
+		}
+		n := 0
+		for _, seg := range segments {
+			part := p[n : n+int(seg.end-seg.start)]
+			if seg.flight == nil {
+				m := r.pk.read(part, seg.start)
+				r.cache.stats.diskBytes.Add(int64(m))
+				n += m
+				if m < len(part) {
+					break // it was damaged, or evicted: plan again
+				}
+				continue
+			}
+			err := seg.flight.wait(ctx, seg.end)
+			if errors.Is(err, ErrShort) || err != nil && isContext(err) && ctx.Err() == nil {
+				// Only the store may say that there is no more. Or the cache was closed.
+				return r.direct(ctx, offset+int64(n), p[n:])
+			}
+			if err != nil {
+				return wrap(OpReadAt, r.pk.key.name, unwrapOp(err))
+			}
+			n += copy(part, seg.flight.buf[seg.start-seg.flight.start:])
+		}
+		if n == len(p) {
+			return nil
+		}
+		offset, p = offset+int64(n), p[n:]
+	}
+	// Behind what is known to be the end; or the disk makes no sense.
+	return r.direct(ctx, offset, p)
+}
+
+// direct reads from the store, which knows best.
+func (r *missReader) direct(ctx context.Context, offset int64, p []byte) error {
+	r.own = true
+	r.cache.stats.requests.Add(1)
+	err := r.store.ReadAt(ctx, r.pk.key.name, offset, p)
+	if err == nil {
+		r.cache.stats.fetchedBytes.Add(int64(len(p)))
+		r.pk.longer(offset + int64(len(p)))
+	}
+	return err
+}
+
+// leave ends the interest in the fetches that were waited for.
+func (r *missReader) leave(cancelled bool) {
+	for _, fl := range r.held {
+		fl.leave(cancelled)
+	}
+}
+
+// unwrapOp takes off the operation that err is wrapped in, so that it is not
+// named twice.
+func unwrapOp(err error) error {
+	if o, ok := err.(*opError); ok {
+		return o.err
+	}
+	return err
+}
+
+// Fill fetches what the disk does not have of a range, in the background: in
+// large requests, which do not hold up those that readers wait for. A negative
+// length, or one that is too large, means up to the object's end. It returns
+// when the range is there; [ErrNoCache] when nothing can be stored.
+func (s *CachedStore) Fill(ctx context.Context, name string, offset, length int64) error {
+	if !s.caches(name) || offset < 0 {
+		return nil
+	}
+	c := s.cache
+	end := int64(cacheMaxObject)
+	if length >= 0 && length < end-offset {
+		end = offset + length
+	}
+	pk := c.pack(s.repo, name)
+	if pk == nil {
+		return ErrNoCache
+	}
+	defer pk.release()
+	began := offset
+	for offset < end {
+		if err := ctx.Err(); err != nil {
+			return wrap(OpReadAt, name, err)
+		}
+		if !c.storing() {
+			return ErrNoCache
+		}
+		var done bool
+		if offset, done = pk.skip(offset, end); done {
+			return nil
+		}
+		// Until there is a slot, nobody can wait for what this will fetch.
+		if err := c.slots.acquire(ctx, true); err != nil {
+			return wrap(OpReadAt, name, err)
+		}
+		fl, own := pk.fill(ctx, s, offset, end)
+		if !own || fl == nil {
+			c.slots.release(true)
+		}
+		if fl == nil {
+			return ErrNoCache
+		}
+		short, err := fl.settle(ctx)
+		fl.leave(ctx.Err() != nil)
+		switch {
+		case errors.Is(err, ErrShort) && fl.start > began:
+			return nil // the last piece ended where the object does
+		case err != nil:
+			return wrap(OpReadAt, name, unwrapOp(err))
+		case short:
+			return nil
+		}
+		offset = fl.end
+	}
+	return nil
+}
+
+// Missing tells how many bytes of a range the disk does not have, in whole
+// blocks. It asks nothing of the store; behind the object's end nothing is
+// missing, as far as that is known.
+func (s *CachedStore) Missing(name string, offset, length int64) int64 {
+	if !s.caches(name) || offset < 0 || length <= 0 || offset >= cacheMaxObject {
+		return 0
+	}
+	pk := s.cache.pack(s.repo, name)
+	if pk == nil {
+		return 0
+	}
+	defer pk.release()
+	b0, b1 := offset/cacheBlock, ceilBlock(min(offset+length, cacheMaxObject))
+	size, here := pk.blocks(b0, b1)
+	var n int64
+	for i, ok := range here {
+		from := (b0 + int64(i)) * cacheBlock
+		if !ok && (size == 0 || from < size) {
+			n += cacheBlock
+		}
+	}
+	return n
+}
+
+// Invalidate drops a range from the disk, in whole blocks: its content was
+// found to be wrong. What is being fetched of it is not kept either.
+func (s *CachedStore) Invalidate(name string, offset, length int64) {
+	if !s.caches(name) || offset < 0 || length <= 0 || offset >= cacheMaxObject {
+		return
+	}
+	s.cache.stats.invalidated.Add(1)
+	if pk := s.cache.pack(s.repo, name); pk != nil {
+		defer pk.release()
+		pk.invalidate(offset, min(offset+length, cacheMaxObject))
+	}
+}
+
+// forget drops an object that has been deleted or replaced.
+func (s *CachedStore) forget(name string) {
+	if !s.caches(name) {
+		return
+	}
+	if pk := s.cache.pack(s.repo, name); pk != nil {
+		defer pk.release()
+		pk.invalidate(0, cacheMaxObject)
+		s.cache.discard(pk.path())
+	}
+}
+
+// Put is [Store.Put].
+func (s *CachedStore) Put(ctx context.Context, name string, data []byte) error {
+	return s.store.Put(ctx, name, data)
+}
+
+// Replace is [Replacer.Replace].
+func (s *CachedStore) Replace(ctx context.Context, name string, data []byte) error {
+	err := replace(ctx, s.store, name, data)
+	s.forget(name)
+	return err
+}
+
+// Get is [Store.Get]. It is not cached.
+func (s *CachedStore) Get(ctx context.Context, name string) ([]byte, error) {
+	return s.store.Get(ctx, name)
+}
+
+// List is [Store.List].
+func (s *CachedStore) List(ctx context.Context, prefix string, yield func(Info) error) error {
+	return s.store.List(ctx, prefix, yield)
+}
+
+// ListAfter is [Resumer.ListAfter].
+func (s *CachedStore) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
+	return ListAfter(ctx, s.store, prefix, after, yield)
+}
+
+// Stat is [Store.Stat].
+func (s *CachedStore) Stat(ctx context.Context, name string) (Info, error) {
+	return s.store.Stat(ctx, name)
+}
+
+// Delete is [Store.Delete]. Objects that another process deletes stay in the
+// cache until they are evicted.
+func (s *CachedStore) Delete(ctx context.Context, names ...string) error {
+	err := s.store.Delete(ctx, names...)
+	for _, name := range names {
+		s.forget(name)
+	}
+	return err
+}
