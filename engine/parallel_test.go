@@ -107,14 +107,16 @@ func TestCancel(t *testing.T) {
 	first := complete(t, r, src, nil).ID.String()
 	dst := p.files("dst", map[string]string{"old": "tree"})
 	before := scan(t, dst)
-	whole := r.store
+	must(t, r.Close()) // the index has goroutines of its own
 	rnd := rand.New(rand.NewPCG(7, 8))
 	cancelled := map[string]int{}
 	for n := range times(24, 200) {
 		write(t, src+"/new", random(uint64(n), 12<<20))
+		running := runtime.NumGoroutine()
+		r := p.open("cache")
+		whole := r.store
 		snapshotsBefore, err := r.List(t.Context(), nil)
 		must(t, err)
-		running := runtime.NumGoroutine()
 		try := func(what string, f func(context.Context) error) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
@@ -159,13 +161,14 @@ func TestCancel(t *testing.T) {
 			t.Errorf("%d: %s is left", n, left)
 		}
 		try("list", func(ctx context.Context) error { _, err := r.List(ctx, nil); return err })
+		must(t, r.Close())
 		goroutines(t, running)
 	}
 	t.Logf("cancelled: %v", cancelled)
 	if cancelled["create"] == 0 || cancelled["restore"] == 0 {
 		t.Error("nothing was cancelled")
 	}
-	last := complete(t, r, src, nil)
+	last := complete(t, p.open("cache"), src, nil)
 	p.check(last.ID, scan(t, src))
 	for _, f := range filesBelow(t, p.cache) {
 		if strings.Contains(f, "/.tmp-") {

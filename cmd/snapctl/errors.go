@@ -92,6 +92,10 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	if code == exitDone || code == exitPipe {
 		return code
 	}
+	var said *exitError
+	if errors.As(err, &said) {
+		return said.code
+	}
 	hint := hintFor(err)
 	if errors.Is(context.Cause(ctx), errInterrupted) {
 		code = exitInterrupted

@@ -53,7 +53,8 @@ func helpTopics() []*cobra.Command {
     6  damaged repository: an object of it is not what was written; no byte of
        it was used
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create had uploaded is
-       reused by the next one, and a restore's target is as it was
+       reused by the next one, and a restore's target is as it was (with --into,
+       each file of it is)
   141  whoever read standard output stopped reading
 
 An error is one line on standard error, "snapctl: ...", and maybe a second one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -78,12 +79,14 @@ func becomePlain() {
 }
 
 // interrupt FILE SIGNALS COMMAND... runs a command, waits until it makes the
-// file, and sends it the signals, as in INT,INT. The command must end within a
-// second. The exit code is the command's.
+// file, and sends it the signals, as in INT,INT. The command must end. The exit
+// code is the command's.
 func interrupt() {
 	marker, signals := os.Args[1], os.Args[2]
 	cmd := exec.Command(os.Args[3], os.Args[4:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// What is ignored here, as SIGHUP is below nohup, the command would ignore too.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
 	if err := cmd.Start(); err != nil {
 		panic(err)
 	}
@@ -108,7 +111,7 @@ func interrupt() {
 	}
 	select {
 	case <-ended:
-	case <-time.After(time.Second):
+	case <-time.After(10 * time.Second):
 		fail(cmd, "it does not end")
 	}
 	os.Exit(cmd.ProcessState.ExitCode())

@@ -117,9 +117,11 @@ standard output, everything else to standard error.`,
 		a.initCommand(),
 		a.createCommand(),
 		a.listCommand(),
+		a.mountCommand(),
 		a.showCommand(),
 		a.restoreCommand(),
 		a.rmCommand(),
+		a.umountCommand(),
 		a.versionCommand(),
 	)
 	root.AddCommand(helpTopics()...)

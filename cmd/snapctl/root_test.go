@@ -35,7 +35,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 			}
 		})
 	}
-	want := []string{"completion", "create", "exit-codes", "help", "init", "list", "references", "repositories", "restore", "rm", "show", "version"}
+	want := []string{"completion", "create", "exit-codes", "help", "init", "list", "mount", "references", "repositories", "restore", "rm", "show", "umount", "version"}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)
 	}

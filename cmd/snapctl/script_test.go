@@ -29,6 +29,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Setup: func(e *testscript.Env) error {
+			e.Defer(func() { noMounts(t, e.WorkDir) })
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("TZ", "UTC")
 			e.Setenv("NEWLINE", "a\nb")
@@ -49,8 +50,12 @@ func TestScript(t *testing.T) {
 			"empty":    empty,
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "fuse":
+				_, err := os.Stat("/dev/fuse")
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("no such condition: %s", cond)
 		},

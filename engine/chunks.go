@@ -1,0 +1,238 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/singleflight"
+)
+
+// chunkReader gives chunks by where they lie. It keeps decoded frames, within a
+// bound, since a reader of one chunk soon wants its neighbours: a frame is
+// fetched and decoded once while it is kept, however many ask for it at once,
+// and each of its chunks is hashed once. It is safe for parallel use.
+type chunkReader struct {
+	repo  *Repository
+	store remote.Store // with a disk cache before it, if that is of use
+	// ctx is that of fetches: they are everybody's, and go on when the reader
+	// who caused one goes away.
+	ctx   context.Context
+	fetch singleflight.Group
+
+	mu     sync.Mutex
+	frames *simplelru.LRU[frameKey, *plainFrame]
+	size   int // bytes of the frames
+	limit  int
+
+	buffers sync.Pool // of *[]byte
+
+	// synced is set when the index was brought up to date, to find what lay in
+	// a pack that has gone: the next chunk of that pack then takes no listing.
+	synced  atomic.Bool
+	decoded atomic.Int64
+}
+
+var _ fusefs.Source = (*chunkReader)(nil)
+
+// frameKey says where a frame begins.
+type frameKey struct {
+	pack   chunk.PackID
+	offset uint32
+}
+
+// plainFrame is a decoded frame. Its bytes never change.
+type plainFrame struct {
+	raw []byte
+
+	mu      sync.Mutex
+	checked map[chunk.ID]uint32 // chunks whose bytes are theirs, by offset
+}
+
+// frameOverhead is what a frame takes beside its bytes: a table of its chunks.
+const frameOverhead = 4 << 10
+
+func newChunkReader(ctx context.Context, r *Repository, store remote.Store, limit int) *chunkReader {
+	frames, err := simplelru.NewLRU[frameKey, *plainFrame](math.MaxInt, nil)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	return &chunkReader{repo: r, store: store, ctx: ctx, frames: frames, limit: limit}
+}
+
+// invalidator is a store that keeps what it fetched, and can be told that it is
+// wrong.
+type invalidator interface {
+	Invalidate(name string, offset, length int64)
+}
+
+// Chunk gives the bytes of an extent's chunk, which match its id. They are not
+// changed as long as somebody has them.
+func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+	data, err := c.at(ctx, x.ID, &x.Location)
+	if errors.Is(err, remote.ErrNotExist) {
+		data, err = c.relocated(ctx, x)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("chunk %v: %w", x.ID, integrity(err))
+	}
+	return data, nil
+}
+
+// at gives a chunk from there. What is wrong is fetched once more: the disk, or
+// a server on the way, may have spoiled it.
+func (c *chunkReader) at(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
+	data, err := c.once(ctx, id, loc)
+	if !errors.Is(integrity(err), ErrIntegrity) {
+		return data, err
+	}
+	c.repo.log.Warn("wrong bytes, fetching again", "err", err)
+	c.drop(loc)
+	return c.once(ctx, id, loc)
+}
+
+// once gives a chunk from there, from the cache or not.
+func (c *chunkReader) once(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
+	f, err := c.frame(ctx, loc.Pack, loc.Frame)
+	if err != nil {
+		return nil, err
+	}
+	data, err := f.chunk(c.repo.hasher, id, loc)
+	if err != nil {
+		return nil, fmt.Errorf("%w: pack %v at %d: %w", ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
+	}
+	return data, nil
+}
+
+// chunk gives a chunk of the frame. Whoever asks while it is being hashed waits
+// rather than hash it too.
+func (f *plainFrame) chunk(h *chunk.Hasher, id chunk.ID, loc *chunk.Location) ([]byte, error) {
+	if uint64(loc.Offset)+uint64(loc.Length) > uint64(len(f.raw)) {
+		return nil, errors.New("a chunk lies outside of its frame")
+	}
+	data := f.raw[loc.Offset : loc.Offset+loc.Length : loc.Offset+loc.Length]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at, ok := f.checked[id]; ok && at == loc.Offset {
+		return data, nil
+	}
+	if h.Sum(data) != id {
+		return nil, errors.New("the bytes of a chunk are not what they were")
+	}
+	f.checked[id] = loc.Offset
+	return data, nil
+}
+
+// frame gives a decoded frame.
+func (c *chunkReader) frame(ctx context.Context, pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
+	key := frameKey{pack, at.Offset}
+	if f := c.cached(key); f != nil {
+		return f, nil
+	}
+	ch := c.fetch.DoChan(fmt.Sprintf("%s%08x", pack[:], at.Offset), func() (any, error) {
+		if f := c.cached(key); f != nil {
+			return f, nil // since the look above
+		}
+		f, err := c.load(pack, at)
+		if err == nil {
+			c.keep(key, f)
+		}
+		return f, err
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-ch:
+		return r.Val.(*plainFrame), r.Err
+	}
+}
+
+func (c *chunkReader) cached(key frameKey) *plainFrame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, _ := c.frames.Get(key)
+	return f
+}
+
+func (c *chunkReader) keep(key frameKey, f *plainFrame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frames.Add(key, f)
+	for c.size += len(f.raw) + frameOverhead; c.size > c.limit && c.frames.Len() > 1; {
+		_, old, _ := c.frames.RemoveOldest()
+		c.size -= len(old.raw) + frameOverhead
+	}
+}
+
+// drop forgets the frame of a location, here and on the disk.
+func (c *chunkReader) drop(loc *chunk.Location) {
+	c.mu.Lock()
+	key := frameKey{loc.Pack, loc.Frame.Offset}
+	if f, ok := c.frames.Peek(key); ok {
+		c.frames.Remove(key)
+		c.size -= len(f.raw) + frameOverhead
+	}
+	c.mu.Unlock()
+	if s, ok := c.store.(invalidator); ok {
+		s.Invalidate(packName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored))
+	}
+}
+
+// load fetches and decodes a frame.
+func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
+	stored := c.buffer(at)
+	if err := c.store.ReadAt(c.ctx, packName(pack), int64(at.Offset), stored); err != nil {
+		return nil, err
+	}
+	c.decoded.Add(1)
+	raw, err := c.repo.codec.Decode(nil, stored, int(at.Raw))
+	if err != nil {
+		return nil, fmt.Errorf("%w: pack %v at %d: %w", ErrIntegrity, pack, at.Offset, err)
+	}
+	if at.Stored < at.Raw { // else they are the same bytes
+		c.buffers.Put(&stored)
+	}
+	return &plainFrame{raw: raw, checked: map[chunk.ID]uint32{}}, nil
+}
+
+// buffer gives room for a stored frame: one that load gave back, if it is
+// compressed.
+func (c *chunkReader) buffer(at chunk.Frame) []byte {
+	if at.Stored >= at.Raw {
+		return make([]byte, at.Stored)
+	}
+	if b, ok := c.buffers.Get().(*[]byte); ok && cap(*b) >= int(at.Stored) {
+		return (*b)[:at.Stored]
+	}
+	return make([]byte, at.Stored, max(int(at.Stored), usualStored))
+}
+
+// usualStored is what most frames of 1 MiB are stored in.
+const usualStored = 512 << 10
+
+// relocated gives a chunk whose pack has gone.
+func (c *chunkReader) relocated(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+	if c.synced.Load() {
+		if ix, err := c.repo.openIndex(); err == nil {
+			if loc, ok := ix.Lookup(x.ID); ok && loc.Pack != x.Pack {
+				if data, err := c.at(ctx, x.ID, &loc); !errors.Is(err, remote.ErrNotExist) {
+					return data, err
+				}
+			}
+		}
+	}
+	loc, err := c.repo.relocate(ctx, x.ID, x.Pack)
+	if err != nil {
+		return nil, err
+	}
+	c.synced.Store(true)
+	return c.at(ctx, x.ID, &loc)
+}

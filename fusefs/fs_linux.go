@@ -1,0 +1,189 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A Source gives the contents of files. It must be safe for parallel use.
+type Source interface {
+	// Chunk gives the plaintext of an extent's chunk, checked against its id,
+	// which is not changed as long as it is in use.
+	Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error)
+}
+
+// forever is how long the kernel may keep what it was told: as long as it can
+// count, in whole seconds.
+const forever = math.MaxInt32 * time.Second
+
+// snapshotFS is the file system of one snapshot.
+type snapshotFS struct {
+	fuse.RawFileSystem // ENOSYS, or EROFS by the kernel, for what a reader never asks
+	tree               *manifest.Tree
+	src                Source
+	info               *manifest.Info
+	fail               func(op, path string, err error)
+	errors             atomic.Int64
+}
+
+var _ fuse.RawFileSystem = (*snapshotFS)(nil)
+
+func newFS(m *manifest.Manifest, tree *manifest.Tree, src Source, fail func(op, path string, err error)) *snapshotFS {
+	return &snapshotFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, fail: fail}
+}
+
+func (f *snapshotFS) String() string { return "snapctl" }
+
+// entry reads the entry of an inode.
+func (f *snapshotFS) entry(ctx context.Context, inode uint64, e *manifest.Entry) error {
+	return f.tree.At(ctx, inode-1, e)
+}
+
+// resolve makes a hard link the entry that it is a name of, and tells its rank.
+func (f *snapshotFS) resolve(ctx context.Context, rank uint64, e *manifest.Entry) (uint64, error) {
+	if e.Type != manifest.Link {
+		return rank, nil
+	}
+	rank, err := f.tree.Lookup(ctx, e.First, e)
+	if errors.Is(err, manifest.ErrNotExist) || err == nil && (e.Type == manifest.Link || e.Type == manifest.Dir) {
+		// Never ENOENT: the name is there, and the tree is wrong.
+		err = manifest.ErrDamaged
+	}
+	return rank, err
+}
+
+func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	ctx := begin(cancel)
+	defer ctx.end()
+	var e manifest.Entry
+	if err := f.entry(ctx, header.NodeId, &e); err != nil {
+		return f.status(ctx, "lookup", name, err)
+	}
+	dir := e.Path()
+	rank, err := f.tree.Lookup(ctx, manifest.Key{Dir: dir, Name: name}, &e)
+	if errors.Is(err, manifest.ErrNotExist) {
+		// An entry without an inode: the kernel remembers that there is none.
+		out.NodeId = 0
+		out.SetEntryTimeout(forever)
+		return fuse.OK
+	}
+	if err == nil {
+		rank, err = f.resolve(ctx, rank, &e)
+	}
+	if err != nil {
+		return f.status(ctx, "lookup", manifest.Join(dir, name), err)
+	}
+	fillEntry(out, rank, &e)
+	return fuse.OK
+}
+
+func fillEntry(out *fuse.EntryOut, rank uint64, e *manifest.Entry) {
+	out.NodeId = rank + 1
+	out.Generation = 1
+	out.SetEntryTimeout(forever)
+	out.SetAttrTimeout(forever)
+	fillAttr(&out.Attr, rank, e)
+}
+
+var modes = [...]uint32{
+	manifest.File: fuse.S_IFREG, manifest.Dir: fuse.S_IFDIR, manifest.Symlink: fuse.S_IFLNK, manifest.Fifo: fuse.S_IFIFO,
+	manifest.CharDevice: 0o020000, manifest.BlockDevice: 0o060000, manifest.Link: fuse.S_IFREG,
+}
+
+func fillAttr(a *fuse.Attr, rank uint64, e *manifest.Entry) {
+	a.Ino = rank + 1
+	a.Mode = modes[e.Type] | e.Mode
+	a.Nlink = max(e.Links, 1)
+	a.Uid, a.Gid = e.UID, e.GID
+	a.Atime, a.Mtime, a.Ctime = uint64(e.Mtime.Sec), uint64(e.Mtime.Sec), uint64(e.Mtime.Sec)
+	a.Atimensec, a.Mtimensec, a.Ctimensec = e.Mtime.Nsec, e.Mtime.Nsec, e.Mtime.Nsec
+	a.Blksize = 4096
+	switch e.Type {
+	case manifest.File:
+		a.Size = e.Size
+		a.Blocks = (dataBytes(e) + 511) / 512
+	case manifest.Symlink:
+		a.Size = uint64(len(e.Target))
+	case manifest.CharDevice, manifest.BlockDevice:
+		a.Rdev = rdev(e.Device)
+	}
+}
+
+// dataBytes is what a file's data take without its holes; with those, where only
+// its pages of extents would tell.
+func dataBytes(e *manifest.Entry) (n uint64) {
+	if e.Spill != nil {
+		return e.Size
+	}
+	for i := range e.Extents {
+		n += uint64(e.Extents[i].Length)
+	}
+	return n
+}
+
+// rdev is a device number as the FUSE protocol has it, in 32 bits.
+func rdev(d manifest.Device) uint32 {
+	return d.Minor&0xff | d.Major<<8 | d.Minor&^0xff<<12
+}
+
+func (f *snapshotFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	ctx := begin(cancel)
+	defer ctx.end()
+	var e manifest.Entry
+	if err := f.entry(ctx, in.NodeId, &e); err != nil {
+		return f.status(ctx, "stat", "", err)
+	}
+	fillAttr(&out.Attr, in.NodeId-1, &e)
+	out.SetTimeout(forever)
+	return fuse.OK
+}
+
+func (f *snapshotFS) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
+	ctx := begin(cancel)
+	defer ctx.end()
+	var e manifest.Entry
+	if err := f.entry(ctx, header.NodeId, &e); err != nil {
+		return nil, f.status(ctx, "readlink", "", err)
+	}
+	if e.Type != manifest.Symlink {
+		return nil, fuse.EINVAL
+	}
+	return []byte(e.Target), fuse.OK
+}
+
+// Open and OpenDir answer ENOSYS: the kernel then opens without asking, and
+// keeps pages and listings. There are no handles, and nothing to release.
+func (f *snapshotFS) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// OpenDir: see Open.
+func (f *snapshotFS) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// Flush answers ENOSYS, which saves a round trip for every close.
+func (f *snapshotFS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+// Ioctl answers ENOTTY: overlayfs gives up a copy-up at any other error.
+func (f *snapshotFS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(unix.ENOTTY)
+}
+
+func (f *snapshotFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	const block = 4096
+	out.Bsize, out.Frsize, out.NameLen = block, block, manifest.MaxName
+	out.Blocks = (f.info.Bytes + block - 1) / block
+	out.Files = f.tree.Len()
+	return fuse.OK
+}
+
+// Errors is the number of requests that failed for want of data.
+func (f *snapshotFS) Errors() int64 { return f.errors.Load() }
