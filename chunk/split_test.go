@@ -149,7 +149,7 @@ func TestCDCParams(t *testing.T) {
 		}
 	}
 	// A repository keeps them for ever.
-	if DefaultCDCParams != (CDCParams{0x3DA3358B4DC173, 128 << 10, 17, 1 << 20}) {
+	if DefaultCDCParams != (CDCParams{0x3DA3358B4DC173, 256 << 10, 16, 1 << 20}) {
 		t.Error("new repositories cut differently from old ones")
 	}
 }
