@@ -29,16 +29,12 @@ type committer struct {
 	ready   func() error
 	listing sync.WaitGroup
 
-	ix      atomic.Pointer[index.Index] // set when it has something to say
-	fail    atomic.Pointer[error]
-	damaged atomic.Bool // avoid is not empty
+	ix   atomic.Pointer[index.Index] // set when it has something to say
+	fail atomic.Pointer[error]
 
 	flushing sync.Mutex
 	last     time.Time
 	segments []index.SegmentID // of the repository, this run's included
-
-	mu    sync.Mutex
-	avoid map[chunk.PackID]bool // packs that were found damaged
 }
 
 // start lists the segments in the background, until ctx ends. The index is opened
@@ -80,29 +76,22 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 	if ix == nil {
 		return chunk.Location{}, false
 	}
-	loc, ok := ix.Lookup(id)
-	if ok && c.damaged.Load() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		ok = !c.avoid[loc.Pack]
-	}
-	return loc, ok
+	return ix.Lookup(id)
 }
 
-// sawDamage makes lookup blind to the pack that an error is about, if it says so:
-// what it is known to hold is stored again.
+// sawDamage makes the index blind to the pack that an error is about, if it says
+// so: what it is known to hold is stored again.
 func (c *committer) sawDamage(err error) {
 	var d *damagedPack
 	if !errors.As(err, &d) {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.avoid == nil {
-		c.avoid = map[chunk.PackID]bool{}
+	ix, openErr := c.repo.openIndex()
+	if openErr != nil {
+		c.fail.CompareAndSwap(nil, &openErr)
+		return
 	}
-	c.avoid[d.pack] = true
-	c.damaged.Store(true)
+	ix.Exclude([]chunk.PackID{d.pack})
 }
 
 // err is why lookup cannot answer.

@@ -130,6 +130,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions) (*creator, erro
 		repo: r, opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
 		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
 		meter:   newMeter(opts.Progress),
+		commit:  committer{repo: r},
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -198,7 +199,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	}
 	c.up = newUploader(c.repo.store, g, puts)
 	c.up.busy = c.meter.transfer
-	c.commit.repo, c.commit.up, c.commit.last = c.repo, c.up, time.Now()
+	c.commit.up, c.commit.last = c.up, time.Now()
 	if !c.repo.local() {
 		c.up.onPut = c.cacheTree
 	}
