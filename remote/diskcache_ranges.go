@@ -165,20 +165,7 @@ func (s *File) readRange(ctx context.Context, name string, offset int64, p []byt
 
 // preadSome is pread up to the file's end.
 func preadSome(fd int, p []byte, offset int64) (int, error) {
-	n := 0
-	for n < len(p) {
-		m, err := unix.Pread(fd, p[n:], offset+int64(n))
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return n, err
-		case m == 0:
-			return n, nil
-		}
-		n += m
-	}
-	return n, nil
+	return preadvSome(fd, [3][]byte{p}, offset)
 }
 
 // ReadRange is [RangeReader.ReadRange].
