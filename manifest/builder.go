@@ -168,6 +168,14 @@ func (b *Builder) endLeaf(ctx context.Context) error {
 	return nil
 }
 
+// adopt appends a leaf of another tree, whose entries come after the one before,
+// where a leaf would begin. What its entries use is not counted.
+func (b *Builder) adopt(c *child) {
+	b.children = append(b.children, *c)
+	b.root.Entries += c.entries
+	b.dir, b.name = c.first.Dir, append(b.name[:0], c.first.Name...)
+}
+
 func (b *Builder) add(ctx context.Context, page []byte) (chunk.ID, error) {
 	if len(page) > MaxPage {
 		return chunk.ID{}, fmt.Errorf("tree page before %q has %d bytes, the most is %d", b.last().Path(), len(page), MaxPage)
@@ -195,7 +203,9 @@ func (b *Builder) Finish(ctx context.Context) (*Root, error) {
 		}
 		for i := range b.children {
 			c := &b.children[i]
-			c.PageRef = b.sink.Page(c.ID)
+			if c.Pack == (chunk.PackID{}) { // else it was adopted
+				c.PageRef = b.sink.Page(c.ID)
+			}
 			b.use.add(&c.Pack, uint64(c.Frame.Raw))
 		}
 		groups := group(b.hash, level, b.children)

@@ -185,7 +185,18 @@ func (b *Builder) useSpill(ctx context.Context, e *Entry) error {
 		return errors.New("extents in pages of a tree that is not known")
 	}
 	use := useCount{m: map[chunk.PackID]uint64{}}
-	err := b.reuse.spilled(ctx, e.Spill, 0, func(_ uint64, p *spillPage) error {
+	if err := b.reuse.useOfSpill(ctx, e.Spill, &use); err != nil {
+		return err
+	}
+	for pack, n := range use.sum() {
+		b.use.add(&pack, n)
+	}
+	return nil
+}
+
+// useOfSpill adds what the pages of a file's extents use.
+func (t *Tree) useOfSpill(ctx context.Context, s *Spill, use *useCount) error {
+	return t.spilled(ctx, s, 0, func(_ uint64, p *spillPage) error {
 		for i := range p.refs {
 			use.add(&p.refs[i].Pack, uint64(p.refs[i].Frame.Raw))
 		}
@@ -194,11 +205,4 @@ func (b *Builder) useSpill(ctx context.Context, e *Entry) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for pack, n := range use.sum() {
-		b.use.add(&pack, n)
-	}
-	return nil
 }

@@ -141,23 +141,25 @@ func (s *step) childEnd() *Key {
 // down reads the child, and compares it with what its parents say of it: they
 // may be forged, or the page may be another valid one.
 func (t *Tree) down(ctx context.Context, s *step) (node, error) {
-	c := &s.page.children[s.child]
+	return t.childPage(ctx, &s.page.children[s.child], s.page.level-1, s.childEnd())
+}
+
+// childPage is down for a child of that level, behind which the tree has that key.
+func (t *Tree) childPage(ctx context.Context, c *child, level int, end *Key) (node, error) {
 	p, err := t.page(ctx, &c.PageRef)
 	if err != nil {
 		return nil, err
 	}
 	n, ok := p.(node)
 	if ok {
-		level, entries, flags := n.says()
-		ok = level == s.page.level-1 && entries == c.entries && flags == c.flags && n.first() == c.first
+		at, entries, flags := n.says()
+		ok = at == level && entries == c.entries && flags == c.flags && n.first() == c.first
 	}
 	if !ok {
 		return nil, fmt.Errorf("%w: page %v is not what its parent says", ErrDamaged, c.ID)
 	}
-	if l, ok := n.(*Leaf); ok {
-		if end := s.childEnd(); end != nil && l.last.Compare(*end) >= 0 {
-			return nil, fmt.Errorf("%w: pages overlap at %q", ErrDamaged, end.Path())
-		}
+	if l, ok := n.(*Leaf); ok && end != nil && l.last.Compare(*end) >= 0 {
+		return nil, fmt.Errorf("%w: pages overlap at %q", ErrDamaged, end.Path())
 	}
 	return n, nil
 }
