@@ -16,7 +16,7 @@ bench:
 
 # The programs that the benchmark puts beside ours, as Debian has them.
 peers:
-	apt-get install -y squashfs-tools zstd restic borgbackup casync
+	apt-get install -y squashfs-tools squashfuse zstd restic borgbackup casync
 
 # Every fuzz target for a while: make fuzz FUZZTIME=1m
 FUZZTIME ?= 20s

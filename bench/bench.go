@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ type bench struct {
 	versions map[string]string
 	started  time.Time
 
+	mounts   []*mount // that are there now
 	samples  samples
 	failures []failure
 	notes    []string // what a reader of the tables must know
@@ -62,6 +64,9 @@ func newBench(ctx context.Context, o *options, log io.Writer) (b *bench, err err
 			return b, err
 		}
 	}
+	if slices.Contains(o.suites, suiteNameMount) {
+		size += bigFile(o.smoke)
+	}
 	if b.work, err = makeWork(o.work, size); err != nil {
 		return b, err
 	}
@@ -86,7 +91,7 @@ func newBench(ctx context.Context, o *options, log io.Writer) (b *bench, err err
 		b.notef("the machine was busy with other work before the run (load %.1f): times are too long, and vary", b.machine.Load)
 	}
 	for _, t := range b.tools() {
-		b.versions[t.Name()] = version(ctx, b.runner, t)
+		b.versions[t.Name()] = version(ctx, b.runner, t.Version())
 	}
 	return b, nil
 }
@@ -96,7 +101,11 @@ func (b *bench) Close() error {
 	if b.work == "" {
 		return nil
 	}
-	return removeAll(b.work)
+	var err error
+	if slices.Contains(b.o.suites, suiteNameMount) {
+		err = b.unmountAll()
+	}
+	return errors.Join(err, removeAll(b.work))
 }
 
 // removeAll removes a folder even if it holds folders that cannot be written.
@@ -271,23 +280,25 @@ func (b *bench) notef(format string, args ...any) {
 // tools are snapctl and the peers.
 func (b *bench) tools() []tool { return append([]tool{b.ours}, b.peers...) }
 
-// rounds are the order in which tools do some work.
+// rounds are how often tools do some work.
 type rounds struct {
 	suite  string
 	warmup int
 	runs   int
-	tools  []tool
 }
+
+// named is a tool, or something else that takes its turn.
+type named interface{ Name() string }
 
 // do has each tool do the work, in turn, so that what slows the machine for a
 // while slows all of them. Each round begins with another tool, so that none
 // always follows the same one. Warm-up rounds have numbers below 0, and their
 // samples are not kept. A tool that fails is left out of later rounds.
-func (b *bench) do(ctx context.Context, r rounds, work func(t tool, run int, p place) error) error {
+func do[T named](ctx context.Context, b *bench, r rounds, tools []T, work func(t T, run int, p place) error) error {
 	failed := map[string]bool{}
 	for run := -r.warmup; run < r.runs; run++ {
-		for i := range r.tools {
-			t := r.tools[(i+run+r.warmup)%len(r.tools)]
+		for i := range tools {
+			t := tools[(i+run+r.warmup)%len(tools)]
 			if failed[t.Name()] {
 				continue
 			}
@@ -301,8 +312,7 @@ func (b *bench) do(ctx context.Context, r rounds, work func(t tool, run int, p p
 			}
 			if err != nil {
 				failed[t.Name()] = true
-				b.failures = append(b.failures, failure{r.suite, t.Name(), err.Error()})
-				b.logf("%s: %s failed: %v", r.suite, t.Name(), err)
+				b.fail(r.suite, t.Name(), err)
 			}
 			if err := removeAll(p.dir); err != nil {
 				return err
@@ -310,6 +320,12 @@ func (b *bench) do(ctx context.Context, r rounds, work func(t tool, run int, p p
 		}
 	}
 	return nil
+}
+
+// fail notes that a tool could not do its work.
+func (b *bench) fail(suite, tool string, err error) {
+	b.failures = append(b.failures, failure{suite, tool, err.Error()})
+	b.logf("%s: %s failed: %v", suite, tool, err)
 }
 
 // keep keeps a sample, unless it is of a warm-up round.

@@ -70,7 +70,7 @@ func TestSmokeWithoutPeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range works {
+	for _, w := range vaultWorks {
 		if len(rep.Samples.by(ours).where(func(s sample) bool { return s.Suite == "local" && s.Work == w })) == 0 {
 			t.Errorf("no sample of %q", w)
 		}
@@ -147,7 +147,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestFlags(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"-suite mount", `no suite "mount"`},
+		{"-suite nonsense", `no suite "nonsense"`},
 		{"-scale 10,x", `"x" is no number`},
 		{"-runs 0", "at least 1"},
 		{"-bandwidth -1", "at least 0"},

@@ -72,8 +72,25 @@ const linear = 1.25
 
 const megabyte = 1e6
 
-// figures are what snapctl is held to, with what the samples say of each.
+// figures are what snapctl is held to by the suites that have samples, with
+// what those say of each.
 func figures(all samples, rttSeconds float64) []figure {
+	ofMounts := func(s sample) bool { return s.Suite == suiteNameMount }
+	var figs []figure
+	if mounts := all.where(ofMounts); len(mounts) < len(all) || len(all) == 0 {
+		figs = vaultFigures(all, rttSeconds)
+	}
+	if slices.ContainsFunc(all, ofMounts) {
+		figs = append(figs, mountFigures(all, rttSeconds)...)
+	}
+	for i := range figs {
+		figs[i].judge()
+	}
+	return figs
+}
+
+// vaultFigures are about making, listing and restoring snapshots.
+func vaultFigures(all samples, rttSeconds float64) []figure {
 	var (
 		create  = at{"local", workCreate, ours}
 		again   = at{"local", workAgain, ours}
@@ -83,7 +100,7 @@ func figures(all samples, rttSeconds float64) []figure {
 		farCreate  = at{"s3", workCreate, ours}
 		farRestore = at{"s3", workRestore, ours}
 	)
-	figs := slices.Concat(
+	return slices.Concat(
 		[]figure{
 			all.against("whole create : tar+zstd", wall, create, create.by("tar+zstd"), 1, 0.9),
 			all.against("bytes stored : squashfs-zstd", stored, create, create.by("squashfs-zstd"), 1, 0.9),
@@ -103,10 +120,6 @@ func figures(all samples, rttSeconds float64) []figure {
 			listTrips(all, rttSeconds),
 			all.within("start-up", wall, at{"local", workStart, ours}, 0.030, 0),
 		})
-	for i := range figs {
-		figs[i].judge()
-	}
-	return figs
 }
 
 // at is a tool doing a work.

@@ -104,8 +104,7 @@ func fileSystem(path string) (kind string, free int64, err error) {
 }
 
 // version is the first line that a tool prints about itself.
-func version(ctx context.Context, r *runner, t tool) string {
-	c := t.Version()
+func version(ctx context.Context, r *runner, c command) string {
 	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
 	cmd.Env = r.env
 	out, _ := cmd.CombinedOutput() // unsquashfs and mksquashfs exit with 1 after it

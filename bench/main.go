@@ -1,5 +1,6 @@
 // Command bench measures snapctl beside what a user would pick instead: tar
-// and zstd, squashfs images, restic, kopia, borg, casync, cp.
+// and zstd, squashfs images, restic, kopia, borg, casync, cp; and, for mounts, the
+// kernel's file systems.
 //
 //	go run ./bench [flags] [TREE [TREE2]]
 //
@@ -18,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,6 +54,7 @@ type options struct {
 	bandwidth int // MB/s of each connection, 0 for no limit
 	scale     []int
 	list      int // snapshots to list
+	large     int // files of a further tree of suite mount, 0 for none
 	timeout   time.Duration
 	smoke     bool
 	trees     []string
@@ -65,7 +68,8 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 		fmt.Fprintln(stderr, "usage: go run ./bench [flags] [TREE [TREE2]]\n\nTREE2 is a second version of TREE. Flags:")
 		fs.PrintDefaults()
 	}
-	suites := fs.String("suite", "local,s3,scale", "what to run, `names` separated by commas")
+	suites := fs.String("suite", "", "what to run, `names` separated by commas: local, s3, scale, mount (default: all but mount)")
+	mount := fs.Bool("mount", false, "short for -suite mount, which wants root and empties the kernel's caches")
 	peers := fs.String("peers", "all", "`names` of the tools to run beside snapctl; all: those installed; none")
 	fs.IntVar(&o.runs, "runs", 3, "measured rounds")
 	fs.IntVar(&o.warmup, "warmup", 1, "rounds before those, not counted")
@@ -76,15 +80,25 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	fs.IntVar(&o.bandwidth, "bandwidth", 0, "`MB/s` of each connection to the S3 server; 0: no limit")
 	scale := fs.String("scale", "100000,1000000", "`numbers` of files of the trees of suite scale")
 	fs.IntVar(&o.list, "list", 1000, "snapshots in the repository that is listed")
+	fs.IntVar(&o.large, "large", 0, "suite mount: also mount a tree of that many small `files`, such as 1000000; takes minutes")
 	fs.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long one program may take")
 	fs.BoolVar(&o.smoke, "smoke", false, "a small tree, one round of each suite: does everything still run?")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
 	o.suites = splitList(*suites)
+	if *mount && !slices.Contains(o.suites, suiteNameMount) {
+		o.suites = append(o.suites, suiteNameMount)
+	}
+	if len(o.suites) == 0 {
+		o.suites = []string{"local", "s3", "scale"}
+		if o.smoke {
+			o.suites = append(o.suites, suiteNameMount)
+		}
+	}
 	for _, s := range o.suites {
 		if suites := allSuites(); suites[s] == nil {
-			return nil, fmt.Errorf("no suite %q: there are local, s3 and scale", s)
+			return nil, fmt.Errorf("no suite %q: there are local, s3, scale and mount", s)
 		}
 	}
 	if *peers != "all" {
@@ -103,10 +117,11 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	if o.smoke {
 		o.runs, o.warmup, o.list = 1, 0, 20
 		o.scale = []int{500, 1000}
+		o.large = 2000
 		o.timeout = time.Minute
 	}
-	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.rtt < 0 || o.bandwidth < 0 {
-		return nil, errors.New("-runs and -list must be at least 1; -warmup, -rtt and -bandwidth at least 0")
+	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
+		return nil, errors.New("-runs and -list must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
 	}
 	o.trees = fs.Args()
 	if len(o.trees) > 2 {
@@ -166,8 +181,9 @@ var verbs = map[string]func(context.Context, []string) error{
 // allSuites are the suites by name.
 func allSuites() map[string]func(context.Context, *bench) error {
 	return map[string]func(context.Context, *bench) error{
-		"local": suiteLocal,
-		"s3":    suiteS3,
-		"scale": suiteScale,
+		"local":        suiteLocal,
+		"s3":           suiteS3,
+		"scale":        suiteScale,
+		suiteNameMount: suiteMount,
 	}
 }

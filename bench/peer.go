@@ -75,7 +75,7 @@ func (p place) local(elem ...string) string {
 }
 
 // forget makes the place like another machine's.
-func (p place) forget(ctx context.Context, v vault) error {
+func (p place) forget(ctx context.Context, v any) error {
 	if err := errors.Join(os.RemoveAll(p.local()), os.Mkdir(p.local(), 0o755)); err != nil {
 		return err
 	}
@@ -113,7 +113,8 @@ func installed(names []string) (found []tool, missing []string) {
 		found = append(found, t)
 	}
 	for _, n := range names {
-		if !slices.ContainsFunc(peers(), func(t tool) bool { return t.Name() == n || t.Programs()[0] == n }) {
+		if !slices.ContainsFunc(peers(), func(t tool) bool { return t.Name() == n || t.Programs()[0] == n }) &&
+			!slices.ContainsFunc(mountPeers(), func(m mounter) bool { return m.name == n }) {
 			missing = append(missing, n)
 		}
 	}

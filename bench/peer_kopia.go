@@ -103,3 +103,9 @@ func (v *kopiaVault) Restore(ctx context.Context, name, target string) (usage, e
 
 // Connect is what kopia needs once on each machine.
 func (v *kopiaVault) Connect(ctx context.Context) error { return v.repository(ctx, "connect") }
+
+func (v *kopiaVault) Mount(_ context.Context, name, dir string) (mounted, error) {
+	m, err := v.serve(v.kopia("mount", v.objects[name], dir))
+	m.root = dir
+	return m, err
+}

@@ -1,6 +1,9 @@
 package main
 
-import "context"
+import (
+	"context"
+	"path/filepath"
+)
 
 // restic, with a password because it must have one: each command then spends
 // about half a second to two on its key derivation, which restic calibrates
@@ -53,4 +56,10 @@ func (v resticVault) Create(ctx context.Context, name, tree string) (usage, erro
 
 func (v resticVault) Restore(ctx context.Context, name, target string) (usage, error) {
 	return v.run(ctx, v.restic("", "restore", "latest", "--tag", name, "--target", target))
+}
+
+func (v resticVault) Mount(_ context.Context, name, dir string) (mounted, error) {
+	m, err := v.serve(v.restic("", "mount", dir))
+	m.root = filepath.Join(dir, "tags", name, "latest")
+	return m, err
 }

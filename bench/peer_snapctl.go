@@ -43,6 +43,8 @@ type snapctlVault struct {
 	repo string
 	env  []string
 	ids  map[string]string // by our name for the snapshot
+
+	prefetch string // what mount --prefetch is given, "" for nothing
 }
 
 func (v *snapctlVault) command(args ...string) command {
@@ -80,6 +82,25 @@ func (v *snapctlVault) Create(ctx context.Context, name, tree string) (usage, er
 
 func (v *snapctlVault) Restore(ctx context.Context, name, target string) (usage, error) {
 	return v.run(ctx, v.command("restore", v.ids[name], target))
+}
+
+// Mount leaves a process behind, which ends when the mount is gone.
+func (v *snapctlVault) Mount(ctx context.Context, name, dir string) (mounted, error) {
+	args := []string{"mount", "--json"}
+	if v.prefetch != "" {
+		args = append(args, "--prefetch", v.prefetch)
+	}
+	u, out, err := v.output(ctx, v.command(append(args, v.ids[name], dir)...))
+	if err != nil {
+		return mounted{}, err
+	}
+	var made struct {
+		Pid int `json:"pid"`
+	}
+	if err := json.Unmarshal(out, &made); err != nil || made.Pid <= 0 {
+		return mounted{}, fmt.Errorf("snapctl mount said %q: %w", out, err)
+	}
+	return mounted{root: dir, pid: made.Pid, usage: u}, nil
 }
 
 // List lists all snapshots, and fails unless there are that many.

@@ -48,6 +48,10 @@ func (v squashVault) Restore(ctx context.Context, name, target string) (usage, e
 	return v.run(ctx, command{Args: []string{"unsquashfs", "-no-progress", "-quiet", "-d", target, v.image(name)}})
 }
 
+func (v squashVault) Mount(ctx context.Context, name, dir string) (mounted, error) {
+	return v.mountImage(ctx, "squashfs", v.image(name), dir)
+}
+
 // squashS3 moves the image in parallel parts by this program's own verbs
 // (transfer.go), the image being removed from the machine after it is up.
 type squashS3 struct {
@@ -84,4 +88,14 @@ func (v squashS3) Restore(ctx context.Context, name, target string) (usage, erro
 		return usage{}, err
 	}
 	return down.then(out), os.Remove(v.image(name))
+}
+
+func (v squashS3) Mount(ctx context.Context, name, dir string) (mounted, error) {
+	down, err := v.transfer(ctx, "download", name)
+	if err != nil {
+		return mounted{}, err
+	}
+	m, err := v.squashVault.Mount(ctx, name, dir)
+	m.usage = down.then(m.usage)
+	return m, err
 }

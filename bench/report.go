@@ -113,7 +113,7 @@ func againstBest(of samples) (peer string, ratio float64) {
 	}
 	best := math.Inf(1)
 	for _, t := range of.tools() {
-		if t == ours || t == local || t == yardstick {
+		if t == ours || t == local || t == yardstick || t == onlyRead {
 			continue
 		}
 		if m, _ := of.by(t).median(wall); m < best {
@@ -126,7 +126,7 @@ func againstBest(of samples) (peer string, ratio float64) {
 // workTable has a row for each tool that did a work. Columns in which no tool
 // has anything are left out.
 func workTable(of samples) [][]string {
-	rows := [][]string{{"tool", "median", "from - to", "x snapctl", "cpu", "peak memory", "adds", "requests", "servers' cpu"}}
+	rows := [][]string{{"tool", "median", "from - to", "x snapctl", "cpu", "peak memory", "adds", "moves", "requests", "servers' cpu"}}
 	tools := of.tools()
 	slices.SortStableFunc(tools, func(a, b string) int { return toolOrder(a) - toolOrder(b) })
 	for _, t := range tools {
@@ -146,7 +146,7 @@ func workTable(of samples) [][]string {
 		}
 		rows = append(rows, []string{
 			t, secs.text(m), secs.text(slices.Min(times)) + " - " + secs.text(slices.Max(times)), compared,
-			text(cpu), text(peak), text(added), requestsText(mine.requests()), text(serverCPU),
+			text(cpu), text(peak), text(added), text(moved), requestsText(mine.requests()), text(serverCPU),
 		})
 	}
 	for col := len(rows[0]) - 1; col > 0; col-- {
@@ -161,15 +161,14 @@ func workTable(of samples) [][]string {
 
 // toolOrder has snapctl first, and the peers as they are listed.
 func toolOrder(name string) int {
-	switch name {
-	case ours:
-		return -3
-	case local:
-		return -2
-	case yardstick:
-		return -1
+	order := []string{ours, onlyRead, local, yardstick, ext4.name, native.name}
+	for _, t := range peers() {
+		order = append(order, t.Name())
 	}
-	return slices.IndexFunc(peers(), func(t tool) bool { return t.Name() == name })
+	for _, m := range mountPeers() { // those that are no tools
+		order = append(order, m.name)
+	}
+	return slices.Index(order, name)
 }
 
 func figureTable(figs []figure) [][]string {

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +28,9 @@ type s3Server struct {
 	direct   string // URL of the server itself
 	far      string // URL of the server as seen from afar
 	accesses string // versitygw's log of requests
+	control  string // URL of the proxy's API
+	gateway  string // address of the server
+	proxy    *exec.Cmd
 	daemons  []*exec.Cmd
 }
 
@@ -57,12 +59,12 @@ func startS3(ctx context.Context, b *bench) (s *s3Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(3)
+	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	gateway, control, far := ports[0], ports[1], ports[2]
-	s.direct, s.far = "http://"+gateway, "http://"+far
+	gateway, control := ports[0], ports[1]
+	s.gateway, s.direct, s.control = gateway, "http://"+gateway, "http://"+control
 
 	if err := s.daemon(ctx, gateway, versitygw, "--quiet", "--port", gateway, "--access", accessKey, "--secret", secretKey,
 		"--access-log", s.accesses, "posix", "--sidecar", filepath.Join(s.dir, "sidecar"), s.root()); err != nil {
@@ -72,7 +74,8 @@ func startS3(ctx context.Context, b *bench) (s *s3Server, err error) {
 	if err := s.daemon(ctx, control, toxiproxy, "-host", host, "-port", port); err != nil {
 		return nil, err
 	}
-	if err := s.distance(ctx, "http://"+control, gateway, far, b.o.rtt, b.o.bandwidth); err != nil {
+	s.proxy = s.daemons[1]
+	if s.far, err = s.distance(ctx, "far", b.o.rtt, b.o.bandwidth); err != nil {
 		return nil, err
 	}
 	c, err := s3Client(s.far, credentials.NewStaticV4(accessKey, secretKey, ""))
@@ -119,12 +122,16 @@ func (s *s3Server) daemon(ctx context.Context, addr string, args ...string) erro
 	}
 }
 
-// distance has toxiproxy listen at far and pass on to upstream: half the round
-// trip to each direction, and a limit of bandwidth for each connection.
-// Connecting itself costs nothing, because it ends at the proxy.
-func (s *s3Server) distance(ctx context.Context, control, upstream, far string, rtt time.Duration, mbps int) error {
-	if err := post(ctx, control+"/proxies", map[string]any{"name": "s3", "listen": far, "upstream": upstream}); err != nil {
-		return err
+// distance has toxiproxy listen at one more address, whose URL it gives: half
+// the round trip to each direction, and a limit of bandwidth for each
+// connection. Connecting itself costs nothing, because it ends at the proxy.
+func (s *s3Server) distance(ctx context.Context, name string, rtt time.Duration, mbps int) (url string, err error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return "", err
+	}
+	if err := post(ctx, s.control+"/proxies", map[string]any{"name": name, "listen": ports[0], "upstream": s.gateway}); err != nil {
+		return "", err
 	}
 	there := rtt.Milliseconds() / 2
 	for stream, latency := range map[string]int64{"upstream": there, "downstream": rtt.Milliseconds() - there} {
@@ -134,12 +141,12 @@ func (s *s3Server) distance(ctx context.Context, control, upstream, far string, 
 		}
 		for kind, attributes := range toxics {
 			toxic := map[string]any{"type": kind, "stream": stream, "attributes": attributes}
-			if err := post(ctx, control+"/proxies/s3/toxics", toxic); err != nil {
-				return err
+			if err := post(ctx, s.control+"/proxies/"+name+"/toxics", toxic); err != nil {
+				return "", err
 			}
 		}
 	}
-	return nil
+	return "http://" + ports[0], nil
 }
 
 func post(ctx context.Context, url string, body any) error {
@@ -190,20 +197,17 @@ func (s *s3Server) Close() error {
 // cpu is the processor time that the servers have used, in seconds. They run
 // on the machine that is measured.
 func (s *s3Server) cpu() float64 {
-	var ticks int64
+	var sum time.Duration
 	for _, cmd := range s.daemons {
-		stat, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/stat")
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		for _, s := range f[11:13] { // utime and stime, see proc_pid_stat(5)
-			n, _ := strconv.ParseInt(s, 10, 64)
-			ticks += n
-		}
+		sum += processCPU(cmd.Process.Pid)
 	}
-	return float64(ticks) / 100 // USER_HZ is 100 on every Linux
+	return sum.Seconds()
 }
+
+// moved is how many bytes the proxy has passed on, in both directions. The
+// server's log does not tell, and the proxy itself only of connections that
+// have ended.
+func (s *s3Server) moved() int64 { return processWritten(s.proxy.Process.Pid) }
 
 // logged is how much versitygw has logged, to be given to requests later.
 func (s *s3Server) logged() int64 {

@@ -20,6 +20,8 @@ type sample struct {
 	Added      int64          `json:"addedBytes,omitempty"`  // by this work
 	Requests   map[string]int `json:"requests,omitempty"`    // to the S3 server
 	ServerCPU  float64        `json:"serverCPUSeconds,omitempty"`
+	Moved      int64          `json:"movedBytes,omitempty"` // from and to the S3 server
+	Read       int64          `json:"readBytes,omitempty"`  // by sequential reads
 }
 
 // The kinds of work, in the order of the tables.
@@ -32,9 +34,30 @@ const (
 	workRestore   = "restore"
 	workListFirst = "list, first time"
 	workListAgain = "list, second time"
+
+	// Of mounts.
+	workMount      = "mount"
+	workMountFar   = "mount over S3"
+	workFindCold   = "find, cold"
+	workFindWarm   = "find, warm"
+	workTarCold    = "tar, cold"
+	workTarWarm    = "tar, warm"
+	workNodeCold   = "node, cold"
+	workNodeWarm   = "node, warm"
+	workSomeCold   = "some files, cold"
+	workSomeWarm   = "some files, warm"
+	workFromNode   = "from nothing over S3 to node done"
+	workFromSome   = "from nothing over S3 to some files read"
+	workReadServed = "sequential read, server warm"
+	workReadCached = "sequential read, page cache warm"
 )
 
-var works = []string{workStart, workOpen, workCreate, workAgain, workSecond, workRestore, workListFirst, workListAgain}
+var (
+	vaultWorks = []string{workStart, workOpen, workCreate, workAgain, workSecond, workRestore, workListFirst, workListAgain}
+	mountWorks = []string{workMount, workFindCold, workFindWarm, workTarCold, workTarWarm, workNodeCold, workNodeWarm, workSomeCold, workSomeWarm,
+		workReadServed, workReadCached, workMountFar, workFromNode, workFromSome}
+	works = slices.Concat(vaultWorks, mountWorks)
+)
 
 // samples are all that was measured, in order.
 type samples []sample
@@ -62,6 +85,11 @@ var (
 	peak      = quantity{size, func(s sample) float64 { return float64(s.PeakBytes) }}
 	stored    = quantity{size, func(s sample) float64 { return float64(s.Stored) }}
 	added     = quantity{size, func(s sample) float64 { return float64(s.Added) }}
+	moved     = quantity{size, func(s sample) float64 { return float64(s.Moved) }}
+	// movedOfStored is what part of what is stored was moved.
+	movedOfStored = quantity{ratio, func(s sample) float64 { return float64(s.Moved) / float64(max(1, s.Stored)) }}
+	// perGiB is the time that a GiB took to be read.
+	perGiB = quantity{secs, func(s sample) float64 { return s.Seconds * (1 << 30) / float64(max(1, s.Read)) }}
 )
 
 func (s samples) values(q quantity) []float64 {

@@ -20,8 +20,8 @@ func (b *bench) repeats() int {
 // suiteLocal measures each tool on a local folder.
 func suiteLocal(ctx context.Context, b *bench) error {
 	const suite = "local"
-	r := rounds{suite, b.o.warmup, b.o.runs, b.tools()}
-	err := b.do(ctx, r, func(t tool, run int, _ place) error {
+	r := rounds{suite, b.o.warmup, b.o.runs}
+	err := do(ctx, b, r, b.tools(), func(t tool, run int, _ place) error {
 		for range b.repeats() {
 			u, err := b.runner.run(ctx, t.Version())
 			if err != nil {
@@ -38,7 +38,7 @@ func suiteLocal(ctx context.Context, b *bench) error {
 		return err
 	}
 
-	err = b.do(ctx, r, func(t tool, run int, p place) error {
+	err = do(ctx, b, r, b.tools(), func(t tool, run int, p place) error {
 		v, err := t.Open(ctx, p)
 		if err != nil {
 			return err
@@ -50,7 +50,7 @@ func suiteLocal(ctx context.Context, b *bench) error {
 		return err
 	}
 
-	return b.do(ctx, rounds{suite, 0, 1, []tool{b.ours}}, func(_ tool, _ int, p place) error {
+	return do(ctx, b, rounds{suite, 0, 1}, []tool{b.ours}, func(_ tool, _ int, p place) error {
 		v := b.ours.vault(p, p.store("repo"), nil)
 		return b.list(ctx, suite, v, v, nil)
 	})

@@ -29,7 +29,7 @@ func suiteS3(ctx context.Context, b *bench) error {
 		}
 	}
 	n := 0
-	err = b.do(ctx, rounds{suite, b.o.warmup, b.o.runs, tools}, func(t tool, run int, p place) error {
+	err = do(ctx, b, rounds{suite, b.o.warmup, b.o.runs}, tools, func(t tool, run int, p place) error {
 		if t.Name() == local {
 			v, err := t.Open(ctx, p)
 			if err != nil {
@@ -52,7 +52,7 @@ func suiteS3(ctx context.Context, b *bench) error {
 		return err
 	}
 
-	return b.do(ctx, rounds{suite, 0, 1, []tool{b.ours}}, func(_ tool, _ int, p place) error {
+	return do(ctx, b, rounds{suite, 0, 1}, []tool{b.ours}, func(_ tool, _ int, p place) error {
 		near, err := newPlace(b.runner, p.store("seeding"))
 		if err != nil {
 			return err
@@ -66,9 +66,10 @@ func suiteS3(ctx context.Context, b *bench) error {
 
 // watch notes in a sample what a work asked of the servers.
 func (s *s3Server) watch(x *sample) func() {
-	logged, cpu := s.logged(), s.cpu()
+	logged, cpu, moved := s.logged(), s.cpu(), s.moved()
 	return func() {
 		x.ServerCPU = s.cpu() - cpu
+		x.Moved = s.moved() - moved
 		var err error
 		if x.Requests, err = s.requests(logged); err != nil && !errors.Is(err, os.ErrNotExist) {
 			x.Requests = nil

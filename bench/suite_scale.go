@@ -48,7 +48,7 @@ func (b *bench) scale(ctx context.Context, suite string, n int, tools []tool) er
 	}
 	made.Label = fmt.Sprintf("%d files", n)
 	// Generating the tree has warmed up what there is to warm up.
-	return b.do(ctx, rounds{suite, 0, b.o.runs, tools}, func(t tool, run int, p place) error {
+	return do(ctx, b, rounds{suite, 0, b.o.runs}, tools, func(t tool, run int, p place) error {
 		v, err := t.Open(ctx, p)
 		if err != nil {
 			return err

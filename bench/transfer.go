@@ -27,6 +27,12 @@ type bucket struct {
 	access, secret string
 }
 
+// folder is a part of the bucket.
+func (b bucket) folder(name string) bucket {
+	b.prefix += name + "/"
+	return b
+}
+
 // credentials are the environment variables that every S3 client reads.
 func (b bucket) credentials() []string {
 	return []string{"AWS_ACCESS_KEY_ID=" + b.access, "AWS_SECRET_ACCESS_KEY=" + b.secret, "AWS_DEFAULT_REGION=" + b.region}
