@@ -15,8 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoCache: [CachedStore.Fill] cannot keep anything at the moment.
-var ErrNoCache = errors.New("the disk cache cannot store anything")
+// Errors of [CachedStore.Fill] and [CachedStore.Prefetch].
+var (
+	// ErrNoCache: nothing can be stored at the moment.
+	ErrNoCache = errors.New("the disk cache cannot store anything")
+	// ErrFull: more would evict what is in use.
+	ErrFull = errors.New("the disk cache is full")
+)
 
 // A DiskCache keeps ranges of immutable objects on this machine's disk.
 // [DiskCache.Wrap] puts it before a [Store].
@@ -52,6 +57,9 @@ type DiskCache struct {
 	added     atomic.Int64 // bytes stored since the last sweep
 	sweeping  atomic.Bool
 	sweepMu   sync.Mutex // one sweep at a time
+	measured  atomic.Bool
+	bound     atomic.Int64 // what may be used, when the folder was last looked at
+	idle      atomic.Int64 // and what was not in use lately
 }
 
 // DiskCacheOptions are optional; nil and zero values give the defaults.
@@ -65,9 +73,13 @@ type DiskCacheOptions struct {
 	// Piece is the largest request in bytes. Default 4 MiB.
 	Piece int
 	// Parallel is how many requests are under way at once, and Background how
-	// many of them may be for [CachedStore.Fill]. Defaults 24 and 4. Every
-	// request has its bytes in memory: up to Window for a small read.
+	// many of them may be for [CachedStore.Prefetch] and [CachedStore.Fill].
+	// Defaults 24 and 4. Every request has its bytes in memory: up to Window for
+	// a small read.
 	Parallel, Background int
+	// Quiet is how long after a reader had to wait Fill begins nothing. Default
+	// 100 ms: longer than a program that is starting computes between two faults.
+	Quiet time.Duration
 	// OpenFiles is how many files are kept open. Default 256.
 	OpenFiles int
 	// Notify, if not nil, is told why the cache does not work: once of a failure
@@ -110,7 +122,10 @@ func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
 	c.opts.Piece = max(c.opts.Window, int(ceilBlock(int64(c.opts.Piece))*cacheBlock))
 	// One slot at least is never for the background.
 	c.opts.Parallel = max(c.opts.Parallel, c.opts.Background+1)
-	c.slots.total, c.slots.background = c.opts.Parallel, c.opts.Background
+	if c.opts.Quiet <= 0 {
+		c.opts.Quiet = 100 * time.Millisecond
+	}
+	c.slots.total, c.slots.background, c.slots.quiet = c.opts.Parallel, c.opts.Background, c.opts.Quiet
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	abs, err := filepath.Abs(dir) // the program may change its own folder later
 	if err != nil {

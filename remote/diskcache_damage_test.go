@@ -72,7 +72,7 @@ func TestCacheDamage(t *testing.T) {
 			dir := t.TempDir()
 			open := openCache(t, dir, 1<<30, nil).Wrap(o, "repo")
 			for _, name := range []string{"packs/a", "packs/b"} {
-				if err := open.Fill(t.Context(), name, 0, -1); err != nil {
+				if err := open.Prefetch(t.Context(), name, 0, -1); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -94,7 +94,7 @@ func TestCacheDamage(t *testing.T) {
 			if name == "a folder" || name == "a fifo" || name == "a link" {
 				return // not ours to remove
 			}
-			if err := fresh.Fill(t.Context(), "packs/a", 0, -1); err != nil {
+			if err := fresh.Prefetch(t.Context(), "packs/a", 0, -1); err != nil {
 				t.Fatal(err)
 			}
 			o.asked()
@@ -154,7 +154,7 @@ func TestCacheFullDisk(t *testing.T) {
 	var said notices
 	c := openCache(t, filepath.Join(dir, "cache"), 1<<30, &remote.DiskCacheOptions{Notify: said.add})
 	s := c.Wrap(o, "repo")
-	if err := s.Fill(t.Context(), "packs/00", 0, -1); err != nil {
+	if err := s.Prefetch(t.Context(), "packs/00", 0, -1); err != nil {
 		t.Fatal(err)
 	}
 	// All but 1.5 MiB of what is free.
@@ -188,7 +188,7 @@ func TestCacheReadOnly(t *testing.T) {
 	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data})
 	c := openCache(t, dir, 1<<30, nil)
 	s := c.Wrap(o, "repo")
-	if err := s.Fill(t.Context(), "packs/a", 0, mib); err != nil {
+	if err := s.Prefetch(t.Context(), "packs/a", 0, mib); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Close(); err != nil {
@@ -218,7 +218,7 @@ func TestCacheReadOnly(t *testing.T) {
 	}
 	s.Invalidate("packs/a", 0, 100)
 	said.expect(t, unix.EROFS)
-	if err := s.Fill(t.Context(), "packs/b", 0, -1); !errors.Is(err, remote.ErrNoCache) {
+	if err := s.Prefetch(t.Context(), "packs/b", 0, -1); !errors.Is(err, remote.ErrNoCache) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -276,7 +276,7 @@ func TestCacheEvicts(t *testing.T) {
 		if err := o.Put(t.Context(), name, data); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Fill(t.Context(), name, 0, -1); err != nil {
+		if err := s.Prefetch(t.Context(), name, 0, -1); err != nil {
 			t.Fatal(err)
 		}
 		age := time.Duration((i*5)%packs) * time.Hour // 0, 5, 10, 3, ...
@@ -339,7 +339,7 @@ func TestCacheEvictsNotWhatIsFilled(t *testing.T) {
 	one := openCache(t, dir, 1<<30, nil)
 	s := one.Wrap(o, "repo")
 	for _, name := range []string{"packs/a", "packs/b"} {
-		if err := s.Fill(t.Context(), name, 0, 3*mib); err != nil {
+		if err := s.Prefetch(t.Context(), name, 0, 3*mib); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -417,7 +417,7 @@ func TestCacheTurmoil(t *testing.T) {
 					case 0:
 						s.Invalidate(name, int64(off), int64(n))
 					case 1:
-						if err := s.Fill(t.Context(), name, int64(off), int64(n)); err != nil {
+						if err := s.Prefetch(t.Context(), name, int64(off), int64(n)); err != nil {
 							t.Error(err)
 						}
 					case 2:

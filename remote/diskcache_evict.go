@@ -23,6 +23,9 @@ const (
 
 	// tempAge is how old a temporary file must be to be a dead process's.
 	tempAge = time.Hour
+
+	// idleAge is how long ago a file must have been used for a fill to evict it.
+	idleAge = time.Hour
 )
 
 // sweepDue tells whether enough was stored since the last look.
@@ -57,6 +60,14 @@ func (c *DiskCache) sweepSoon() {
 	}()
 }
 
+// room is how many bytes can be stored without evicting what was in use lately.
+func (c *DiskCache) room() int64 {
+	if !c.measured.Load() {
+		c.sweep()
+	}
+	return c.bound.Load() + c.idle.Load() - c.stats.used.Load() - c.added.Load()
+}
+
 type cachedFile struct {
 	path string
 	size int64 // in allocated blocks
@@ -70,28 +81,39 @@ func (c *DiskCache) sweep() {
 	defer c.sweepMu.Unlock()
 	added := c.added.Load()
 	files, used := c.files()
-	if files == nil {
-		c.stats.used.Store(0)
-		c.added.Add(-added)
-		return
-	}
+	defer c.measured.Store(true)
 	limit := c.limit
 	var fsys unix.Statfs_t
 	if unix.Statfs(c.dir, &fsys) == nil {
 		// On a disk that gets full, the cache gives way.
 		limit = min(limit, used+int64(fsys.Bavail)*fsys.Bsize)
 	}
+	c.bound.Store(limit - limit/roomShare)
+	if files == nil {
+		c.stats.used.Store(0)
+		c.idle.Store(0)
+		c.added.Add(-added)
+		return
+	}
 	if used+min(limit/sweepShare, sweepMax) > limit {
 		slices.SortFunc(files, func(a, b cachedFile) int { return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.path, b.path)) })
-		for _, f := range files {
+		for i, f := range files {
 			if used <= limit-limit/roomShare {
 				break
 			}
 			if c.evict(f.path) {
 				used -= f.size
+				files[i].size = 0
 			}
 		}
 	}
+	var idle int64
+	for _, f := range files {
+		if f.size > 0 && c.now().Sub(f.used) > idleAge {
+			idle += f.size
+		}
+	}
+	c.idle.Store(min(idle, used))
 	c.stats.used.Store(used)
 	c.added.Add(-added)
 }

@@ -16,7 +16,8 @@ type flight struct {
 	store      Store
 	start, end int64
 	buf        []byte
-	background bool // it has a slot, which is the background's
+	class      class       // a background one has a slot already
+	reader     *missReader // who began it; nil for the background
 	cancel     context.CancelFunc
 
 	// Guarded by pk.mu.
@@ -37,13 +38,13 @@ type waiter struct {
 
 // start begins a fetch, in which the caller has an interest. It is nil when
 // the cache is closed. The caller holds pk.mu.
-func (pk *cachePack) start(ctx context.Context, s *CachedStore, start, end int64, keep, background bool) *flight {
+func (pk *cachePack) start(ctx context.Context, s *CachedStore, start, end int64, keep bool, class class) *flight {
 	c := pk.cache
 	if !c.begin() {
 		return nil
 	}
 	fl := &flight{
-		pk: pk, store: s.store, start: start, end: end, reached: start, keep: keep, background: background,
+		pk: pk, store: s.store, start: start, end: end, reached: start, keep: keep, class: class,
 		buf: getFlightBuffer(int(end - start)), interest: 1, refs: 2,
 	}
 	ctx, fl.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -52,6 +53,14 @@ func (pk *cachePack) start(ctx context.Context, s *CachedStore, start, end int64
 	pk.retain()
 	go func() {
 		defer c.work.Done()
+		switch class {
+		case classRead:
+			c.slots.enter()
+			defer c.slots.exit()
+		case classFill:
+			c.slots.filling(fl)
+			defer c.slots.filled(fl)
+		}
 		err := fl.fetch(ctx)
 		stop()
 		fl.cancel()
@@ -80,6 +89,18 @@ func (fl *flight) leave(cancelled bool) {
 		fl.cancel()
 	}
 	fl.unref()
+}
+
+// giveWay ends a fill if nobody but the background has an interest in it. What
+// has arrived is kept.
+func (fl *flight) giveWay() {
+	pk := fl.pk
+	pk.mu.Lock()
+	defer pk.mu.Unlock()
+	if fl.interest == 1 && !fl.kept && !fl.done {
+		pk.land(fl)
+		fl.cancel()
+	}
 }
 
 func (fl *flight) unref() {
@@ -167,17 +188,17 @@ func (fl *flight) settle(ctx context.Context) (short bool, err error) {
 // process has brought meanwhile from the disk.
 func (fl *flight) fetch(ctx context.Context) error {
 	pk, c := fl.pk, fl.pk.cache
-	if !fl.background {
-		if err := c.slots.acquire(ctx, false); err != nil {
+	if fl.class == classRead {
+		if err := c.slots.acquire(ctx, classRead); err != nil {
 			return err
 		}
 	}
-	defer c.slots.release(fl.background)
+	defer c.slots.release(fl.class)
 	f := fl.openToFill()
 	if f != nil {
 		defer f.release()
 		at := fl.start
-		if fl.background {
+		if fl.class != classRead {
 			at += backgroundLocks
 		}
 		if f.lock(ctx, at, fl.end-fl.start, func() bool { return fl.complete(f) }) {
@@ -205,6 +226,9 @@ func (fl *flight) fetch(ctx context.Context) error {
 		c.stats.requests.Add(1)
 		n, err := ReadRange(ctx, fl.store, pk.key.name, pos, p, func(n int) { fl.advance(pos + int64(n)) })
 		c.stats.fetchedBytes.Add(int64(n))
+		if fl.class == classFill {
+			c.stats.filledBytes.Add(int64(n))
+		}
 		to := pos + int64(n)
 		fl.advance(to)
 		if err == nil && n < len(p) {

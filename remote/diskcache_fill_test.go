@@ -68,9 +68,9 @@ func TestFill(t *testing.T) {
 	}
 }
 
-// TestFillBehindReaders: fills take their own slots only, and a reader neither
+// TestPrefetchBehindReaders: prefetches take their own slots only, and a reader neither
 // waits for a slot that they have, nor for a long fetch of theirs.
-func TestFillBehindReaders(t *testing.T) {
+func TestPrefetchBehindReaders(t *testing.T) {
 	const packs = 6
 	data := randomBytes(1, 8*mib)
 	o := newOrigin(t, nil)
@@ -95,7 +95,7 @@ func TestFillBehindReaders(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range packs {
 			wg.Go(func() {
-				if err := s.Fill(t.Context(), fmt.Sprintf("packs/%d", i), 0, -1); err != nil {
+				if err := s.Prefetch(t.Context(), fmt.Sprintf("packs/%d", i), 0, -1); err != nil {
 					t.Error(err)
 				}
 			})
@@ -154,7 +154,7 @@ func TestReadersFirst(t *testing.T) {
 		var wg sync.WaitGroup
 		fill := func(i int) {
 			wg.Go(func() {
-				if err := s.Fill(t.Context(), fmt.Sprintf("packs/%d", i), 0, mib); err != nil {
+				if err := s.Prefetch(t.Context(), fmt.Sprintf("packs/%d", i), 0, mib); err != nil {
 					t.Error(err)
 				}
 			})

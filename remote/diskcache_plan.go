@@ -68,10 +68,11 @@ func (pk *cachePack) plan(ctx context.Context, r *missReader, start, end int64) 
 			upto = min(to*cacheBlock, hi)
 		}
 		for ; from < min(upto, end); from += int64(c.opts.Piece) {
-			fl := pk.start(ctx, r.CachedStore, from, min(upto, from+int64(c.opts.Piece)), keep, false)
+			fl := pk.start(ctx, r.CachedStore, from, min(upto, from+int64(c.opts.Piece)), keep, classRead)
 			if fl == nil {
 				return nil, false
 			}
+			fl.reader = r
 			r.held, r.own = append(r.held, fl), true
 			segments = append(segments, segment{pos, min(fl.end, end), fl})
 			pos = segments[len(segments)-1].end
@@ -85,7 +86,7 @@ func (pk *cachePack) plan(ctx context.Context, r *missReader, start, end int64) 
 func (pk *cachePack) covering(start, end int64) *flight {
 	for _, fl := range pk.flights {
 		if fl.start <= start && end <= fl.end &&
-			(!fl.background || start-fl.reached <= int64(pk.cache.opts.Window)) {
+			(fl.class == classRead || start-fl.reached <= int64(pk.cache.opts.Window)) {
 			return fl
 		}
 	}
@@ -117,7 +118,7 @@ func (pk *cachePack) skip(offset, end int64) (next int64, all bool) {
 // up to end or a piece; or it joins one that is under way there. It is nil when
 // the cache is closed. The caller has a slot, which the fetch takes over if it
 // is its own.
-func (pk *cachePack) fill(ctx context.Context, s *CachedStore, offset, end int64) (fl *flight, own bool) {
+func (pk *cachePack) fill(ctx context.Context, s *CachedStore, offset, end int64, class class) (fl *flight, own bool) {
 	pk.mu.Lock()
 	defer pk.mu.Unlock()
 	busy := func(b int64) *flight {
@@ -143,7 +144,7 @@ func (pk *cachePack) fill(ctx context.Context, s *CachedStore, offset, end int64
 	if size > b0*cacheBlock {
 		to = min(to, size)
 	}
-	return pk.start(ctx, s, b0*cacheBlock, to, true, true), true
+	return pk.start(ctx, s, b0*cacheBlock, to, true, class), true
 }
 
 // blocks tells the object's size, or 0, and which of the blocks from b0 to

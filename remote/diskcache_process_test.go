@@ -90,7 +90,7 @@ func TestCacheProcess(t *testing.T) {
 			case 0:
 				s.Invalidate(jobName(i), int64(off), int64(n))
 			case 1, 2:
-				err = s.Fill(t.Context(), jobName(i), int64(off), int64(n))
+				err = s.Prefetch(t.Context(), jobName(i), int64(off), int64(n))
 			default:
 				err = s.ReadAt(t.Context(), jobName(i), int64(off), make([]byte, n))
 			}

@@ -10,6 +10,7 @@ type CacheStats struct {
 
 	DiskBytes    int64 // given to readers from the disk
 	FetchedBytes int64 // from the stores, for reads and Fill
+	FilledBytes  int64 // of these, for Fill alone
 	Requests     int64 // to the stores, for reads and Fill
 
 	Damaged     int64 // blocks of the disk that were not what they must be
@@ -24,6 +25,7 @@ type CacheStats struct {
 type cacheCounters struct {
 	hits, misses, shared              atomic.Int64
 	diskBytes, fetchedBytes, requests atomic.Int64
+	filledBytes                       atomic.Int64
 	damaged, invalidated, evicted     atomic.Int64
 	errors, used                      atomic.Int64
 }
@@ -33,7 +35,7 @@ func (c *DiskCache) Stats() CacheStats {
 	s := &c.stats
 	return CacheStats{
 		Hits: s.hits.Load(), Misses: s.misses.Load(), Shared: s.shared.Load(),
-		DiskBytes: s.diskBytes.Load(), FetchedBytes: s.fetchedBytes.Load(), Requests: s.requests.Load(),
+		DiskBytes: s.diskBytes.Load(), FetchedBytes: s.fetchedBytes.Load(), FilledBytes: s.filledBytes.Load(), Requests: s.requests.Load(),
 		Damaged: s.damaged.Load(), Invalidated: s.invalidated.Load(), Evicted: s.evicted.Load(), Errors: s.errors.Load(),
 		Used: s.used.Load() + c.added.Load(), Limit: c.limit,
 	}

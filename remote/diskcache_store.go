@@ -14,6 +14,7 @@ type CachedStore struct {
 	cache *DiskCache
 	repo  string
 	off   bool // repo is not a name that can be used
+	miss  func(name string, offset, length int64)
 }
 
 var (
@@ -21,6 +22,15 @@ var (
 	_ Replacer = (*CachedStore)(nil)
 	_ Resumer  = (*CachedStore)(nil)
 )
+
+// OnMiss gives the same store, which calls f whenever a read begins a fetch of
+// its own, with the range that it fetches: so that f can see to what will be
+// read next. f must not wait for anything.
+func (s *CachedStore) OnMiss(f func(name string, offset, length int64)) *CachedStore {
+	other := *s
+	other.miss = f
+	return &other
+}
 
 // caches tells whether there is a cache for the object.
 func (s *CachedStore) caches(name string) bool {
@@ -75,13 +85,24 @@ type missReader struct {
 	held   []*flight
 	own    bool // it has started a fetch
 	joined bool // it waits for another's
+	waits  bool
 }
 
 func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
+	missed := 0
 	for range readTries {
 		segments, ok := r.pk.plan(ctx, r, offset, offset+int64(len(p)))
 		if !ok {
 			break
+		}
+		if !r.waits && len(r.held) > 0 {
+			// Not before it has joined what was under way, which would give way.
+			r.waits = true
+			r.cache.slots.enter()
+		}
+		if r.miss != nil && missed < len(r.held) {
+			r.tellMiss(r.held[missed:])
+			missed = len(r.held)
 		}
 		n := 0
 		for _, seg := range segments {
@@ -114,6 +135,23 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 	return r.direct(ctx, offset, p)
 }
 
+// tellMiss tells of the fetches that were begun.
+func (r *missReader) tellMiss(held []*flight) {
+	from, to := int64(-1), int64(-1)
+	for _, fl := range held {
+		if fl.reader != r {
+			continue
+		}
+		if from < 0 {
+			from = fl.start
+		}
+		to = fl.end
+	}
+	if from >= 0 {
+		r.miss(r.pk.key.name, from, to-from)
+	}
+}
+
 // direct reads from the store, which knows best.
 func (r *missReader) direct(ctx context.Context, offset int64, p []byte) error {
 	r.own = true
@@ -128,6 +166,9 @@ func (r *missReader) direct(ctx context.Context, offset int64, p []byte) error {
 
 // leave ends the interest in the fetches that were waited for.
 func (r *missReader) leave(cancelled bool) {
+	if r.waits {
+		r.cache.slots.exit()
+	}
 	for _, fl := range r.held {
 		fl.leave(cancelled)
 	}
@@ -142,11 +183,24 @@ func unwrapOp(err error) error {
 	return err
 }
 
-// Fill fetches what the disk does not have of a range, in the background: in
-// large requests, which do not hold up those that readers wait for. A negative
-// length, or one that is too large, means up to the object's end. It returns
-// when the range is there; [ErrNoCache] when nothing can be stored.
+// Fill fetches what the disk does not have of a range, in large requests, when
+// nobody waits for anything: it begins no request while a reader does or did a
+// moment ago, and gives up one that is under way. It evicts nothing that was in
+// use lately, but fails with [ErrFull]. A negative length, or one that is too
+// large, means up to the object's end. It returns when the range is there;
+// [ErrNoCache] when nothing can be stored.
 func (s *CachedStore) Fill(ctx context.Context, name string, offset, length int64) error {
+	return s.fill(ctx, name, offset, length, classFill)
+}
+
+// Prefetch is Fill for what a reader is likely to want next: it goes before all
+// of Fill, does not stop for readers, and may evict as they do. They do not wait
+// for a slot that it has.
+func (s *CachedStore) Prefetch(ctx context.Context, name string, offset, length int64) error {
+	return s.fill(ctx, name, offset, length, classAhead)
+}
+
+func (s *CachedStore) fill(ctx context.Context, name string, offset, length int64, class class) error {
 	if !s.caches(name) || offset < 0 {
 		return nil
 	}
@@ -172,13 +226,16 @@ func (s *CachedStore) Fill(ctx context.Context, name string, offset, length int6
 		if offset, done = pk.skip(offset, end); done {
 			return nil
 		}
+		if class == classFill && c.room() < min(end-offset, int64(c.opts.Piece)) {
+			return ErrFull
+		}
 		// Until there is a slot, nobody can wait for what this will fetch.
-		if err := c.slots.acquire(ctx, true); err != nil {
+		if err := c.slots.acquire(ctx, class); err != nil {
 			return wrap(OpReadAt, name, err)
 		}
-		fl, own := pk.fill(ctx, s, offset, end)
+		fl, own := pk.fill(ctx, s, offset, end, class)
 		if !own || fl == nil {
-			c.slots.release(true)
+			c.slots.release(class)
 		}
 		if fl == nil {
 			return ErrNoCache
@@ -188,6 +245,8 @@ func (s *CachedStore) Fill(ctx context.Context, name string, offset, length int6
 		switch {
 		case errors.Is(err, ErrShort) && fl.start > began:
 			return nil // the last piece ended where the object does
+		case err != nil && isContext(err) && ctx.Err() == nil && c.ctx.Err() == nil:
+			continue // it gave way, to go on later
 		case err != nil:
 			return wrap(OpReadAt, name, unwrapOp(err))
 		case short:
@@ -196,6 +255,31 @@ func (s *CachedStore) Fill(ctx context.Context, name string, offset, length int6
 		offset = fl.end
 	}
 	return nil
+}
+
+// Keep stores an object that was just put, so that it need not be fetched. What
+// cannot be stored is fetched when it is wanted.
+func (s *CachedStore) Keep(name string, data []byte) {
+	if !s.caches(name) || len(data) == 0 || int64(len(data)) > cacheMaxObject {
+		return
+	}
+	pk := s.cache.pack(s.repo, name)
+	if pk == nil {
+		return
+	}
+	defer pk.release()
+	f := pk.openToFill()
+	if f == nil {
+		return
+	}
+	defer f.release()
+	pk.setSize(int64(len(data)))
+	fl := &flight{pk: pk, end: int64(len(data)), buf: data, keep: true}
+	n, err := fl.keepRange(f, 0, fl.end)
+	s.cache.stored(n)
+	if err != nil {
+		s.cache.trouble(troubleStore, err)
+	}
 }
 
 // Missing tells how many bytes of a range the disk does not have, in whole
