@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -12,12 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Source gives the contents of files. It must be safe for parallel use.
-type Source interface {
-	// Chunk gives the plaintext of an extent's chunk, checked against its id,
-	// which is not changed as long as it is in use.
-	Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error)
-}
+// A Source gives the contents of files.
+type Source = manifest.ChunkSource
 
 // forever is how long the kernel may keep what it was told: as long as it can
 // count, in whole seconds.
@@ -31,12 +28,21 @@ type snapshotFS struct {
 	info               *manifest.Info
 	fail               func(op, path string, err error)
 	errors             atomic.Int64
+
+	serving context.Context // ends with the mount
+	ahead   *ahead          // from Init on
+	mounted atomic.Bool     // Mount has returned, or is about to
 }
 
 var _ fuse.RawFileSystem = (*snapshotFS)(nil)
 
-func newFS(m *manifest.Manifest, tree *manifest.Tree, src Source, fail func(op, path string, err error)) *snapshotFS {
-	return &snapshotFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, fail: fail}
+func newFS(serving context.Context, m *manifest.Manifest, tree *manifest.Tree, src Source, fail func(op, path string, err error)) *snapshotFS {
+	return &snapshotFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, fail: fail, serving: serving}
+}
+
+// Init is called before the first request.
+func (f *snapshotFS) Init(server *fuse.Server) {
+	f.ahead = newAhead(f.serving, f, server.InodeNotifyStoreCache)
 }
 
 func (f *snapshotFS) String() string { return "snapctl" }
@@ -44,19 +50,6 @@ func (f *snapshotFS) String() string { return "snapctl" }
 // entry reads the entry of an inode.
 func (f *snapshotFS) entry(ctx context.Context, inode uint64, e *manifest.Entry) error {
 	return f.tree.At(ctx, inode-1, e)
-}
-
-// resolve makes a hard link the entry that it is a name of, and tells its rank.
-func (f *snapshotFS) resolve(ctx context.Context, rank uint64, e *manifest.Entry) (uint64, error) {
-	if e.Type != manifest.Link {
-		return rank, nil
-	}
-	rank, err := f.tree.Lookup(ctx, e.First, e)
-	if errors.Is(err, manifest.ErrNotExist) || err == nil && (e.Type == manifest.Link || e.Type == manifest.Dir) {
-		// Never ENOENT: the name is there, and the tree is wrong.
-		err = manifest.ErrDamaged
-	}
-	return rank, err
 }
 
 func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -75,7 +68,7 @@ func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name 
 		return fuse.OK
 	}
 	if err == nil {
-		rank, err = f.resolve(ctx, rank, &e)
+		rank, err = f.tree.Resolve(ctx, rank, &e)
 	}
 	if err != nil {
 		return f.status(ctx, "lookup", manifest.Join(dir, name), err)
@@ -136,6 +129,13 @@ func rdev(d manifest.Device) uint32 {
 func (f *snapshotFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	ctx := begin(cancel)
 	defer ctx.end()
+	if in.NodeId == fuse.FUSE_ROOT_ID && !f.mounted.Load() {
+		// It is go-fuse that asks, on behalf of a name that it made up, and Mount
+		// waits: not for a page from far away. The kernel does not remember this.
+		out.Attr = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: fuse.S_IFDIR | 0o500, Nlink: 1, Blksize: 4096}
+		out.Attr.Uid, out.Attr.Gid = uint32(os.Geteuid()), uint32(os.Getegid())
+		return fuse.OK
+	}
 	var e manifest.Entry
 	if err := f.entry(ctx, in.NodeId, &e); err != nil {
 		return f.status(ctx, "stat", "", err)

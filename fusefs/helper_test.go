@@ -47,6 +47,7 @@ type world struct {
 
 	entries []manifest.Entry
 	fault   atomic.Pointer[func(context.Context) error]
+	asked   atomic.Int64 // chunks
 }
 
 var hasher chunk.Hasher
@@ -124,6 +125,7 @@ func (w pageReads) Page(ctx context.Context, ref manifest.PageRef) ([]byte, erro
 
 // Chunk is Source.
 func (w *world) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+	w.asked.Add(1)
 	if err := w.trouble(ctx); err != nil {
 		return nil, err
 	}
@@ -136,6 +138,12 @@ func (w *world) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
 
 // mount mounts the world for the length of a test.
 func (w *world) mount(t testing.TB) string {
+	t.Helper()
+	return w.serve(t).dir
+}
+
+// serve is mount, and gives the server.
+func (w *world) serve(t testing.TB) *Server {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can mount without a helper program")
@@ -179,5 +187,5 @@ func (w *world) mount(t testing.TB) string {
 		}
 		s.Wait()
 	})
-	return dir
+	return s
 }

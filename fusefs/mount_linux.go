@@ -1,13 +1,16 @@
 package fusefs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/moby/sys/mountinfo"
@@ -31,6 +34,7 @@ type Server struct {
 	dir    string
 	fs     *snapshotFS
 	server *fuse.Server
+	ended  chan struct{} // closed when nothing goes on any more
 }
 
 // FSType is the type of the file system, as in /proc/self/mountinfo.
@@ -46,14 +50,15 @@ func Mount(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o 
 	if o == nil {
 		o = &Options{}
 	}
-	s := &Server{dir: dir, fs: newFS(m, tree, src, o.Fail)}
+	serving, stop := context.WithCancel(context.Background())
+	s := &Server{dir: dir, fs: newFS(serving, m, tree, src, o.Fail), ended: make(chan struct{})}
 	root := os.Geteuid() == 0
 	mo := &fuse.MountOptions{
 		AllowOther:               o.AllowOther || root,
 		Options:                  []string{"ro", "default_permissions"},
 		MaxBackground:            256,
 		MaxWrite:                 1 << 20,
-		FsName:                   "snapctl:" + m.ID.String(),
+		FsName:                   SourceOf(m.ID),
 		Name:                     "snapctl",
 		DisableXAttrs:            !m.Xattrs,
 		EnableAcl:                m.Xattrs,
@@ -69,15 +74,40 @@ func Mount(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o 
 	}
 	var err error
 	if s.server, err = fuse.NewServer(s.fs, dir, mo); err != nil {
+		stop()
 		return nil, fmt.Errorf("mounting at %s: %w", dir, plain(err))
 	}
-	go s.server.Serve()
+	closeOnExec()
+	go func() {
+		defer close(s.ended)
+		s.server.Serve()
+		stop()
+		s.fs.ahead.wait()
+	}()
 	if err := s.server.WaitMount(); err != nil {
 		s.server.Unmount()
 		return nil, fmt.Errorf("mounting at %s: %w", dir, err)
 	}
+	s.fs.mounted.Store(true)
 	s.raiseReadAhead()
 	return s, nil
+}
+
+// closeOnExec sees to it that a program which this process starts does not have
+// its /dev/fuse too, which go-fuse opens such that it would: when this process
+// dies the mount would not be dead but silent, for as long as that program runs.
+func closeOnExec() {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && to == "/dev/fuse" {
+			if n, err := strconv.Atoi(fd.Name()); err == nil {
+				syscall.CloseOnExec(n)
+			}
+		}
+	}
 }
 
 // plain is an error of go-fuse, which ends those about fusermount3 in a backslash
@@ -92,7 +122,7 @@ func plain(err error) error {
 // raiseReadAhead lets the kernel read further ahead. Where that is not allowed,
 // large files are read more slowly.
 func (s *Server) raiseReadAhead() {
-	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(s.dir))
+	mounts, err := mountinfo.GetMounts(atPath(s.dir))
 	if err != nil || len(mounts) == 0 {
 		return
 	}
@@ -107,8 +137,8 @@ func (s *Server) raiseReadAhead() {
 // Unmount unmounts: see the function of that name.
 func (s *Server) Unmount(detach bool) error { return Unmount(s.dir, detach) }
 
-// Wait waits until the mount is gone.
-func (s *Server) Wait() { s.server.Wait() }
+// Wait waits until the mount is gone, and nothing asks its source any more.
+func (s *Server) Wait() { <-s.ended }
 
 // Errors is how many requests failed for want of data.
 func (s *Server) Errors() int64 { return s.fs.Errors() }

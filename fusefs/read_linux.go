@@ -23,51 +23,12 @@ func (f *snapshotFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (
 	if e.Type != manifest.File {
 		return nil, fuse.EINVAL
 	}
-	data, err := f.read(ctx, &e, in.Offset, buf[:min(len(buf), int(in.Size))])
+	f.ahead.read(in.NodeId-1, &e, in.Offset, in.Offset+uint64(in.Size))
+	data, err := f.tree.Read(ctx, f.src, &e, in.Offset, buf[:min(len(buf), int(in.Size))])
 	if err != nil {
 		return nil, f.status(ctx, "read", e.Path(), err)
 	}
 	return fuse.ReadResultData(data), fuse.OK
-}
-
-// read gives the bytes of a file from off on, as many as buf holds or the file
-// has: of one chunk if they lie in it, and else copied into buf.
-func (f *snapshotFS) read(ctx context.Context, e *manifest.Entry, off uint64, buf []byte) ([]byte, error) {
-	if off >= e.Size {
-		return nil, nil
-	}
-	buf = buf[:min(uint64(len(buf)), e.Size-off)]
-	end := off + uint64(len(buf))
-	var whole []byte
-	done := off // up to here buf is filled
-	err := f.tree.ExtentsFrom(ctx, e, off, func(at uint64, x *manifest.Extent) error {
-		if at >= end {
-			return errDone
-		}
-		chunk, err := f.src.Chunk(ctx, x)
-		if err != nil {
-			return err
-		}
-		if at <= off && end <= at+uint64(len(chunk)) {
-			whole = chunk[off-at : end-at]
-			return errDone
-		}
-		first := max(at, off)
-		clear(buf[done-off : first-off]) // a hole
-		done = first + uint64(copy(buf[first-off:], chunk[first-at:]))
-		if done >= end {
-			return errDone
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errDone) {
-		return nil, err
-	}
-	if whole != nil {
-		return whole, nil
-	}
-	clear(buf[done-off:])
-	return buf, nil
 }
 
 // Lseek finds data and holes.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func Resolve(dir string) (string, error) {
 // Mounted tells what snapshot is mounted at a path that Resolve gave: the source
 // of the mount, "snapctl:" and its id; "" if what is mounted there is none.
 func Mounted(dir string) (source string, err error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	mounts, err := mountinfo.GetMounts(atPath(dir))
 	if err != nil {
 		return "", fmt.Errorf("reading the table of mounts: %w", err)
 	}
@@ -80,7 +81,14 @@ func unmount(dir string, detach bool) error {
 	if detach {
 		flags |= unix.MNT_DETACH
 	}
-	err := unix.Unmount(dir, flags)
+	var err error
+	// Whoever only looked at it, such as a list of file systems, is gone soon.
+	for wait := time.Millisecond; wait <= 16*time.Millisecond; wait *= 2 {
+		if err = unix.Unmount(dir, flags); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(wait)
+	}
 	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
 		return unmountByHelper(dir, detach)
 	}
