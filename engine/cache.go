@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
-	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -21,10 +20,11 @@ import (
 // cacheDir is what a machine remembers of one repository:
 //
 //	heads/ID         the head of a manifest: what a listing shows
-//	tree/PACK        tree packs, so that a parent's tree is read without a request
 //	segments/ID      index segments of this machine's making, until the index has them
 //	dirs/HASH        stat caches, one for each directory that was snapshotted or restored
 //	index/           the index of chunks
+//
+// Packs are in a folder that all repositories share: see packCache.
 //
 // All of it is checked when it is read, and can be deleted at any time. Nothing
 // of it is worth an error: what cannot be read is fetched, and what cannot be
@@ -119,14 +119,19 @@ func (c cacheDir) trim(kind string, limit int64) {
 }
 
 // ownDirs are the folders that a snapshot leaves out, should they lie in what is
-// snapshotted: the repository itself, and what the cache has of it.
+// snapshotted: the repository itself, what the cache has of it, and what is mounted
+// now, which means nothing later.
 func (r *Repository) ownDirs() map[inode]bool {
 	own := map[inode]bool{}
 	// It is about to be made: only then does it have an inode to go by.
 	if err := os.MkdirAll(r.cache.dir, 0o700); err != nil {
 		r.log.Info("making the cache", "err", err)
 	}
-	for _, dir := range []string{r.dir, r.cache.dir} {
+	dirs := []string{r.dir, r.cache.dir}
+	if r.registry != nil {
+		dirs = append(dirs, r.registry.dir)
+	}
+	for _, dir := range dirs {
 		var st unix.Stat_t
 		if dir != "" && unix.Stat(dir, &st) == nil {
 			own[inode{st.Dev, st.Ino}] = true
@@ -137,7 +142,6 @@ func (r *Repository) ownDirs() map[inode]bool {
 
 // Bounds of the cache in bytes.
 const (
-	maxCachedTrees    = 512 << 20
 	maxCachedDirs     = 256 << 20
 	maxCachedSegments = 256 << 20
 )
@@ -199,29 +203,12 @@ func (c cacheDir) writeStats(dir string, id manifest.ID, prints []uint64) error 
 	return err
 }
 
-// Trees, heads and segments, as the cache keeps them.
-
-func (c cacheDir) writeTree(id chunk.PackID, pack []byte) error {
-	err := c.write("tree", id.String(), pack)
-	c.trim("tree", maxCachedTrees)
-	return err
-}
+// Segments, as the cache keeps them.
 
 func (c cacheDir) segment(id index.SegmentID) []byte { return c.read("segments", id.String()) }
 
 func (c cacheDir) writeSegment(id index.SegmentID, b []byte) error {
 	err := c.write("segments", id.String(), b)
 	c.trim("segments", maxCachedSegments)
-	return err
-}
-
-// readTree fills p from a tree pack that the cache has.
-func (c cacheDir) readTree(id chunk.PackID, off int64, p []byte) error {
-	f, err := os.Open(c.path("tree", id.String()))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = f.ReadAt(p, off)
 	return err
 }

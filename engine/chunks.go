@@ -39,6 +39,9 @@ type chunkReader struct {
 	// a pack that has gone: the next chunk of that pack then takes no listing.
 	synced  atomic.Bool
 	decoded atomic.Int64
+
+	// loaded, if not nil, is told of every frame that was fetched.
+	loaded func(pack chunk.PackID, at chunk.Frame)
 }
 
 var _ fusefs.Source = (*chunkReader)(nil)
@@ -191,6 +194,9 @@ func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, erro
 	stored := c.buffer(at)
 	if err := c.store.ReadAt(c.ctx, packName(pack), int64(at.Offset), stored); err != nil {
 		return nil, err
+	}
+	if c.loaded != nil {
+		c.loaded(pack, at)
 	}
 	c.decoded.Add(1)
 	raw, err := c.repo.codec.Decode(nil, stored, int(at.Raw))

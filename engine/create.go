@@ -347,10 +347,7 @@ func moduleVersion() string {
 
 // cacheTree keeps tree packs for the next create, which reads its parent's tree.
 func (c *creator) cacheTree(pack index.Pack, data []byte) {
-	if pack.Index.Kind != chunk.TreePack {
-		return
-	}
-	if err := c.repo.cache.writeTree(pack.ID, data); err != nil {
-		c.repo.log.Info("caching a tree pack", "err", err)
+	if pack.Index.Kind == chunk.TreePack {
+		c.repo.keepTree(pack.ID, data)
 	}
 }

@@ -1,7 +1,8 @@
 // Package engine makes, lists, restores and removes snapshots of directories.
 //
 // [Open] a [Repository], or [Init] a new one; then [Repository.Create],
-// [Repository.List], [Repository.Restore]. A Repository is safe for parallel use,
+// [Repository.List], [Repository.Restore], [Repository.Mount]. [Mounts] and
+// [Unmount] need no repository. A Repository is safe for parallel use,
 // and there is no global state: one process can have several.
 //
 // What is on disk and why it is safe is told in ARCHITECTURE.md.

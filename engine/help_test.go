@@ -456,8 +456,9 @@ func leftovers(t testing.TB, dir string) (found []string) {
 
 // A job is what another process does.
 type job struct {
-	Op               string // "create" or "restore"
+	Op               string // "create", "restore" or "mount"
 	Repo, Cache, Dir string
+	State            string
 	Ref              string
 	Create           CreateOptions
 	Restore          RestoreOptions
@@ -491,7 +492,7 @@ func runChild(text string) int {
 
 func (j *job) run(o *outcome) error {
 	ctx := context.Background()
-	r, err := Open(ctx, j.Repo, &Options{CacheDir: j.Cache})
+	r, err := Open(ctx, j.Repo, &Options{CacheDir: j.Cache, StateDir: j.State})
 	if err != nil {
 		return err
 	}
@@ -510,6 +511,8 @@ func (j *job) run(o *outcome) error {
 			return err
 		}
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
+	case "mount":
+		return j.mount(r)
 	default:
 		return fmt.Errorf("no job %q", j.Op)
 	}

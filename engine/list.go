@@ -64,7 +64,7 @@ func (o *ListOptions) matches(s *Snapshot) bool {
 // ids lists the snapshots' ids, newest first: one listing.
 func (r *Repository) ids(ctx context.Context) ([]sizedID, error) {
 	var all []sizedID
-	err := r.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
+	err := r.listManifests(ctx, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			r.log.Warn("not a manifest", "object", o.Name, "err", err)
@@ -174,7 +174,11 @@ const maxWholeHead = 64 << 10
 // readHead reads as much of a manifest as its head takes, mostly in one request.
 func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) ([]byte, error) {
 	if size <= maxWholeHead {
-		return r.store.Get(ctx, id.ObjectName())
+		b, err := r.getManifest(ctx, id)
+		if err == nil && len(b) <= maxWholeHead {
+			r.keepWhole(id, b)
+		}
+		return b, err
 	}
 	b := make([]byte, manifest.HeadSize)
 	if err := r.store.ReadAt(ctx, id.ObjectName(), 0, b); err != nil {
@@ -221,21 +225,27 @@ func (r *Repository) forgetHeads(ids []sizedID) {
 
 // manifest reads a whole manifest: one request.
 func (r *Repository) manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
-	b, err := r.store.Get(ctx, id.ObjectName())
+	m, _, err := r.encodedManifest(ctx, id)
+	return m, err
+}
+
+// encodedManifest is manifest that gives the object's bytes too.
+func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
+	b, err = r.getManifest(ctx, id)
 	if errors.Is(err, remote.ErrNotExist) {
-		return nil, fmt.Errorf("%v: %w", id, ErrNotFound)
+		return nil, nil, fmt.Errorf("%v: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	m, err := manifest.Decode(r.codec, b)
+	m, err = manifest.Decode(r.codec, b)
 	if err == nil && m.ID != id {
 		err = fmt.Errorf("it is the manifest of %v", m.ID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+		return nil, nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
 	}
-	return m, nil
+	return m, b, nil
 }
 
 func snapshotOf(i *manifest.Info) *Snapshot {

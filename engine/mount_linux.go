@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/snapctl/snapctl/fusefs"
-	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,10 +19,13 @@ type MountOptions struct {
 	// AllowOther lets other users look at the mount, as far as the permissions
 	// of its files allow. Root's mounts always do.
 	AllowOther bool
-	// CacheSize is how many bytes of fetched packs the cache directory may hold,
-	// of all repositories and mounts together; the default is 10 GiB. A local
-	// repository needs none.
-	CacheSize int64
+	// Prefetch is what is fetched before somebody asks for it. It does not matter
+	// for a local repository.
+	Prefetch Prefetch
+	// Share lets other processes of the same user have this one show the snapshot
+	// at mount points of theirs too. It should then live until ServerEnded, and no
+	// longer: who unmounts the last in another process waits for its end.
+	Share bool
 	// Memory is how many bytes of decoded contents are kept; the default is
 	// 64 MiB.
 	Memory int
@@ -32,28 +33,37 @@ type MountOptions struct {
 	// what was asked, of which path ("" if that is not known). It must be safe
 	// for parallel use.
 	Fail func(op, path string, err error)
+	// Warn is told of what does not go as it should but does not stop the mount,
+	// at any time while it lasts. It must be safe for parallel use.
+	Warn func(error)
 }
 
-// Defaults of MountOptions.
-const (
-	DefaultCacheSize = 10 << 30
-	defaultMemory    = 64 << 20
-)
+func (o *MountOptions) warn(err error) {
+	if o.Warn != nil {
+		o.Warn(err)
+	}
+}
 
-// A Mount is a snapshot as a read-only file system, served by this process. It
-// ends with Unmount, or when somebody else unmounts it; its repository must stay
-// open until then.
+// defaultMemory is the default of MountOptions.Memory.
+const defaultMemory = 64 << 20
+
+// A Mount is a snapshot as a read-only file system at a directory. It ends with
+// Unmount, or when somebody else unmounts it; its repository must stay open until
+// then.
 type Mount struct {
 	Dir      string // the mount point's path, absolute and without symbolic links
 	Snapshot Snapshot
 
-	server *fusefs.Server
-	chunks *chunkReader
-	cache  *remote.DiskCache // nil for none
-	ended  chan struct{}
+	*mountServer // nil if another process serves it
+	elsewhere    *served
+
+	point recordPoint
+	fail  func(op, path string, err error)
+	ended chan struct{}
 }
 
-// MountStats is what a mount did so far.
+// MountStats is what a mount did so far. The figures of the disk cache are those
+// of its repository, with its other mounts and restores in this process.
 type MountStats struct {
 	Errors    int64 `json:"errors"`    // requests that failed for want of data
 	Decoded   int64 `json:"decoded"`   // frames
@@ -61,6 +71,13 @@ type MountStats struct {
 	Misses    int64 `json:"misses"`    // and those that it did not
 	Fetched   int64 `json:"fetched"`   // bytes that the disk cache fetched
 	CacheUsed int64 `json:"cacheUsed"` // bytes of the disk cache, as far as this process knows
+
+	// Packs is how many the snapshot lies in, PacksHere how many of them the
+	// prefetch found or made complete in the disk cache, and Hydrated how many
+	// bytes it has fetched for that.
+	Packs     int64 `json:"packs"`
+	PacksHere int64 `json:"packsHere"`
+	Hydrated  int64 `json:"hydrated"`
 }
 
 // Mount mounts a snapshot at dir, an empty directory, and returns when it can be
@@ -68,6 +85,11 @@ type MountStats struct {
 // for it; every byte is checked against the snapshot before the reader sees it.
 // Readers wait while the repository cannot be reached, until retries are at
 // their end; a read then fails with EIO, and the next one may succeed.
+//
+// A snapshot that this repository serves already is served by the same server, with
+// the Memory and Prefetch of the first; a full id then takes no request at all. With
+// Options.StateDir that goes for other processes of the same user too, if they
+// have set Share.
 //
 // It fails with ErrExists for a directory that holds something, unless Force is
 // set.
@@ -79,99 +101,113 @@ func (r *Repository) Mount(ctx context.Context, ref, dir string, opts *MountOpti
 	if err != nil {
 		return nil, fmt.Errorf("mounting at %s: %w", dir, err)
 	}
-	m, err := r.open(ctx, ref)
+	id, ok := idOf(ref)
+	if !ok {
+		s, err := r.Get(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		id = s.ID
+	}
+	done, err := r.servers.look(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := m.Tree(r)
+	defer done()
+	if s := r.servers.get(id); s != nil {
+		m, err := s.attach(path, opts)
+		if !errors.Is(err, errEnding) {
+			return m, err
+		}
+	}
+	if r.registry == nil {
+		return r.serve(ctx, id, path, opts)
+	}
+	unlock, err := r.registry.lock(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %v: %w", m.ID, integrity(err))
+		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	x := &Mount{Dir: path, Snapshot: *snapshotOf(&m.Info), ended: make(chan struct{})}
-	store := r.store
-	if !r.local() {
-		x.cache = r.openDiskCache(opts.CacheSize)
-		store = x.cache.Wrap(store, r.cfg.ID.String())
+	defer unlock()
+	m, err := r.mountElsewhere(ctx, id, path, opts)
+	if m == nil && err == nil {
+		m, err = r.serve(ctx, id, path, opts)
 	}
-	memory := opts.Memory
-	if memory <= 0 {
-		memory = defaultMemory
+	if err == nil {
+		// What was mounted there before the machine was started is not to be again.
+		if err := r.registry.forget(path); err != nil {
+			r.log.Warn("registry of mounts", "err", err)
+		}
 	}
-	// Not the caller's context: the mount outlives the call.
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	x.chunks = newChunkReader(serving, r, store, memory)
-	x.server, err = fusefs.Mount(path, m, tree, x.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: opts.Fail})
-	if err != nil {
-		stop()
-		x.closeCache(r)
-		return nil, fmt.Errorf("snapshot %v: %w", m.ID, err)
-	}
-	go func() {
-		x.server.Wait()
-		stop()
-		x.closeCache(r)
-		close(x.ended)
-	}()
-	return x, nil
-}
-
-// openDiskCache opens this machine's cache of packs, which all repositories,
-// processes and mounts share.
-func (r *Repository) openDiskCache(size int64) *remote.DiskCache {
-	if size == 0 {
-		size = DefaultCacheSize
-	}
-	dir := filepath.Join(r.CacheDir(), "packs")
-	return remote.OpenDiskCache(dir, size, &remote.DiskCacheOptions{
-		Notify: func(err error) { r.log.Warn("cache of packs", "err", err) },
-	})
-}
-
-// CacheDir is where this machine keeps what makes the next operation fast, of
-// this repository and others.
-func (r *Repository) CacheDir() string { return filepath.Dir(r.cache.dir) }
-
-func (m *Mount) closeCache(r *Repository) {
-	if m.cache == nil {
-		return
-	}
-	if err := m.cache.Close(); err != nil {
-		r.log.Info("closing the cache of packs", "err", err)
-	}
+	return m, err
 }
 
 // Unmount ends the mount, and returns when nothing of it is left. It fails if
 // somebody uses it, unless detach is set: then the path is free at once, and
-// the mount ends, which Wait waits for, when nobody uses it any more.
+// the mount ends, which Wait waits for, when nobody uses it any more. Other mount
+// points of the snapshot go on.
 func (m *Mount) Unmount(detach bool) error {
 	select {
-	case <-m.ended:
+	case <-m.Ended():
 		return nil
 	default:
 	}
-	if err := m.server.Unmount(detach); err != nil {
-		return err
+	if m.mountServer != nil {
+		return m.mountServer.unmount(m, detach)
 	}
-	if !detach {
-		m.Wait()
+	return m.elsewhere.unmount(m, detach)
+}
+
+// Shutdown unmounts all mount points of the snapshot that this process serves,
+// also those that other processes asked it for. It does not wait for those who use
+// one: they get I/O errors, and it tells which mount points were in use. If another
+// process serves the snapshot, it ends this mount alone.
+func (m *Mount) Shutdown() (inUse []string, err error) {
+	if m.mountServer != nil {
+		return m.mountServer.shutdown()
 	}
-	return nil
+	err = m.Unmount(false)
+	if errors.Is(err, fusefs.ErrBusy) {
+		return []string{m.Dir}, m.Unmount(true)
+	}
+	return nil, err
 }
 
 // Wait waits until the mount has ended, whoever ended it.
-func (m *Mount) Wait() { <-m.ended }
+func (m *Mount) Wait() { <-m.Ended() }
 
-// Ended is closed when the mount has ended.
-func (m *Mount) Ended() <-chan struct{} { return m.ended }
-
-// Stats tells what the mount did so far.
-func (m *Mount) Stats() MountStats {
-	s := MountStats{Errors: m.server.Errors(), Decoded: m.chunks.decoded.Load()}
-	if m.cache != nil {
-		c := m.cache.Stats()
-		s.Hits, s.Misses, s.Fetched, s.CacheUsed = c.Hits, c.Misses, c.FetchedBytes, c.Used
+// Ended is closed when the mount has ended. If it was detached, and other mount
+// points of the snapshot are left, it has ended although somebody may use it.
+func (m *Mount) Ended() <-chan struct{} {
+	if m.elsewhere != nil {
+		m.elsewhere.watch(m)
 	}
-	return s
+	return m.ended
+}
+
+// ServerEnded is closed when this process serves the snapshot at no mount point
+// any more. If another process serves it, it is Ended.
+func (m *Mount) ServerEnded() <-chan struct{} {
+	if m.mountServer == nil {
+		return m.Ended()
+	}
+	return m.finished
+}
+
+// Pid is the process that serves the mount.
+func (m *Mount) Pid() int {
+	if m.elsewhere != nil {
+		return m.elsewhere.pid
+	}
+	return os.Getpid()
+}
+
+// Stats tells what the server of the mount did so far. If that is another process
+// which does not answer, they are zero.
+func (m *Mount) Stats() MountStats {
+	if m.elsewhere != nil {
+		return m.elsewhere.stats()
+	}
+	return m.mountServer.stats()
 }
 
 // mountPoint checks a directory to mount at, and gives its path as the kernel
@@ -189,10 +225,8 @@ func mountPoint(dir string, force bool) (string, error) {
 		return "", err
 	}
 	if source != "" {
-		// Not stat, which the kernel answers when nobody serves any more.
-		var st unix.Statfs_t
-		switch err := unix.Statfs(path, &st); {
-		case errors.Is(err, unix.ENOTCONN):
+		switch err := fusefs.Probe(path, statusPatience); {
+		case errors.Is(err, fusefs.ErrNoServer):
 			if err := fusefs.Unmount(path, true); err != nil {
 				return "", err
 			}

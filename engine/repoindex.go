@@ -164,46 +164,29 @@ type damagedPack struct {
 func (d *damagedPack) Error() string { return d.err.Error() }
 func (d *damagedPack) Unwrap() error { return d.err }
 
+// pageAt gives a page from there. What is wrong in the disk cache is fetched once
+// more.
 func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
-	if r.local() {
-		if err := r.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+	name, offset := packName(loc.Pack), int64(loc.Frame.Offset)
+	disk := r.treeStore()
+	if disk == nil {
+		if err := r.store.ReadAt(ctx, name, offset, stored); err != nil {
 			return nil, err
 		}
 		return r.decodeChunk(id, loc, stored)
 	}
-	if r.cache.readTree(loc.Pack, int64(loc.Frame.Offset), stored) == nil {
-		if page, err := r.decodeChunk(id, loc, stored); err == nil {
-			return page, nil
+	for again := true; ; again = false {
+		if err := disk.ReadAt(ctx, name, offset, stored); err != nil {
+			return nil, err
 		}
-		r.log.Info("damaged tree pack in the cache", "pack", loc.Pack)
-		r.cache.remove("tree", loc.Pack.String())
-	}
-	// One request for the whole pack: its other pages are wanted next.
-	// Others may wait for it too, so it does not end with this caller's context.
-	fetched := r.packs.DoChan(loc.Pack.String(), func() (any, error) {
-		pack, err := r.store.Get(context.WithoutCancel(ctx), packName(loc.Pack))
-		if err == nil {
-			if err := r.cache.writeTree(loc.Pack, pack); err != nil {
-				r.log.Info("caching a tree pack", "err", err)
-			}
+		page, err := r.decodeChunk(id, loc, stored)
+		if err == nil || !again {
+			return page, err
 		}
-		return pack, err
-	})
-	var pack []byte
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case f := <-fetched:
-		if f.Err != nil {
-			return nil, f.Err
-		}
-		pack = f.Val.([]byte)
+		r.log.Info("damaged tree page, fetching again", "err", err)
+		disk.Invalidate(name, offset, int64(len(stored)))
 	}
-	if int64(len(pack)) < int64(loc.Frame.End()) {
-		return nil, fmt.Errorf("%w: pack %v has %d bytes, a page ends at %d", ErrIntegrity, loc.Pack, len(pack), loc.Frame.End())
-	}
-	return r.decodeChunk(id, loc, pack[loc.Frame.Offset:loc.Frame.End()])
 }
 
 // decodeChunk decodes a frame and gives the chunk in it, checked. The result may

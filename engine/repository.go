@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/remote"
-	"golang.org/x/sync/singleflight"
 )
 
 // Options are how a repository is opened. The zero value, and nil, will do.
@@ -21,6 +20,19 @@ type Options struct {
 	// CacheDir holds what makes the next operation fast, and can be deleted at
 	// any time. The default is snapctl under os.UserCacheDir.
 	CacheDir string
+	// CacheSize is how many bytes of fetched packs CacheDir may hold, of all
+	// repositories and processes together. The default is DefaultCacheSize,
+	// 10 GiB. A repository in a local folder needs none.
+	CacheSize int64
+	// Ref, if not "", is the reference of the snapshot that will be asked for: what
+	// it names is looked up while the repository is opened, which saves a round
+	// trip or two, and is then as it was at that moment.
+	Ref string
+	// StateDir holds what must outlive a process: which snapshots are mounted
+	// where. Processes with the same one share servers of mounts, and Mounts lists
+	// them. It must not be deleted while something is mounted. The default is none;
+	// that of the command is DefaultStateDir.
+	StateDir string
 	// Store is used instead of what the URL names, if it is not nil.
 	Store remote.Store
 	// Log is told what a developer wants to know. The default is silence.
@@ -57,7 +69,12 @@ type Repository struct {
 	splitter chunk.Splitter
 
 	index repoIndex
-	packs singleflight.Group // tree packs being fetched
+	packs *packCache
+	ahead *lookahead // nil for none
+
+	servers    servers          // of mounts, in this process
+	registry   *registry        // of those of all processes; nil for none
+	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
@@ -96,6 +113,9 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening repository%s: %w", r.where(), err)
 	}
+	if opts != nil {
+		r.lookAhead(ctx, opts.Ref)
+	}
 	var cfg *config
 	b, err := r.store.Get(ctx, configName)
 	switch {
@@ -108,6 +128,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 		err = r.use(cfg, opts)
 	}
 	if err != nil {
+		r.ahead.close()
 		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
 	}
 	return r, nil
@@ -175,15 +196,17 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	if r.codec, err = chunk.NewCodec(cfg.Compression.Level); err != nil {
 		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
 	}
-	base := ""
-	if opts != nil {
-		base = opts.CacheDir
+	if opts == nil {
+		opts = &Options{}
 	}
+	base := opts.CacheDir
 	if base == "" {
 		base = defaultCacheDir()
 	}
 	r.cache = newCacheDir(base, cfg.ID)
-	return nil
+	r.packs = newPackCache(opts.CacheSize)
+	r.registry, err = newRegistry(opts.StateDir)
+	return err
 }
 
 func defaultCacheDir() string {
@@ -194,11 +217,16 @@ func defaultCacheDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-cache-%d", os.Getuid()))
 }
 
-// Close releases what the repository holds.
+// Close releases what the repository holds, and ends what it fetches in the
+// background.
 func (r *Repository) Close() error {
 	if err := r.index.close(); err != nil {
 		// The index is a cache: what it could not keep is read again.
 		r.log.Info("closing the index", "err", err)
+	}
+	r.ahead.close()
+	if err := r.packs.close(); err != nil {
+		r.log.Info("closing the cache of packs", "err", err)
 	}
 	return nil
 }

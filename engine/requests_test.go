@@ -62,7 +62,7 @@ func TestRequests(t *testing.T) {
 		must(t, err)
 	})
 	// The manifest, two packs of tree, two of data.
-	check("restore by id on another machine", "fourth", counts{remote.OpGet: 4, remote.OpReadAt: 2}, func(r *Repository) {
+	check("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, func(r *Repository) {
 		restore(t, r, id, p.path("out"), nil)
 	})
 	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, func(r *Repository) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
 )
 
 // RestoreOptions are how a snapshot is written out. nil will do.
@@ -105,6 +106,7 @@ type restorer struct {
 	tree *manifest.Tree
 	opts *RestoreOptions
 	*target
+	packs  remote.Store // with the disk cache before it
 	meter  *meter
 	owner  ownerPolicy
 	chosen *selection // nil for everything

@@ -34,6 +34,7 @@ type fetch struct {
 // their packs, each fetched and decoded once, files in parallel.
 func (x *restorer) writeContents(ctx context.Context) error {
 	fetches := x.planFetches()
+	x.packs = x.repo.packStore()
 	workers, slots := runtime.GOMAXPROCS(0), runtime.GOMAXPROCS(0)
 	if !x.repo.local() {
 		slots = max(slots, remoteFetches) // they mostly wait
@@ -117,7 +118,11 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	pack := frames[f.wants[0].frame].pack
 	w.stored = slices.Grow(w.stored[:0], int(f.end-f.first))[:f.end-f.first]
 	w.meter.transfer(1, 0)
-	err := w.repo.store.ReadAt(ctx, packName(pack), int64(f.first), w.stored)
+	fetched := int64(len(w.stored))
+	if s, ok := w.packs.(*remote.CachedStore); ok {
+		fetched = min(fetched, s.Missing(packName(pack), int64(f.first), fetched))
+	}
+	err := w.packs.ReadAt(ctx, packName(pack), int64(f.first), w.stored)
 	w.meter.transfer(-1, int64(len(w.stored)))
 	if errors.Is(err, remote.ErrNotExist) {
 		return w.writeRelocated(ctx, f, pack)
@@ -126,7 +131,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 		return fmt.Errorf("pack %v: %w", pack, err)
 	}
 	w.mu.Lock()
-	w.fetched += int64(len(w.stored))
+	w.fetched += fetched
 	w.mu.Unlock()
 	if !send(ctx, cpu, struct{}{}) {
 		return ctx.Err()
@@ -134,24 +139,45 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	defer func() { <-cpu }()
 	for i := 0; i < len(f.wants); {
 		at := frames[f.wants[i].frame].frame
-		raw, err := w.repo.codec.Decode(w.raw, w.stored[at.Offset-f.first:at.End()-f.first], int(at.Raw))
-		if err != nil {
-			return fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(f.wants[i].rank)))
-		}
-		if at.Stored != at.Raw { // else it is the stored bytes themselves
-			w.raw = raw
-		}
-		j := i
-		for ; j < len(f.wants) && f.wants[j].frame == f.wants[i].frame; j++ {
-			// Checked when the page was decoded: it lies within the frame.
-			wt := &f.wants[j]
-			if err := w.write(ctx, wt, raw[wt.offset:wt.offset+wt.length]); err != nil {
-				return err
+		n, err := w.writeFrame(ctx, f.wants[i:], pack, at, w.stored[at.Offset-f.first:at.End()-f.first])
+		if s, ok := w.packs.(invalidator); ok && errors.Is(err, ErrIntegrity) {
+			// The disk cache may have kept what was spoiled on the way.
+			w.repo.log.Warn("wrong bytes, fetching again", "err", err)
+			s.Invalidate(packName(pack), int64(at.Offset), int64(at.Stored))
+			again := make([]byte, at.Stored)
+			if err := w.packs.ReadAt(ctx, packName(pack), int64(at.Offset), again); err != nil {
+				return fmt.Errorf("pack %v: %w", pack, err)
 			}
+			var m int
+			m, err = w.writeFrame(ctx, f.wants[i+n:], pack, at, again)
+			n += m
 		}
-		i = j
+		if err != nil {
+			return err
+		}
+		i += n
 	}
 	return ctx.Err()
+}
+
+// writeFrame writes the chunks of a frame, of which wants begins with some. It
+// tells how many it has written.
+func (w *contentWriter) writeFrame(ctx context.Context, wants []want, pack chunk.PackID, at chunk.Frame, stored []byte) (n int, err error) {
+	raw, err := w.repo.codec.Decode(w.raw, stored, int(at.Raw))
+	if err != nil {
+		return 0, fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(wants[0].rank)))
+	}
+	if at.Stored != at.Raw { // else it is the stored bytes themselves
+		w.raw = raw
+	}
+	for frame := wants[0].frame; n < len(wants) && wants[n].frame == frame; n++ {
+		// Checked when the page was decoded: it lies within the frame.
+		wt := &wants[n]
+		if err := w.write(ctx, wt, raw[wt.offset:wt.offset+wt.length]); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // names describes the file of a rank in a message.
@@ -176,7 +202,7 @@ func (w *contentWriter) writeRelocated(ctx context.Context, f *fetch, gone chunk
 			return fmt.Errorf("%w; %s cannot be restored", err, w.names(ctx, uint64(wt.rank)))
 		}
 		stored := make([]byte, loc.Frame.Stored)
-		if err := w.repo.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+		if err := w.packs.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 			return fmt.Errorf("pack %v: %w", loc.Pack, err)
 		}
 		data, err := w.repo.decodeChunk(x.ID, loc, stored)

@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// leases gives the leases of a snapshot by name.
+func leases(t testing.TB, s remote.Store, id manifest.ID) map[string]*manifest.Lease {
+	t.Helper()
+	all := map[string]*manifest.Lease{}
+	must(t, s.List(context.Background(), "leases/"+id.String()+"/", func(i remote.Info) error {
+		b, err := s.Get(context.Background(), i.Name)
+		if err == nil {
+			all[i.Name], err = manifest.DecodeLease(b)
+		}
+		return err
+	}))
+	return all
+}
+
+// leased is a place whose store tells of every write of a lease, and whose clock
+// the test has.
+type leased struct {
+	*wobbly
+	repo    *Repository
+	id      manifest.ID
+	content map[string][]byte
+	tick    chan time.Time
+	wrote   chan error // what the write of a lease is to end with
+}
+
+func newLeased(t *testing.T) *leased {
+	needRoot(t)
+	l := &leased{wobbly: newWobbly(t), tick: make(chan time.Time), wrote: make(chan error)}
+	l.id, l.content = l.snapshot()
+	l.repo = l.open()
+	l.repo.leaseTicks = l.tick
+	l.fail(func(op remote.Op, name string) remote.Fault {
+		if op != remote.OpReplace || !strings.HasPrefix(name, "leases/") {
+			return remote.Fault{}
+		}
+		return remote.Fault{Err: <-l.wrote}
+	})
+	return l
+}
+
+// one gives the name of the only lease.
+func (l *leased) one() string {
+	l.Helper()
+	all := leases(l, l.mem, l.id)
+	for name, lease := range all {
+		want, err := l.mem.Get(context.Background(), l.id.ObjectName())
+		if err == nil && string(want) != string(lease.Manifest) {
+			l.Error("the lease holds another manifest")
+		}
+		if len(all) == 1 {
+			return name
+		}
+	}
+	l.Fatalf("%d leases", len(all))
+	return ""
+}
+
+// TestLease: a lease is there while a snapshot is mounted, one for all its mount
+// points, and is refreshed whatever became of it.
+func TestLease(t *testing.T) {
+	l := newLeased(t)
+	m := mountAt(t, l.repo, l.id, l.path("mnt"), nil) // which does not wait for the lease
+	if n := len(leases(t, l.mem, l.id)); n != 0 {
+		t.Errorf("%d leases", n)
+	}
+	l.wrote <- nil
+	l.tick <- time.Time{} // so the first is there
+	name := l.one()
+	before, err := l.mem.Stat(t.Context(), name)
+	must(t, err)
+	l.wrote <- nil
+	l.tick <- time.Time{}
+	l.wrote <- nil
+	after, err := l.mem.Stat(t.Context(), l.one())
+	must(t, err)
+	if l.one() != name || !after.ModTime.After(before.ModTime) {
+		t.Errorf("refreshed: %v, %v", before, after)
+	}
+	// Another mount point, which ends.
+	other := mountAt(t, l.repo, l.id, l.path("other"), nil)
+	must(t, other.Unmount(false))
+	// Deleted by somebody.
+	must(t, l.mem.Delete(t.Context(), name))
+	l.tick <- time.Time{}
+	l.wrote <- nil
+	l.tick <- time.Time{}
+	if l.one() != name {
+		t.Error("another name")
+	}
+	l.wrote <- nil
+	// The snapshot is removed: what it needs is known still.
+	if _, err := l.repo.Remove(t.Context(), l.id.String()); err != nil {
+		t.Fatal(err)
+	}
+	lease := leases(t, l.mem, l.id)[l.one()]
+	decoded, err := manifest.Decode(l.repo.codec, lease.Manifest)
+	if err != nil || decoded.ID != l.id || len(decoded.Packs) == 0 || lease.Hold != leaseHold {
+		t.Errorf("%+v, %v", lease, err)
+	}
+	for name, want := range l.content {
+		sameFile(t, m.Dir+"/"+name, want)
+	}
+	again := mountAt(t, l.repo, l.id, l.path("other"), nil) // by the server that there is
+	sameFile(t, again.Dir+"/dir/0", l.content["dir/0"])
+	must(t, again.Unmount(false))
+	must(t, m.Unmount(false))
+	if n := len(leases(t, l.mem, l.id)); n != 0 {
+		t.Errorf("%d leases are left", n)
+	}
+}
+
+// TestLeaseTrouble: what cannot be written is a warning, once, and is written when
+// it can be.
+func TestLeaseTrouble(t *testing.T) {
+	l := newLeased(t)
+	warned := make(chan error, 10)
+	m := mountAt(t, l.repo, l.id, l.path("mnt"), &MountOptions{Warn: func(err error) { warned <- err }})
+	for range 3 {
+		l.wrote <- remote.ErrAccess
+		l.tick <- time.Time{}
+	}
+	if len(warned) != 1 || !errors.Is(<-warned, remote.ErrAccess) {
+		t.Errorf("%d warnings more", len(warned))
+	}
+	sameFile(t, m.Dir+"/dir/1", l.content["dir/1"])
+	l.wrote <- nil
+	l.tick <- time.Time{}
+	l.one()
+	l.wrote <- remote.ErrAccess
+	l.tick <- time.Time{}
+	if len(warned) != 1 {
+		t.Errorf("%d warnings", len(warned))
+	}
+	l.wrote <- nil
+	must(t, m.Unmount(false))
+}
+
+// TestLeaseLate: a mount that ends while its lease is being written leaves none.
+func TestLeaseLate(t *testing.T) {
+	l := newLeased(t)
+	l.fail(func(op remote.Op, name string) remote.Fault {
+		if op != remote.OpReplace {
+			return remote.Fault{}
+		}
+		return remote.Fault{Delay: time.Hour}
+	})
+	m := mountAt(t, l.repo, l.id, l.path("mnt"), &MountOptions{Warn: func(err error) { t.Error(err) }})
+	must(t, m.Unmount(false))
+	if n := len(leases(t, l.mem, l.id)); n != 0 {
+		t.Errorf("%d leases are left", n)
+	}
+}

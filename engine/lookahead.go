@@ -1,0 +1,139 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// lookahead is what Open asks for side by side with the config, since it will be
+// wanted next: see Options.Ref. Each answer is used once.
+type lookahead struct {
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	get    map[string]answer[[]byte]
+	list   answer[[]remote.Info]
+}
+
+// lookAhead begins to fetch what a reference needs first: the manifest, or the
+// list of them.
+func (r *Repository) lookAhead(ctx context.Context, ref string) {
+	if ref == "" || r.local() {
+		return
+	}
+	l := &lookahead{}
+	ctx, l.cancel = context.WithCancel(ctx)
+	if id, ok := idOf(ref); ok {
+		name := id.ObjectName()
+		l.get = map[string]answer[[]byte]{name: begin(func() ([]byte, error) { return r.store.Get(ctx, name) })}
+	} else {
+		l.list = begin(func() (all []remote.Info, err error) {
+			err = r.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
+				all = append(all, o)
+				return nil
+			})
+			return all, err
+		})
+	}
+	r.ahead = l
+}
+
+// answer is what waits for one.
+type answer[T any] func(context.Context) (T, error)
+
+// begin runs f in the background.
+func begin[T any](f func() (T, error)) answer[T] {
+	var v T
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v, err = f()
+	}()
+	return func(ctx context.Context) (T, error) {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return v, ctx.Err()
+		}
+		return v, err
+	}
+}
+
+func (l *lookahead) close() {
+	if l != nil {
+		l.cancel()
+	}
+}
+
+// takeGet gives the wait for an object that is being fetched; nil for none.
+func (l *lookahead) takeGet(name string) answer[[]byte] {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.get[name]
+	delete(l.get, name)
+	return f
+}
+
+func (l *lookahead) takeList() answer[[]remote.Info] {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.list
+	l.list = nil
+	return f
+}
+
+// getManifest gets the object of a manifest.
+func (r *Repository) getManifest(ctx context.Context, id manifest.ID) ([]byte, error) {
+	if wait := r.ahead.takeGet(id.ObjectName()); wait != nil {
+		if b, err := wait(ctx); !errors.Is(err, context.Canceled) || ctx.Err() != nil {
+			return b, err
+		}
+	}
+	return r.store.Get(ctx, id.ObjectName())
+}
+
+// listManifests lists the objects of all manifests.
+func (r *Repository) listManifests(ctx context.Context, yield func(remote.Info) error) error {
+	wait := r.ahead.takeList()
+	if wait == nil {
+		return r.store.List(ctx, manifest.Prefix, yield)
+	}
+	all, err := wait(ctx)
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil { // the context of Open has ended
+		return r.store.List(ctx, manifest.Prefix, yield)
+	}
+	for i := 0; i < len(all) && err == nil; i++ {
+		err = yield(all[i])
+	}
+	return err
+}
+
+// keepWhole keeps a manifest that was fetched whole although its head was wanted:
+// of what a name leads to, the manifest is mostly wanted next.
+func (r *Repository) keepWhole(id manifest.ID, b []byte) {
+	l := r.ahead
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.get == nil {
+		l.get = map[string]answer[[]byte]{}
+	}
+	if len(l.get) < maxWholes {
+		l.get[id.ObjectName()] = func(context.Context) ([]byte, error) { return b, nil }
+	}
+}
+
+// maxWholes bounds what keepWhole keeps: 64 of at most 64 KiB.
+const maxWholes = 64

@@ -1,0 +1,453 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+)
+
+// A mountServer serves one snapshot from this process, at one mount point or
+// several: one tree, one set of decoded frames, one lease, one entry in the
+// registry. As root its mount points are one file system of the kernel's, with one
+// page cache; fusermount3 cannot do that, so for others each is one of its own.
+//
+// It ends with the last mount point, whoever unmounts it, and however it came to
+// be: a bind mount that somebody else made counts too.
+type mountServer struct {
+	repo     *Repository
+	manifest *manifest.Manifest
+	snapshot Snapshot
+	tree     *manifest.Tree
+	chunks   *chunkReader
+	ahead    *prefetcher // nil for none
+	stop     context.CancelFunc
+	share    bool
+	tellers  atomic.Pointer[[]func(op, path string, err error)]
+
+	mu       sync.Mutex
+	systems  []*fileSystem
+	mounts   []*Mount // that have not ended
+	closing  bool     // the last file system has ended
+	detached bool     // a mount point may be gone and still be in use
+	record   *record
+	entry    *entry // nil without a registry
+
+	lease    *lease
+	control  *http.Server // nil without a registry
+	unwatch  chan struct{}
+	finish   sync.Once
+	finished chan struct{}
+}
+
+// A fileSystem is one as the kernel counts them.
+type fileSystem struct {
+	*fusefs.Server
+	device fusefs.Device
+	ended  bool
+}
+
+// serve makes this process the server of a snapshot, and mounts it at path.
+func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opts *MountOptions) (*Mount, error) {
+	man, encoded, err := r.encodedManifest(ctx, id)
+	if err == nil {
+		err = r.checkExpiry(snapshotOf(&man.Info))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %v: %w", id, err)
+	}
+	tree, err := man.Tree(r)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %v: %w", id, integrity(err))
+	}
+	s := &mountServer{
+		repo: r, manifest: man, snapshot: *snapshotOf(&man.Info), tree: tree, share: opts.Share,
+		unwatch: make(chan struct{}), finished: make(chan struct{}),
+	}
+	// Not the caller's context: the mount outlives the call.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	store := r.packStore()
+	s.ahead = r.newPrefetcher(serving, man, tree, opts.Prefetch)
+	if s.ahead != nil {
+		store = s.ahead.store
+	}
+	memory := opts.Memory
+	if memory <= 0 {
+		memory = defaultMemory
+	}
+	s.chunks = newChunkReader(serving, r, store, memory)
+	s.chunks.loaded = s.ahead.touched()
+	m, err := s.begin(path, encoded, opts)
+	if err != nil {
+		s.end()
+		return nil, err
+	}
+	return m, nil
+}
+
+// begin makes the first mount point, and what there is one of for all of them.
+func (s *mountServer) begin(path string, encoded []byte, opts *MountOptions) (*Mount, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, err := s.mount(path, opts)
+	if err != nil {
+		s.closing = true
+		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
+	}
+	s.lease = s.repo.holdLease(s.snapshot.ID, encoded, opts.warn)
+	err = s.register(opts)
+	if err == nil {
+		err = fusefs.Watch(s.unwatch, s.check)
+	}
+	if err != nil {
+		s.closing = true
+		return nil, errors.Join(fmt.Errorf("registering the mount: %w", err), fusefs.Unmount(path, true))
+	}
+	s.repo.servers.put(s.snapshot.ID, s)
+	s.ahead.start()
+	return m, nil
+}
+
+// mount mounts a file system of its own. The caller has the mutex.
+func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
+	fs, err := fusefs.Mount(path, s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
+	if err != nil {
+		return nil, err
+	}
+	x := &fileSystem{Server: fs}
+	s.systems = append(s.systems, x)
+	go func() {
+		fs.Wait()
+		s.systemEnded(x)
+	}()
+	points, err := fusefs.Points()
+	if err != nil {
+		return nil, errors.Join(err, fs.Unmount(true))
+	}
+	for _, p := range points {
+		if p.Dir == path && p.Source == fusefs.SourceOf(s.snapshot.ID) {
+			x.device = p.Device // of the topmost, which is the last
+		}
+	}
+	return s.add(path, x.device, opts), nil
+}
+
+// add makes the handle of a mount point.
+func (s *mountServer) add(path string, device fusefs.Device, opts *MountOptions) *Mount {
+	m := &Mount{
+		Dir: path, Snapshot: s.snapshot, mountServer: s,
+		point: recordPoint{Dir: rawPath(path), Device: device, Since: s.repo.now().UTC()},
+		fail:  opts.Fail, ended: make(chan struct{}),
+	}
+	s.mounts = append(s.mounts, m)
+	s.setTellers()
+	return m
+}
+
+// setTellers remembers who wants to know of requests that failed. The caller has
+// the mutex, for which a request does not wait.
+func (s *mountServer) setTellers() {
+	var all []func(op, path string, err error)
+	for _, m := range s.mounts {
+		if m.fail != nil {
+			all = append(all, m.fail)
+		}
+	}
+	s.tellers.Store(&all)
+}
+
+// fail tells whoever wants to know of a request that failed.
+func (s *mountServer) fail(op, path string, err error) {
+	if all := s.tellers.Load(); all != nil {
+		for _, tell := range *all {
+			tell(op, path, err)
+		}
+	}
+}
+
+var errEnding = errors.New("the server is about to end")
+
+// attach shows the snapshot at a further mount point.
+func (s *mountServer) attach(path string, opts *MountOptions) (*Mount, error) {
+	if err := s.repo.checkExpiry(&s.snapshot); err != nil {
+		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, errEnding
+	}
+	m := s.bind(path, opts)
+	if m == nil {
+		var err error
+		if m, err = s.mount(path, opts); err != nil {
+			return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
+		}
+	}
+	if err := s.writeRecord(); err != nil {
+		return nil, errors.Join(fmt.Errorf("registering the mount: %w", err), fusefs.Unmount(path, true))
+	}
+	return m, nil
+}
+
+// bind shows what is mounted already at path too; nil where that cannot be.
+func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, p := range s.points() {
+		if !p.Whole {
+			continue
+		}
+		err := fusefs.Bind(p.Dir, p.Device, path)
+		if err == nil {
+			return s.add(path, p.Device, opts)
+		}
+		s.repo.log.Info("sharing a mount", "err", err)
+	}
+	return nil
+}
+
+// points is where the server's file systems are mounted.
+func (s *mountServer) points() []fusefs.Point {
+	all, err := fusefs.Points()
+	if err != nil {
+		s.repo.log.Warn("mounts", "err", err)
+		return nil
+	}
+	source := fusefs.SourceOf(s.snapshot.ID)
+	return slices.DeleteFunc(all, func(p fusefs.Point) bool {
+		return p.Source != source || !slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.device == p.Device })
+	})
+}
+
+// register writes an entry in the registry.
+func (s *mountServer) register(opts *MountOptions) (err error) {
+	g := s.repo.registry
+	if g == nil {
+		return nil
+	}
+	s.record = &record{
+		Version:    recordVersion,
+		Repository: recordRepository{URL: s.repo.recordURL(), ID: s.repo.cfg.ID},
+		Snapshot:   s.snapshot,
+		Options:    recordOptions{AllowOther: opts.AllowOther, Memory: opts.Memory, Prefetch: opts.Prefetch.String()},
+		Since:      s.mounts[0].point.Since,
+		Pid:        os.Getpid(),
+		Share:      s.share,
+		Boot:       bootID(),
+		Namespace:  mountNamespace(),
+		Points:     []recordPoint{s.mounts[0].point},
+	}
+	s.entry, err = g.make(s.record, s.listen)
+	return err
+}
+
+// writeRecord writes where the server's mount points are. When there is none, it
+// keeps where the last was. The caller has the mutex.
+func (s *mountServer) writeRecord() error {
+	var points []recordPoint
+	for _, m := range s.mounts {
+		points = append(points, m.point)
+	}
+	if s.entry == nil || len(points) == 0 || slices.Equal(points, s.record.Points) {
+		return nil
+	}
+	s.record.Points = points
+	return s.entry.write(s.record)
+}
+
+// check looks which mount points are gone. The last stays until the server has
+// ended, which the kernel tells when nobody uses it any more.
+func (s *mountServer) check() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	points := s.points()
+	if s.closing || len(points) == 0 {
+		return
+	}
+	s.mounts = slices.DeleteFunc(s.mounts, func(m *Mount) bool {
+		there := slices.ContainsFunc(points, func(p fusefs.Point) bool { return p.Dir == m.Dir && p.Device == m.point.Device })
+		if !there {
+			close(m.ended)
+		}
+		return !there
+	})
+	s.setTellers()
+	if err := s.writeRecord(); err != nil {
+		s.repo.log.Warn("registry of mounts", "err", err)
+	}
+}
+
+// systemEnded is told that nobody uses a file system any more.
+func (s *mountServer) systemEnded(x *fileSystem) {
+	s.check()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.ended = true
+	s.closing = s.closing || !slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended })
+	if s.closing {
+		go s.end()
+	}
+}
+
+// end frees what the server has, once. Readers of what is still in use get
+// errors from then on.
+func (s *mountServer) end() {
+	s.finish.Do(func() {
+		s.stop()
+		if s.control != nil {
+			s.control.Close()
+		}
+		close(s.unwatch)
+		s.ahead.close()
+		if s.lease != nil {
+			s.lease.release()
+		}
+		if s.entry != nil {
+			s.entry.remove()
+			s.entry.close()
+		}
+		s.repo.servers.remove(s.snapshot.ID, s)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.closing = true
+		close(s.finished)
+		for _, m := range s.mounts {
+			close(m.ended)
+		}
+		s.mounts = nil
+	})
+}
+
+// stats tells what the server did so far.
+func (s *mountServer) stats() MountStats {
+	x := MountStats{Decoded: s.chunks.decoded.Load()}
+	s.mu.Lock()
+	for _, fs := range s.systems {
+		x.Errors += fs.Errors()
+	}
+	s.mu.Unlock()
+	s.ahead.stats(&x)
+	return x
+}
+
+// unmountPatience is how long Unmount waits for the end of a server. It ends at
+// once unless somebody keeps using what was detached before.
+const unmountPatience = 10 * time.Second
+
+// unmount unmounts one mount point.
+func (s *mountServer) unmount(m *Mount, detach bool) error {
+	err := fusefs.Unmount(m.Dir, detach)
+	if err != nil && !errors.Is(err, fusefs.ErrNotMounted) { // by somebody else, a moment ago
+		return err
+	}
+	s.mu.Lock()
+	s.detached = s.detached || detach
+	wait := !s.detached
+	s.mu.Unlock()
+	s.check()
+	if wait {
+		timer := time.NewTimer(unmountPatience)
+		defer timer.Stop()
+		select {
+		case <-m.ended:
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// shutdown unmounts all, and ends the server whether or not somebody uses it.
+func (s *mountServer) shutdown() (inUse []string, err error) {
+	var errs []error
+	for {
+		s.mu.Lock()
+		points := s.points()
+		if len(points) == 0 || len(errs) > 0 {
+			s.closing = true // so that nobody attaches from here on
+			s.mu.Unlock()
+			break
+		}
+		s.mu.Unlock()
+		for _, p := range slices.Backward(points) {
+			err := fusefs.Unmount(p.Dir, false)
+			if errors.Is(err, fusefs.ErrBusy) {
+				inUse = append(inUse, p.Dir)
+				err = fusefs.Unmount(p.Dir, true)
+			}
+			if err != nil && !errors.Is(err, fusefs.ErrNotMounted) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	s.end() // and not only when the kernel says so, which waits for those who use it
+	return inUse, errors.Join(errs...)
+}
+
+// servers are those of a repository, by snapshot.
+type servers struct {
+	mu      sync.Mutex
+	all     map[manifest.ID]*mountServer
+	looking map[manifest.ID]chan struct{} // closed when who looks for a server has found or become one
+}
+
+func (v *servers) put(id manifest.ID, s *mountServer) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.all == nil {
+		v.all = map[manifest.ID]*mountServer{}
+	}
+	v.all[id] = s
+}
+
+func (v *servers) get(id manifest.ID) *mountServer {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.all[id]
+}
+
+func (v *servers) remove(id manifest.ID, s *mountServer) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.all[id] == s {
+		delete(v.all, id)
+	}
+}
+
+// look waits until nobody else of this process looks for a server of the snapshot.
+func (v *servers) look(ctx context.Context, id manifest.ID) (done func(), err error) {
+	for {
+		v.mu.Lock()
+		other := v.looking[id]
+		if other == nil {
+			mine := make(chan struct{})
+			if v.looking == nil {
+				v.looking = map[manifest.ID]chan struct{}{}
+			}
+			v.looking[id] = mine
+			v.mu.Unlock()
+			return func() {
+				v.mu.Lock()
+				delete(v.looking, id)
+				v.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		v.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-other:
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// DefaultCacheSize is the default of Options.CacheSize.
+const DefaultCacheSize = 10 << 30
+
+// missWindow is what a read fetches around what is wanted, and prefetcher in the
+// background on either side of that. A round trip of 30 ms takes as long as 3 MB,
+// but little of what lies around a frame is wanted: with 1 MiB and nothing beside
+// it, the start of node that prefetcher tells of fetches 50 MB and waits 42
+// times; so it is 57 MB and 33 times.
+const missWindow = 512 << 10
+
+// packCache is this machine's disk cache of packs as a repository uses it: one
+// for all its mounts, restores and trees, opened when it is first needed. The
+// folder is that of all repositories and processes.
+type packCache struct {
+	size   int64
+	ctx    context.Context // of work in the background; ends with close
+	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	disk  *remote.DiskCache
+	tree  *remote.CachedStore
+	rests map[string]bool // tree packs whose rest is here or on its way
+	ended bool
+	work  sync.WaitGroup
+}
+
+func newPackCache(size int64) *packCache {
+	if size <= 0 {
+		size = DefaultCacheSize
+	}
+	c := &packCache{size: size, rests: map[string]bool{}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// background runs f unless the cache is closed, which then waits for it.
+func (c *packCache) background(f func(context.Context)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.work.Go(func() { f(c.ctx) })
+	}
+}
+
+// close ends what is done in the background. Reads then go to the store.
+func (c *packCache) close() error {
+	c.mu.Lock()
+	c.ended = true
+	disk := c.disk
+	c.mu.Unlock()
+	c.cancel()
+	c.work.Wait()
+	if disk == nil {
+		return nil
+	}
+	return disk.Close()
+}
+
+// diskCache gives the cache. It is nil for a local repository, which has no use
+// for one.
+func (r *Repository) diskCache() *remote.DiskCache {
+	if r.local() {
+		return nil
+	}
+	c := r.packs
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.disk == nil {
+		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), "packs"), c.size, &remote.DiskCacheOptions{
+			Window: missWindow,
+			Notify: func(err error) { r.log.Warn("cache of packs", "err", err) },
+		})
+		c.tree = c.disk.Wrap(r.store, r.cfg.ID.String()).OnMiss(r.treeMissed)
+		if c.ended {
+			c.disk.Close()
+		}
+	}
+	return c.disk
+}
+
+// packStore is the store to read packs from: through the disk cache.
+func (r *Repository) packStore() remote.Store {
+	if d := r.diskCache(); d != nil {
+		return d.Wrap(r.store, r.cfg.ID.String())
+	}
+	return r.store
+}
+
+// treeStore is the store to read tree pages from. It is nil for a local
+// repository.
+func (r *Repository) treeStore() *remote.CachedStore {
+	if r.diskCache() == nil {
+		return nil
+	}
+	return r.packs.tree
+}
+
+// treeMissed is called when a page was not there, and the window around it is
+// being fetched: the rest of the pack is brought right behind it, since whoever
+// reads a page mostly goes on to others. A pack of 8 MiB takes three requests.
+func (r *Repository) treeMissed(name string, offset, _ int64) {
+	c := r.packs
+	c.mu.Lock()
+	have := c.rests[name]
+	c.rests[name] = true
+	c.mu.Unlock()
+	if have {
+		return
+	}
+	c.background(func(ctx context.Context) {
+		// It waits for the window, which may be all that the pack has.
+		err := c.tree.Prefetch(ctx, name, offset, -1)
+		if err == nil && offset > 0 {
+			err = c.tree.Prefetch(ctx, name, 0, offset)
+		}
+		if err == nil {
+			return
+		}
+		c.mu.Lock()
+		delete(c.rests, name) // the next miss may have more luck
+		c.mu.Unlock()
+		if ctx.Err() == nil && !errors.Is(err, remote.ErrNoCache) {
+			r.log.Info("fetching a tree pack", "object", name, "err", err)
+		}
+	})
+}
+
+// keepTree keeps a tree pack of this machine's making for the next create, which
+// reads its parent's tree.
+func (r *Repository) keepTree(id chunk.PackID, data []byte) {
+	if s := r.treeStore(); s != nil {
+		s.Keep(packName(id), data)
+	}
+}
+
+// CacheDir is where this machine keeps what makes the next operation fast, of
+// this repository and others.
+func (r *Repository) CacheDir() string { return filepath.Dir(r.cache.dir) }

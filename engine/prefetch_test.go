@@ -1,0 +1,346 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"github.com/zeebo/blake3"
+)
+
+// openWith opens the repository in memory for a test.
+func (w *wobbly) openWith(opts *Options) *Repository {
+	w.Helper()
+	r, err := Open(w.Context(), "", opts)
+	must(w, err)
+	w.Cleanup(func() { r.Close() })
+	return r
+}
+
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: it does not come to that", what)
+		}
+	}
+}
+
+func packReads(r *Repository) int64 { return r.Requests()[remote.OpReadAt].Calls }
+
+// TestHydration: in the end all is here, and neither a reader nor a restore nor
+// another process's mount fetches anything.
+func TestHydration(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	opts := w.options()
+	r := w.openWith(opts)
+	m := mountAt(t, r, id, w.path("mnt"), nil)
+	eventually(t, "hydration", func() bool { s := m.Stats(); return s.PacksHere == s.Packs })
+	if s := m.Stats(); s.Packs < 1 || s.Hydrated < 8<<20 {
+		t.Errorf("%+v", s)
+	}
+	w.fail(func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpReadAt {
+			t.Errorf("asked for %s", name)
+		}
+		return remote.Fault{}
+	})
+	for name, want := range content {
+		sameFile(t, m.Dir+"/"+name, want)
+	}
+	rec := restore(t, r, id.String(), w.path("out"), nil)
+	if rec.Fetched != 0 {
+		t.Errorf("restore fetched %d bytes", rec.Fetched)
+	}
+	other := mountAt(t, w.openWith(opts), id, w.path("mnt2"), nil)
+	compare(t, scan(t, w.path("src")), scan(t, other.Dir))
+	eventually(t, "hydration of the second", func() bool { s := other.Stats(); return s.PacksHere == s.Packs })
+}
+
+// TestHydrationLimit: what does not fit is not hydrated, and can be read.
+func TestHydrationLimit(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	opts := w.options()
+	opts.CacheSize = 6 << 20
+	m := mountAt(t, w.openWith(opts), id, w.path("mnt"), nil)
+	eventually(t, "hydration", func() bool { return m.Stats().Hydrated > 0 })
+	for name, want := range content {
+		sameFile(t, m.Dir+"/"+name, want)
+	}
+	if s := m.Stats(); s.PacksHere == s.Packs {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestHydrationTroubles: hydration outlives the store's being away.
+func TestHydrationTroubles(t *testing.T) {
+	w := newWobbly(t)
+	id, _ := w.snapshot()
+	var tried atomic.Int64
+	r := w.open()
+	m := mountAt(t, r, id, w.path("mnt"), nil)
+	w.fail(func(remote.Op, string) remote.Fault { tried.Add(1); return remote.Fault{Err: errors.New("away")} })
+	time.Sleep(50 * time.Millisecond)
+	w.heal()
+	eventually(t, "hydration", func() bool { s := m.Stats(); return s.PacksHere == s.Packs })
+}
+
+// TestHydrationEnds: unmounting ends hydration at once, and nothing goes on.
+func TestHydrationEnds(t *testing.T) {
+	w := newWobbly(t)
+	id, _ := w.snapshot()
+	r := w.open()
+	w.fail(func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpReadAt {
+			return remote.Fault{Delay: time.Hour}
+		}
+		return remote.Fault{}
+	})
+	m := mountAt(t, r, id, w.path("mnt"), nil)
+	time.Sleep(20 * time.Millisecond)
+	start := time.Now()
+	must(t, m.Unmount(false))
+	must(t, r.Close())
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("it took %s", d)
+	}
+}
+
+// TestPrefetchNone: little is fetched that nobody asked for.
+func TestPrefetchNone(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	r := w.open()
+	m := mountAt(t, r, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+	sameFile(t, m.Dir+"/dir/3", content["dir/3"])
+	time.Sleep(300 * time.Millisecond)
+	if s := m.Stats(); s.Hydrated != 0 || s.Fetched > 5<<20 {
+		t.Errorf("%+v", s)
+	}
+	if n := r.Requests()[remote.OpList].Calls; n != 0 {
+		t.Errorf("%d listings", n)
+	}
+}
+
+// TestSharedCache: a mount, a restore and a second mount, all at once, by two
+// processes' repositories, fetch everything about once.
+func TestSharedCache(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	opts := w.options()
+	one, two := w.openWith(opts), w.openWith(opts)
+	a := mountAt(t, one, id, w.path("a"), &MountOptions{Prefetch: PrefetchNone})
+	b := mountAt(t, two, id, w.path("b"), &MountOptions{Prefetch: PrefetchNone})
+	var wg sync.WaitGroup
+	for _, dir := range []string{a.Dir, b.Dir} {
+		wg.Go(func() {
+			for name, want := range content {
+				sameFile(t, dir+"/"+name, want)
+			}
+		})
+	}
+	wg.Go(func() { restore(t, two, id.String(), w.path("out"), nil) })
+	wg.Wait()
+	compare(t, scan(t, w.path("src")), scan(t, w.path("out")))
+	if n := one.diskCache().Stats().FetchedBytes + two.diskCache().Stats().FetchedBytes; n > 14<<20 {
+		t.Errorf("%d bytes were fetched of 8 MiB", n)
+	}
+}
+
+func hotObjects(t testing.TB, r *Repository, id manifest.ID) (names []string) {
+	t.Helper()
+	must(t, r.store.List(t.Context(), profilesOf(id), func(o remote.Info) error {
+		names = append(names, o.Name)
+		return nil
+	}))
+	return names
+}
+
+// TestProfile: what was read from one mount the next one fetches by itself, and
+// nothing else.
+func TestProfile(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	first := w.open()
+	m := mountAt(t, first, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
+	must(t, m.Unmount(false))
+	names := hotObjects(t, first, id)
+	if len(names) != 1 {
+		t.Fatalf("profiles: %q", names)
+	}
+	second := w.open()
+	m = mountAt(t, second, id, w.path("mnt2"), &MountOptions{Prefetch: PrefetchHot})
+	eventually(t, "prefetch", func() bool { return m.Stats().Fetched >= 1<<20 })
+	time.Sleep(100 * time.Millisecond)
+	before := m.Stats()
+	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
+	if s := m.Stats(); s.Misses != before.Misses || s.Fetched > 3<<20 {
+		t.Errorf("%+v, before %+v", s, before)
+	}
+	must(t, m.Unmount(false))
+	if again := hotObjects(t, second, id); len(again) != 1 {
+		t.Errorf("profiles: %q", again)
+	}
+	// More was read: another profile.
+	m = mountAt(t, second, id, w.path("mnt3"), &MountOptions{Prefetch: PrefetchHot})
+	sameFile(t, m.Dir+"/dir/0", content["dir/0"])
+	must(t, m.Unmount(false))
+	if again := hotObjects(t, second, id); len(again) != 2 {
+		t.Errorf("profiles: %q", again)
+	}
+	// Who may not write, mounts all the same.
+	w.fail(func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpPut {
+			return remote.Fault{Err: remote.ErrAccess}
+		}
+		return remote.Fault{}
+	})
+	m = mountAt(t, w.open(), id, w.path("mnt4"), &MountOptions{Prefetch: PrefetchHot})
+	sameFile(t, m.Dir+"/dir/3", content["dir/3"])
+	must(t, m.Unmount(false))
+}
+
+// TestHostileProfile: a profile that is damaged, another's, or names what is not
+// the snapshot's is left out with a word in the log.
+func TestHostileProfile(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	put := func(b []byte) {
+		sum := blake3.Sum256(b)
+		must(t, w.mem.Put(t.Context(), profilesOf(id)+hex.EncodeToString(sum[:]), b))
+	}
+	put([]byte("no profile"))
+	put(someProfile(manifest.NewID(0)).encode())
+	put(someProfile(id).encode()) // of packs that there are not
+	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", someProfile(id).encode()))
+	var log bytes.Buffer
+	opts := w.options()
+	opts.Log = slog.New(slog.NewTextHandler(&syncWriter{w: &log}, nil))
+	r := w.openWith(opts)
+	m := mountAt(t, r, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchHot})
+	eventually(t, "profiles", func() bool { return r.Requests()[remote.OpGet].Calls >= 2+4 })
+	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
+	must(t, m.Unmount(false))
+	if n := strings.Count(log.String(), "access profile left out"); n != 3 {
+		t.Errorf("%d were left out:\n%s", n, log.String())
+	}
+}
+
+type syncWriter struct {
+	mu sync.Mutex
+	w  *bytes.Buffer
+}
+
+func (s *syncWriter) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(p)
+}
+
+// TestMountRequests pins what stands between a fresh process and a mount that can
+// be used: the config and the manifest, side by side. A name takes the listing
+// instead, and then the manifest.
+func TestMountRequests(t *testing.T) {
+	needRoot(t)
+	w := newWobbly(t)
+	r, err := Init(t.Context(), "", nil, w.options())
+	must(t, err)
+	defer r.Close()
+	for i := range 3000 {
+		write(t, fmt.Sprintf("%s/%d/%d", w.path("src"), i%50, i), []byte(fmt.Sprint("file ", i)))
+	}
+	id := complete(t, r, w.path("src"), &CreateOptions{Name: "app"}).ID
+	for ref, want := range map[string]int64{id.String(): 2, "app": 3, "latest": 3} {
+		var inFront, asked atomic.Int64
+		w.fail(func(op remote.Op, name string) remote.Fault {
+			asked.Add(1)
+			if op == remote.OpReadAt || strings.HasPrefix(name, "leases/") || strings.HasPrefix(name, profilePrefix) {
+				return remote.Fault{Delay: 2 * time.Second} // the mount does not wait for these
+			}
+			inFront.Add(1)
+			return remote.Fault{}
+		})
+		opts := w.options()
+		opts.Ref = ref
+		r := w.openWith(opts)
+		must(t, os.MkdirAll(w.path("mnt"), 0o755))
+		start := time.Now()
+		m, err := r.Mount(t.Context(), ref, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+		must(t, err)
+		if d := time.Since(start); d > 1500*time.Millisecond {
+			t.Errorf("%s: it took %s", ref, d)
+		}
+		if n := inFront.Load(); n != want {
+			t.Errorf("%s: %d requests, want %d", ref, n, want)
+		}
+		w.heal()
+		must(t, m.Unmount(false))
+	}
+}
+
+// TestTreePacks: a walk over a tree takes few requests, and what is made here is
+// not fetched.
+func TestTreePacks(t *testing.T) {
+	w := newWobbly(t)
+	r, err := Init(t.Context(), "", nil, w.options())
+	must(t, err)
+	defer r.Close()
+	for i := range 20_000 {
+		write(t, fmt.Sprintf("%s/%d/some-file-%d", w.path("src"), i%500, i), nil)
+	}
+	id := complete(t, r, w.path("src"), nil).ID
+	entriesOf(t, r, id)
+	if n := packReads(r); n != 0 {
+		t.Errorf("%d requests for what was made here", n)
+	}
+	other := w.open()
+	entriesOf(t, other, id)
+	must(t, other.Close())
+	if n := packReads(other); n == 0 || n > 4 {
+		t.Errorf("%d requests for a tree", n)
+	}
+}
+
+// TestSharedCacheS3: through a real S3 server, a mount and two restores share one
+// folder, each with a cache of its own on it, and a restore after that fetches
+// nothing.
+func TestSharedCacheS3(t *testing.T) {
+	b := newBucket(t)
+	r := b.init()
+	src := b.path("src")
+	for i := range 40 {
+		write(t, fmt.Sprintf("%s/%d/%d", src, i%7, i), random(uint64(i), 300_000))
+	}
+	id := complete(t, r, src, nil).ID
+	want := scan(t, src)
+	shared := b.open("shared", nil)
+	m := mountAt(t, shared, id, b.path("mnt"), nil)
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() { restore(t, b.open("shared", nil), id.String(), b.path(fmt.Sprint("out", i)), nil) })
+	}
+	compare(t, want, scan(t, m.Dir))
+	wg.Wait()
+	for i := range 2 {
+		compare(t, want, scan(t, b.path(fmt.Sprint("out", i))))
+	}
+	eventually(t, "hydration", func() bool { s := m.Stats(); return s.PacksHere == s.Packs })
+	before := packReads(shared)
+	rec := restore(t, shared, id.String(), b.path("out"), nil)
+	if rec.Fetched != 0 || packReads(shared) != before {
+		t.Errorf("a restore after the mount fetched %d bytes", rec.Fetched)
+	}
+}

@@ -1,0 +1,536 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A registry is what the processes of this user serve, as they wrote it down in
+// the state folder, an entry for each server:
+//
+//	mounts/ID.WORD/mount.json   what it serves and where: record
+//	mounts/ID.WORD/lock         locked (flock) by the server, as long as it lives
+//	mounts/ID.WORD/socket       where it answers: see control
+//	mounts/ID.lock              locked by who looks for a server, or becomes one
+//
+// ID is the snapshot's. Who holds the lock of an entry, and nobody else, writes
+// the entry: the server, or, when that is gone, who clears away behind it. So a
+// server that was killed is known at once, and another process with its number
+// is not taken for it.
+//
+// What is mounted the kernel says, not the registry: see fusefs.Points. An entry
+// without a server is
+//
+//   - dead, if what it served is still mounted;
+//   - lost, if it is from before the machine was started, or from another mount
+//     namespace: what it served can be brought back;
+//   - garbage else: somebody unmounted what was dead. Whoever sees it removes it.
+//
+// Entries that belong to another user are left alone and not believed.
+type registry struct{ dir string }
+
+const (
+	mountsDir     = "mounts"
+	recordName    = "mount.json"
+	lockName      = "lock"
+	socketName    = "socket"
+	newPrefix     = ".new-" // of an entry that is being made
+	recordVersion = 1
+	maxRecord     = 4 << 20
+)
+
+// DefaultStateDir is where snapctl keeps what must outlive a process, if nobody
+// says otherwise: snapctl under $XDG_STATE_HOME, or ~/.local/state.
+func DefaultStateDir() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "snapctl")
+	}
+	home := os.Getenv("HOME")
+	if u, err := user.Current(); err == nil && !filepath.IsAbs(home) { // as for a system service
+		home = u.HomeDir
+	}
+	if filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "snapctl")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-state-%d", os.Getuid()))
+}
+
+// newRegistry gives the registry of a state folder, nil for none. It makes nothing.
+func newRegistry(stateDir string) (*registry, error) {
+	if stateDir == "" {
+		return nil, nil
+	}
+	dir, err := filepath.Abs(stateDir) // a process may leave the directory that it is in
+	if err != nil {
+		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
+	}
+	return &registry{filepath.Join(dir, mountsDir)}, nil
+}
+
+// A record is what an entry says. It is enough to mount all of it again.
+type record struct {
+	Version    int              `json:"version"`
+	Repository recordRepository `json:"repository"`
+	Snapshot   Snapshot         `json:"snapshot"`
+	Options    recordOptions    `json:"options"`
+	Since      time.Time        `json:"since"`
+	Pid        int              `json:"pid"`
+	Share      bool             `json:"share"`     // it serves other processes' mount points too
+	Boot       string           `json:"boot"`      // which start of the machine
+	Namespace  string           `json:"namespace"` // of mounts, as in mnt:[4026531841]
+	Points     []recordPoint    `json:"points"`
+}
+
+type recordRepository struct {
+	URL string    `json:"url"` // canonical, without credentials; "" for a store that has none
+	ID  uuid.UUID `json:"id"`
+}
+
+type recordOptions struct {
+	AllowOther bool   `json:"allowOther,omitempty"`
+	Memory     int    `json:"memory,omitempty"`
+	Prefetch   string `json:"prefetch"`
+}
+
+type recordPoint struct {
+	Dir    rawPath       `json:"dir"`
+	Device fusefs.Device `json:"device"`
+	Since  time.Time     `json:"since"`
+}
+
+// A rawPath is an absolute path that survives JSON whatever bytes it has.
+type rawPath string
+
+const rawPrefix = "base64:" // which begins no absolute path
+
+func (p rawPath) MarshalText() ([]byte, error) {
+	if utf8.ValidString(string(p)) {
+		return []byte(p), nil
+	}
+	return []byte(rawPrefix + base64.StdEncoding.EncodeToString([]byte(p))), nil
+}
+
+func (p *rawPath) UnmarshalText(b []byte) error {
+	if text, ok := strings.CutPrefix(string(b), rawPrefix); ok {
+		raw, err := base64.StdEncoding.DecodeString(text)
+		*p = rawPath(raw)
+		return err
+	}
+	*p = rawPath(b)
+	return nil
+}
+
+func (c *record) encode() ([]byte, error) {
+	b, err := json.MarshalIndent(c, "", "  ")
+	return append(b, '\n'), err
+}
+
+// errNewer: a newer program wrote it. It is none of our business.
+var errNewer = errors.New("written by a newer version of snapctl")
+
+func decodeRecord(b []byte) (*record, error) {
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, err
+	}
+	if v.Version > recordVersion {
+		return nil, errNewer
+	}
+	c := &record{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(c); err != nil {
+		return nil, err
+	}
+	if v.Version < 1 || c.Snapshot.ID.IsZero() || len(c.Points) == 0 {
+		return nil, errors.New("incomplete")
+	}
+	return c, nil
+}
+
+// boot identifies this start of the machine.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// mountNamespace identifies what this process can see mounted.
+func mountNamespace() string {
+	s, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return ""
+	}
+	return s
+}
+
+// An entry is a folder of the registry. Its files are reached through its
+// descriptor: nobody can put another folder in its place, and the path of a
+// socket, which may have no more than 108 bytes, is short.
+type entry struct {
+	registry *registry
+	key      string
+	dir      *os.File
+	lock     *os.File // held, by who made the entry or owns it; else nil
+}
+
+func (e *entry) path(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", e.dir.Fd(), name)
+}
+
+// open opens an entry of this user's.
+func (g *registry) open(key string) (*entry, error) {
+	fd, err := unix.Open(filepath.Join(g.dir, key), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{registry: g, key: key, dir: os.NewFile(uintptr(fd), key)}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		e.close()
+		return nil, err
+	}
+	if int(st.Uid) != os.Geteuid() {
+		e.close()
+		return nil, fs.ErrPermission
+	}
+	return e, nil
+}
+
+// close gives up the entry: its lock too, if it is held.
+func (e *entry) close() {
+	if e.lock != nil {
+		e.lock.Close()
+	}
+	e.dir.Close()
+}
+
+// make makes an entry that this process serves. prepare is called before
+// anybody can see it.
+func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, err error) {
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return nil, err
+	}
+	word := strings.ToLower(rand.Text()[:8])
+	name := newPrefix + word
+	if err := os.Mkdir(filepath.Join(g.dir, name), 0o700); err != nil {
+		return nil, err
+	}
+	e, err := g.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			e.remove()
+			e.close()
+		}
+	}()
+	if e.lock, err = os.OpenFile(e.path(lockName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, os.NewSyscallError("flock", err)
+	}
+	if err := e.write(rec); err != nil {
+		return nil, err
+	}
+	if err := prepare(e); err != nil {
+		return nil, err
+	}
+	key := rec.Snapshot.ID.String() + "." + word
+	if err := os.Rename(filepath.Join(g.dir, name), filepath.Join(g.dir, key)); err != nil {
+		return nil, err
+	}
+	e.key = key
+	return e, syncDir(g.dir)
+}
+
+// write writes the record, whole or not at all, and durably. The caller has the
+// lock.
+func (e *entry) write(rec *record) error {
+	b, err := rec.encode()
+	if err != nil {
+		return err
+	}
+	const temp = recordName + ".new"
+	f, err := os.OpenFile(e.path(temp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(e.path(temp), e.path(recordName)); err != nil {
+		return err
+	}
+	return e.dir.Sync()
+}
+
+func (e *entry) read() (*record, error) {
+	f, err := os.OpenFile(e.path(recordName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() > maxRecord {
+		return nil, fmt.Errorf("%s is too long", recordName)
+	}
+	b := make([]byte, 0, 4<<10)
+	for {
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if n == 0 || err != nil {
+			break
+		}
+		b = slices.Grow(b, 4<<10)
+	}
+	return decodeRecord(b)
+}
+
+// live reports whether the server lives. The lock that it tries is one that
+// several can have, so that two who ask do not take each other for it.
+func (e *entry) live() bool {
+	f, err := os.OpenFile(e.path(lockName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// own takes the lock of an entry whose server is gone. It fails if there is a
+// server, or another who clears away.
+func (e *entry) own() error {
+	// Who only asks, as live does, is gone in a moment.
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := e.tryOwn()
+		if !errors.Is(err, unix.EWOULDBLOCK) || wait > 100*time.Millisecond {
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
+func (e *entry) tryOwn() error {
+	f, err := os.OpenFile(e.path(lockName), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && st.Nlink == 0 {
+		err = fs.ErrNotExist // somebody removed the entry
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	e.lock = f
+	return nil
+}
+
+// remove removes the entry. The caller has the lock, and gives it up afterwards.
+func (e *entry) remove() {
+	for _, name := range []string{socketName, recordName + ".new", recordName, lockName} {
+		os.Remove(e.path(name)) // what cannot be removed is garbage to the next who sees it
+	}
+	os.Remove(filepath.Join(e.registry.dir, e.key))
+}
+
+// forget takes a mount point, or "" for all of them, out of an entry without a
+// server, and removes it if none is left.
+func (e *entry) forget(rec *record, path string) error {
+	if err := e.own(); errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else removed it
+	} else if err != nil {
+		return err
+	}
+	left := slices.DeleteFunc(slices.Clone(rec.Points), func(p recordPoint) bool { return path == "" || string(p.Dir) == path })
+	if len(left) == 0 {
+		e.remove()
+		return nil
+	}
+	rec.Points = left
+	return e.write(rec)
+}
+
+// forget forgets what was lost at a path, now that something else is mounted there.
+func (g *registry) forget(path string) error {
+	points, err := fusefs.Points()
+	if err != nil {
+		return err
+	}
+	entries := g.scan("", points)
+	defer closeAll(entries)
+	var errs []error
+	for _, e := range entries {
+		if e.lost() && e.has(path) {
+			errs = append(errs, e.forget(e.rec, path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// An entryState is what a look at the kernel says of an entry.
+type entryState struct {
+	*entry
+	rec    *record
+	live   bool
+	died   bool           // since we looked
+	points []fusefs.Point // where it is mounted, as far as this process sees
+}
+
+func (s *entryState) lost() bool { return !s.live && len(s.points) == 0 }
+
+// newGarbage is the age at which an entry that was never finished is garbage.
+const newGarbage = time.Minute
+
+// scan gives the entries of this user whose keys begin with a prefix, and removes
+// garbage that it sees.
+func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
+	if g == nil {
+		return nil
+	}
+	names, err := os.ReadDir(g.dir)
+	if err != nil {
+		return nil // there is none yet
+	}
+	var all []*entryState
+	claimed := map[fusefs.Point]bool{}
+	for _, n := range names {
+		if !n.IsDir() || !strings.HasPrefix(n.Name(), prefix) {
+			continue
+		}
+		e, err := g.open(n.Name())
+		if err != nil {
+			continue
+		}
+		s := &entryState{entry: e, live: e.live()}
+		s.rec, err = e.read()
+		switch {
+		case strings.HasPrefix(n.Name(), newPrefix):
+			if info, ierr := n.Info(); !s.live && ierr == nil && time.Since(info.ModTime()) > newGarbage {
+				e.reap()
+			}
+			e.close()
+			continue
+		case err != nil:
+			if !s.live && !errors.Is(err, errNewer) {
+				e.reap()
+			}
+			e.close()
+			continue
+		}
+		if s.live {
+			s.find(points, claimed)
+		}
+		all = append(all, s)
+	}
+	// What a server serves is none that was served by one that is gone, though
+	// the kernel may have given it the number again.
+	boot, namespace := bootID(), mountNamespace()
+	return slices.DeleteFunc(all, func(s *entryState) bool {
+		if s.live {
+			return false
+		}
+		if s.rec.Boot == boot {
+			s.find(points, claimed)
+		}
+		if len(s.points) > 0 || s.rec.Boot != boot || s.rec.Namespace != namespace {
+			return false
+		}
+		s.reap()
+		s.close()
+		return true
+	})
+}
+
+// find finds where the entry is mounted.
+func (s *entryState) find(points []fusefs.Point, claimed map[fusefs.Point]bool) {
+	source := fusefs.SourceOf(s.rec.Snapshot.ID)
+	for _, p := range points {
+		ours := p.Source == source && slices.ContainsFunc(s.rec.Points, func(x recordPoint) bool { return x.Device == p.Device })
+		if ours && !claimed[p] {
+			claimed[p] = true
+			s.points = append(s.points, p)
+		}
+	}
+}
+
+// reap removes an entry that is garbage.
+func (e *entry) reap() {
+	if err := e.tryOwn(); err == nil || errors.Is(err, fs.ErrNotExist) {
+		e.remove()
+	}
+}
+
+func closeAll(all []*entryState) {
+	for _, s := range all {
+		s.close()
+	}
+}
+
+// lock waits until nobody else looks for a server of the snapshot, or becomes one.
+func (g *registry) lock(ctx context.Context, id manifest.ID) (unlock func(), err error) {
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(g.dir, id.String()+".lock")
+	for wait := time.Millisecond; ; {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err == nil && st.Nlink > 0 {
+			return func() { os.Remove(path); f.Close() }, nil
+		}
+		f.Close()
+		if err == nil {
+			continue // who had it removed it
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, os.NewSyscallError("flock", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+			wait = min(2*wait, 50*time.Millisecond)
+		}
+	}
+}
