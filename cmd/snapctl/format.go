@@ -48,13 +48,20 @@ func (a *app) printLine(s string) error {
 
 // printJSON writes v as one line of JSON.
 func (a *app) printJSON(v any) error {
+	line, err := jsonLine(v)
+	if err != nil {
+		return err
+	}
+	return a.print(line)
+}
+
+// jsonLine is v as one line of JSON.
+func jsonLine(v any) (string, error) {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return err
-	}
-	return a.print(b.String())
+	err := enc.Encode(v)
+	return b.String(), err
 }
 
 // printable escapes what a terminal or a line of a log would not take as text:

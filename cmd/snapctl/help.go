@@ -44,7 +44,8 @@ func helpTopics() []*cobra.Command {
 			Short: "What exit codes mean",
 			Long: `Exit codes:
     0  done
-    1  failed; also an ambiguous REF, and a repository or a target that exists
+    1  failed; also an ambiguous REF, a repository or a target that exists, and
+       a mount that is in use, or whose process does not end
     2  the command line cannot be meant
     3  done but incomplete: some files could not be read, or not be restored as
        they were; each is named on standard error
@@ -75,7 +76,14 @@ code.`,
                                          more fields do not matter
   -                                      one of these on standard input
 
-What could be a name and the beginning of an id is an error that shows both.`,
+What could be a name and the beginning of an id is an error that shows both.
+
+Where a command takes a file or directory in a snapshot, a colon and its path
+follow, as in app~2:src/main.go; "app:" is the root. The path is from there on,
+whether it begins with a slash or not; ".." cannot be in it. Symbolic links lead
+inside the snapshot only: one that is absolute, or leads above the root, is an
+error. The REF ends at the first colon: a snapshot whose name holds one is named
+by its id here.`,
 		},
 		{
 			Use:   "repositories",
@@ -92,8 +100,11 @@ local folder, which the first create makes.
 Environment:
   SNAPCTL_REPO            as --repo
   SNAPCTL_CACHE_DIR       as --cache-dir
+  SNAPCTL_CACHE_SIZE      as --cache-size
+  SNAPCTL_STATE_DIR       as --state-dir
   XDG_DATA_HOME           holds the default repository, snapctl (~/.local/share)
   XDG_CACHE_HOME          holds the default cache, snapctl (~/.cache)
+  XDG_STATE_HOME          holds what is mounted, snapctl (~/.local/state)
   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
                           credentials, for R2 too; else they come from the
                           shared credentials file, or from the machine's role

@@ -14,9 +14,8 @@ import (
 func (a *app) listCommand() *cobra.Command {
 	opts := engine.ListOptions{Tags: make(map[string]string)}
 	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List snapshots, newest first",
+		Use:   "list",
+		Short: "List snapshots, newest first",
 		Long: `Lists the snapshots that have not expired, newest first, in the columns id,
 created, name, tags, files, size, expires and dir. Where standard output is no
 terminal, times are in UTC as 2026-11-23T15:04:05Z instead of relative. A field

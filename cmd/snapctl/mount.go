@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/snapctl/snapctl/engine"
-	"github.com/snapctl/snapctl/fusefs"
 )
 
 // mountOutput is what mount --json prints.
@@ -38,7 +37,18 @@ the cache directory. How to write a REF: snapctl help references.
 
 It returns when the mount can be used, and leaves a process behind that serves
 it, until snapctl umount. With --foreground it is that process itself, and
-unmounts at Ctrl-C or SIGTERM.
+unmounts at Ctrl-C or SIGTERM. A snapshot that is mounted already is served by
+the process that does so, which ends with the last of its mounts.
+
+While it is mounted a snapshot can be removed: a lease in the repository says
+what garbage collection has to leave, until the mount ends, or an hour after its
+process was killed. Where it may not write, that is a warning.
+
+From a bucket, what is likely to be read next is fetched before it is asked for:
+with --prefetch all, the default, in the end the whole snapshot, while nobody
+waits for anything and as long as the cache has room (--cache-size); with hot
+what was read from it in earlier mounts, which the repository remembers; with
+none only what lies beside what is read.
 
 When the repository cannot be reached, readers wait while requests are tried
 again, and then get an I/O error; the mount works on when it is back.
@@ -63,6 +73,7 @@ fields that show --json prints.`,
 			}
 			started := a.startedByMount()
 			if !foreground && started == nil {
+				a.dropProfiles() // they are for the process that serves
 				return a.mountInBackground(cmd.Context())
 			}
 			ref, err := a.ref(cmd, args[0])
@@ -77,14 +88,15 @@ fields that show --json prints.`,
 	flags.BoolVar(&foreground, "foreground", false, "stay, and unmount when interrupted")
 	flags.BoolVar(&opts.Force, "force", false, "mount over a directory that holds something, which is hidden meanwhile")
 	flags.BoolVar(&opts.AllowOther, "allow-other", false, "let other users look at it, as permissions allow (always so, if root mounts)")
-	flags.Var((*sizeFlag)(&opts.CacheSize), "cache-size", "keep at most `SIZE` of what was fetched from a bucket, such as 500MB (default 10GiB)")
-	noCompletions(cmd, "cache-size")
+	flags.Var((*prefetchFlag)(&opts.Prefetch), "prefetch", "fetch from a bucket before it is asked for: `WORD` is all, hot or none")
+	mustComplete(cmd, "prefetch", cobra.FixedCompletions([]cobra.Completion{"all", "hot", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // mount mounts, says so, and serves until the mount is gone or a signal comes.
 func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, started *background) error {
-	// The process in the background leaves the directory that it was started in.
+	// The process in the background leaves the directory that it was started in;
+	// the engine minds that for the state folder itself.
 	if cache := a.engineOptions().CacheDir; cache != "" {
 		cache, err := filepath.Abs(cache)
 		if err != nil {
@@ -92,12 +104,14 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		}
 		a.cacheDir = cache
 	}
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
 	defer a.closeRepo(repo)
 	opts.Fail = (&failures{app: a}).tell
+	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+	opts.Share = true
 	tuneServer()
 	m, err := repo.Mount(ctx, ref, dir, &opts)
 	if errors.Is(err, engine.ErrExists) {
@@ -107,19 +121,22 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		return err
 	}
 	if a.json {
-		err = a.printJSON(mountOutput{Dir: m.Dir, Pid: os.Getpid(), Snapshot: m.Snapshot})
+		err = a.printJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
 	} else {
 		err = a.printLine(m.Dir)
 		a.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
 	}
 	if err == nil && started != nil {
 		err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
+		if err == nil && m.Pid() != os.Getpid() {
+			return nil // that process serves it
+		}
 	}
 	if err != nil {
 		return errors.Join(err, a.endMount(m))
 	}
 	select {
-	case <-m.Ended():
+	case <-m.ServerEnded():
 		return nil
 	case <-ctx.Done():
 		return a.endMount(m)
@@ -136,13 +153,12 @@ func tuneServer() {
 	}
 }
 
-// endMount unmounts since this process is about to end. Whoever uses the mount
-// then gets errors: better than a process that no signal ends.
+// endMount unmounts since this process is about to end, wherever it is mounted.
+// Whoever uses it then gets errors: better than a process that no signal ends.
 func (a *app) endMount(m *engine.Mount) error {
-	err := m.Unmount(false)
-	if errors.Is(err, fusefs.ErrBusy) {
-		a.console.line("warning: " + quoted(m.Dir) + " was in use")
-		err = m.Unmount(true)
+	inUse, err := m.Shutdown()
+	for _, dir := range inUse {
+		a.console.line("warning: " + quoted(dir) + " was in use")
 	}
 	return err
 }
@@ -188,5 +204,21 @@ func (f *sizeFlag) Set(s string) error {
 		return errors.New("not a size such as 500MB or 10GiB")
 	}
 	*f = sizeFlag(n)
+	return nil
+}
+
+// A prefetchFlag is a word for what a mount fetches ahead.
+type prefetchFlag engine.Prefetch
+
+var _ pflag.Value = (*prefetchFlag)(nil)
+
+func (f *prefetchFlag) String() string { return engine.Prefetch(*f).String() }
+func (f *prefetchFlag) Type() string   { return "word" }
+func (f *prefetchFlag) Set(s string) error {
+	p, err := engine.ParsePrefetch(s)
+	if err != nil {
+		return errors.New("not all, hot or none")
+	}
+	*f = prefetchFlag(p)
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 )
@@ -12,6 +13,13 @@ import (
 func (a *app) startProfiles() error {
 	if a.cpuProfile == "" && a.memProfile == "" {
 		return nil
+	}
+	if a.memProfile != "" { // the process may leave the directory that it is in
+		name, err := filepath.Abs(a.memProfile)
+		if err != nil {
+			return err
+		}
+		a.memProfile = name
 	}
 	var cpu *os.File
 	if a.cpuProfile != "" {
@@ -35,6 +43,15 @@ func (a *app) startProfiles() error {
 		return errors.Join(errs...)
 	}
 	return nil
+}
+
+// dropProfiles leaves the profiles to another process with the same flags, which
+// is yet to start.
+func (a *app) dropProfiles() {
+	if a.cpuProfile != "" {
+		pprof.StopCPUProfile()
+	}
+	a.stopProfiles = func() error { return nil }
 }
 
 func writeHeapProfile(name string) error {

@@ -80,7 +80,7 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 }
 
 func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreOptions) error {
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}

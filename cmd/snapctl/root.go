@@ -26,6 +26,8 @@ type app struct {
 
 	repo       string
 	cacheDir   string
+	cacheSize  int64
+	stateDir   string
 	json       bool
 	quiet      bool
 	verbose    int
@@ -72,6 +74,11 @@ standard output, everything else to standard error.`,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			a.started = true
+			if size := a.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.cacheSize == 0 {
+				if err := (*sizeFlag)(&a.cacheSize).Set(size); err != nil {
+					return &usageError{err: fmt.Errorf("SNAPCTL_CACHE_SIZE: %w", err)}
+				}
+			}
 			return a.startProfiles()
 		},
 		Args: a.rootArgs,
@@ -101,6 +108,8 @@ standard output, everything else to standard error.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.repo, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
 	flags.StringVar(&a.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
+	flags.Var((*sizeFlag)(&a.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
+	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
 	flags.BoolVar(&a.json, "json", false, "print JSON on standard output")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
 	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done; -vv logs more")
@@ -114,10 +123,15 @@ standard output, everything else to standard error.`,
 	}
 
 	root.AddCommand(
+		a.catCommand(),
 		a.initCommand(),
 		a.createCommand(),
+		a.dumpCommand(),
+		a.findCommand(),
 		a.listCommand(),
+		a.lsCommand(),
 		a.mountCommand(),
+		a.mountsCommand(),
 		a.showCommand(),
 		a.restoreCommand(),
 		a.rmCommand(),
@@ -201,12 +215,17 @@ func (a *app) location() (repo string, chosen bool, err error) {
 var errNothingYet = fmt.Errorf("%w: there are none yet", engine.ErrNotFound)
 
 // open opens the repository. The caller closes it with closeRepo.
-func (a *app) open(ctx context.Context) (*engine.Repository, error) {
+func (a *app) open(ctx context.Context) (*engine.Repository, error) { return a.openFor(ctx, "") }
+
+// openFor is open for a command that will ask for the snapshot of that reference.
+func (a *app) openFor(ctx context.Context, ref string) (*engine.Repository, error) {
 	location, chosen, err := a.location()
 	if err != nil {
 		return nil, err
 	}
-	repo, err := engine.Open(ctx, location, a.engineOptions())
+	opts := a.engineOptions()
+	opts.Ref = ref
+	repo, err := engine.Open(ctx, location, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
 		if !chosen {
 			return nil, fmt.Errorf("%w in the default repository %s", errNothingYet, location)
@@ -244,12 +263,25 @@ func (a *app) closeRepo(repo *engine.Repository) {
 	}
 }
 
+// state is the folder that says what is mounted.
+func (a *app) state() string {
+	switch {
+	case a.stateDir != "":
+		return a.stateDir
+	case a.getenv("SNAPCTL_STATE_DIR") != "":
+		return a.getenv("SNAPCTL_STATE_DIR")
+	}
+	return engine.DefaultStateDir()
+}
+
 func (a *app) engineOptions() *engine.Options {
 	opts := a.env.engine
 	opts.CacheDir = a.cacheDir
 	if opts.CacheDir == "" {
 		opts.CacheDir = a.getenv("SNAPCTL_CACHE_DIR")
 	}
+	opts.CacheSize = a.cacheSize
+	opts.StateDir = a.state()
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
 	if !a.quiet && a.verbose == 0 { // the log has them

@@ -35,7 +35,10 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 			}
 		})
 	}
-	want := []string{"completion", "create", "exit-codes", "help", "init", "list", "mount", "references", "repositories", "restore", "rm", "show", "umount", "version"}
+	want := []string{
+		"cat", "completion", "create", "dump", "exit-codes", "find", "help", "init", "list", "ls", "mount", "mounts",
+		"references", "repositories", "restore", "rm", "show", "umount", "version",
+	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)
 	}

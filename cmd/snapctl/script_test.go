@@ -34,7 +34,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("TZ", "UTC")
 			e.Setenv("NEWLINE", "a\nb")
 			e.Setenv("ESCAPE", "\x1b[2J")
-			for _, key := range []string{"SNAPCTL_REPO", "SNAPCTL_CACHE_DIR", "XDG_DATA_HOME", "XDG_CACHE_HOME"} {
+			for _, key := range []string{"SNAPCTL_REPO", "SNAPCTL_CACHE_DIR", "SNAPCTL_STATE_DIR", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"} {
 				e.Setenv(key, "")
 			}
 			return os.Mkdir(filepath.Join(e.WorkDir, "home"), 0o700)

@@ -1,58 +1,91 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 )
 
 func (a *app) umountCommand() *cobra.Command {
-	force := false
+	all := false
+	var opts engine.UnmountOptions
 	cmd := &cobra.Command{
-		Use:   "umount DIR...",
+		Use:   "umount (DIR... | --all)",
 		Short: "Unmount what mount mounted",
-		Long: `Unmounts snapshots, also those whose process is gone. The process that served
-one ends.
+		Long: `Unmounts snapshots, also those whose process is gone. When it was the last
+mount of a process, it waits for 10 seconds at most until that has ended.
 
 A mount that somebody uses is left, and the exit code is 1; it says who, as far
 as it may know. With --force the path is free at once, and the mount ends when
-nobody uses it any more.`,
+nobody uses it any more.
+
+With --all it unmounts what mounts lists of this state folder, each whatever
+becomes of the others, and forgets what is lost.`,
 		Example: `  snapctl umount /mnt
-  snapctl umount --force /mnt/*`,
-		Args: takes("DIR..."),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			return completeDir(true)
+  snapctl umount --force /mnt/*
+  snapctl umount --all`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return takes()(cmd, args)
+			}
+			return takes("DIR...")(cmd, args)
 		},
+		ValidArgsFunction: a.completeMounted,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return a.umountAll(cmd.Context(), &opts)
+			}
 			var errs []error
 			for _, dir := range args {
 				if dir == "" {
 					return usagef(cmd, "umount: a DIR is empty")
 				}
-				errs = append(errs, a.umount(dir, force))
+				errs = append(errs, a.umount(cmd.Context(), dir, &opts))
 			}
 			return errors.Join(errs...)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "detach what is in use")
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVar(&all, "all", false, "all that the state folder knows of")
+	flags.BoolVar(&opts.Detach, "force", false, "detach what is in use")
 	return cmd
 }
 
-func (a *app) umount(dir string, force bool) error {
-	path, err := fusefs.Resolve(dir)
-	if err != nil {
-		return fmt.Errorf("umount: %w", err)
-	}
-	err = fusefs.Unmount(path, force)
+func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOptions) error {
+	err := engine.Unmount(ctx, a.state(), dir, opts)
 	if errors.Is(err, fusefs.ErrBusy) {
-		if users := usersOf(path); len(users) > 0 {
-			err = fmt.Errorf("%w by %s", err, strings.Join(users, ", "))
+		if path, rerr := fusefs.Resolve(dir); rerr == nil {
+			if users := usersOf(path); len(users) > 0 {
+				err = fmt.Errorf("%w by %s", err, strings.Join(users, ", "))
+			}
 		}
 		err = &hintError{err: err, hint: "--force detaches it"}
 	}
 	return err
+}
+
+func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error {
+	mounts, err := engine.Mounts(ctx, a.state())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range slices.Backward(mounts) { // what is on top, or within another, is later
+		switch {
+		case !m.Registered, m.State == engine.MountDetached:
+		case m.State == engine.MountElsewhere:
+			errs = append(errs, fmt.Errorf("unmounting %s: process %d serves it in another mount namespace", m.Dir, m.Pid))
+		default:
+			errs = append(errs, a.umount(ctx, m.Dir, opts))
+		}
+	}
+	return errors.Join(errs...)
 }

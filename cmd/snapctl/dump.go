@@ -1,0 +1,45 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) dumpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "dump REF[:PATH]",
+		Short: "Write a snapshot to standard output as a tar archive",
+		Long: `Writes a directory of a snapshot, its root if there is no PATH, or a file, to
+standard output as a tar archive, without mounting anything. How to write
+REF:PATH: snapctl help references. Members are named from the directory on.
+
+The archive is in the PAX format: nanosecond times, numeric owners, setuid bits,
+hard links, devices, FIFOs, and extended attributes with ACLs and capabilities
+(SCHILY.xattr, for tar --xattrs --xattrs-include='*'). Holes are written as
+zeros. The same snapshot gives the same bytes.
+
+Every byte is checked against the snapshot before it is written. When something
+fails half way, the archive is left without an end, so that tar fails too.`,
+		Example: `  snapctl dump app | tar -x -C /tmp/copy
+  snapctl dump app:dist | zstd >dist.tar.zst
+  snapctl dump latest | docker import -`,
+		Args:              takes("REF[:PATH]"),
+		ValidArgsFunction: a.completeFirstRefPath,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case a.json:
+				return usagef(cmd, "dump: there is no JSON of it")
+			case isTerminal(a.stdout):
+				return usagef(cmd, "dump: standard output is a terminal")
+			}
+			p, err := a.refPath(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
+				return s.Dump(a.out, p.path)
+			})
+		},
+	}
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) lsCommand() *cobra.Command {
+	var long, recursive bool
+	cmd := &cobra.Command{
+		Use:   "ls REF[:PATH]",
+		Short: "List a directory of a snapshot",
+		Long: `Lists a directory of a snapshot, its root if there is no PATH, without mounting
+it; or shows a file. How to write REF:PATH: snapctl help references. A symbolic
+link to a directory counts as the directory.
+
+Prints one name a line, sorted bytewise; with -R paths from the directory on,
+the entries of a directory before those of the directories in it. With -l: mode,
+links, uid, gid, size (of a device, major:minor), time of modification, name,
+and what a symbolic link points to. Where standard output is no terminal, times
+are in UTC as 2026-11-23T15:04:05Z. Names are as they are; on a terminal, and
+with -l, those with special characters are quoted.
+
+With --json, prints an array of objects with the fields
+` + fileFields + `.`,
+		Example: `  snapctl ls -l app:node_modules/react
+  snapctl ls -R latest
+  snapctl ls --json app~1:src`,
+		Args:              takes("REF[:PATH]"),
+		ValidArgsFunction: a.completeFirstRefPath,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := a.refPath(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
+				l := a.newFileLister(long, false)
+				return l.finish(l.list(s, p.path, recursive))
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVarP(&long, "long", "l", false, "show more than names")
+	flags.BoolVarP(&recursive, "recursive", "R", false, "also what is in the directories below")
+	return cmd
+}
+
+// list lists what ls was asked for.
+func (l *fileLister) list(s *engine.SnapshotFS, path string, recursive bool) error {
+	f, err := s.OpenPath(path)
+	if err == nil {
+		defer f.Close()
+	}
+	dir, ok := f.(fs.ReadDirFile)
+	switch {
+	case !ok: // a link that leads nowhere is one to show
+		info, lerr := s.LstatPath(path)
+		if err != nil && (lerr != nil || info.Type() != fs.ModeSymlink) {
+			return err
+		}
+		if lerr != nil {
+			return lerr
+		}
+		return l.print("", path, info)
+	case recursive:
+		top, err := dir.Stat()
+		if err != nil {
+			return err
+		}
+		above := top.(*engine.FileInfo).Path()
+		return s.Walk(path, func(i *engine.FileInfo) error {
+			return l.print("", strings.TrimPrefix(i.Path()[len(above):], "/"), i)
+		})
+	}
+	for {
+		entries, err := dir.ReadDir(1000)
+		for _, e := range entries {
+			if err := l.print("", e.Name(), e.(*engine.FileInfo)); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) mountsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "mounts",
+		Short: "List what is mounted",
+		Long: `Lists mounted snapshots in the columns dir, snapshot, name, since, state, pid,
+fetched, hits and errors: how much the process that serves it fetched from the
+repository, how many reads the cache answered, and how many requests failed.
+Mounts of one snapshot with one pid share all that. A field without a value is
+"-". With --json, prints an array of objects: dir, snapshot (as show --json
+prints), repository, since, pid, state, registered (in this state folder), and
+stats.
+
+States:
+  serving    it can be used
+  silent     its process is there, and does not answer within a second
+  dead       its process is gone; umount clears it away, and mount too
+  detached   it is unmounted, and its process there while somebody uses it
+  elsewhere  it is mounted in another mount namespace, such as a container's
+  unknown    this state folder does not know of it
+  lost       it was mounted when the machine was stopped; umount forgets it`,
+		Example: `  snapctl mounts
+  snapctl mounts --json | jq -r '.[] | select(.state == "dead") | .dir'`,
+		Args:              takes(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.mounts(cmd.Context()) },
+	}
+}
+
+func (a *app) mounts(ctx context.Context) error {
+	mounts, err := engine.Mounts(ctx, a.state())
+	switch {
+	case err != nil:
+		return err
+	case a.json && mounts == nil:
+		return a.printJSON([]*engine.MountStatus{}) // [], not null
+	case a.json:
+		return a.printJSON(mounts)
+	case len(mounts) == 0:
+		return nil
+	}
+	return a.print(a.mountTable(mounts))
+}
+
+func (a *app) mountTable(mounts []*engine.MountStatus) string {
+	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if isTerminal(a.stdout) {
+		when = a.relative
+	}
+	t := table{right: []bool{5: true, 6: true, 7: true, 8: true}}
+	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "FETCHED", "HITS", "ERRORS")
+	for _, m := range mounts {
+		since, pid, fetched, hits, failed := "-", "-", "-", "-", "-"
+		if m.Since != nil {
+			since = when(*m.Since)
+		}
+		if m.Pid != 0 {
+			pid = strconv.Itoa(m.Pid)
+		}
+		if s := m.Stats; s != nil {
+			fetched, hits, failed = size(s.Fetched), humanize.Comma(s.Hits), humanize.Comma(s.Errors)
+		}
+		t.add(cell(m.Dir), m.Snapshot.ID.String(), cell(m.Snapshot.Name), since, string(m.State), pid, fetched, hits, failed)
+	}
+	return t.String()
+}
+
+// completeMounted offers mount points that were not named yet.
+func (a *app) completeMounted(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	mounts, _ := engine.Mounts(ctx, a.state()) // an error has no place in a shell's menu
+	var all []cobra.Completion
+	for _, m := range mounts {
+		if isPrintable(m.Dir) && !slices.Contains(args, m.Dir) && m.State != engine.MountDetached && m.State != engine.MountElsewhere {
+			all = append(all, cobra.CompletionWithDesc(m.Dir, string(m.State)+", "+m.Snapshot.ID.String()))
+		}
+	}
+	return all, cobra.ShellCompDirectiveNoFileComp
+}
