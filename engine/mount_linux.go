@@ -27,7 +27,7 @@ type MountOptions struct {
 	// longer: who unmounts the last in another process waits for its end.
 	Share bool
 	// Memory is how many bytes of decoded contents are kept; the default is
-	// 64 MiB.
+	// 32 MiB.
 	Memory int
 	// Fail is told of every request of a reader that failed for want of data:
 	// what was asked, of which path ("" if that is not known). It must be safe
@@ -45,7 +45,7 @@ func (o *MountOptions) warn(err error) {
 }
 
 // defaultMemory is the default of MountOptions.Memory.
-const defaultMemory = 64 << 20
+const defaultMemory = 32 << 20
 
 // A Mount is a snapshot as a read-only file system at a directory. It ends with
 // Unmount, or when somebody else unmounts it; its repository must stay open until
