@@ -340,13 +340,9 @@ func (t *Tree) spilled(ctx context.Context, s *Spill, from uint64, visit func(at
 			if at <= from {
 				continue
 			}
-			v, err := t.page(ctx, &ref.PageRef)
+			p, err := t.spillPage(ctx, ref, level)
 			if err != nil {
 				return err
-			}
-			p, ok := v.(*spillPage)
-			if !ok || p.level != level || p.length != ref.Length {
-				return fmt.Errorf("%w: page %v of extents is not what its parent says", ErrDamaged, ref.ID)
 			}
 			if err := visit(begin, p); err != nil {
 				return err
@@ -358,4 +354,17 @@ func (t *Tree) spilled(ctx context.Context, s *Spill, from uint64, visit func(at
 		return nil
 	}
 	return below(s.Level, 0, s.Refs)
+}
+
+// spillPage reads a page of a file's extents, of that level.
+func (t *Tree) spillPage(ctx context.Context, ref *SpillRef, level int) (*spillPage, error) {
+	v, err := t.page(ctx, &ref.PageRef)
+	if err != nil {
+		return nil, err
+	}
+	p, ok := v.(*spillPage)
+	if !ok || p.level != level || p.length != ref.Length {
+		return nil, fmt.Errorf("%w: page %v of extents is not what its parent says", ErrDamaged, ref.ID)
+	}
+	return p, nil
 }

@@ -43,6 +43,9 @@ func usagef(cmd *cobra.Command, format string, args ...any) error {
 // which was named.
 var errIncomplete = errors.New("incomplete")
 
+// errDifferences says that diff --exit-code found some, which needs no message.
+var errDifferences = errors.New("there are differences")
+
 // A hintError carries one line on what to do about the error.
 type hintError struct {
 	err  error
@@ -89,7 +92,7 @@ func exitCode(err error) int {
 // where that is known, and gives the exit code.
 func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	code := exitCode(err)
-	if code == exitDone || code == exitPipe {
+	if code == exitDone || code == exitPipe || errors.Is(err, errDifferences) {
 		return code
 	}
 	var said *exitError

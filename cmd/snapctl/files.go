@@ -116,17 +116,23 @@ func (l *fileLister) longLine(name string, i *engine.FileInfo) string {
 }
 
 func (l *fileLister) printJSON(snapshot string, i *engine.FileInfo) error {
+	begin := ",\n"
+	if l.n == 1 {
+		begin = "["
+	}
+	text, err := jsonLine(newFileOutput(snapshot, i))
+	if err == nil {
+		_, err = l.out.WriteString(begin + strings.TrimSuffix(text, "\n"))
+	}
+	return err
+}
+
+func newFileOutput(snapshot string, i *engine.FileInfo) *fileOutput {
 	a := i.Sys().(*engine.FileAttr)
-	f := fileOutput{
-		Snapshot: snapshot, Path: a.Path, Type: typeText(i.Mode()), Mode: fmt.Sprintf("%04o", permissions(i.Mode())),
+	f := &fileOutput{
+		Snapshot: snapshot, Path: a.Path, PathBytes: bytesUnlessText(a.Path), Type: typeText(i.Mode()), Mode: fmt.Sprintf("%04o", permissions(i.Mode())),
 		UID: a.UID, GID: a.GID, Size: i.Size(), Mtime: i.ModTime().UTC().Format(time.RFC3339Nano),
-		Links: a.Links, Inode: a.Inode, Target: a.Target,
-	}
-	if !utf8.ValidString(a.Path) {
-		f.PathBytes = []byte(a.Path)
-	}
-	if !utf8.ValidString(a.Target) {
-		f.TargetBytes = []byte(a.Target)
+		Links: a.Links, Inode: a.Inode, Target: a.Target, TargetBytes: bytesUnlessText(a.Target),
 	}
 	if i.Mode()&fs.ModeDevice != 0 {
 		f.Device = deviceText(a)
@@ -134,15 +140,15 @@ func (l *fileLister) printJSON(snapshot string, i *engine.FileInfo) error {
 	for _, x := range a.Xattrs {
 		f.Xattrs = append(f.Xattrs, x.Name)
 	}
-	begin := ",\n"
-	if l.n == 1 {
-		begin = "["
+	return f
+}
+
+// bytesUnlessText is what JSON cannot hold as a string: nil for what it can.
+func bytesUnlessText(s string) []byte {
+	if utf8.ValidString(s) {
+		return nil
 	}
-	text, err := jsonLine(f)
-	if err == nil {
-		_, err = l.out.WriteString(begin + strings.TrimSuffix(text, "\n"))
-	}
-	return err
+	return []byte(s)
 }
 
 func deviceText(a *engine.FileAttr) string {

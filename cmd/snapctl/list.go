@@ -62,7 +62,7 @@ func (a *app) printList(snapshots []*engine.Snapshot) error {
 	case len(snapshots) == 0:
 		return nil
 	}
-	return a.print(a.snapshotTable(snapshots))
+	return a.print(a.snapshotTable(snapshots).String())
 }
 
 // snapshots gives what List gives, some snapshots together with an error too.
@@ -78,12 +78,12 @@ func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engin
 	return repo.List(ctx, opts)
 }
 
-func (a *app) snapshotTable(snapshots []*engine.Snapshot) string {
+func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
 	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 	if isTerminal(a.stdout) {
 		when = a.relative
 	}
-	t := table{right: []bool{4: true, 5: true, 7: false}}
+	t := &table{right: []bool{4: true, 5: true, 7: false}}
 	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {
 		expires := "-"
@@ -93,5 +93,5 @@ func (a *app) snapshotTable(snapshots []*engine.Snapshot) string {
 		t.add(s.ID.String(), when(s.CreatedAt), cell(s.Name), cell(tagList(s.Tags, ",")),
 			humanize.Comma(s.Files), size(s.Bytes), expires, cell(s.Dir))
 	}
-	return t.String()
+	return t
 }

@@ -36,7 +36,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "create", "dump", "exit-codes", "find", "help", "init", "list", "ls", "mount", "mounts",
+		"cat", "completion", "create", "diff", "dump", "exit-codes", "find", "help", "init", "list", "log", "ls", "mount", "mounts",
 		"references", "repositories", "restore", "rm", "show", "umount", "version",
 	}
 	if !slices.Equal(names, want) {

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) logCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "log REF",
+		Short: "List a snapshot and what it was made from",
+		Long: `Lists a snapshot, its parent, the parent of that and so on, newest first, in the
+columns that list has. The parent is the snapshot that unchanged files were
+taken from. Where it was removed, its id is the last line, with "removed" for
+the time; what came before it is not known. Those that have expired are shown as
+long as they are there. How to write a REF: snapctl help references.
+
+With --json, prints an array of the objects that show --json prints. If the last
+one has a parent, that was removed.`,
+		Example: `  snapctl log app
+  snapctl log --json app | jq -r '.[].createdAt'`,
+		Args:              takes("REF"),
+		ValidArgsFunction: a.completeFirstRef,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := a.ref(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return a.history(cmd.Context(), ref)
+		},
+	}
+}
+
+func (a *app) history(ctx context.Context, ref string) error {
+	repo, err := a.openFor(ctx, ref)
+	if err != nil {
+		return about(ref, err)
+	}
+	defer a.closeRepo(repo)
+	h, err := repo.Log(ctx, ref)
+	if h == nil {
+		return err
+	}
+	// A damaged ancestor does not hide those before it.
+	return errors.Join(a.printHistory(h), err)
+}
+
+func (a *app) printHistory(h *engine.History) error {
+	if a.json {
+		return a.printJSON(h.Snapshots)
+	}
+	t := a.snapshotTable(h.Snapshots)
+	if h.Removed != nil {
+		t.add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
+	}
+	return a.print(t.String())
+}

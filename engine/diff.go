@@ -1,0 +1,136 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/snapctl/snapctl/manifest"
+)
+
+// ChangeKind is what became of a path from one snapshot to another.
+type ChangeKind string
+
+// The kinds of changes.
+const (
+	Added    ChangeKind = "added"
+	Removed  ChangeKind = "removed"
+	Modified ChangeKind = "modified" // its Change.What says how
+)
+
+// A Change is a path that differs between two snapshots.
+type Change struct {
+	Path string // from the root of the snapshots, "" for the root; any bytes
+	Kind ChangeKind
+	What manifest.Changes // of a Modified one; with the type changed, that alone
+	// Old and New are the file in either snapshot, nil where there is none. Of a
+	// hard link they describe the file that it is a name of.
+	Old, New *FileInfo
+}
+
+// DiffOptions are how snapshots are compared. nil will do.
+type DiffOptions struct {
+	// Times has paths of which only the time of modification differs be changes
+	// too. Those of a directory change whenever something in it comes or goes.
+	Times bool
+}
+
+// errInNeither is what there is to say of a path that only looks like one.
+var errInNeither = fmt.Errorf("%w in either snapshot", fs.ErrNotExist)
+
+// Diff calls yield for what differs from one snapshot to another, at a path and
+// below it, "" for everything, in the order of Walk: the entries of a directory
+// sorted by name, then those of each directory in it in turn. It stops at yield's
+// first error, and returns it.
+//
+// Pages of the trees that both snapshots have are not read, and no content of
+// any file is: how long it takes depends on how much differs. Contents are the
+// same where their chunks are. What was moved is a Removed path and an Added one.
+// A change of a file with several names is shown at the first of them alone,
+// unless path is another one.
+//
+// The path is taken as for OpenPath, but no symbolic link is followed. Where
+// neither snapshot has it, the error is an fs.ErrNotExist.
+func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts *DiffOptions, yield func(*Change) error) error {
+	if opts == nil {
+		opts = &DiffOptions{}
+	}
+	p, err := cleanPath(path)
+	if err != nil {
+		return pathError("diff", path, err)
+	}
+	// Both at once: a round trip or two less.
+	source := r.newSource(ctx)
+	open := func(ref string) (*SnapshotFS, error) {
+		m, err := r.open(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		return source.fs(ctx, m)
+	}
+	second := begin(func() (*SnapshotFS, error) { return open(newRef) })
+	before, err := open(oldRef)
+	after, err2 := second(ctx)
+	if err == nil {
+		err = err2
+	}
+	if err != nil {
+		return err
+	}
+
+	var stopped error // by yield
+	n := 0
+	err = manifest.Diff(ctx, before.tree, after.tree, p, func(d *manifest.Difference) error {
+		if n++; n == manyDifferences {
+			source.whole.Store(true)
+		}
+		if !opts.Times {
+			d.Changes &^= manifest.ChangedTimes
+		}
+		c, err := changeOf(before, after, d)
+		if err != nil || c == nil {
+			return err
+		}
+		stopped = yield(c)
+		return stopped
+	})
+	switch {
+	case err == nil || err == stopped:
+		return err
+	case errors.Is(err, manifest.ErrNotExist):
+		return pathError("diff", path, errInNeither)
+	}
+	return fmt.Errorf("comparing snapshots %v and %v: %w", before.Snapshot.ID, after.Snapshot.ID, integrity(err))
+}
+
+// manyDifferences is how many there are where it is likely that much of the trees
+// will be read, so that what follows a page is fetched with it.
+const manyDifferences = 1000
+
+// changeOf is the change that a difference makes, nil for none.
+func changeOf(before, after *SnapshotFS, d *manifest.Difference) (*Change, error) {
+	c := &Change{Kind: Modified, What: d.Changes}
+	switch {
+	case d.Old == nil:
+		c.Kind = Added
+	case d.New == nil:
+		c.Kind = Removed
+	case c.What == 0:
+		return nil, nil
+	}
+	var err error
+	if d.Old != nil {
+		c.Path = d.Old.Path()
+		if c.Old, err = before.infoOf(d.OldRank, d.Old); err != nil {
+			return nil, err
+		}
+	}
+	if d.New != nil {
+		c.Path = d.New.Path()
+		if c.New, err = after.infoOf(d.NewRank, d.New); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}

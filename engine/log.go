@@ -1,0 +1,61 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/snapctl/snapctl/manifest"
+)
+
+// A History is a snapshot and those that it was made from.
+type History struct {
+	// Snapshots begin with the one that was asked for; each is followed by its
+	// parent. Those that have expired and are not collected yet are among them.
+	Snapshots []*Snapshot
+	// Removed is the parent of the last one if that is not in the repository any
+	// more: what was before it is not known. Else it is nil.
+	Removed *manifest.ID
+}
+
+// Log gives a snapshot and its ancestors, newest first. It takes a listing and
+// the heads of manifests that the cache does not have. If an ancestor's manifest
+// is damaged, it gives those before it together with an error that is ErrIntegrity.
+func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
+	s, err := r.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	h := &History{Snapshots: []*Snapshot{s}}
+	if s.Parent == nil {
+		return h, nil
+	}
+	all, damaged, err := r.snapshots(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("history of snapshot %v: %w", s.ID, err)
+	}
+	known := make(map[manifest.ID]*Snapshot, len(all))
+	for _, s := range all {
+		known[s.ID] = s
+	}
+	seen := map[manifest.ID]bool{s.ID: true}
+	for s.Parent != nil {
+		id := *s.Parent
+		for _, d := range damaged {
+			if d.id == id {
+				return h, fmt.Errorf("history of snapshot %v: %w", h.Snapshots[0].ID, d.err)
+			}
+		}
+		parent := known[id]
+		if parent == nil {
+			h.Removed = &id
+			return h, nil
+		}
+		if seen[id] { // no writer makes that: a parent is there before its child
+			return h, fmt.Errorf("history of snapshot %v: %w: %v is its own ancestor", h.Snapshots[0].ID, ErrIntegrity, id)
+		}
+		seen[id] = true
+		h.Snapshots = append(h.Snapshots, parent)
+		s = parent
+	}
+	return h, nil
+}
