@@ -184,7 +184,6 @@ func TestProfile(t *testing.T) {
 	second := w.open()
 	m = mountAt(t, second, id, w.path("mnt2"), &MountOptions{Prefetch: PrefetchHot})
 	eventually(t, "prefetch", func() bool { return m.Stats().Fetched >= 1<<20 })
-	time.Sleep(100 * time.Millisecond)
 	before := m.Stats()
 	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
 	if s := m.Stats(); s.Misses != before.Misses || s.Fetched > 3<<20 {
@@ -210,6 +209,29 @@ func TestProfile(t *testing.T) {
 	})
 	m = mountAt(t, w.open(), id, w.path("mnt4"), &MountOptions{Prefetch: PrefetchHot})
 	sameFile(t, m.Dir+"/dir/3", content["dir/3"])
+	must(t, m.Unmount(false))
+}
+
+// TestProfileOfAncestor: what was read of a snapshot is fetched for one that was
+// made from it, also if there is another in between.
+func TestProfileOfAncestor(t *testing.T) {
+	w := newWobbly(t)
+	id, content := w.snapshot()
+	first := w.open()
+	m := mountAt(t, first, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
+	must(t, m.Unmount(false))
+	for i := range 2 {
+		write(t, w.path("src", "more"), random(uint64(100+i), 1000))
+		id = complete(t, first, w.path("src"), &CreateOptions{Parent: id.String()}).ID
+	}
+	m = mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchHot})
+	eventually(t, "prefetch", func() bool { return m.Stats().Fetched >= 1<<20 })
+	before := m.Stats()
+	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
+	if s := m.Stats(); s.Misses != before.Misses {
+		t.Errorf("%+v, before %+v", s, before)
+	}
 	must(t, m.Unmount(false))
 }
 

@@ -58,6 +58,9 @@ const (
 
 	// profilesUsed is how many of a snapshot's profiles a mount reads: the newest.
 	profilesUsed = 4
+	// profileAncestors is how many snapshots a mount looks at for profiles: its
+	// own, its parent, and so on. Each is a listing, in the background.
+	profileAncestors = 8
 )
 
 var errProfile = errors.New("damaged access profile")
@@ -284,11 +287,37 @@ func (p *prefetcher) fetchHot() {
 	g.Wait()
 }
 
-// readProfiles gives the frames of the snapshot's newest profiles, the newest
-// profile's first.
+// readProfiles gives what was read from mounts of the snapshot or, if there were
+// none, of the nearest of its ancestors whose mounts left a profile: most of a
+// fork's snapshot lies where that of its parent does.
 func (p *prefetcher) readProfiles(ctx context.Context) ([]touchedFrame, error) {
+	id, parent := p.m.ID, p.m.Parent
+	for generation := range profileAncestors {
+		frames, err := p.profilesOf(ctx, id)
+		if err != nil || len(frames) > 0 || parent.IsZero() {
+			return frames, err
+		}
+		if generation > 0 {
+			// It may be gone, and with it the way further back.
+			s, err := p.repo.Get(ctx, id.String())
+			if err != nil {
+				return nil, nil
+			}
+			if s.Parent == nil {
+				return nil, nil
+			}
+			parent = *s.Parent
+		}
+		id = parent
+	}
+	return nil, nil
+}
+
+// profilesOf gives the frames of a snapshot's newest profiles, as far as they lie
+// in packs of the mounted one; the newest profile's first.
+func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedFrame, error) {
 	var found []remote.Info
-	prefix := profilesOf(p.m.ID)
+	prefix := profilesOf(id)
 	err := p.repo.store.List(ctx, prefix, func(o remote.Info) error {
 		found = append(found, o)
 		if len(found) > 16*profilesUsed { // the oldest go
@@ -308,7 +337,7 @@ func (p *prefetcher) readProfiles(ctx context.Context) ([]touchedFrame, error) {
 	var g sync.WaitGroup
 	for i, o := range newest {
 		g.Go(func() {
-			prof, err := p.readProfile(ctx, o)
+			prof, err := p.readProfile(ctx, id, o)
 			if err == nil {
 				frames[i] = slices.DeleteFunc(prof.frames, func(f touchedFrame) bool { return !packs[f.pack] })
 			} else if ctx.Err() == nil {
@@ -333,7 +362,7 @@ func newestProfiles(all []remote.Info) []remote.Info {
 	return all[:min(len(all), profilesUsed)]
 }
 
-func (p *prefetcher) readProfile(ctx context.Context, o remote.Info) (*profile, error) {
+func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.Info) (*profile, error) {
 	if o.Size > maxProfile {
 		return nil, fmt.Errorf("%w: %d bytes", errProfile, o.Size)
 	}
@@ -342,11 +371,11 @@ func (p *prefetcher) readProfile(ctx context.Context, o remote.Info) (*profile, 
 		return nil, err
 	}
 	sum := blake3.Sum256(b)
-	if id := o.Name[strings.LastIndexByte(o.Name, '/')+1:]; id != hex.EncodeToString(sum[:]) {
+	if name := o.Name[strings.LastIndexByte(o.Name, '/')+1:]; name != hex.EncodeToString(sum[:]) {
 		return nil, fmt.Errorf("%w: it is not what its name says", errProfile)
 	}
 	prof, err := decodeProfile(b)
-	if err == nil && prof.snapshot != p.m.ID {
+	if err == nil && prof.snapshot != id {
 		err = fmt.Errorf("%w: of snapshot %v", errProfile, prof.snapshot)
 	}
 	return prof, err
