@@ -14,7 +14,8 @@ import (
 type assembler struct {
 	*creator
 	framer  framer
-	builder *manifest.Builder
+	builder treeBuilder
+	fork    *overlayTree // the builder, if it is a fork's; else nil
 
 	// pending are the chunks of this run that the index does not have yet.
 	pending      map[chunk.ID]placed
@@ -29,7 +30,8 @@ type assembler struct {
 	heirs map[manifest.Key]*manifest.Key
 
 	root     *manifest.Root
-	prints   []uint64 // of the entries in the tree
+	prints   []uint64          // of the entries in the tree
+	memo     map[uint64]uint64 // of the entries of a fork's upper directory, by keyHash
 	files    uint64
 	bytes    uint64
 	newBytes uint64
@@ -41,22 +43,36 @@ type placed struct {
 	offset uint32
 }
 
-func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers int) *assembler {
+// treeBuilder makes a tree of entries that come in order: a [manifest.Builder], or
+// a [manifest.Patch] of another tree.
+type treeBuilder interface {
+	Add(ctx context.Context, e *manifest.Entry) error
+	Finish(ctx context.Context) (*manifest.Root, error)
+}
+
+func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers int) (*assembler, error) {
 	sink := &treeSink{
 		codec: c.repo.codec, hasher: c.repo.hasher, up: c.up,
 		lookup: c.pageLookup(ctx), pages: map[chunk.ID]manifest.PageRef{},
 	}
-	builder := manifest.NewBuilder(sink)
-	if c.parent != nil {
-		builder.Reuse(c.parent.tree)
-	}
-	return &assembler{
+	a := &assembler{
 		creator: c,
-		framer:  framer{pack: newPacker(ctx, g, c.repo.codec, c.up, workers)},
-		builder: builder,
 		pending: map[chunk.ID]placed{}, pendingLimit: maxPending,
 		goneDirs: map[string]bool{}, heirs: map[manifest.Key]*manifest.Key{},
 	}
+	if c.fork != nil {
+		if err := a.patchTree(ctx, sink); err != nil {
+			return nil, err
+		}
+	} else {
+		builder := manifest.NewBuilder(sink)
+		if c.parent != nil {
+			builder.Reuse(c.parent.tree)
+		}
+		a.builder = builder
+	}
+	a.framer.pack = newPacker(ctx, g, c.repo.codec, c.up, workers)
+	return a, nil
 }
 
 // pageLookup finds tree pages that the repository has: the parent's without the
@@ -71,6 +87,9 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 				if err != nil && ctx.Err() == nil {
 					c.parent.fail(err)
 				}
+			}
+			if c.fork != nil {
+				c.fork.pages(ctx, known)
 			}
 		}
 		if ref, ok := known[id]; ok && !c.parent.bad.Load() {
@@ -172,6 +191,10 @@ func (a *assembler) forgetPending(ctx context.Context) error {
 
 // settled queues an item of which all is known, unless it is not there any more.
 func (a *assembler) settled(ctx context.Context, it *item, rd *reader) error {
+	if it.op != opAdd {
+		a.queue = append(a.queue, it)
+		return nil
+	}
 	e := &it.entry
 	if a.goneDirs[e.Dir] {
 		it.drop = true
@@ -195,12 +218,24 @@ func (a *assembler) settled(ctx context.Context, it *item, rd *reader) error {
 	if it.linked && (it.drop || it.renewed) {
 		a.heirs[e.Key()] = nil
 	}
-	if !it.drop {
-		a.queue = append(a.queue, it)
-	} else if e.Type == manifest.Dir {
+	if it.drop && e.Type == manifest.Dir {
 		a.goneDirs[e.Path()] = true
 	}
+	a.enqueue(it)
 	return nil
+}
+
+// enqueue queues an item, unless it is not there any more: then the tree that a fork
+// began with must not have it either.
+func (a *assembler) enqueue(it *item) {
+	switch {
+	case !it.drop:
+	case a.fork == nil:
+		return
+	default:
+		it = &item{op: opRemove, drop: true, entry: manifest.Entry{Dir: it.entry.Dir, Name: it.entry.Name, Type: it.entry.Type}}
+	}
+	a.queue = append(a.queue, it)
 }
 
 // inherit reads a file under its second name, because it could not be read under
@@ -208,17 +243,20 @@ func (a *assembler) settled(ctx context.Context, it *item, rd *reader) error {
 func (a *assembler) inherit(ctx context.Context, it *item, rd *reader) error {
 	first := it.entry.First
 	it, err := a.stream(ctx, it, rd)
-	if err == nil && !it.drop {
+	if err != nil {
+		return err
+	}
+	if !it.drop {
 		k := it.entry.Key()
 		a.heirs[first] = &k
-		a.queue = append(a.queue, it)
 	}
-	return err
+	a.enqueue(it)
+	return nil
 }
 
 // stream has an item read again, as a batch of its own, while the pipeline waits.
 func (a *assembler) stream(ctx context.Context, it *item, rd *reader) (*item, error) {
-	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true, lane: it.lane}
+	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true, lane: it.lane, lower: it.lower}
 	b := &batch{items: []item{again}, stream: again.entry.Type == manifest.File, parts: make(chan *part, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	var settling sync.WaitGroup
@@ -315,6 +353,9 @@ func (a *assembler) drain(ctx context.Context, wait bool) error {
 
 // add puts an entry into the tree.
 func (a *assembler) add(ctx context.Context, it *item) error {
+	if it.op != opAdd {
+		return a.fork.remove(ctx, it)
+	}
 	e := &it.entry
 	for i, f := range it.frames {
 		if f != nil {
@@ -327,7 +368,12 @@ func (a *assembler) add(ctx context.Context, it *item) error {
 	if err := a.builder.Add(ctx, e); err != nil {
 		return err
 	}
-	a.prints = append(a.prints, it.print)
+	switch {
+	case a.fork == nil:
+		a.prints = append(a.prints, it.print)
+	case it.print != 0:
+		a.memo[keyHash(e.Key())] = it.print
+	}
 	if e.Type != manifest.Dir {
 		a.files++
 	}

@@ -37,6 +37,7 @@ type batch struct {
 
 // item is an entry on its way into the tree.
 type item struct {
+	op       itemOp
 	entry    manifest.Entry
 	stat     dirent
 	settle   bool   // a reader has to look at it
@@ -48,11 +49,25 @@ type item struct {
 	print    uint64 // fingerprint for the stat cache, 0 for none
 	lane     lane   // of its new chunks; the entry itself is the reader's while it is settled
 
+	// Of a fork: the snapshot's directory that shows where the item is, and whether
+	// a file takes up no room, so that its contents may be the snapshot's.
+	lower *lowerDir
+	bare  bool
+
 	// The assembler's: what the file's parts hold, and the frames of those
 	// extents that lie in one that has no place yet.
 	extents []manifest.Extent
 	frames  []*frame
 }
+
+// itemOp is what is done with an item's entry.
+type itemOp uint8
+
+const (
+	opAdd         itemOp = iota
+	opRemove             // it is removed from the fork's snapshot
+	opRemoveBelow        // all below its Dir is
+)
 
 // part is a buffer full of chunks.
 type part struct {

@@ -127,17 +127,25 @@ func (r *Repository) ownDirs() map[inode]bool {
 	if err := os.MkdirAll(r.cache.dir, 0o700); err != nil {
 		r.log.Info("making the cache", "err", err)
 	}
-	dirs := []string{r.dir, r.cache.dir}
-	if r.registry != nil {
-		dirs = append(dirs, r.registry.dir)
-	}
-	for _, dir := range dirs {
+	for _, dir := range r.ownPaths() {
 		var st unix.Stat_t
-		if dir != "" && unix.Stat(dir, &st) == nil {
+		if unix.Stat(dir, &st) == nil {
 			own[inode{st.Dev, st.Ino}] = true
 		}
 	}
 	return own
+}
+
+// ownPaths are those folders by name.
+func (r *Repository) ownPaths() []string {
+	dirs := []string{r.cache.dir}
+	if r.dir != "" {
+		dirs = append(dirs, r.dir)
+	}
+	if r.registry != nil {
+		dirs = append(dirs, r.registry.dir)
+	}
+	return dirs
 }
 
 // Bounds of the cache in bytes.

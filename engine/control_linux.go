@@ -39,8 +39,10 @@ const (
 )
 
 type statusReply struct {
-	Pid   int        `json:"pid"`
-	Stats MountStats `json:"stats"`
+	Pid      int        `json:"pid"`
+	Restarts int        `json:"restarts,omitempty"`
+	Keeper   int        `json:"keeper,omitempty"` // pid
+	Stats    MountStats `json:"stats"`
 }
 
 type pointRequest struct {
@@ -79,7 +81,7 @@ func (s *mountServer) listen(e *entry) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
 		s.check() // for who has just unmounted something
-		reply(w, statusReply{os.Getpid(), s.stats()})
+		reply(w, s.status())
 	})
 	mux.HandleFunc("POST "+pointsPath, s.answerPoint)
 	s.control = &http.Server{

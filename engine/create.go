@@ -37,7 +37,8 @@ type CreateOptions struct {
 
 	// Parent is a reference to the snapshot that unchanged files are taken
 	// from. The default is the newest one that this machine made of, or
-	// restored to, the directory.
+	// restored to, the directory; of a fork, the newest one that it made of the fork,
+	// or else the one that was forked.
 	Parent string
 
 	Progress Progress
@@ -56,6 +57,10 @@ type CreateResult struct {
 // Create makes a snapshot of the directory dir. Files that cannot be read are
 // left out and named in the result, which is then marked incomplete.
 //
+// Of a fork, an overlay over the mount of a snapshot of this repository, it reads the
+// upper directory alone, unless there are patterns, another parent, or something
+// mounted below dir. If the upper directory says what cannot be there is no snapshot.
+//
 // When Create returns without an error the snapshot is durable and whole. When
 // it fails or its context ends, there is no snapshot, and what was uploaded is
 // found by the next Create.
@@ -68,13 +73,28 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
 	}
-	defer unix.Close(c.root)
+	defer c.close()
+	c.findFork()
 	res, err := c.run(ctx)
+	if c.fork != nil && errors.Is(integrity(err), ErrIntegrity) && ctx.Err() == nil {
+		// The snapshot below cannot be relied on: what shows of it is read instead.
+		c.warn(fmt.Errorf("snapshot %v: %w; all of %s is read", c.fork.overlay.Lower, err, c.dir))
+		if c, err = r.newCreator(dir, opts); err != nil {
+			return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
+		}
+		defer c.close()
+		res, err = c.run(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
 	}
 	res.Duration = time.Since(start)
 	return res, nil
+}
+
+func (c *creator) close() {
+	unix.Close(c.root)
+	c.fork.close()
 }
 
 // creator is one run of Create.
@@ -88,7 +108,8 @@ type creator struct {
 	started time.Time
 	exclude *excludes
 
-	parent *parentTree // nil for none
+	parent *parentTree    // nil for none
+	fork   *overlaySource // if dir is a fork, of parent; else nil
 	commit committer
 	up     *uploader
 	meter  *meter
@@ -189,10 +210,8 @@ func (c *creator) warn(err error) {
 func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	c.meter.start(PhaseReading)
 	defer c.meter.stop()
-	if err := c.findParent(ctx); err != nil {
-		return nil, err
-	}
-	g, gctx := errgroup.WithContext(ctx)
+	runCtx, cancel := context.WithCancel(ctx)
+	g, gctx := errgroup.WithContext(runCtx)
 	puts := uploads
 	if c.repo.local() {
 		puts = localPuts
@@ -206,6 +225,10 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	c.up.onLand = c.commit.flushSome
 	c.commit.start(gctx)
 	defer c.commit.listing.Wait()
+	defer cancel()
+	if err := c.findParent(ctx); err != nil {
+		return nil, err
+	}
 
 	var asm *assembler
 	g.Go(func() (err error) {
@@ -227,18 +250,25 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, error) {
 	workers := runtime.GOMAXPROCS(0)
 	seq := newSequencer(c)
-	asm := newAssembler(ctx, c, g, workers)
+	walk := seq.run
+	asm, err := newAssembler(ctx, c, g, workers)
+	if err != nil {
+		return nil, err
+	}
 	rd := &reader{
-		root: c.root, splitter: c.repo.splitter, hasher: c.repo.hasher,
+		root: c.root, fork: c.fork.reader(c), splitter: c.repo.splitter, hasher: c.repo.hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
 		started: c.started.Unix(), bytes: c.meter.addBytes,
 		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.splitter.MaxChunk())),
 	}
 
+	if c.fork != nil {
+		walk, rd.root = newOverlaySequencer(seq).run, c.fork.root
+	}
 	g.Go(func() error {
 		defer close(seq.order)
 		defer close(seq.work)
-		return seq.run(ctx, workers)
+		return walk(ctx, workers)
 	})
 	// More than cores: on a disk that is cold they mostly wait.
 	for range max(4, 2*workers) {
@@ -283,7 +313,12 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 		return nil, fmt.Errorf("writing the manifest: %w", err)
 	}
 	c.repo.cacheHead(m.ID, data)
-	if err := c.repo.cache.writeStats(c.place, m.ID, asm.prints); err != nil {
+	if c.fork != nil {
+		err = c.repo.cache.writeMemo(c.fork.overlay, m.ID, asm.memo)
+	} else {
+		err = c.repo.cache.writeStats(c.place, m.ID, asm.prints)
+	}
+	if err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)
 	}
 	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
@@ -313,6 +348,9 @@ func (c *creator) info(asm *assembler) (*manifest.Info, error) {
 	}
 	if c.parent != nil {
 		i.Parent = c.parent.id
+	}
+	if c.fork != nil && c.fork.memo != nil {
+		i.Parent = c.fork.memo.snapshot
 	}
 	return i, nil
 }

@@ -456,12 +456,15 @@ func leftovers(t testing.TB, dir string) (found []string) {
 
 // A job is what another process does.
 type job struct {
-	Op               string // "create", "restore" or "mount"
+	Op               string // "create", "restore", "mount" or "fork"
 	Repo, Cache, Dir string
 	State            string
 	Ref              string
 	Create           CreateOptions
 	Restore          RestoreOptions
+	Mode             ForkMode
+	Ephemeral        bool
+	Keep             bool // the fork
 }
 
 // outcome is what it tells.
@@ -513,6 +516,8 @@ func (j *job) run(o *outcome) error {
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
 	case "mount":
 		return j.mount(r)
+	case "fork":
+		return j.fork(r, o)
 	default:
 		return fmt.Errorf("no job %q", j.Op)
 	}

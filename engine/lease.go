@@ -26,25 +26,31 @@ const leaseGoodbye = 3 * time.Second
 // A lease keeps what a snapshot needs from garbage collection, also when the
 // snapshot is removed, as long as it is held. See manifest.Lease.
 type lease struct {
-	repo   *Repository
-	name   string
-	object []byte
-	warn   func(error)
-	cancel context.CancelFunc
-	ended  chan struct{}
+	repo     *Repository
+	name     string
+	manifest []byte // object
+	object   []byte
+	warn     func(error)
+	cancel   context.CancelFunc
+	ended    chan struct{}
 }
 
 // holdLease writes a lease in the background, and again and again until it is
 // released. encoded is the snapshot's manifest object. warn is told when it cannot
 // be written, once until it can again.
 func (r *Repository) holdLease(id manifest.ID, encoded []byte, warn func(error)) *lease {
+	return r.holdLeaseAs("leases/"+id.String()+"/"+uuid.NewString(), encoded, warn)
+}
+
+// holdLeaseAs is holdLease for a lease that another process has held.
+func (r *Repository) holdLeaseAs(name string, encoded []byte, warn func(error)) *lease {
 	object, err := (&manifest.Lease{Hold: leaseHold, Manifest: encoded}).Encode()
 	if err != nil {
 		panic(err) // the manifest was decoded
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lease{
-		repo: r, name: "leases/" + id.String() + "/" + uuid.NewString(), object: object, warn: warn,
+		repo: r, name: name, manifest: encoded, object: object, warn: warn,
 		cancel: cancel, ended: make(chan struct{}),
 	}
 	go l.hold(ctx)

@@ -36,7 +36,13 @@ type MountOptions struct {
 	// Warn is told of what does not go as it should but does not stop the mount,
 	// at any time while it lasts. It must be safe for parallel use.
 	Warn func(error)
+
+	// byOthers fails with errNoServer rather than have this process serve.
+	byOthers bool
 }
+
+// errNoServer: no process serves the snapshot.
+var errNoServer = errors.New("no process serves the snapshot")
 
 func (o *MountOptions) warn(err error) {
 	if o.Warn != nil {
@@ -129,7 +135,11 @@ func (r *Repository) Mount(ctx context.Context, ref, dir string, opts *MountOpti
 	}
 	defer unlock()
 	m, err := r.mountElsewhere(ctx, id, path, opts)
-	if m == nil && err == nil {
+	switch {
+	case m != nil || err != nil:
+	case opts.byOthers:
+		return nil, errNoServer
+	default:
 		m, err = r.serve(ctx, id, path, opts)
 	}
 	if err == nil {

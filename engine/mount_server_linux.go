@@ -43,6 +43,8 @@ type mountServer struct {
 
 	lease    *lease
 	control  *http.Server // nil without a registry
+	keeper   Keeper       // nil for none
+	encoded  *os.File     // the manifest, for the keeper
 	unwatch  chan struct{}
 	finish   sync.Once
 	finished chan struct{}
@@ -68,6 +70,17 @@ func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opt
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", id, integrity(err))
 	}
+	s := r.newMountServer(ctx, man, tree, opts)
+	m, err := s.begin(path, encoded, opts)
+	if err != nil {
+		s.end()
+		return nil, err
+	}
+	return m, nil
+}
+
+// newMountServer makes a server that is mounted nowhere yet.
+func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest, tree *manifest.Tree, opts *MountOptions) *mountServer {
 	s := &mountServer{
 		repo: r, manifest: man, snapshot: *snapshotOf(&man.Info), tree: tree, share: opts.Share,
 		unwatch: make(chan struct{}), finished: make(chan struct{}),
@@ -86,12 +99,7 @@ func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opt
 	}
 	s.chunks = newChunkReader(serving, r, store, memory)
 	s.chunks.loaded = s.ahead.touched()
-	m, err := s.begin(path, encoded, opts)
-	if err != nil {
-		s.end()
-		return nil, err
-	}
-	return m, nil
+	return s
 }
 
 // begin makes the first mount point, and what there is one of for all of them.
@@ -123,12 +131,7 @@ func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &fileSystem{Server: fs}
-	s.systems = append(s.systems, x)
-	go func() {
-		fs.Wait()
-		s.systemEnded(x)
-	}()
+	x := s.addSystem(fs)
 	points, err := fusefs.Points()
 	if err != nil {
 		return nil, errors.Join(err, fs.Unmount(true))
@@ -139,6 +142,17 @@ func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
 		}
 	}
 	return s.add(path, x.device, opts), nil
+}
+
+// addSystem has the end of a file system noticed.
+func (s *mountServer) addSystem(fs *fusefs.Server) *fileSystem {
+	x := &fileSystem{Server: fs}
+	s.systems = append(s.systems, x)
+	go func() {
+		fs.Wait()
+		s.systemEnded(x)
+	}()
+	return x
 }
 
 // add makes the handle of a mount point.
@@ -192,6 +206,7 @@ func (s *mountServer) attach(path string, opts *MountOptions) (*Mount, error) {
 		if m, err = s.mount(path, opts); err != nil {
 			return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 		}
+		s.handOver()
 	}
 	if err := s.writeRecord(); err != nil {
 		return nil, errors.Join(fmt.Errorf("registering the mount: %w", err), fusefs.Unmount(path, true))
@@ -297,6 +312,8 @@ func (s *mountServer) systemEnded(x *fileSystem) {
 	s.closing = s.closing || !slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended })
 	if s.closing {
 		go s.end()
+	} else {
+		s.handOver()
 	}
 }
 
@@ -304,6 +321,7 @@ func (s *mountServer) systemEnded(x *fileSystem) {
 // errors from then on.
 func (s *mountServer) end() {
 	s.finish.Do(func() {
+		s.release()
 		s.stop()
 		if s.control != nil {
 			s.control.Close()
@@ -327,6 +345,20 @@ func (s *mountServer) end() {
 		}
 		s.mounts = nil
 	})
+}
+
+// status tells how the server is.
+func (s *mountServer) status() statusReply {
+	r := statusReply{Pid: os.Getpid(), Stats: s.stats()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.record != nil {
+		r.Restarts = s.record.Restarts
+	}
+	if s.keeper != nil {
+		r.Keeper = s.keeper.Pid()
+	}
+	return r
 }
 
 // stats tells what the server did so far.

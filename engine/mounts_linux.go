@@ -46,13 +46,21 @@ type MountStatus struct {
 	Snapshot   Snapshot    `json:"snapshot"`             // the id alone if the mount is not in the registry
 	Repository string      `json:"repository,omitempty"` // URL
 	Since      *time.Time  `json:"since,omitempty"`
-	Pid        int         `json:"pid,omitempty"` // of the server, as that sees itself
+	Pid        int         `json:"pid,omitempty"`      // of the server, as that sees itself
+	Restarts   int         `json:"restarts,omitempty"` // how often it took over from one that had died
+	Keeper     int         `json:"keeper,omitempty"`   // pid of the process that would have it do so again
 	State      MountState  `json:"state"`
 	Stats      *MountStats `json:"stats,omitempty"` // of the server, all its mount points together
 
 	// Registered: it is in the registry of that state folder, and not merely in the
 	// kernel's table of mounts.
 	Registered bool `json:"registered"`
+	// Lower: it is there for forks that lie over it, and goes with the last.
+	Lower bool `json:"lower,omitempty"`
+
+	// AllowOther and Prefetch are as it was mounted.
+	AllowOther bool     `json:"-"`
+	Prefetch   Prefetch `json:"-"`
 }
 
 // Mounts gives what is mounted: by this user with that state folder, and whatever
@@ -67,6 +75,11 @@ func Mounts(ctx context.Context, stateDir string) ([]*MountStatus, error) {
 	for tries := 0; ; tries++ {
 		all, changed, err := g.mounts(ctx)
 		if err != nil || !changed || tries == 5 {
+			if forks, err := newForkRegistry(stateDir); err == nil {
+				for _, s := range all {
+					s.Lower = forks.isLower(s.Dir)
+				}
+			}
 			return all, err
 		}
 	}
@@ -144,15 +157,18 @@ func (e *entryState) ask(ctx context.Context) *statusReply {
 func (e *entryState) describe(dir string, reply *statusReply) *MountStatus {
 	s := &MountStatus{
 		Dir: dir, Snapshot: e.rec.Snapshot, Repository: e.rec.Repository.URL, Since: &e.rec.Since, Pid: e.rec.Pid,
-		Registered: true,
+		Restarts: e.rec.Restarts, Registered: true,
 	}
+	s.AllowOther = e.rec.Options.AllowOther
+	s.Prefetch, _ = ParsePrefetch(e.rec.Options.Prefetch) // of a later version: the default
 	for i := range e.rec.Points {
 		if p := &e.rec.Points[i]; string(p.Dir) == dir {
 			s.Since = &p.Since
 		}
 	}
 	if reply != nil {
-		s.Stats = &reply.Stats
+		s.Stats, s.Keeper = &reply.Stats, reply.Keeper
+		s.Pid, s.Restarts = reply.Pid, reply.Restarts // it may have taken over a moment ago
 	}
 	switch {
 	case len(e.points) > 0 && !e.live:
@@ -186,11 +202,11 @@ var ErrServerStays = errors.New("it is unmounted, but the process that served it
 // one has to do is to delete its lease.
 const serverPatience = 10 * time.Second
 
-// Unmount unmounts the snapshot at dir, also one whose server is gone, and
-// forgets one that was lost. When it was the last that a process of that state
-// folder served, it waits until that has ended, and fails with ErrServerStays
-// after 10 seconds. It fails with fusefs.ErrNotMounted, and with fusefs.ErrBusy
-// for a mount that somebody uses, unless Detach is set.
+// Unmount unmounts the snapshot or the fork at dir, also one whose server is gone,
+// and forgets one that was lost. What was changed in a fork is kept. When it was the
+// last that a process of that state folder served, it waits until that has ended, and
+// fails with ErrServerStays after 10 seconds. It fails with fusefs.ErrNotMounted, and
+// with fusefs.ErrBusy for a mount that somebody uses, unless Detach is set.
 func Unmount(ctx context.Context, stateDir, dir string, opts *UnmountOptions) error {
 	if opts == nil {
 		opts = &UnmountOptions{}
@@ -205,6 +221,12 @@ func Unmount(ctx context.Context, stateDir, dir string, opts *UnmountOptions) er
 	}
 	if g == nil {
 		_, err := unmountBusy(path, opts.Detach)
+		return err
+	}
+	if is, err := unmountForkAt(ctx, stateDir, path, opts.Detach); is || err != nil {
+		if err != nil {
+			err = fmt.Errorf("unmounting %s: %w", path, err)
+		}
 		return err
 	}
 	points, err := fusefs.Points()
@@ -372,10 +394,10 @@ func (r *Repository) mountElsewhere(ctx context.Context, id manifest.ID, path st
 		if err := r.checkExpiry(&e.rec.Snapshot); err != nil {
 			return nil, fmt.Errorf("snapshot %v: %w", id, err)
 		}
-		// Of one that is stopped it is soon known.
-		_, err := e.status(ctx)
+		// Of one that is stopped it is soon known, and one that takes over soon there.
 		var reply *pointReply
-		if err == nil {
+		err := context.DeadlineExceeded
+		if e.ask(ctx) != nil {
 			reply, err = e.attach(ctx, path, opts)
 		}
 		if err != nil {

@@ -11,6 +11,11 @@ import (
 // findParent opens the snapshot that unchanged files are taken from, if there is
 // one. It must be in the repository still: only then are its packs sure to be.
 func (c *creator) findParent(ctx context.Context) error {
+	if c.fork != nil {
+		if found, err := c.findLower(ctx); found || err != nil {
+			return err
+		}
+	}
 	stats := c.repo.cache.readStats(c.place)
 	var id manifest.ID
 	switch {

@@ -27,7 +27,8 @@ type reader struct {
 	vanished func(path string)
 	started  int64 // when the walk started, in seconds
 	buffers  *buffers
-	bytes    func(n int64) // progress
+	bytes    func(n int64)  // progress
+	fork     *overlayReader // of the upper directory of a fork; nil if it is not
 }
 
 // openDir keeps the directory open that the item before was in.
@@ -77,14 +78,19 @@ func (r *reader) settle(ctx context.Context, b *batch) {
 			if p == nil {
 				p = &part{buf: r.buffers.get()}
 			}
-			err = r.readFile(dir, b, i, p)
+			err = r.readFile(ctx, dir, b, i, p)
 		default:
 			err = r.readMeta(dir, it)
 		}
 		if err != nil && ctx.Err() == nil {
+			if r.fork != nil && r.fork.removed(dir, it) {
+				err = unix.ENOENT
+			}
 			// A directory that is there stays: what is in it was read.
 			it.drop = it.entry.Type != manifest.Dir || isGone(err)
-			r.report(it, err)
+			if r.fork == nil || !r.fork.fatal(err) {
+				r.report(it, err)
+			}
 		}
 	}
 	if p != nil {
@@ -135,7 +141,7 @@ var (
 )
 
 // readFile reads a small file into p.
-func (r *reader) readFile(dir *openDir, b *batch, i int, p *part) error {
+func (r *reader) readFile(ctx context.Context, dir *openDir, b *batch, i int, p *part) error {
 	it := &b.items[i]
 	parent, err := dir.get(it.entry.Dir)
 	if err != nil {
@@ -156,6 +162,13 @@ func (r *reader) readFile(dir *openDir, b *batch, i int, p *part) error {
 			return r.fileXattrs(fd, it)
 		}
 		it.entry.Extents, it.entry.Spill = nil, nil
+	}
+	if done, err := r.lowerContents(ctx, fd, it); done || err != nil {
+		return err
+	}
+	if it.bare && it.stat.size > maxHoleless {
+		it.outgrown = true // it may be all hole
+		return nil
 	}
 	start, pieces := len(p.buf), len(p.pieces)
 	for attempt := 1; ; attempt++ {
@@ -259,6 +272,9 @@ func (r *reader) streamFile(ctx context.Context, dir *openDir, b *batch) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if done, err := r.lowerContents(ctx, fd, it); done || err != nil {
+		return err
+	}
 	for attempt := 1; ; attempt++ {
 		size, err := r.streamOnce(ctx, fd, b)
 		if err != nil {
@@ -434,6 +450,12 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 		return fmt.Errorf("listing extended attributes: %w", err)
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		shown := name
+		if r.fork != nil {
+			if shown = r.fork.format.shown(name); shown == "" {
+				continue
+			}
+		}
 		value, err := grow(func(dest []byte) (int, error) { return x.get(name, dest) })
 		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 			continue // removed meanwhile, or a name that only says that it exists
@@ -441,7 +463,7 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 		if err != nil {
 			return fmt.Errorf("extended attribute %q: %w", name, err)
 		}
-		e.Xattrs = append(e.Xattrs, manifest.Xattr{Name: name, Value: value})
+		e.Xattrs = append(e.Xattrs, manifest.Xattr{Name: shown, Value: value})
 	}
 	slices.SortFunc(e.Xattrs, func(a, b manifest.Xattr) int { return strings.Compare(a.Name, b.Name) })
 	size := 0

@@ -93,9 +93,10 @@ type record struct {
 	Options    recordOptions    `json:"options"`
 	Since      time.Time        `json:"since"`
 	Pid        int              `json:"pid"`
-	Share      bool             `json:"share"`     // it serves other processes' mount points too
-	Boot       string           `json:"boot"`      // which start of the machine
-	Namespace  string           `json:"namespace"` // of mounts, as in mnt:[4026531841]
+	Restarts   int              `json:"restarts,omitempty"` // how often a server took over from one that had died
+	Share      bool             `json:"share"`              // it serves other processes' mount points too
+	Boot       string           `json:"boot"`               // which start of the machine
+	Namespace  string           `json:"namespace"`          // of mounts, as in mnt:[4026531841]
 	Points     []recordPoint    `json:"points"`
 }
 
@@ -275,8 +276,13 @@ func (e *entry) write(rec *record) error {
 	if err != nil {
 		return err
 	}
-	const temp = recordName + ".new"
-	f, err := os.OpenFile(e.path(temp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	return e.put(recordName, b)
+}
+
+// put writes a file of the entry, whole or not at all, and durably.
+func (e *entry) put(name string, b []byte) error {
+	temp := name + ".new"
+	f, err := os.OpenFile(e.path(temp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -287,31 +293,39 @@ func (e *entry) write(rec *record) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(e.path(temp), e.path(recordName)); err != nil {
+	if err := os.Rename(e.path(temp), e.path(name)); err != nil {
 		return err
 	}
 	return e.dir.Sync()
 }
 
 func (e *entry) read() (*record, error) {
-	f, err := os.OpenFile(e.path(recordName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	b, err := readRecord(e.path(recordName))
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(b)
+}
+
+// readRecord reads a file that may be anything.
+func readRecord(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.Size() > maxRecord {
-		return nil, fmt.Errorf("%s is too long", recordName)
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
+		return nil, fmt.Errorf("%s is no record", filepath.Base(path))
 	}
 	b := make([]byte, 0, 4<<10)
 	for {
 		n, err := f.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		if n == 0 || err != nil {
-			break
+			return b, nil
 		}
 		b = slices.Grow(b, 4<<10)
 	}
-	return decodeRecord(b)
 }
 
 // live reports whether the server lives. The lock that it tries is one that

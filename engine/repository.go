@@ -72,6 +72,10 @@ type Repository struct {
 	packs *packCache
 	ahead *lookahead // nil for none
 
+	// forkOf tells of the fork that is mounted at a path without symbolic links; nil
+	// asks the kernel.
+	forkOf func(path string) (*overlayInfo, bool)
+
 	servers    servers          // of mounts, in this process
 	registry   *registry        // of those of all processes; nil for none
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery

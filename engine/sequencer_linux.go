@@ -50,10 +50,21 @@ func (s *sequencer) run(ctx context.Context, workers int) error {
 }
 
 func (s *sequencer) visit(ctx context.Context, n *dirNode) error {
-	if n.err != nil {
-		if n.path == "" {
-			return n.err
+	if n.err != nil && n.path == "" {
+		return n.err
+	}
+	s.note(n)
+	for i := range n.entries {
+		if err := s.add(ctx, n.path, &n.entries[i]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// note tells what went wrong in a directory, and counts what is left out.
+func (s *sequencer) note(n *dirNode) {
+	if n.err != nil {
 		if isGone(n.err) {
 			s.vanished(n.path)
 		} else {
@@ -66,12 +77,6 @@ func (s *sequencer) visit(ctx context.Context, n *dirNode) error {
 	if n.sockets > 0 {
 		s.sockets.Add(int64(n.sockets))
 	}
-	for i := range n.entries {
-		if err := s.add(ctx, n.path, &n.entries[i]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // add appends an entry to the batch.
@@ -92,9 +97,16 @@ func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
 	if it.entry.Type != manifest.File || contents {
 		return s.append(ctx, &it, false)
 	}
-	// A file of fewer blocks than bytes may have holes.
-	stream := d.size > batchBytes || d.size > 4<<10 && d.alloc < d.size
-	return s.append(ctx, &it, stream)
+	return s.append(ctx, &it, streams(d))
+}
+
+// maxHoleless is the size in bytes up to which nobody asks whether a file is a hole.
+const maxHoleless = 4 << 10
+
+// streams reports whether a file is read as a batch of its own: one that is large,
+// or of fewer blocks than bytes, so that it may have holes.
+func streams(d *dirent) bool {
+	return d.size > batchBytes || d.size > maxHoleless && d.alloc < d.size
 }
 
 // linkTo reports whether an earlier entry is the same file.
@@ -128,7 +140,7 @@ func (s *sequencer) append(ctx context.Context, it *item, stream bool) error {
 	}
 	b.items = append(b.items, *it)
 	b.stream = stream
-	if it.settle {
+	if it.settle && !it.bare {
 		b.bytes += it.stat.size
 	}
 	if stream || len(b.items) == batchItems || b.bytes >= batchBytes {
@@ -162,9 +174,10 @@ func (s *sequencer) dispatch(ctx context.Context) error {
 	return nil
 }
 
-// isGone reports that what a path named is not there any more.
+// isGone reports that what a path named is not there any more. ESTALE may mean that
+// too, but also that a file system has lost its way: that is told.
 func isGone(err error) bool {
-	return errIsAny(err, unix.ENOENT, unix.ENOTDIR, unix.ESTALE)
+	return errIsAny(err, unix.ENOENT, unix.ENOTDIR)
 }
 
 // parentTree is the snapshot that unchanged files are taken from.

@@ -22,6 +22,7 @@ type walker struct {
 	exclude *excludes
 	oneFS   bool
 	skip    map[inode]bool // directories that are left out
+	upper   *upperFormat   // the root is the upper directory of a fork; nil if it is not
 
 	mu    sync.Mutex
 	cond  *sync.Cond
@@ -46,6 +47,12 @@ type dirNode struct {
 	err     error
 	failed  []error // entries that could not be looked at
 	sockets int
+
+	// Of the upper directory of a fork: what it says of itself, the names that are
+	// not to show whatever the snapshot has, and what it shows, once that is known.
+	marks  dirMarks
+	hidden []string
+	fork   *overlayDir
 }
 
 // dirent is an entry of a directory and its stat.
@@ -184,11 +191,22 @@ func (w *walker) read(n *dirNode) error {
 	if n.ignore, err = w.exclude.enter(n.ignore, fd, n.path, names); err != nil {
 		n.failed = append(n.failed, fmt.Errorf("%w: nothing is left out because of it", err))
 	}
+	if w.upper != nil {
+		if n.marks, err = w.upper.marks(fd); err != nil {
+			return fmt.Errorf("directory %q: %w", n.path, err)
+		}
+	}
 	n.entries = make([]dirent, 0, len(names))
 	var st unix.Stat_t
 	for _, name := range names {
 		path := manifest.Join(n.path, name)
+		if w.upper != nil && n.hide(*w.upper, name) {
+			continue
+		}
 		err := fstatat(fd, name, &st)
+		if err != nil {
+			n.hidden = append(n.hidden, name)
+		}
 		switch {
 		case errors.Is(err, unix.ENOENT):
 			continue // removed since it was listed: it was never there
@@ -197,11 +215,22 @@ func (w *walker) read(n *dirNode) error {
 			continue
 		}
 		d := direntOf(name, &st)
+		if w.upper != nil {
+			switch gone, err := w.upper.whiteout(fd, &d); {
+			case err != nil:
+				n.failed = append(n.failed, fmt.Errorf("looking at %q: %w", path, err))
+				fallthrough
+			case gone:
+				n.hidden = append(n.hidden, name)
+				continue
+			}
+		}
 		if w.exclude.match(n.ignore, n.path, name, d.isDir()) {
 			continue
 		}
 		if d.kind() == unix.S_IFSOCK {
 			n.sockets++
+			n.hidden = append(n.hidden, name)
 			continue
 		}
 		if d.isDir() {
@@ -210,6 +239,7 @@ func (w *walker) read(n *dirNode) error {
 			}
 			if len(path) > manifest.MaxPath {
 				n.failed = append(n.failed, fmt.Errorf("directory %q: path of %d bytes, the most is %d", path, len(path), manifest.MaxPath))
+				n.hidden = append(n.hidden, name)
 				continue
 			}
 			n.subdirs = append(n.subdirs, &dirNode{
@@ -220,6 +250,20 @@ func (w *walker) read(n *dirNode) error {
 		n.entries = append(n.entries, d)
 	}
 	return nil
+}
+
+// hide takes note of a name that fuse-overlayfs gives to what is no file, and
+// reports whether it is one.
+func (n *dirNode) hide(f upperFormat, name string) bool {
+	gone, ok := strings.CutPrefix(name, fuseWhiteout)
+	if f != upperFuse || !ok {
+		return false
+	}
+	if name == fuseOpaque {
+		n.marks.opaque = true
+	}
+	n.hidden = append(n.hidden, gone)
+	return true
 }
 
 func fstatat(dir int, name string, st *unix.Stat_t) error {

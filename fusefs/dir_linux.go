@@ -72,7 +72,7 @@ func (f *snapshotFS) listRun(ctx context.Context, path string, off uint64, out *
 			return err
 		}
 		d := fuse.DirEntry{Mode: modes[e.Type], Name: name, Ino: rank + 1, Off: off + 1}
-		if !addEntry(out, d, plus, func(o *fuse.EntryOut) { fillEntry(o, rank, &e) }) {
+		if !addEntry(out, d, plus, func(o *fuse.EntryOut) { f.fillEntry(o, rank, &e) }) {
 			return nil
 		}
 		off++

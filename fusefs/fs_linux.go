@@ -37,7 +37,9 @@ type snapshotFS struct {
 var _ fuse.RawFileSystem = (*snapshotFS)(nil)
 
 func newFS(serving context.Context, m *manifest.Manifest, tree *manifest.Tree, src Source, fail func(op, path string, err error)) *snapshotFS {
-	return &snapshotFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, fail: fail, serving: serving}
+	return &snapshotFS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, fail: fail, serving: serving,
+	}
 }
 
 // Init is called before the first request.
@@ -55,6 +57,9 @@ func (f *snapshotFS) entry(ctx context.Context, inode uint64, e *manifest.Entry)
 func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	ctx := begin(cancel)
 	defer ctx.end()
+	if len(name) > manifest.MaxName { // the kernel's own limit is 1024
+		return fuse.Status(unix.ENAMETOOLONG)
+	}
 	var e manifest.Entry
 	if err := f.entry(ctx, header.NodeId, &e); err != nil {
 		return f.status(ctx, "lookup", name, err)
@@ -73,11 +78,11 @@ func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name 
 	if err != nil {
 		return f.status(ctx, "lookup", manifest.Join(dir, name), err)
 	}
-	fillEntry(out, rank, &e)
+	f.fillEntry(out, rank, &e)
 	return fuse.OK
 }
 
-func fillEntry(out *fuse.EntryOut, rank uint64, e *manifest.Entry) {
+func (f *snapshotFS) fillEntry(out *fuse.EntryOut, rank uint64, e *manifest.Entry) {
 	out.NodeId = rank + 1
 	out.Generation = 1
 	out.SetEntryTimeout(forever)

@@ -45,9 +45,10 @@ type world struct {
 	refs   map[chunk.ID]manifest.PageRef
 	chunks map[chunk.ID][]byte
 
-	entries []manifest.Entry
-	fault   atomic.Pointer[func(context.Context) error]
-	asked   atomic.Int64 // chunks
+	entries  []manifest.Entry
+	manifest *manifest.Manifest // since serve
+	fault    atomic.Pointer[func(context.Context) error]
+	asked    atomic.Int64 // chunks
 }
 
 var hasher chunk.Hasher
@@ -151,6 +152,13 @@ func (w *world) serve(t testing.TB) *Server {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skipf("no FUSE here: %v", err)
 	}
+	w.build(t)
+	return w.again(t)
+}
+
+// build makes the manifest.
+func (w *world) build(t testing.TB) {
+	t.Helper()
 	slices.SortFunc(w.entries, func(a, b manifest.Entry) int { return a.Key().Compare(b.Key()) })
 	b := manifest.NewBuilder(w)
 	m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0)}}
@@ -167,12 +175,18 @@ func (w *world) serve(t testing.TB) *Server {
 	}
 	m.SetTree(root)
 	m.Xattrs, m.HardLinks = root.Xattrs, root.HardLinks
-	tree, err := manifest.NewTree(root.Page, w.source())
+	w.manifest = m
+}
+
+// again mounts once more what serve has mounted, at another directory.
+func (w *world) again(t testing.TB) *Server {
+	t.Helper()
+	tree, err := manifest.NewTree(w.manifest.Root, w.source())
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	s, err := Mount(dir, m, tree, w, &Options{Fail: func(op, path string, err error) {
+	s, err := Mount(dir, w.manifest, tree, w, &Options{Fail: func(op, path string, err error) {
 		if strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%s of %q: %v", op, path, err)
 		}
@@ -181,7 +195,11 @@ func (w *world) serve(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.Unmount(false); err != nil {
+		err := s.Unmount(false)
+		if errors.Is(err, ErrNotMounted) { // by the test
+			err = nil
+		}
+		if err != nil {
 			t.Error(err)
 			s.Unmount(true)
 		}

@@ -8,14 +8,10 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/manifest"
-	"golang.org/x/sys/unix"
 )
 
 // Options are how a snapshot is mounted. nil will do.
@@ -34,6 +30,7 @@ type Server struct {
 	dir    string
 	fs     *snapshotFS
 	server *fuse.Server
+	device *device
 	ended  chan struct{} // closed when nothing goes on any more
 }
 
@@ -52,71 +49,51 @@ func Mount(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o 
 	}
 	serving, stop := context.WithCancel(context.Background())
 	s := &Server{dir: dir, fs: newFS(serving, m, tree, src, o.Fail), ended: make(chan struct{})}
-	root := os.Geteuid() == 0
-	mo := &fuse.MountOptions{
-		AllowOther:               o.AllowOther || root,
-		Options:                  []string{"ro", "default_permissions"},
-		MaxBackground:            256,
-		MaxWrite:                 1 << 20,
-		FsName:                   SourceOf(m.ID),
-		Name:                     "snapctl",
-		DisableXAttrs:            !m.Xattrs,
-		EnableAcl:                m.Xattrs,
-		EnableSymlinkCaching:     true,
-		ExplicitDataCacheControl: true,
-		DirectMount:              root,
-		DirectMountFlags:         unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY,
-		// Passthrough costs overlayfs a level of stacking.
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
-		// What is in memory it would push through a pipe in vain first.
-		DisableSplice: true,
-		Logger:        log.New(io.Discard, "", 0),
-	}
-	var err error
-	if s.server, err = fuse.NewServer(s.fs, dir, mo); err != nil {
+	dev, err := openDevice(dir, SourceOf(m.ID), o.AllowOther || os.Geteuid() == 0)
+	if err != nil {
 		stop()
-		return nil, fmt.Errorf("mounting at %s: %w", dir, plain(err))
-	}
-	closeOnExec()
-	go func() {
-		defer close(s.ended)
-		s.server.Serve()
-		stop()
-		s.fs.ahead.wait()
-	}()
-	if err := s.server.WaitMount(); err != nil {
-		s.server.Unmount()
 		return nil, fmt.Errorf("mounting at %s: %w", dir, err)
+	}
+	if s.server, s.device, err = connect(dev, s.fs, serverOptions(m)); err != nil {
+		stop()
+		dev.Close()
+		return nil, fmt.Errorf("mounting at %s: %w", dir, errors.Join(err, unmount(dir, true)))
+	}
+	s.serve(stop)
+	if err := settle(dir); err != nil {
+		return nil, fmt.Errorf("mounting at %s: %w", dir, errors.Join(err, unmount(dir, true)))
 	}
 	s.fs.mounted.Store(true)
 	s.raiseReadAhead()
 	return s, nil
 }
 
-// closeOnExec sees to it that a program which this process starts does not have
-// its /dev/fuse too, which go-fuse opens such that it would: when this process
-// dies the mount would not be dead but silent, for as long as that program runs.
-func closeOnExec() {
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	for _, fd := range fds {
-		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && to == "/dev/fuse" {
-			if n, err := strconv.Atoi(fd.Name()); err == nil {
-				syscall.CloseOnExec(n)
-			}
-		}
+// serverOptions are how go-fuse serves a snapshot.
+func serverOptions(m *manifest.Manifest) *fuse.MountOptions {
+	return &fuse.MountOptions{
+		MaxBackground:            256,
+		MaxWrite:                 maxRequest,
+		DisableXAttrs:            !m.Xattrs,
+		EnableAcl:                m.Xattrs,
+		EnableSymlinkCaching:     true,
+		ExplicitDataCacheControl: true,
+		// Passthrough costs overlayfs a level of stacking.
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		// What is in memory it would push through a pipe in vain first.
+		DisableSplice: true,
+		Logger:        log.New(io.Discard, "", 0),
 	}
 }
 
-// plain is an error of go-fuse, which ends those about fusermount3 in a backslash
-// and an n. What fusermount3 had to say is on standard error by then.
-func plain(err error) error {
-	if text, ok := strings.CutSuffix(err.Error(), `\n`); ok {
-		return errors.New(text)
-	}
-	return err
+// serve answers requests until the mount is gone.
+func (s *Server) serve(stop context.CancelFunc) {
+	go func() {
+		defer close(s.ended)
+		s.server.Serve()
+		s.device.file.Close()
+		stop()
+		s.fs.ahead.wait()
+	}()
 }
 
 // raiseReadAhead lets the kernel read further ahead. Where that is not allowed,

@@ -98,13 +98,31 @@ func unmount(dir string, detach bool) error {
 	return err
 }
 
+// ErrNoHelper: users other than root need a program to mount and unmount.
+var ErrNoHelper = errors.New("users other than root need the program fusermount3, which the package fuse3 has")
+
+// helper finds that program where go-fuse does: it may be in /bin alone for a
+// service that has no PATH.
+func helper() (path string, err error) {
+	for _, name := range []string{"fusermount3", "/bin/fusermount3", "fusermount", "/bin/fusermount"} {
+		if path, err = exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", ErrNoHelper
+}
+
 // unmountByHelper is for users who may not call umount(2).
 func unmountByHelper(dir string, detach bool) error {
+	program, err := helper()
+	if err != nil {
+		return err
+	}
 	args := []string{"-u", "--", dir}
 	if detach {
 		args = []string{"-u", "-z", "--", dir}
 	}
-	out, err := exec.Command("fusermount3", args...).CombinedOutput()
+	out, err := exec.Command(program, args...).CombinedOutput()
 	switch text := strings.TrimSpace(string(out)); {
 	case err == nil:
 		return nil

@@ -39,9 +39,15 @@ it, until snapctl umount. With --foreground it is that process itself, and
 unmounts at Ctrl-C or SIGTERM. A snapshot that is mounted already is served by
 the process that does so, which ends with the last of its mounts.
 
+Beside that process is a small one, its keeper: if it dies, the keeper starts
+another, which takes over, and readers wait for a moment. After five deaths with
+less than a minute between them the mount is dead, and readers get errors. This
+takes Linux 6.9, and there is no keeper with --foreground. A signal to stop, to
+either of the two, unmounts and ends both.
+
 While it is mounted a snapshot can be removed: a lease in the repository says
-what garbage collection has to leave, until the mount ends, or an hour after its
-process was killed. Where it may not write, that is a warning.
+what garbage collection has to leave, until the mount ends, or for an hour
+after it died. Where it may not write, that is a warning.
 
 From a bucket, what is likely to be read next is fetched before it is asked for:
 with --prefetch all, the default, in the end the whole snapshot, while nobody
@@ -69,6 +75,9 @@ fields that show --json prints.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[1] == "" {
 				return usagef(cmd, "mount: DIR is empty")
+			}
+			if keeper := a.startedToTakeOver(); keeper != nil {
+				return a.takeOver(cmd.Context(), keeper)
 			}
 			started := a.startedByMount()
 			if !foreground && started == nil {
@@ -108,11 +117,9 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		return about(ref, err)
 	}
 	defer a.closeRepo(repo)
-	opts.Fail = (&failures{app: a}).tell
-	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
 	opts.Share = true
 	tuneServer()
-	m, err := repo.Mount(ctx, ref, dir, &opts)
+	m, err := repo.Mount(ctx, ref, dir, a.told(opts))
 	if errors.Is(err, engine.ErrExists) {
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
 	}
@@ -125,15 +132,37 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		err = a.printLine(m.Dir)
 		a.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
 	}
+	serves := m.Pid() == os.Getpid()
 	if err == nil && started != nil {
-		err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
-		if err == nil && m.Pid() != os.Getpid() {
+		var args []string
+		if args, err = a.serverArgs(repo, m); err == nil {
+			err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
+		}
+		if err == nil && serves {
+			a.keepMount(m, args)
+		}
+		if err == nil {
+			err = started.ready()
+		}
+		if err == nil && !serves {
 			return nil // that process serves it
 		}
 	}
 	if err != nil {
 		return errors.Join(err, a.endMount(m))
 	}
+	return a.untilEnded(ctx, m)
+}
+
+// told has what happens to a mount said.
+func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
+	opts.Fail = (&failures{app: a}).tell
+	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+	return &opts
+}
+
+// untilEnded waits until this process serves nothing any more, or a signal comes.
+func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
 	select {
 	case <-m.ServerEnded():
 		return nil

@@ -27,6 +27,12 @@ const (
 
 // mountInBackground starts the process that mounts and waits until it serves.
 func (a *app) mountInBackground(ctx context.Context) error {
+	return a.startInBackground(ctx, a.args, a.stdout)
+}
+
+// startInBackground is that for a mount command of any arguments. What it prints goes
+// to stdout; nil for nowhere.
+func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("mount: starting a process: %w", err)
@@ -37,8 +43,8 @@ func (a *app) mountInBackground(ctx context.Context) error {
 	}
 	defer ready.Close()
 	cmd := exec.Command(self)
-	cmd.Args = append([]string{os.Args[0]}, a.args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
+	cmd.Args = append([]string{os.Args[0]}, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, stdout, a.stderr
 	cmd.Env = append(os.Environ(), readyEnv+"=3")
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -70,7 +76,7 @@ func (a *app) mountInBackground(ctx context.Context) error {
 }
 
 // background is what a process in the background has of the one that started it.
-type background struct{ ready *os.File }
+type background struct{ pipe *os.File }
 
 // startedByMount tells whether this process was started to mount in the
 // background; nil if not.
@@ -84,8 +90,7 @@ func (a *app) startedByMount() *background {
 	return &background{os.NewFile(uintptr(fd), "ready")}
 }
 
-// detach leaves the world of the process that started us, and tells it that all
-// is well. What is said from here on goes to a file in the folder logs, one for
+// detach leaves the world of the process that started us. What is said from here on goes to a file in the folder logs, one for
 // each mount point.
 func (b *background) detach(logs, mountPoint string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -103,11 +108,13 @@ func (b *background) detach(logs, mountPoint string) error {
 			return fmt.Errorf("mount: leaving standard streams: %w", err)
 		}
 	}
-	if err := os.Chdir("/"); err != nil { // so that no file system is in use because of us
-		return err
-	}
-	_, err = io.WriteString(b.ready, readyWord)
-	return errors.Join(err, b.ready.Close())
+	return os.Chdir("/") // so that no file system is in use because of us
+}
+
+// ready tells the process that started us that all is well.
+func (b *background) ready() error {
+	_, err := io.WriteString(b.pipe, readyWord)
+	return errors.Join(err, b.pipe.Close())
 }
 
 // openLog makes the log of a mount point.

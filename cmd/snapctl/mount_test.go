@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -14,8 +15,8 @@ func noMounts(t *testing.T, dir string) {
 	if err != nil {
 		t.Error(err)
 	}
-	for _, m := range left {
-		t.Errorf("left mounted: %s (%v)", m.Mountpoint, fusefs.Unmount(m.Mountpoint, true))
+	for _, m := range slices.Backward(left) {
+		t.Errorf("left mounted: %s (%v)", m.Mountpoint, fusefs.UnmountAt(m.Mountpoint, true))
 	}
 }
 

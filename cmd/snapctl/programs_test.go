@@ -25,7 +25,8 @@ import (
 //	SNAPCTL_TEST_PLAIN=1      root may not read what its mode forbids, give files
 //	                          away, nor make devices
 //	SNAPCTL_TEST_STALL=packs/ puts and reads below this prefix never end, and
-//	                          make the file SNAPCTL_TEST_STALLED
+//	                          make the file SNAPCTL_TEST_STALLED; they do once
+//	                          there is a file SNAPCTL_TEST_UNSTALLED
 //	SNAPCTL_TEST_DEAF=1       and do not end either when they are cancelled
 func snapctlForScripts() {
 	if os.Getenv("SNAPCTL_TEST_PLAIN") != "" && os.Geteuid() == 0 {
@@ -47,6 +48,9 @@ func snapctlForScripts() {
 		}
 		e.engine.Store = remote.NewFaulty(store, func(op remote.Op, name string) remote.Fault {
 			if op == remote.OpList || !strings.HasPrefix(name, prefix) {
+				return remote.Fault{}
+			}
+			if _, err := os.Stat(os.Getenv("SNAPCTL_TEST_UNSTALLED")); err == nil {
 				return remote.Fault{}
 			}
 			if err := os.WriteFile(os.Getenv("SNAPCTL_TEST_STALLED"), nil, 0o600); err != nil {

@@ -20,6 +20,8 @@ type restoreOutput struct {
 
 func (a *app) restoreCommand() *cobra.Command {
 	var opts engine.RestoreOptions
+	var lazy engine.ForkOptions
+	isLazy := false
 	cmd := &cobra.Command{
 		Use:   "restore REF [DIR]",
 		Short: "Write a snapshot out to a directory",
@@ -36,6 +38,10 @@ a flag says what to do with what it holds:
 
 Every byte is checked against the snapshot's digest before it is written.
 Owners are restored by root only.
+
+With --lazy nothing is written out: DIR becomes a fork of the snapshot, at once,
+whose files are fetched when they are read (snapctl help fork). With --force DIR
+may hold something, which is hidden, not replaced, until snapctl unfork DIR.
 
 Prints one line, the path; with --json one object, the receipt: snapshot,
 target, files, dirs, bytes, fetchedBytes, digest, verified, durationMs, and
@@ -65,6 +71,17 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 			if err != nil {
 				return err
 			}
+			if isLazy {
+				for _, name := range []string{"into", "delete", "include", "no-owner", "verify"} {
+					if cmd.Flags().Changed(name) {
+						return usagef(cmd, "restore: --lazy and --%s do not go together", name)
+					}
+				}
+				return a.restoreLazily(cmd.Context(), ref, dir, lazy)
+			}
+			if lazy.Force {
+				return usagef(cmd, "restore: --force goes with --lazy")
+			}
 			return a.restore(cmd.Context(), ref, dir, opts)
 		},
 	}
@@ -75,8 +92,27 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 	flags.StringArrayVar(&opts.Include, "include", nil, "restore only what matches `GLOB`; may be repeated")
 	flags.BoolVar(&opts.NoOwner, "no-owner", false, "leave all files to whoever restores (always so, but for root)")
 	flags.BoolVar(&opts.Verify, "verify", false, "read every file back from the target after it was written")
+	flags.BoolVar(&isLazy, "lazy", false, "make DIR a fork of the snapshot instead")
+	flags.BoolVar(&lazy.Force, "force", false, "with --lazy: over a directory that holds something, which is hidden meanwhile")
 	noCompletions(cmd, "include")
 	return cmd
+}
+
+// restoreLazily makes a fork in the place of a restore.
+func (a *app) restoreLazily(ctx context.Context, ref, dir string, opts engine.ForkOptions) error {
+	if dir == "" {
+		repo, err := a.openFor(ctx, ref)
+		if err != nil {
+			return about(ref, err)
+		}
+		s, err := repo.Get(ctx, ref)
+		a.closeRepo(repo)
+		if err != nil {
+			return err
+		}
+		ref, dir = s.ID.String(), s.Dir
+	}
+	return a.fork(ctx, ref, dir, opts)
 }
 
 func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreOptions) error {

@@ -36,8 +36,8 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "create", "diff", "dump", "exit-codes", "find", "help", "init", "list", "log", "ls", "mount", "mounts",
-		"references", "repositories", "restore", "rm", "show", "umount", "version",
+		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "find", "fork", "forks", "help", "init", "list", "log", "ls", "mount", "mounts",
+		"references", "repositories", "restore", "resume", "rm", "show", "umount", "unfork", "version",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)

@@ -41,6 +41,9 @@ func run(e *env, args []string) int {
 	// A reader that goes away is an error of the write that found out, not the
 	// death of a create in the middle because nobody reads its progress.
 	signal.Ignore(syscall.SIGPIPE)
+	if e.getenv(keeperEnv) != "" {
+		return keep(e)
+	}
 	tuneMemory()
 	ctx, stop := untilSignal(context.Background())
 	defer stop()

@@ -48,6 +48,7 @@ func TestScript(t *testing.T) {
 			"noise":    noise,
 			"corrupt":  corrupt,
 			"empty":    empty,
+			"killall":  killAll,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

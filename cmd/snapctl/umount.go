@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,8 +25,10 @@ A mount that somebody uses is left, and the exit code is 1; it says who, as far
 as it may know. With --force the path is free at once, and the mount ends when
 nobody uses it any more.
 
-With --all it unmounts what mounts lists of this state folder, each whatever
-becomes of the others, and forgets what is lost.`,
+A fork is unmounted too, and keeps what was changed in it: see snapctl fork.
+
+With --all it unmounts what mounts and forks list of this state folder, each
+whatever becomes of the others, and forgets which mounts are lost.`,
 		Example: `  snapctl umount /mnt
   snapctl umount --force /mnt/*
   snapctl umount --all`,
@@ -62,25 +63,34 @@ becomes of the others, and forgets what is lost.`,
 func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOptions) error {
 	err := engine.Unmount(ctx, a.state(), dir, opts)
 	if errors.Is(err, fusefs.ErrBusy) {
-		if path, rerr := fusefs.Resolve(dir); rerr == nil {
-			if users := usersOf(path); len(users) > 0 {
-				err = fmt.Errorf("%w by %s", err, strings.Join(users, ", "))
-			}
+		path, rerr := fusefs.Resolve(dir)
+		if rerr != nil {
+			path = dir
 		}
-		err = &hintError{err: err, hint: "--force detaches it"}
+		err = inUse(err, path, "--force detaches it")
 	}
 	return err
 }
 
 func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error {
+	// What forks lie over goes with the last of them.
+	forks, err := engine.Forks(ctx, a.state())
+	errs := []error{err}
+	left := false
+	for _, f := range slices.Backward(forks) {
+		if f.Mode != engine.ForkRestore && f.State != engine.ForkDetached && f.State != engine.ForkElsewhere {
+			err := a.umount(ctx, f.Dir, opts)
+			left = left || err != nil
+			errs = append(errs, err)
+		}
+	}
 	mounts, err := engine.Mounts(ctx, a.state())
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	for _, m := range slices.Backward(mounts) { // what is on top, or within another, is later
 		switch {
-		case !m.Registered, m.State == engine.MountDetached:
+		case !m.Registered, m.State == engine.MountDetached, m.Lower && left:
 		case m.State == engine.MountElsewhere:
 			errs = append(errs, fmt.Errorf("unmounting %s: process %d serves it in another mount namespace", m.Dir, m.Pid))
 		default:

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+)
+
+func (a *app) forkCommand() *cobra.Command {
+	var opts engine.ForkOptions
+	resume := false
+	cmd := &cobra.Command{
+		Use:   "fork (REF DIR | --resume DIR)",
+		Short: "Make a writable directory of a snapshot, at once",
+		Long: `Makes DIR, an empty directory or one that is not there yet, a writable view of
+a snapshot. It takes milliseconds: all forks of a snapshot lie over one mount of
+it, whose files are fetched when they are read, and each keeps what is changed
+in it in a folder of its own. How to write a REF: snapctl help references.
+
+What is changed stays until snapctl unfork: snapctl umount only unmounts, and
+--resume DIR, which may be a fork's name too, mounts it again, as it does after
+a restart of the machine or when the process that serves the snapshot was
+killed; see snapctl resume. Programs that had files open then get errors, and
+should be ended first. A snapshot that is removed while none of its forks is
+mounted cannot be resumed; what was changed is still in the fork's folder.
+
+It is kept in the state folder; with --upper FOLDER in a folder that is empty or
+missing, or that unfork --keep left of a fork of the same snapshot; with
+--ephemeral in memory, until unfork or a restart.
+
+Modes, of which the first is taken that this machine allows (snapctl doctor says
+which, and why not):
+  overlay         overlayfs, as root
+  userxattr       overlayfs, as root of a user namespace; directories of the
+                  snapshot are moved by copying
+  fuse-overlayfs  the program of that name, for ordinary users
+  restore         no fork but a copy, with a warning
+
+Prints one line, the path; with --json one object: name, dir, snapshot (as show
+--json prints), repository, mode, upper, ephemeral, created.`,
+		Example: `  snapctl fork app /work/sandbox
+  snapctl fork --ephemeral --name try app~1 /tmp/try
+  snapctl fork --resume try
+  snapctl unfork try`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if resume {
+				return takes("DIR")(cmd, args)
+			}
+			return takes("REF", "DIR")(cmd, args)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			switch {
+			case resume && len(args) == 0:
+				return a.completeFork(cmd, args, toComplete)
+			case !resume && len(args) == 0:
+				return a.completeRef(cmd, args, toComplete)
+			}
+			return completeDir(!resume && len(args) == 1)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[len(args)-1] == "" {
+				return usagef(cmd, "fork: DIR is empty")
+			}
+			if resume {
+				for _, name := range []string{"name", "upper", "ephemeral", "mode"} {
+					if cmd.Flags().Changed(name) {
+						return usagef(cmd, "fork: --%s is what the fork was made with, and cannot be changed by --resume", name)
+					}
+				}
+				return a.resumeFork(cmd.Context(), args[0], opts)
+			}
+			ref, err := a.ref(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return a.fork(cmd.Context(), ref, args[1], opts)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&opts.Name, "name", "", "call the fork `F`, by which other commands know it too (default: after DIR)")
+	flags.StringVar(&opts.Upper, "upper", "", "keep what is changed in `FOLDER`")
+	flags.BoolVar(&opts.Ephemeral, "ephemeral", false, "keep what is changed in memory")
+	flags.Var((*forkModeFlag)(&opts.Mode), "mode", "insist on a `MODE`: overlay, userxattr, fuse-overlayfs or restore")
+	flags.BoolVar(&opts.Force, "force", false, "fork over a directory that holds something, which is hidden meanwhile")
+	flags.Var((*prefetchFlag)(&opts.Prefetch), "prefetch", "as of mount: `WORD` is all, hot or none; counts if nobody has mounted the snapshot")
+	flags.BoolVar(&resume, "resume", false, "mount a fork again")
+	noCompletions(cmd, "name")
+	mustComplete(cmd, "upper", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return completeDir(true)
+	})
+	mustComplete(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{"overlay", "userxattr", "fuse-overlayfs", "restore"}, cobra.ShellCompDirectiveNoFileComp))
+	mustComplete(cmd, "prefetch", cobra.FixedCompletions([]cobra.Completion{"all", "hot", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// A forkModeFlag is the name of a mode.
+type forkModeFlag engine.ForkMode
+
+var _ pflag.Value = (*forkModeFlag)(nil)
+
+func (f *forkModeFlag) String() string { return string(*f) }
+func (f *forkModeFlag) Type() string   { return "mode" }
+func (f *forkModeFlag) Set(s string) error {
+	m, err := engine.ParseForkMode(s)
+	if err != nil {
+		return errors.New("not overlay, userxattr, fuse-overlayfs or restore")
+	}
+	*f = forkModeFlag(m)
+	return nil
+}
+
+func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions) error {
+	repo, err := a.openFor(ctx, ref)
+	if err != nil {
+		return about(ref, err)
+	}
+	defer a.closeRepo(repo)
+	a.prepareFork(repo, &opts)
+	f, err := repo.Fork(ctx, ref, dir, &opts)
+	if errors.Is(err, engine.ErrExists) && !opts.Force && opts.Upper == "" {
+		err = &hintError{err: err, hint: "--force forks over a directory that holds something; see: snapctl forks"}
+	}
+	if err != nil {
+		return err
+	}
+	return a.printFork(f, "forked")
+}
+
+// prepareFork says what of a fork is the command's: who serves, and what is said.
+func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
+	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+	opts.Serve = func(ctx context.Context, id manifest.ID, dir string, prefetch engine.Prefetch) error {
+		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil)
+	}
+}
+
+// serverOf gives the arguments of the command that mounts a snapshot.
+func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string) []string {
+	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", a.state()}
+	if a.cacheDir != "" {
+		args = append(args, "--cache-dir", a.cacheDir)
+	}
+	if a.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
+	}
+	return append(append(args, flags...), "--", id.String(), dir)
+}
+
+func (a *app) printFork(f *engine.Fork, done string) error {
+	if a.json {
+		return a.printJSON(f)
+	}
+	err := a.printLine(f.Dir)
+	a.say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
+	return err
+}
+
+// resumeFork mounts a fork again, of whatever repository.
+func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.ForkOptions) error {
+	found, err := engine.FindFork(a.state(), nameOrDir)
+	if err != nil {
+		return forkHint(err)
+	}
+	repo, err := engine.Open(ctx, found.Repository, a.engineOptions())
+	if err != nil {
+		return fmt.Errorf("resuming fork %s: %w", found.Name, err)
+	}
+	defer a.closeRepo(repo)
+	a.prepareFork(repo, &opts)
+	f, err := repo.ResumeFork(ctx, found.Name, &opts)
+	if errors.Is(err, engine.ErrExists) {
+		err = &hintError{err: err, hint: "--force mounts over it all the same"}
+	}
+	if err != nil {
+		return err
+	}
+	return a.printFork(f, "resumed")
+}
+
+func forkHint(err error) error {
+	if errors.Is(err, engine.ErrNoFork) {
+		return &hintError{err: err, hint: "see what there is: snapctl forks"}
+	}
+	return err
+}
+
+func (a *app) unforkCommand() *cobra.Command {
+	var opts engine.RemoveForkOptions
+	cmd := &cobra.Command{
+		Use:   "unfork DIR...",
+		Short: "Remove forks, and what was changed in them",
+		Long: `Unmounts forks and removes what was changed in them. A DIR may be a fork's name
+too. A directory that fork made is removed; one that was there is left, with
+what it held before.
+
+A fork that somebody uses is left, and the exit code is 1; it says who, as far
+as it may know. With --keep what was changed is kept, and the folder printed
+that it is in: fork --upper takes it for another fork of the same snapshot.
+
+With --json, prints an array of objects: fork, as it was named, and kept.`,
+		Example: `  snapctl unfork /work/sandbox
+  snapctl unfork --keep try`,
+		Args:              takes("DIR..."),
+		ValidArgsFunction: a.completeFork,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.Contains(args, "") {
+				return usagef(cmd, "unfork: a DIR is empty")
+			}
+			return a.unfork(cmd.Context(), args, &opts)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVar(&opts.Keep, "keep", false, "keep what was changed")
+	flags.BoolVar(&opts.Force, "force", false, "remove forks that somebody uses, who then gets errors")
+	return cmd
+}
+
+// unforkOutput is what unfork --json prints an array of.
+type unforkOutput struct {
+	Fork string `json:"fork"`
+	Kept string `json:"kept,omitempty"`
+}
+
+func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveForkOptions) error {
+	done := []unforkOutput{}
+	var errs []error
+	for _, arg := range args {
+		found, err := engine.FindFork(a.state(), arg)
+		var kept string
+		if err == nil {
+			kept, err = engine.RemoveFork(ctx, a.state(), found.Name, opts)
+		}
+		if errors.Is(err, fusefs.ErrBusy) {
+			err = inUse(err, found.Dir, "--force removes it all the same")
+		}
+		if err != nil {
+			errs = append(errs, forkHint(err))
+			continue
+		}
+		done = append(done, unforkOutput{arg, kept})
+		if kept != "" && !a.json {
+			errs = append(errs, a.printLine(kept))
+		}
+	}
+	if a.json {
+		errs = append(errs, a.printJSON(done))
+	}
+	return errors.Join(errs...)
+}
+
+// inUse adds to an error who is in the way.
+func inUse(err error, path, hint string) error {
+	if users := usersOf(path); len(users) > 0 {
+		err = fmt.Errorf("%w by %s", err, strings.Join(users, ", "))
+	}
+	return &hintError{err: err, hint: hint}
+}
+
+// completeFork offers forks that were not named yet, by name.
+func (a *app) completeFork(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	forks, _ := engine.Forks(ctx, a.state()) // an error has no place in a shell's menu
+	var all []cobra.Completion
+	for _, f := range forks {
+		if !slices.Contains(args, f.Name) {
+			all = append(all, cobra.CompletionWithDesc(f.Name, string(f.State)+", "+printable(filepath.Clean(f.Dir))))
+		}
+	}
+	return all, cobra.ShellCompDirectiveDefault
+}

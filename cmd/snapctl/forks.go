@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) forksCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "forks",
+		Short: "List forks",
+		Long: `Lists forks in the columns name, snapshot, created, changed, state, mode and
+dir. Changed is how much room on disk the changes take, ">" before it if there
+are too many files to count them all. With --json, prints an array of objects:
+what fork --json prints, state, changed (bytes, -1 if not known), changedMore.
+
+States:
+  mounted      it can be used
+  silent       the process that serves its snapshot does not answer
+  server dead  that process is gone; snapctl resume brings the fork back
+  detached     it was unmounted; snapctl fork --resume mounts it
+  lost         it was mounted when the machine was stopped; snapctl resume
+               brings it back, but for what was in memory
+  elsewhere    it was mounted in another mount namespace`,
+		Example: `  snapctl forks
+  snapctl forks --json | jq -r '.[] | select(.state == "detached") | .name'`,
+		Args:              takes(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.forks(cmd.Context()) },
+	}
+}
+
+func (a *app) forks(ctx context.Context) error {
+	forks, err := engine.Forks(ctx, a.state())
+	var perr error
+	switch {
+	case a.json && forks == nil:
+		perr = a.printJSON([]*engine.ForkStatus{}) // [], not null
+	case a.json:
+		perr = a.printJSON(forks)
+	case len(forks) > 0:
+		perr = a.print(a.forkTable(forks))
+	}
+	return errors.Join(err, perr)
+}
+
+func (a *app) forkTable(forks []*engine.ForkStatus) string {
+	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if isTerminal(a.stdout) {
+		when = a.relative
+	}
+	t := table{right: []bool{3: true, 6: false}}
+	t.add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
+	for _, f := range forks {
+		changed := "-"
+		if f.Changed >= 0 {
+			changed = size(f.Changed)
+		}
+		if f.ChangedMore {
+			changed = ">" + changed
+		}
+		t.add(f.Name, f.Snapshot.ID.String(), when(f.Created), changed, cell(string(f.State)), string(f.Mode), cell(f.Dir))
+	}
+	return t.String()
+}

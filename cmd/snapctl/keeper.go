@@ -1,0 +1,348 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A keeper is a small process beside one that serves a mount in the background. It
+// holds copies of the server's descriptors, above all of /dev/fuse: so the kernel
+// does not end the mount when the server dies, and readers wait. The keeper then
+// starts another server, which takes over (engine.Repository.TakeOver).
+//
+// The server starts the keeper, when it serves, which costs the mount nothing but
+// that; the servers that follow are children of the keeper. They talk through a
+// socket, of which each side sees that the other is gone:
+//
+//	r  the first keeper is ready for signals
+//	k  message and descriptors: what the next server needs, from the server and to it
+//	e  the server is about to end, and is not to be replaced
+//
+// What is on its way through the socket is not lost when a process dies.
+//
+// This is the same program, so that a server that takes over speaks to the kernel
+// as the first one did, also if the file of the program was replaced meanwhile.
+const (
+	keeperEnv   = "SNAPCTL_MOUNT_KEEPER"      // set for a keeper
+	takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD" // for a server that is to take over
+
+	msgReady = 'r'
+	msgKeep  = 'k'
+	msgEnd   = 'e'
+
+	maxMessage = 64 << 10
+	maxPassed  = 128 // descriptors
+)
+
+// keepMessage is what comes with a k.
+type keepMessage struct {
+	Args  []string `json:"args"`  // that make this program a server which takes over
+	State []byte   `json:"state"` // engine.Handover
+}
+
+// A server that dies again and again will go on doing so: perhaps because of one
+// request. Then the mount is to die too, so that readers get errors.
+const (
+	maxDeaths  = 5
+	longEnough = time.Minute // that a server has lived for its death to be the first
+	firstDelay = 100 * time.Millisecond
+)
+
+// keeping is a keeper. It opens nothing, and its memory is that of an idle Go
+// program.
+type keeping struct {
+	log     io.Writer
+	last    []byte // message
+	files   []*os.File
+	ended   bool
+	deaths  int
+	signals chan os.Signal
+}
+
+// keep is the whole keeper process. Descriptor 3 is the socket, and 4 the server.
+func keep(e *env) int {
+	os.Unsetenv(keeperEnv)
+	unix.CloseOnExec(3)
+	unix.CloseOnExec(4)
+	k := &keeping{log: e.stderr, signals: make(chan os.Signal, 1)}
+	signal.Notify(k.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	conn, err := unixConn(os.NewFile(3, "server"))
+	if err != nil {
+		k.say("%v", err)
+		return exitFailed
+	}
+	_ = send(conn, msgReady, nil, nil) // or the server is dead
+	debug.FreeOSMemory()               // of all that this program sets up for other purposes
+	server := &served{pidfd: 4, conn: conn, how: "died", dead: make(chan struct{})}
+	go func() {
+		pollDead(4)
+		close(server.dead)
+	}()
+	for server != nil {
+		k.watch(server)
+		server = k.replace(server)
+	}
+	return exitDone
+}
+
+func (k *keeping) say(format string, args ...any) {
+	fmt.Fprintf(k.log, "%s keeper: %s\n", time.Now().Format(time.RFC3339), fmt.Sprintf(format, args...))
+}
+
+// served is a server, as its keeper sees it.
+type served struct {
+	pidfd int
+	conn  *net.UnixConn
+	since time.Time     // zero for the first
+	dead  chan struct{} // closed when it is
+	how   string        // it died, once dead is closed
+}
+
+// pollDead waits for the end of a process.
+func pollDead(pidfd int) {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// watch takes what the server says until it is dead.
+func (k *keeping) watch(s *served) {
+	messages := make(chan received)
+	go func() {
+		defer close(messages)
+		for {
+			m, err := receive(s.conn)
+			if err != nil {
+				return
+			}
+			messages <- m
+		}
+	}()
+	dead := s.dead
+	for dead != nil || messages != nil {
+		select {
+		case m, ok := <-messages:
+			if !ok {
+				messages = nil
+				continue
+			}
+			k.take(m)
+			if k.ended {
+				return
+			}
+		case <-k.signals:
+			// It is for both of us. The server unmounts, and tells us.
+			unix.PidfdSendSignal(s.pidfd, unix.SIGTERM, nil, 0)
+		case <-dead:
+			dead = nil
+		}
+	}
+	s.conn.Close()
+	unix.Close(s.pidfd)
+}
+
+func (k *keeping) take(m received) {
+	switch m.kind {
+	case msgKeep:
+		k.forget()
+		k.last, k.files = m.data, m.files
+	case msgEnd:
+		k.ended = true
+	}
+}
+
+func (k *keeping) forget() {
+	for _, f := range k.files {
+		f.Close()
+	}
+	k.last, k.files = nil, nil
+}
+
+// replace starts another server in the place of one that died. It gives nil if
+// there is to be none.
+func (k *keeping) replace(s *served) *served {
+	for {
+		if k.ended || k.last == nil || k.unmounted(0) {
+			return nil
+		}
+		if k.deaths++; time.Since(s.since) > longEnough {
+			k.deaths = 1
+		}
+		if k.deaths >= maxDeaths {
+			k.say("the server %s, the %dth time in a row; giving up: the mount is dead", s.how, k.deaths)
+			return nil
+		}
+		k.say("the server %s; starting another", s.how)
+		if k.deaths > 1 && k.pause(firstDelay<<(k.deaths-2)) {
+			return nil
+		}
+		next, err := k.start()
+		if err == nil {
+			return next
+		}
+		s = &served{since: time.Now(), how: fmt.Sprintf("cannot be started: %v", err)}
+	}
+}
+
+// pause waits, and reports whether the keeper is to end.
+func (k *keeping) pause(d time.Duration) bool {
+	gone := make(chan bool, 1)
+	go func() { gone <- k.unmounted(d) }()
+	select {
+	case g := <-gone:
+		return g
+	case <-k.signals:
+		return true
+	}
+}
+
+// unmounted reports whether nothing is mounted any more, as soon as that is so, but
+// after some time at the latest. It must not be asked while a server lives: each
+// request would wake who asks.
+func (k *keeping) unmounted(patience time.Duration) bool {
+	var devices []unix.PollFd
+	for _, f := range k.files[min(2, len(k.files)):] { // see engine.Handover
+		devices = append(devices, unix.PollFd{Fd: int32(f.Fd())})
+	}
+	for until := time.Now().Add(patience); ; {
+		left := devices[:0]
+		wait := max(time.Until(until), 0)
+		_, err := unix.Poll(devices, int(wait/time.Millisecond))
+		for _, d := range devices {
+			if d.Revents&unix.POLLERR == 0 {
+				left = append(left, d)
+			}
+		}
+		if devices = left; len(left) == 0 {
+			return true
+		}
+		if wait == 0 && !errors.Is(err, unix.EINTR) {
+			return false
+		}
+	}
+}
+
+// start starts a server that takes over.
+func (k *keeping) start() (*served, error) {
+	var m keepMessage
+	if err := json.Unmarshal(k.last, &m); err != nil {
+		return nil, err
+	}
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = append([]string{os.Args[0]}, m.Args...)
+	cmd.Env = append(os.Environ(), takeOverEnv+"=3")
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err = send(conn, msgKeep, k.last, k.files); err == nil {
+		err = cmd.Start()
+	}
+	theirs.Close()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	s := &served{conn: conn, since: time.Now(), dead: make(chan struct{})}
+	if s.pidfd, err = unix.PidfdOpen(cmd.Process.Pid, 0); err != nil {
+		s.pidfd = -1
+	}
+	go func() {
+		cmd.Wait()
+		s.how = fmt.Sprintf("(process %d) died: %v", cmd.Process.Pid, cmd.ProcessState)
+		close(s.dead)
+	}()
+	return s, nil
+}
+
+// received is a message with its descriptors.
+type received struct {
+	kind  byte
+	data  []byte
+	files []*os.File
+}
+
+func socketPair() (*net.UnixConn, *os.File, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "socket")
+	conn, err := unixConn(os.NewFile(uintptr(pair[0]), "socket"))
+	if err != nil {
+		theirs.Close()
+	}
+	return conn, theirs, err
+}
+
+// unixConn is a socket, whose file it closes.
+func unixConn(f *os.File) (*net.UnixConn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, errors.New("not a socket of this machine")
+	}
+	return u, nil
+}
+
+// sendPatience is how long a message may take: the other side may be stopped.
+const sendPatience = time.Second
+
+func send(c *net.UnixConn, kind byte, data []byte, files []*os.File) error {
+	var fds []int
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	c.SetWriteDeadline(time.Now().Add(sendPatience))
+	_, _, err := c.WriteMsgUnix(append([]byte{kind}, data...), rights, nil)
+	return err
+}
+
+func receive(c *net.UnixConn) (received, error) {
+	b, control := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxPassed))
+	n, rights, flags, _, err := c.ReadMsgUnix(b, control)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return received{}, err
+	}
+	m := received{kind: b[0], data: append([]byte(nil), b[1:n]...)}
+	messages, err := unix.ParseSocketControlMessage(control[:rights])
+	for i := range messages {
+		fds, _ := unix.ParseUnixRights(&messages[i])
+		for _, fd := range fds {
+			m.files = append(m.files, os.NewFile(uintptr(fd), "kept"))
+		}
+	}
+	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = fmt.Errorf("a message of more than %d bytes", maxMessage)
+	}
+	return m, err
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// keepMount has a keeper of its own for what this process serves. That there is
+// none is no reason to end: then the mount dies with this process.
+func (a *app) keepMount(m *engine.Mount, args []string) {
+	k, err := startKeeper(args, m.Dir)
+	if err == nil {
+		err = a.keptBy(k, m)
+	}
+	if err != nil && !errors.Is(err, fusefs.ErrNoTakeOver) {
+		a.console.line("warning: nobody restarts this process if it dies: " + err.Error())
+	}
+}
+
+func (a *app) keptBy(k *keeperOf, m *engine.Mount) error {
+	if err := m.KeepWith(k); err != nil {
+		k.Release()
+		return err
+	}
+	go func() {
+		<-k.gone
+		if !k.released.Load() {
+			a.console.line(fmt.Sprintf("warning: nobody restarts this process if it dies: its keeper (process %d) has died", k.pid))
+		}
+	}()
+	return nil
+}
+
+// serverArgs are the arguments of a server that takes over: those of a mount
+// command that would mount the same. Its working directory is another.
+func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, error) {
+	location, _, err := a.location()
+	if err != nil {
+		return nil, err
+	}
+	url, err := remote.ParseURL(location)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := filepath.Abs(repo.CacheDir())
+	if err != nil {
+		return nil, err
+	}
+	state, err := filepath.Abs(a.state())
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"mount", "--repo", url.String(), "--cache-dir", cache, "--state-dir", state}
+	if a.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
+	}
+	if a.quiet {
+		args = append(args, "--quiet")
+	}
+	if a.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", a.verbose))
+	}
+	return append(args, "--", m.Snapshot.ID.String(), m.Dir), nil
+}
+
+// startedToTakeOver gives the socket of the keeper that started this process, nil
+// if none did.
+func (a *app) startedToTakeOver() *os.File {
+	fd, err := strconv.Atoi(a.getenv(takeOverEnv))
+	if err != nil {
+		return nil
+	}
+	os.Unsetenv(takeOverEnv)
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "keeper")
+}
+
+// takeOver serves what a server has served that died.
+func (a *app) takeOver(ctx context.Context, socket *os.File) error {
+	conn, err := unixConn(socket)
+	if err != nil {
+		return err
+	}
+	received, err := receive(conn)
+	if err != nil {
+		return fmt.Errorf("mount: from the keeper: %w", err)
+	}
+	var message keepMessage
+	if err := json.Unmarshal(received.data, &message); err != nil {
+		return fmt.Errorf("mount: from the keeper: %w", err)
+	}
+	repo, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.closeRepo(repo)
+	tuneServer()
+	m, err := repo.TakeOver(ctx, &engine.Handover{State: message.State, Files: received.files}, a.told(engine.MountOptions{}))
+	if err != nil {
+		return err
+	}
+	a.console.line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
+	k, err := keeperBehind(conn, message.Args)
+	if err == nil {
+		err = a.keptBy(k, m)
+	}
+	if err != nil {
+		a.console.line("warning: nobody restarts this process if it dies: " + err.Error())
+	}
+	return a.untilEnded(ctx, m)
+}
+
+// keeperBehind is the keeper that started this process, if it still lives.
+func keeperBehind(conn *net.UnixConn, args []string) (*keeperOf, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, peerErr); err != nil {
+		return nil, err
+	}
+	k, err := newKeeperOf(conn, int(peer.Pid), args)
+	if err == nil && os.Getppid() != int(peer.Pid) { // else it is that process, and not another with its number
+		err = errors.New("the keeper has died")
+	}
+	if err == nil {
+		k.ready.Store(true)
+	}
+	return k, err
+}
+
+// A keeperOf is what a server has of its keeper: engine.Keeper.
+type keeperOf struct {
+	conn  *net.UnixConn
+	args  []string
+	pid   int
+	pidfd int
+	gone  chan struct{} // closed when it is
+
+	ready, released atomic.Bool
+}
+
+// keeperGrace is how long a keeper may take to end.
+const keeperGrace = 5 * time.Second
+
+// startKeeper starts the keeper of this process. args are those of a server that
+// takes over; about is for lists of processes.
+func startKeeper(args []string, about string) (*keeperOf, error) {
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	us := os.NewFile(uintptr(self), "server")
+	defer us.Close()
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{os.Args[0], "keeper", "of", about}
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), keeperEnv+"=1")
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs, us}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	go cmd.Wait()
+	k, err := newKeeperOf(conn, cmd.Process.Pid, args)
+	if err == nil {
+		go func() {
+			m, err := receive(conn)
+			k.ready.Store(err == nil && m.kind == msgReady)
+		}()
+	}
+	return k, err
+}
+
+func newKeeperOf(conn *net.UnixConn, pid int, args []string) (*keeperOf, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		conn.Close()
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	k := &keeperOf{conn: conn, args: args, pid: pid, pidfd: pidfd, gone: make(chan struct{})}
+	go func() {
+		defer close(k.gone)
+		pollDead(pidfd)
+	}()
+	return k, nil
+}
+
+// Pid is engine.Keeper.
+func (k *keeperOf) Pid() int {
+	select {
+	case <-k.gone:
+		return 0
+	default:
+	}
+	if !k.ready.Load() {
+		return 0 // of one that begins the first signal would be the end
+	}
+	return k.pid
+}
+
+// Keep is engine.Keeper.
+func (k *keeperOf) Keep(h *engine.Handover) error {
+	b, err := json.Marshal(keepMessage{Args: k.args, State: h.State})
+	if err == nil && len(b) >= maxMessage {
+		err = errors.New("there is too much to hand over")
+	}
+	if err != nil {
+		return err
+	}
+	return send(k.conn, msgKeep, b, h.Files)
+}
+
+// Release is engine.Keeper. It ends the keeper, also one that is stopped.
+func (k *keeperOf) Release() {
+	k.released.Store(true)
+	if send(k.conn, msgEnd, nil, nil) == nil {
+		select {
+		case <-k.gone:
+			return
+		case <-time.After(keeperGrace):
+		}
+	}
+	unix.PidfdSendSignal(k.pidfd, unix.SIGKILL, nil, 0)
+	<-k.gone
+}

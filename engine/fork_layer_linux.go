@@ -1,0 +1,218 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A layerRecord says whose the upper directory beside it is, where it is not in the
+// fork's entry: in layer.json. What the kernel wrote there over one snapshot means
+// something else over any other.
+type layerRecord struct {
+	Version    int              `json:"version"`
+	Repository recordRepository `json:"repository"`
+	Snapshot   manifest.ID      `json:"snapshot"`
+	Mode       ForkMode         `json:"mode"`
+	Fork       string           `json:"fork,omitempty"`  // ID of the fork that has it
+	State      rawPath          `json:"state,omitempty"` // and the state folder of that
+	Key        string           `json:"key,omitempty"`   // and its entry there
+}
+
+func (l *layerRecord) write(dir string) error {
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, layerFileName)
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	return err
+}
+
+func readLayer(dir string) (*layerRecord, error) {
+	b, err := readRecord(filepath.Join(dir, layerFileName))
+	if err != nil {
+		return nil, err
+	}
+	l := &layerRecord{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(l); err != nil {
+		return nil, err
+	}
+	switch {
+	case l.Version > forkVersion:
+		return nil, errNewer
+	case l.Version < 1 || l.Snapshot.IsZero():
+		return nil, errors.New("incomplete")
+	}
+	return l, nil
+}
+
+// inUse reports whether a fork has the layer, of whatever state folder.
+func (l *layerRecord) inUse() bool {
+	if l.Fork == "" || l.Key != filepath.Base(l.Key) {
+		return false
+	}
+	b, err := readRecord(filepath.Join(string(l.State), forksFolder, l.Key, forkFileName))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	rec, err := decodeForkRecord(b)
+	return err != nil || rec.ID == l.Fork
+}
+
+// A forkLayer is the folder that ForkOptions.Upper names, locked against others
+// who would have it.
+type forkLayer struct {
+	dir  string // "" if none was named
+	lock *os.File
+	made bool
+	kept *layerRecord // of the fork that it was kept of; nil if it is empty
+}
+
+func (l *forkLayer) close() {
+	if l.lock != nil {
+		l.lock.Close()
+	}
+}
+
+// undo makes the folder what it was.
+func (l *forkLayer) undo() error {
+	if l.kept != nil {
+		return l.kept.write(l.dir)
+	}
+	return removeLayer(l.dir, false)
+}
+
+// openLayer looks at the folder that upper and work are to be in.
+func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
+	l := &forkLayer{}
+	if x.opts.Upper == "" {
+		return l, nil
+	}
+	if l.dir, err = resolveTarget(x.opts.Upper); err != nil {
+		return nil, err
+	}
+	if dir := string(rec.Dir); l.dir == dir || strings.HasPrefix(l.dir, dir+"/") || l.dir == "/" {
+		return nil, fmt.Errorf("%w: the upper folder would be below the fork", ErrInvalid)
+	}
+	l.made = os.Mkdir(l.dir, 0o700) == nil
+	fd, err := openDirectory(l.dir)
+	if err != nil {
+		return nil, fmt.Errorf("upper folder %s: %w", l.dir, err)
+	}
+	l.lock = os.NewFile(uintptr(fd), l.dir)
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("%w: another fork is about to use the upper folder %s", ErrExists, l.dir)
+	}
+	rec.Layer, rec.MadeLayer = rawPath(l.dir), l.made
+	empty, err := isEmptyDir(l.dir)
+	if empty || err != nil {
+		return l, err
+	}
+	switch l.kept, err = readLayer(l.dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: the upper folder %s holds something, and nothing of a fork's", ErrExists, l.dir)
+	case err != nil:
+		return nil, fmt.Errorf("upper folder %s: %s: %w", l.dir, layerFileName, err)
+	case l.kept.Snapshot != rec.Snapshot.ID:
+		return nil, fmt.Errorf("%w: the upper folder %s is of a fork of the snapshot %v", ErrExists, l.dir, l.kept.Snapshot)
+	case l.kept.inUse():
+		return nil, fmt.Errorf("%w: the upper folder %s is that of fork %s", ErrExists, l.dir, strings.Split(l.kept.Key, "@")[0])
+	}
+	if info, err := os.Lstat(filepath.Join(l.dir, upperName)); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("%w: there is no folder %s in %s", ErrExists, upperName, l.dir)
+	}
+	return l, nil
+}
+
+// removeLayer removes upper, work and layer.json from a folder that layer.json
+// says is ours, and the folder itself if nothing else is in it and made is set.
+func removeLayer(dir string, made bool) error {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n.Name() == upperName || strings.HasPrefix(n.Name(), workName) && n.IsDir() {
+			if err := removeTree(filepath.Join(dir, n.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	// Last: as long as it is there what is left can be removed too.
+	if err := os.Remove(filepath.Join(dir, layerFileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if made {
+		os.Remove(dir)
+	}
+	return nil
+}
+
+// removeLayer removes what the fork changed, or with keep sees to it that another
+// fork can have it.
+func (e *forkEntry) removeLayer(keep bool) (kept string, err error) {
+	dir := string(e.rec.Layer)
+	l := &layerRecord{Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode}
+	switch {
+	case dir != "":
+		// It is outside of our folders: what is there may be somebody else's by now.
+		there, err := readLayer(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s: %s: %w", dir, layerFileName, err)
+		}
+		switch {
+		case there.Fork != e.rec.ID:
+			return "", nil
+		case keep:
+			return dir, l.write(dir)
+		}
+		return "", removeLayer(dir, e.rec.MadeLayer)
+	case e.rec.Ephemeral:
+		return "", e.dropMemory()
+	case !keep:
+		return "", nil // with the entry
+	}
+	kept = filepath.Join(e.g.state, keptFolder, e.rec.Name+"-"+e.rec.ID[:6])
+	if err := os.MkdirAll(kept, 0o700); err != nil {
+		return "", err
+	}
+	if err := l.write(kept); err != nil {
+		return "", err
+	}
+	if err := os.Rename(e.upper(), filepath.Join(kept, upperName)); err != nil {
+		return "", err
+	}
+	return kept, syncDir(kept)
+}

@@ -1,0 +1,534 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A ForkMode is how a fork comes to be writable.
+type ForkMode string
+
+// Modes of forks, the best first.
+const (
+	// ForkOverlay is the kernel's overlayfs, for root: to change the metadata of a
+	// file, or to move a directory, copies nothing.
+	ForkOverlay ForkMode = "overlay"
+	// ForkUserOverlay is the kernel's overlayfs, for root of a user namespace. A
+	// directory of the snapshot cannot be renamed there (EXDEV), which mv makes up
+	// for by copying.
+	ForkUserOverlay ForkMode = "userxattr"
+	// ForkFuse is the program fuse-overlayfs, for ordinary users.
+	ForkFuse ForkMode = "fuse-overlayfs"
+	// ForkRestore is no fork but a copy of the whole snapshot, written out: what is
+	// left where nothing can be mounted.
+	ForkRestore ForkMode = "restore"
+)
+
+var forkModes = []ForkMode{ForkOverlay, ForkUserOverlay, ForkFuse, ForkRestore}
+
+// ParseForkMode parses the name of a mode.
+func ParseForkMode(s string) (ForkMode, error) {
+	if !slices.Contains(forkModes, ForkMode(s)) {
+		return "", fmt.Errorf("%w: %q is not the mode of a fork", ErrInvalid, s)
+	}
+	return ForkMode(s), nil
+}
+
+// ForkOptions are how a snapshot is forked. nil will do.
+type ForkOptions struct {
+	// Name is what the fork is called, beside its directory: letters, digits, dots,
+	// dashes and underscores. The default is made of the directory's name.
+	Name string
+	// Upper is a folder that what is changed goes to, in folders upper and work. It
+	// is made if there is none; else it must be empty, or kept of a fork of the same
+	// snapshot (RemoveForkOptions.Keep), whose changes this fork then begins with.
+	// The default is in the state folder.
+	Upper string
+	// Ephemeral keeps what is changed in memory. It outlives an unmount, but not a
+	// restart of the machine.
+	Ephemeral bool
+	// Mode is one to insist on. By default it is the first that works here.
+	Mode ForkMode
+	// Force forks over a directory that holds something, which is out of sight
+	// while the fork is mounted.
+	Force bool
+
+	// Prefetch, Fail and Warn are as for Mount; the first is of use to whoever mounts
+	// the snapshot first. Warn is also told of what becomes a copy.
+	Prefetch Prefetch
+	Fail     func(op, path string, err error)
+	Warn     func(error)
+	// Progress is told of the copy in ForkRestore.
+	Progress Progress
+
+	// Serve has another process mount the snapshot at a directory and serve it, with
+	// MountOptions.Share and the state folder of this repository. It is called when no
+	// process serves it. The default is that this one does: the fork is dead when
+	// it ends, until it is resumed.
+	Serve func(ctx context.Context, id manifest.ID, dir string, prefetch Prefetch) error
+}
+
+// A Fork is a writable directory that begins as a snapshot. What is changed in it
+// stays until it is removed: also when it is unmounted, when the process that serves
+// the snapshot dies, and when the machine is started again (unless Ephemeral);
+// ResumeFork brings it back.
+type Fork struct {
+	Name       string    `json:"name"`
+	Dir        string    `json:"dir"` // absolute and without symbolic links
+	Snapshot   Snapshot  `json:"snapshot"`
+	Repository string    `json:"repository"` // URL
+	Mode       ForkMode  `json:"mode"`
+	Upper      string    `json:"upper,omitempty"` // the directory that holds what is changed; "" in ForkRestore
+	Ephemeral  bool      `json:"ephemeral,omitempty"`
+	Created    time.Time `json:"created"`
+
+	state string
+}
+
+func (e *forkEntry) fork() *Fork {
+	f := &Fork{
+		Name: e.rec.Name, Dir: string(e.rec.Dir), Snapshot: e.rec.Snapshot, Repository: e.rec.Repository.URL,
+		Mode: e.rec.Mode, Ephemeral: e.rec.Ephemeral, Created: e.rec.Created, state: e.g.state,
+	}
+	if f.Mode != ForkRestore {
+		f.Upper = e.upper()
+	}
+	return f
+}
+
+// Unmount unmounts the fork and keeps what was changed. It fails with
+// fusefs.ErrBusy if somebody uses it, unless detach is set.
+func (f *Fork) Unmount(ctx context.Context, detach bool) error {
+	err := Unmount(ctx, f.state, f.Dir, &UnmountOptions{Detach: detach})
+	if errors.Is(err, fusefs.ErrNotMounted) {
+		return nil
+	}
+	return err
+}
+
+// Remove unmounts the fork and removes what was changed: see RemoveFork.
+func (f *Fork) Remove(ctx context.Context, opts *RemoveForkOptions) (kept string, err error) {
+	return RemoveFork(ctx, f.state, f.Name, opts)
+}
+
+// errNoFUSE and errNoOverlay say that a mode of forks does not work here.
+var (
+	errNoFUSE    = errors.New("FUSE cannot be used here")
+	errNoOverlay = errors.New("no overlay can be mounted here")
+)
+
+// Fork makes a writable directory of a snapshot, at once: overlayfs over the one
+// mount of the snapshot that all forks of it on this machine share. dir is an empty
+// directory, or is made. What the fork changes goes to a folder of its own.
+//
+// It needs Options.StateDir. Forks of one snapshot can be made in parallel, by any
+// number of processes. Once the snapshot is mounted, to fork it by its id takes no
+// request.
+//
+// It fails with ErrExists for a name or a directory that a fork has, for a directory
+// that holds something, unless Force is set, and for an Upper that holds anything
+// else than Fork may use; and with ErrNotFound and ErrExpired.
+//
+// Nothing keeps the snapshot while none of its forks is mounted: when it is removed
+// then, the fork cannot be resumed. What it changed is still there.
+func (r *Repository) Fork(ctx context.Context, ref, dir string, opts *ForkOptions) (*Fork, error) {
+	if opts == nil {
+		opts = &ForkOptions{}
+	}
+	x := &forker{repo: r, opts: opts}
+	f, err := x.fork(ctx, ref, dir)
+	if err != nil {
+		return nil, fmt.Errorf("forking to %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+// stateDir is Options.StateDir, made absolute; "" for none.
+func (r *Repository) stateDir() string {
+	if r.registry == nil {
+		return ""
+	}
+	return filepath.Dir(r.registry.dir)
+}
+
+// A forker is one run of Fork or ResumeFork.
+type forker struct {
+	repo *Repository
+	opts *ForkOptions
+	g    *forkRegistry
+}
+
+func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error) {
+	if x.g, err = newForkRegistry(x.repo.stateDir()); err != nil {
+		return nil, err
+	}
+	if err := x.check(); err != nil {
+		return nil, err
+	}
+	id, ok := idOf(ref)
+	if !ok {
+		s, err := x.repo.Get(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		id = s.ID
+	}
+	if dir == "" {
+		return nil, fmt.Errorf("%w: no directory", ErrInvalid)
+	}
+	path, err := fusefs.Resolve(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range x.g.keys() { // which is looked at again when it counts
+		if name, ok := strings.CutSuffix(key, forkKeyOf(path)); ok {
+			return nil, fmt.Errorf("%w: fork %s is there", ErrExists, name)
+		}
+	}
+	err = os.Mkdir(path, 0o755)
+	made := err == nil
+	defer func() {
+		if made && err != nil {
+			os.Remove(path)
+		}
+	}()
+	if path, err = mountPoint(path, x.opts.Force); err != nil {
+		return nil, err
+	}
+	rec := &forkRecord{
+		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
+		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.cfg.ID},
+		Dir:        rawPath(path), MadeDir: made, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
+		Created: x.repo.now().UTC(), Mounted: placeHere(),
+	}
+	var f *Fork
+	if x.opts.Mode != ForkRestore {
+		err = x.overLower(ctx, id, func(lower string, s *Snapshot) error {
+			rec.Snapshot = *s
+			f, err = x.mountNew(ctx, rec, lower)
+			return err
+		})
+		plain := x.opts.Mode == "" && x.opts.Upper == "" && !x.opts.Ephemeral && !x.opts.Force
+		if !plain || !errIsAny(err, errNoFUSE, errNoOverlay) {
+			return f, err
+		}
+		x.warn(fmt.Errorf("the whole snapshot is copied to %s: %w", path, err))
+	}
+	return x.copyOut(ctx, rec, id)
+}
+
+func (x *forker) warn(err error) {
+	if x.opts.Warn != nil {
+		x.opts.Warn(err)
+	}
+}
+
+// check checks the options.
+func (x *forker) check() error {
+	o := x.opts
+	if o.Name != "" {
+		if err := checkForkName(o.Name); err != nil {
+			return err
+		}
+	}
+	if o.Mode != "" {
+		if _, err := ParseForkMode(string(o.Mode)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Ephemeral && o.Upper != "":
+		return fmt.Errorf("%w: an upper folder, and changes in memory", ErrInvalid)
+	case o.Mode == ForkRestore && (o.Ephemeral || o.Upper != "" || o.Force):
+		return fmt.Errorf("%w: a copy has no upper folder, and hides nothing", ErrInvalid)
+	}
+	return nil
+}
+
+// overLower calls do with a directory at which the snapshot is mounted, and stays as
+// long as do takes. Whoever comes first mounts it.
+func (x *forker) overLower(ctx context.Context, id manifest.ID, do func(lower string, s *Snapshot) error) error {
+	for how := unix.LOCK_SH; ; how = unix.LOCK_EX {
+		lock, err := x.g.lockLower(ctx, id, how)
+		if err != nil {
+			return fmt.Errorf("state folder: %w", err)
+		}
+		s, err := x.lowerThere(id)
+		if s == nil && err == nil && how == unix.LOCK_SH {
+			lock.Close()
+			continue
+		}
+		if s == nil && err == nil {
+			s, err = x.mountLower(ctx, id)
+		}
+		if err == nil {
+			if err = x.repo.checkExpiry(s); err != nil {
+				err = fmt.Errorf("snapshot %v: %w", id, err)
+			}
+		}
+		if err == nil {
+			err = do(x.g.lower(id), s)
+		}
+		lock.Close()
+		if err != nil && how == unix.LOCK_EX {
+			err = errors.Join(err, x.g.releaseLower(context.WithoutCancel(ctx), id, true))
+		}
+		return err
+	}
+}
+
+// lowerThere gives the snapshot, if it is mounted where forks lie over it; else nil.
+func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
+	points, err := fusefs.Points()
+	if err != nil {
+		return nil, err
+	}
+	lower := x.g.lower(id)
+	at := slices.IndexFunc(points, func(p fusefs.Point) bool { return p.Dir == lower })
+	if at < 0 {
+		return nil, nil
+	}
+	// The server may have died, or be stopped, which the mount of an overlay would
+	// wait for.
+	switch err := fusefs.Probe(lower, statusPatience); {
+	case errors.Is(err, fusefs.ErrNoServer):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("snapshot %v: %w", id, err)
+	}
+	entries := x.repo.registry.scan(id.String()+".", points)
+	defer closeAll(entries)
+	for _, e := range entries {
+		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole })
+		if here && e.live && e.rec.Repository.ID == x.repo.cfg.ID {
+			return &e.rec.Snapshot, nil
+		}
+	}
+	return nil, nil
+}
+
+// mountLower mounts the snapshot where forks lie over it.
+func (x *forker) mountLower(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+	if err := fusefs.Usable(x.g.state); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoFUSE, err)
+	}
+	lower := x.g.lower(id)
+	// Of a dead one even mkdir may fail.
+	if err := os.Mkdir(lower, 0o700); err != nil && !errIsAny(err, fs.ErrExist, unix.ENOTCONN) {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	mo := &MountOptions{Prefetch: x.opts.Prefetch, Share: true, Fail: x.opts.Fail, Warn: x.opts.Warn, byOthers: x.opts.Serve != nil}
+	m, err := x.repo.Mount(ctx, id.String(), lower, mo)
+	if err == nil {
+		return &m.Snapshot, nil
+	}
+	if !errors.Is(err, errNoServer) {
+		return nil, err
+	}
+	// What cannot be served is better known before.
+	s, err := x.repo.Get(ctx, id.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := x.opts.Serve(ctx, id, lower, x.opts.Prefetch); err != nil {
+		return nil, err
+	}
+	if there, err := x.lowerThere(id); err != nil || there == nil {
+		return nil, errors.Join(fmt.Errorf("snapshot %v: another process was to mount it, and has not", id), err)
+	}
+	return s, nil
+}
+
+// mountNew makes an entry and mounts the fork over the lower directory.
+func (x *forker) mountNew(ctx context.Context, rec *forkRecord, lower string) (_ *Fork, err error) {
+	layer, err := x.openLayer(rec)
+	if err != nil {
+		return nil, err
+	}
+	defer layer.close()
+	defer func() {
+		if err != nil && layer.made {
+			os.Remove(layer.dir)
+		}
+	}()
+	modes := forkModes[:3]
+	if layer.kept != nil {
+		modes = []ForkMode{layer.kept.Mode}
+	}
+	if x.opts.Mode != "" {
+		if layer.kept != nil && layer.kept.Mode != x.opts.Mode {
+			return nil, fmt.Errorf("%w: %s is of a fork in mode %s", ErrExists, x.opts.Upper, layer.kept.Mode)
+		}
+		modes = []ForkMode{x.opts.Mode}
+	}
+	var why []string
+	for _, mode := range modes {
+		if err := x.possible(mode); err != nil {
+			why = append(why, fmt.Sprintf("%s: %v", mode, err))
+			continue
+		}
+		rec.Mode = mode
+		f, err := x.mountAs(ctx, rec, layer, lower)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, errNoOverlay) {
+			return nil, err
+		}
+		why = append(why, fmt.Sprintf("%s: %v", mode, err))
+	}
+	return nil, fmt.Errorf("%w: %s", errNoOverlay, strings.Join(why, "; "))
+}
+
+// mountAs is mountNew in one mode. It leaves nothing if it fails.
+func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer, lower string) (_ *Fork, err error) {
+	asked := rec.Name
+	if rec.Ephemeral && rec.Mode == ForkFuse {
+		// Who may not mount has to find a tmpfs.
+		dir, err := os.MkdirTemp(sharedMemory, "snapctl-fork-")
+		if err != nil {
+			return nil, err
+		}
+		rec.Layer, rec.MadeLayer = rawPath(dir), true
+	}
+	e, err := x.g.make(rec)
+	if err != nil {
+		return nil, err
+	}
+	defer e.close()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.undo(layer))
+			rec.Name = asked
+		}
+	}()
+	if rec.Ephemeral && rec.Mode != ForkFuse {
+		if err := e.mountMemory(); err != nil {
+			return nil, err
+		}
+	}
+	if rec.Layer != "" {
+		if err := e.mark(); err != nil {
+			return nil, err
+		}
+	}
+	if layer.kept == nil {
+		if err := makeUpper(lower, e.upper()); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.mount(ctx, lower); err != nil {
+		return nil, err
+	}
+	return e.fork(), nil
+}
+
+// mark says in the folder that upper is in that it is this fork's.
+func (e *forkEntry) mark() error {
+	l := &layerRecord{
+		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
+		Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
+	}
+	return l.write(e.layer())
+}
+
+// undo removes what was made of a fork.
+func (e *forkEntry) undo(layer *forkLayer) error {
+	var errs []error
+	if e.rec.Ephemeral {
+		errs = append(errs, e.dropMemory())
+	} else if e.rec.Layer != "" {
+		errs = append(errs, layer.undo())
+	}
+	return errors.Join(append(errs, e.discard())...)
+}
+
+// copyOut restores the snapshot instead.
+func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (_ *Fork, err error) {
+	s, err := x.repo.Get(ctx, id.String())
+	if err != nil {
+		return nil, err
+	}
+	rec.Snapshot, rec.Mode, rec.Copy = *s, ForkRestore, &forkCopy{}
+	e, err := x.g.make(rec)
+	if err != nil {
+		return nil, err
+	}
+	defer e.close()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.discard())
+		}
+	}()
+	receipt, err := x.repo.Restore(ctx, id.String(), string(rec.Dir), &RestoreOptions{Progress: x.opts.Progress})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range receipt.Problems {
+		x.warn(p)
+	}
+	if rec.Copy, err = copyAt(string(rec.Dir)); err != nil {
+		return nil, err
+	}
+	if err := e.write(); err != nil {
+		return nil, err
+	}
+	return e.fork(), nil
+}
+
+// copyAt identifies a directory.
+func copyAt(dir string) (*forkCopy, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
+	if err != nil {
+		return nil, &os.PathError{Op: "statx", Path: dir, Err: err}
+	}
+	c := &forkCopy{Inode: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		c.Born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	return c, nil
+}
+
+// copyThere reports whether the copy is where it was made.
+func (e *forkEntry) copyThere() bool {
+	c, err := copyAt(string(e.rec.Dir))
+	return err == nil && e.rec.Copy.Inode != 0 && *c == *e.rec.Copy
+}
+
+// A mountedFork is what is known of a fork by the directory at which it is mounted.
+type mountedFork struct {
+	Snapshot manifest.ID
+	Upper    string
+	Mode     ForkMode
+}
+
+// forkAt gives the fork that is mounted at a path without symbolic links; nil if none
+// of this state folder's is.
+func (r *Repository) forkAt(path string) *mountedFork {
+	g, err := newForkRegistry(r.stateDir())
+	if err != nil {
+		return nil
+	}
+	e, err := g.at(path)
+	if err != nil {
+		r.log.Info("looking for a fork", "path", path, "err", err)
+	}
+	if e == nil {
+		return nil
+	}
+	defer e.close()
+	return &mountedFork{e.rec.Snapshot.ID, e.upper(), e.rec.Mode}
+}

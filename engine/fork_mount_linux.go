@@ -1,0 +1,297 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/fusefs"
+	"golang.org/x/sys/unix"
+)
+
+// sharedMemory is a tmpfs that every Linux has.
+const sharedMemory = "/dev/shm"
+
+// A noOverlay is an errNoOverlay that says no more than why.
+type noOverlay struct{ err error }
+
+func (e *noOverlay) Error() string   { return e.err.Error() }
+func (e *noOverlay) Unwrap() []error { return []error{errNoOverlay, e.err} }
+
+// possible says why a mode cannot be had here, as far as that is known without trying.
+func (x *forker) possible(mode ForkMode) error {
+	if mode == ForkFuse {
+		_, err := exec.LookPath("fuse-overlayfs")
+		return err
+	}
+	return nil
+}
+
+// mountMemory gives an ephemeral fork its tmpfs.
+func (e *forkEntry) mountMemory() error {
+	dir := filepath.Join(e.folder(), memoryName)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+		return &noOverlay{fmt.Errorf("tmpfs: %w", err)}
+	}
+	return nil
+}
+
+// dropMemory forgets what an ephemeral fork changed.
+func (e *forkEntry) dropMemory() error {
+	if e.rec.Layer != "" {
+		return removeLayer(string(e.rec.Layer), true)
+	}
+	dir := filepath.Join(e.folder(), memoryName)
+	if mounted, err := mountinfo.Mounted(dir); err != nil || !mounted {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	return fusefs.UnmountAt(dir, true)
+}
+
+// makeUpper makes the upper directory. An overlay's root has its metadata, which is
+// to be the snapshot's.
+func makeUpper(lower, upper string) error {
+	if err := os.Mkdir(upper, 0o700); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(lower, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: lower, Err: err}
+	}
+	names, err := grow(func(dest []byte) (int, error) { return unix.Llistxattr(lower, dest) })
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("extended attributes of the snapshot's root: %w", err)
+	}
+	// Owners and attributes that this user may not set he would not have with a
+	// restore either.
+	if err := os.Lchown(upper, int(st.Uid), int(st.Gid)); err != nil && !errIsAny(err, unix.EPERM, unix.EINVAL) {
+		return err
+	}
+	for name := range strings.SplitSeq(string(names), "\x00") {
+		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue
+		}
+		value, err := grow(func(dest []byte) (int, error) { return unix.Lgetxattr(lower, name, dest) })
+		if err == nil {
+			err = unix.Lsetxattr(upper, name, value, 0)
+		}
+		if err != nil && !errIsAny(err, unix.EPERM, unix.ENOTSUP, unix.EINVAL, unix.ENODATA) {
+			return fmt.Errorf("extended attribute %s of the snapshot's root: %w", name, err)
+		}
+	}
+	if err := unix.Chmod(upper, st.Mode&0o7777); err != nil {
+		return &os.PathError{Op: "chmod", Path: upper, Err: err}
+	}
+	times := []unix.Timespec{st.Mtim, st.Mtim}
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, upper, times, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// mount mounts the fork over the lower directory. The caller has the lock.
+func (e *forkEntry) mount(ctx context.Context, lower string) error {
+	// A new one each time: the last may still be in use, by an overlay that is
+	// detached.
+	word := fmt.Sprintf("%s-%08x", workName, rand.Uint32())
+	work := filepath.Join(e.layer(), word)
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return err
+	}
+	o := &overlayMount{
+		source: forkSource + e.rec.Name, lower: lower, upper: e.upper(), work: work, user: e.rec.Mode == ForkUserOverlay,
+	}
+	var err error
+	if e.rec.Mode == ForkFuse {
+		err = e.mountFuse(ctx, o)
+	} else if err = o.writable(); err == nil {
+		err = o.mount(string(e.rec.Dir))
+	}
+	if err != nil {
+		removeTree(work)
+		return &noOverlay{err}
+	}
+	if names, err := os.ReadDir(e.layer()); err == nil {
+		for _, n := range names {
+			if n.Name() != word && strings.HasPrefix(n.Name(), workName) {
+				removeTree(filepath.Join(e.layer(), n.Name()))
+			}
+		}
+	}
+	return nil
+}
+
+// An overlayMount is what the kernel is told.
+type overlayMount struct {
+	source             string
+	lower, upper, work string
+	user               bool // root of a user namespace
+}
+
+// writable says why the upper directory does not do. The kernel mounts an overlay
+// all the same, on which a directory cannot be removed and made again.
+func (o *overlayMount) writable() error {
+	name := "trusted.snapctl-probe"
+	if o.user {
+		name = "user.snapctl-probe"
+	}
+	err := unix.Lsetxattr(o.work, name, []byte("y"), 0)
+	switch {
+	case err == nil:
+		err = unix.Lremovexattr(o.work, name)
+	case errors.Is(err, unix.EPERM):
+		err = fmt.Errorf("only root may set the attribute %s", name)
+	case errors.Is(err, unix.ENOTSUP):
+		err = fmt.Errorf("the file system of %s has no extended attributes that begin with %s", filepath.Dir(o.work), strings.SplitAfter(name, ".")[0])
+	}
+	return err
+}
+
+// mount mounts the overlay at dir. Device files and setuid programs of a snapshot
+// have no power there, as in all its mounts.
+func (o *overlayMount) mount(dir string) error {
+	fd, err := o.open()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// open makes the overlay, mounted nowhere yet.
+func (o *overlayMount) open() (fd int, err error) {
+	c, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(c)
+	escape := strings.NewReplacer(`\`, `\\`)
+	// With redirects a directory is renamed rather than copied; with metacopy so are
+	// a file's mode and owner changed. Neither index nor NFS: they tie the upper
+	// directory to one mount of the snapshot, and it will meet another.
+	options := [][2]string{
+		{"source", o.source}, {"lowerdir+", o.lower}, {"upperdir", escape.Replace(o.upper)}, {"workdir", escape.Replace(o.work)},
+		{"index", "off"}, {"xino", "on"},
+	}
+	if o.user {
+		options = append(options, [2]string{"userxattr", ""})
+	} else {
+		options = append(options, [2]string{"nfs_export", "off"}, [2]string{"redirect_dir", "on"}, [2]string{"metacopy", "on"})
+	}
+	for _, x := range options {
+		switch {
+		case x[1] == "":
+			err = unix.FsconfigSetFlag(c, x[0])
+		default:
+			err = unix.FsconfigSetString(c, x[0], x[1])
+		}
+		if x[0] == "lowerdir+" && errors.Is(err, unix.EINVAL) { // before Linux 6.8
+			err = unix.FsconfigSetString(c, "lowerdir", strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(o.lower))
+		}
+		if err != nil {
+			return -1, fmt.Errorf("overlay option %s=%s: %w", x[0], x[1], o.why(c, err))
+		}
+	}
+	if err := unix.FsconfigCreate(c); err != nil {
+		return -1, fmt.Errorf("overlay: %w", o.why(c, err))
+	}
+	fd, err = unix.Fsmount(c, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	return fd, os.NewSyscallError("fsmount", err)
+}
+
+// why adds what the kernel has to say about an error.
+func (o *overlayMount) why(context int, err error) error {
+	b := make([]byte, 1<<10)
+	var said []string
+	for {
+		n, rerr := unix.Read(context, b)
+		if rerr != nil || n <= 0 {
+			break
+		}
+		// "e overlay: ...": an error; "w" a warning, "i" what it says anyway.
+		if text, ok := strings.CutPrefix(string(b[:n]), "e "); ok {
+			said = append(said, strings.TrimSpace(text))
+		}
+	}
+	if len(said) > 0 {
+		return fmt.Errorf("%w (%s)", err, strings.Join(said, "; "))
+	}
+	return err
+}
+
+// mountFuse mounts by means of fuse-overlayfs, which goes on in the background.
+func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
+	program, err := exec.LookPath("fuse-overlayfs")
+	if err != nil {
+		return err
+	}
+	for _, p := range []string{o.lower, o.upper, o.work} {
+		if strings.ContainsAny(p, `,:\`) {
+			return fmt.Errorf("fuse-overlayfs takes no path with a comma, colon or backslash: %s", p)
+		}
+	}
+	// Not a pipe, which it would keep open.
+	said, err := memoryFile("fuse-overlayfs", nil)
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
+	if os.Geteuid() != 0 { // as after a restore, all files are his
+		options += fmt.Sprintf(",squash_to_uid=%d,squash_to_gid=%d", os.Geteuid(), os.Getegid())
+	}
+	cmd := exec.CommandContext(ctx, program, "-o", options, string(e.rec.Dir))
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Run(); err != nil {
+		said.Seek(0, io.SeekStart)
+		text, _ := io.ReadAll(io.LimitReader(said, 1<<10))
+		return fmt.Errorf("fuse-overlayfs: %w: %s", err, strings.TrimSpace(string(text)))
+	}
+	table, err := readMountTable()
+	if err == nil && !e.mountedIn(table) {
+		err = errors.New("fuse-overlayfs says that it has mounted, and has not")
+	}
+	return err
+}
+
+// probe asks for a file that there is not, which the server of the snapshot has to
+// say. It fails with fusefs.ErrNoServer or ErrNoAnswer.
+func (e *forkEntry) probe() error {
+	dir := string(e.rec.Dir)
+	if e.rec.Mode == ForkFuse {
+		if err := fusefs.Probe(dir, statusPatience); err != nil {
+			return err
+		}
+	}
+	answer := make(chan error, 1)
+	go func() { // which lasts as long as the server keeps silent
+		// A name that nobody has asked for, since the kernel remembers; and the first
+		// in order, so that the page that has it is that of the root.
+		var st unix.Stat_t
+		answer <- unix.Lstat(fmt.Sprintf("%s/\x01snapctl-%016x", dir, rand.Uint64()), &st)
+	}()
+	timer := time.NewTimer(statusPatience)
+	defer timer.Stop()
+	select {
+	case err := <-answer:
+		if errIsAny(err, unix.ENOTCONN, unix.ECONNABORTED, unix.EIO) {
+			return fusefs.ErrNoServer
+		}
+		return nil
+	case <-timer.C:
+		return fusefs.ErrNoAnswer
+	}
+}

@@ -1,0 +1,568 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A forkRegistry is what forks there are, in the state folder:
+//
+//	forks/NAME@WORD/fork.json   what it is: forkRecord. WORD is made of its path
+//	forks/NAME@WORD/lock        locked (flock) by who changes something about it
+//	forks/NAME@WORD/upper       what is different from the snapshot
+//	forks/NAME@WORD/work        the kernel's, while it is mounted
+//	forks/NAME@WORD/memory      of an ephemeral one: the tmpfs that these two are in
+//	forks/.lock                 locked for the moment in which a fork gets its name
+//	kept/NAME-WORD              upper and layer.json of a fork that was removed and kept
+//	lower/ID                    where the snapshot is mounted that forks lie over
+//	lower/ID.lock               shared by who mounts a fork over it, exclusive to who
+//	                            mounts or unmounts it
+//
+// upper and work may be elsewhere, in a folder that ForkOptions.Upper names; there
+// layer.json says whose they are. What is mounted the kernel says, as it does of
+// mounts: the record says what should be.
+type forkRegistry struct {
+	registry        // of the folder forks
+	state    string // the state folder
+}
+
+const (
+	forksFolder    = "forks"
+	keptFolder     = "kept"
+	lowersFolder   = "lower"
+	forkFileName   = "fork.json"
+	layerFileName  = "layer.json"
+	forksLock      = ".lock"
+	upperName      = "upper"
+	workName       = "work" // begins the names of all such folders
+	memoryName     = "memory"
+	goneForkPrefix = ".gone-" // of an entry that is being removed
+	forkVersion    = 1
+
+	// forkSource begins the source of an overlay that is a fork, as in
+	// /proc/self/mountinfo. Its name follows.
+	forkSource = "snapctl-fork:"
+)
+
+// newForkRegistry gives the registry of forks of a state folder. It makes nothing.
+func newForkRegistry(stateDir string) (*forkRegistry, error) {
+	if stateDir == "" {
+		return nil, fmt.Errorf("%w: forks need a state folder", ErrInvalid)
+	}
+	// As the kernel's table has it, wherever we are later.
+	dir, err := resolveTarget(stateDir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
+	}
+	return &forkRegistry{registry{filepath.Join(dir, forksFolder)}, dir}, nil
+}
+
+// A forkRecord is what an entry says. It is enough to mount the fork again.
+type forkRecord struct {
+	Version    int              `json:"version"`
+	ID         string           `json:"id"` // a random word
+	Name       string           `json:"name"`
+	Repository recordRepository `json:"repository"`
+	Snapshot   Snapshot         `json:"snapshot"`
+	Dir        rawPath          `json:"dir"`
+	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
+	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
+	MadeLayer  bool             `json:"madeLayer,omitempty"`
+	Mode       ForkMode         `json:"mode"`
+	Ephemeral  bool             `json:"ephemeral,omitempty"`
+	Prefetch   string           `json:"prefetch"`
+	Created    time.Time        `json:"created"`
+	Mounted    *forkPlace       `json:"mounted,omitempty"` // nil since it was unmounted
+	Copy       *forkCopy        `json:"copy,omitempty"`    // in mode restore
+}
+
+// A forkPlace is where a fork was mounted last.
+type forkPlace struct {
+	Boot      string `json:"boot"`
+	Namespace string `json:"namespace"`
+}
+
+func placeHere() *forkPlace { return &forkPlace{bootID(), mountNamespace()} }
+
+// A forkCopy identifies a directory, so that no other is taken for it.
+type forkCopy struct {
+	Inode uint64 `json:"inode"`
+	Born  int64  `json:"born"` // nanoseconds; 0 where the file system does not say
+}
+
+func (c *forkRecord) encode() ([]byte, error) {
+	b, err := json.MarshalIndent(c, "", "  ")
+	return append(b, '\n'), err
+}
+
+var (
+	forkNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	forkWords = regexp.MustCompile(`^[a-z0-9]{8,26}$`)
+)
+
+// checkForkName reports a name that a fork cannot have.
+func checkForkName(name string) error {
+	if !forkNames.MatchString(name) {
+		return fmt.Errorf("%w: name %q of a fork: letters, digits, dots, dashes and underscores, 64 at most", ErrInvalid, name)
+	}
+	return nil
+}
+
+func decodeForkRecord(b []byte) (*forkRecord, error) {
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, err
+	}
+	if v.Version > forkVersion {
+		return nil, errNewer
+	}
+	c := &forkRecord{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(c); err != nil {
+		return nil, err
+	}
+	dir, layer := string(c.Dir), string(c.Layer)
+	switch {
+	case v.Version < 1, c.Snapshot.ID.IsZero(), !forkWords.MatchString(c.ID), checkForkName(c.Name) != nil:
+		return nil, errors.New("incomplete")
+	case !filepath.IsAbs(dir), filepath.Clean(dir) != dir, dir == "/":
+		return nil, errors.New("no path")
+	case layer != "" && (!filepath.IsAbs(layer) || filepath.Clean(layer) != layer || layer == "/" || c.Ephemeral && c.Mode != ForkFuse):
+		return nil, errors.New("no layer")
+	case !slices.Contains(forkModes, c.Mode), (c.Mode == ForkRestore) != (c.Copy != nil):
+		return nil, errors.New("no mode")
+	}
+	if _, err := ParsePrefetch(c.Prefetch); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// forkKey is the name of a fork's entry: of two forks neither name nor directory
+// can be the same.
+func forkKey(name, dir string) string { return name + forkKeyOf(dir) }
+
+func forkKeyOf(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return "@" + hex.EncodeToString(sum[:8])
+}
+
+// A forkEntry is a fork in the registry.
+type forkEntry struct {
+	*entry
+	g   *forkRegistry
+	rec *forkRecord
+}
+
+// folder is the entry's path.
+func (e *forkEntry) folder() string { return filepath.Join(e.g.dir, e.key) }
+
+// layer is the folder of upper and work.
+func (e *forkEntry) layer() string {
+	switch {
+	case e.rec.Layer != "":
+		return string(e.rec.Layer)
+	case e.rec.Ephemeral:
+		return filepath.Join(e.folder(), memoryName)
+	}
+	return e.folder()
+}
+
+func (e *forkEntry) upper() string { return filepath.Join(e.layer(), upperName) }
+
+// write writes the record. The caller has the lock.
+func (e *forkEntry) write() error {
+	b, err := e.rec.encode()
+	if err != nil {
+		return err
+	}
+	return e.put(forkFileName, b)
+}
+
+// make makes an entry and gives it its name: that of the record, or if that is ""
+// one after the directory. The entry is locked.
+func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return nil, err
+	}
+	temp := newPrefix + rec.ID
+	if err := os.Mkdir(filepath.Join(g.dir, temp), 0o700); err != nil {
+		return nil, err
+	}
+	plain, err := g.open(temp)
+	if err != nil {
+		return nil, err
+	}
+	e := &forkEntry{plain, g, rec}
+	defer func() {
+		if err != nil {
+			e.discard()
+			e.close()
+		}
+	}()
+	if e.lock, err = os.OpenFile(e.path(lockName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, os.NewSyscallError("flock", err)
+	}
+	// Once the name is known nobody else may take it; so it is known first, and
+	// written down before anybody can see the entry.
+	naming, err := lockFile(context.Background(), filepath.Join(g.dir, forksLock), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer naming.Close()
+	names, err := os.ReadDir(g.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := rec.choose(names); err != nil {
+		return nil, err
+	}
+	b, err := rec.encode()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(e.path(forkFileName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return nil, err
+	}
+	key := forkKey(rec.Name, string(rec.Dir))
+	if err := os.Rename(filepath.Join(g.dir, temp), filepath.Join(g.dir, key)); err != nil {
+		return nil, err
+	}
+	e.key = key
+	naming.Close()
+	// Durable before anything is written into the fork.
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	if err := e.dir.Sync(); err != nil {
+		return nil, err
+	}
+	return e, syncDir(g.dir)
+}
+
+// choose gives the record a name, unless it has one, and reports what is taken.
+func (c *forkRecord) choose(names []os.DirEntry) error {
+	taken := map[string]bool{}
+	for _, n := range names {
+		name, word, ok := strings.Cut(n.Name(), "@")
+		if !ok || !n.IsDir() {
+			continue
+		}
+		if "@"+word == forkKeyOf(string(c.Dir)) {
+			return fmt.Errorf("%w: fork %s is at %s", ErrExists, name, c.Dir)
+		}
+		taken[name] = true
+	}
+	if c.Name != "" {
+		if taken[c.Name] {
+			return fmt.Errorf("%w: a fork of the name %s", ErrExists, c.Name)
+		}
+		return nil
+	}
+	base := strings.Map(func(r rune) rune {
+		if forkNames.MatchString("a" + string(r)) {
+			return r
+		}
+		return '-'
+	}, filepath.Base(string(c.Dir)))
+	if base = strings.TrimLeft(base, "._-"); base == "" {
+		base = "fork"
+	}
+	base = base[:min(len(base), 48)]
+	c.Name = base
+	for taken[c.Name] {
+		c.Name = base + "-" + strings.ToLower(rand.Text()[:6])
+	}
+	return nil
+}
+
+// discard removes an entry, and what is in it of the fork. The caller has the lock.
+func (e *forkEntry) discard() error {
+	gone := filepath.Join(e.g.dir, goneForkPrefix+e.rec.ID)
+	err := os.Rename(e.folder(), gone)
+	if err == nil {
+		e.key = filepath.Base(gone)
+		err = removeTree(gone)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return err
+}
+
+// load opens an entry of this user's and reads what it says.
+func (g *forkRegistry) load(key string) (*forkEntry, error) {
+	plain, err := g.open(key)
+	if err != nil {
+		return nil, err
+	}
+	e := &forkEntry{entry: plain, g: g}
+	if err := e.reload(); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *forkEntry) reload() error {
+	b, err := readRecord(e.path(forkFileName))
+	if err != nil {
+		return err
+	}
+	rec, err := decodeForkRecord(b)
+	if err == nil && e.key != forkKey(rec.Name, string(rec.Dir)) {
+		err = errors.New("it is another fork's")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(e.folder(), forkFileName), err)
+	}
+	e.rec = rec
+	return nil
+}
+
+// take waits until nobody else changes something about the fork, and reads what it
+// is by then. It fails with fs.ErrNotExist if it was removed meanwhile.
+func (e *forkEntry) take(ctx context.Context) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		err := e.tryOwn()
+		if err == nil {
+			return e.reload()
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// keys gives the names of entries, and removes what was never finished, or not
+// wholly removed.
+func (g *forkRegistry) keys() []string {
+	names, err := os.ReadDir(g.dir)
+	if err != nil {
+		return nil // there is none yet
+	}
+	var keys []string
+	for _, n := range names {
+		name := n.Name()
+		switch {
+		case !n.IsDir():
+		case strings.HasPrefix(name, newPrefix), strings.HasPrefix(name, goneForkPrefix):
+			g.reap(name)
+		case strings.Contains(name, "@"):
+			keys = append(keys, name)
+		}
+	}
+	return keys
+}
+
+// reap removes an entry that somebody who was killed was making, or removing.
+func (g *forkRegistry) reap(name string) {
+	e, err := g.open(name)
+	if err != nil {
+		return
+	}
+	defer e.close()
+	info, err := e.dir.Stat()
+	if err != nil || time.Since(info.ModTime()) < newGarbage {
+		return
+	}
+	if err := e.tryOwn(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	// What an ephemeral fork had in memory goes first.
+	memory := filepath.Join(g.dir, name, memoryName)
+	if mounted, _ := mountinfo.Mounted(memory); mounted && fusefs.UnmountAt(memory, true) != nil {
+		return
+	}
+	removeTree(filepath.Join(g.dir, name))
+}
+
+// all loads all entries that can be. Those that cannot are given by the error.
+func (g *forkRegistry) all() (all []*forkEntry, err error) {
+	var errs []error
+	for _, key := range g.keys() {
+		e, err := g.load(key)
+		if err == nil {
+			all = append(all, e)
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			errs = append(errs, err)
+		}
+	}
+	slices.SortFunc(all, func(a, b *forkEntry) int { return a.rec.Created.Compare(b.rec.Created) })
+	return all, errors.Join(errs...)
+}
+
+// ErrNoFork: no fork answers to the name or directory.
+var ErrNoFork = errors.New("no such fork")
+
+// find loads the fork of a name, or at a directory.
+func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
+	if nameOrDir == "" {
+		return nil, fmt.Errorf("%w: no name of a fork", ErrInvalid)
+	}
+	at := ""
+	if path, err := fusefs.Resolve(nameOrDir); err == nil {
+		at = forkKeyOf(path)
+	}
+	isName := forkNames.MatchString(nameOrDir)
+	var found []string
+	for _, key := range g.keys() {
+		if isName && strings.HasPrefix(key, nameOrDir+"@") || at != "" && strings.HasSuffix(key, at) {
+			found = append(found, key)
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return nil, fmt.Errorf("%w: %s", ErrNoFork, nameOrDir)
+	case len(found) > 1:
+		return nil, fmt.Errorf("%w: %s is the name of one fork and the directory of another", ErrAmbiguous, nameOrDir)
+	}
+	return g.load(found[0])
+}
+
+// at loads the fork that is mounted at a path, topmost; nil if none is.
+func (g *forkRegistry) at(path string) (*forkEntry, error) {
+	table, err := readMountTable()
+	if err != nil {
+		return nil, err
+	}
+	return g.atIn(table, path)
+}
+
+func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
+	top := table[path]
+	if top == nil || top.FSType != overlayType && top.FSType != fuseOverlayType {
+		return nil, nil
+	}
+	for _, key := range g.keys() {
+		if !strings.HasSuffix(key, forkKeyOf(path)) {
+			continue
+		}
+		e, err := g.load(key)
+		if err != nil {
+			return nil, err
+		}
+		if e.mountedIn(table) {
+			return e, nil
+		}
+		e.close()
+	}
+	return nil, nil
+}
+
+// A mountTable is what is mounted, topmost, by mount point.
+type mountTable map[string]*mountinfo.Info
+
+const (
+	overlayType     = "overlay"
+	fuseOverlayType = "fuse.fuse-overlayfs"
+)
+
+func readMountTable() (mountTable, error) {
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the table of mounts: %w", err)
+	}
+	t := make(mountTable, len(all))
+	for _, m := range all {
+		t[m.Mountpoint] = m
+	}
+	return t, nil
+}
+
+// mountedIn reports whether the fork is what is mounted at its directory.
+func (e *forkEntry) mountedIn(t mountTable) bool {
+	top := t[string(e.rec.Dir)]
+	switch {
+	case top == nil:
+		return false
+	case e.rec.Mode == ForkFuse: // which cannot be given a name
+		return top.FSType == fuseOverlayType && e.rec.Mounted != nil && *e.rec.Mounted == *placeHere()
+	}
+	return top.FSType == overlayType && top.Source == forkSource+e.rec.Name
+}
+
+// lower is where a snapshot is mounted that forks lie over.
+func (g *forkRegistry) lower(id manifest.ID) string {
+	return filepath.Join(g.state, lowersFolder, id.String())
+}
+
+// isLower reports whether a path is such a mount point.
+func (g *forkRegistry) isLower(path string) bool {
+	return filepath.Dir(path) == filepath.Join(g.state, lowersFolder)
+}
+
+// lockLower locks where a snapshot is mounted: LOCK_SH keeps it there, LOCK_EX is
+// for who mounts or unmounts it.
+func (g *forkRegistry) lockLower(ctx context.Context, id manifest.ID, how int) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Join(g.state, lowersFolder), 0o700); err != nil {
+		return nil, err
+	}
+	return lockFile(ctx, g.lower(id)+".lock", how)
+}
+
+// lockFile waits for a lock, which closing the file gives up. The file may be
+// removed by who has it exclusively.
+func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
+	for wait := time.Millisecond; ; {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err == nil && st.Nlink > 0 {
+			return f, nil
+		}
+		f.Close()
+		switch {
+		case err == nil: // who had it removed it
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return nil, os.NewSyscallError("flock", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+			wait = min(2*wait, 10*time.Millisecond)
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// unmountForkAt is Unmount, if it is a fork that is mounted at a path, or was.
+func unmountForkAt(ctx context.Context, stateDir, path string, detach bool) (is bool, err error) {
+	g, err := newForkRegistry(stateDir)
+	if err != nil {
+		return false, nil
+	}
+	keys := g.keys()
+	i := slices.IndexFunc(keys, func(key string) bool { return strings.HasSuffix(key, forkKeyOf(path)) })
+	if i < 0 {
+		return false, nil
+	}
+	table, err := readMountTable()
+	if err != nil {
+		return false, err
+	}
+	e, err := g.load(keys[i])
+	if err != nil {
+		return false, err
+	}
+	defer e.close()
+	if !e.mountedIn(table) && (e.rec.Mounted == nil || e.rec.Mode == ForkRestore || table[path] != nil) {
+		return false, nil
+	}
+	if err := e.unmountFork(ctx, detach); !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	return false, nil // somebody else removed it
+}
+
+// unmountFork unmounts a fork, or forgets that it was mounted.
+func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
+	if err := e.take(ctx); err != nil {
+		return err
+	}
+	busy, err := e.unmount(detach)
+	if err == nil {
+		err = e.write()
+	}
+	if err != nil {
+		return err
+	}
+	return e.g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
+}
+
+// unmount unmounts the fork, if it is mounted. The caller has the lock, and writes
+// the record.
+func (e *forkEntry) unmount(detach bool) (busy bool, err error) {
+	table, err := readMountTable()
+	if err != nil {
+		return false, err
+	}
+	if e.mountedIn(table) {
+		err = fusefs.UnmountAt(string(e.rec.Dir), false)
+		if detach && errors.Is(err, fusefs.ErrBusy) {
+			busy, err = true, fusefs.UnmountAt(string(e.rec.Dir), true)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	e.rec.Mounted = nil
+	return busy, nil
+}
+
+// RemoveForkOptions are how RemoveFork removes. nil will do.
+type RemoveForkOptions struct {
+	// Keep keeps what the fork changed; RemoveFork says where.
+	Keep bool
+	// Force removes a fork that somebody uses.
+	Force bool
+}
+
+// RemoveFork removes a fork, named by its name or its directory, and what it changed.
+// With Keep that stays, and kept is the folder that it is in: ForkOptions.Upper
+// of another fork of the same snapshot. A directory that Fork made is removed too.
+//
+// It fails with ErrNoFork, and with fusefs.ErrBusy if somebody uses the fork, unless
+// Force is set. It deletes nothing that is not certainly the fork's.
+func RemoveFork(ctx context.Context, stateDir, nameOrDir string, opts *RemoveForkOptions) (kept string, err error) {
+	if opts == nil {
+		opts = &RemoveForkOptions{}
+	}
+	g, err := newForkRegistry(stateDir)
+	if err == nil {
+		kept, err = g.remove(ctx, nameOrDir, opts)
+	}
+	if err != nil {
+		return "", fmt.Errorf("removing fork %s: %w", nameOrDir, err)
+	}
+	return kept, nil
+}
+
+func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *RemoveForkOptions) (kept string, err error) {
+	e, err := g.find(nameOrDir)
+	if err != nil {
+		return "", err
+	}
+	defer e.close()
+	if err := e.take(ctx); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: %s", ErrNoFork, nameOrDir)
+	} else if err != nil {
+		return "", err
+	}
+	if e.rec.Ephemeral && opts.Keep {
+		return "", fmt.Errorf("%w: what it changed is in memory; a snapshot of it can be kept", ErrInvalid)
+	}
+	if e.rec.Mode == ForkRestore {
+		return e.removeCopy(opts.Keep)
+	}
+	here := placeHere()
+	if m := e.rec.Mounted; m != nil && m.Boot == here.Boot && m.Namespace != here.Namespace && !opts.Force {
+		return "", fmt.Errorf("%w: it may be mounted in another mount namespace", fusefs.ErrBusy)
+	}
+	busy, err := e.unmount(opts.Force)
+	if err != nil {
+		return "", err
+	}
+	kept, err = e.removeLayer(opts.Keep)
+	if err == nil {
+		err = e.discard()
+	}
+	if err != nil {
+		return "", err
+	}
+	if e.rec.MadeDir {
+		os.Remove(string(e.rec.Dir)) // unless somebody put something there
+	}
+	return kept, g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
+}
+
+// removeCopy removes a fork that is a copy.
+func (e *forkEntry) removeCopy(keep bool) (kept string, err error) {
+	dir := string(e.rec.Dir)
+	there := e.copyThere()
+	switch {
+	case keep && there:
+		return dir, e.discard()
+	case there:
+		if err := checkMounts(dir); err != nil {
+			return "", err
+		}
+		if err := removeTree(dir); err != nil {
+			return "", err
+		}
+	}
+	return "", e.discard()
+}
+
+// lowerPatience is how long it takes fuse-overlayfs to end, once it is unmounted, at
+// the most.
+const lowerPatience = 2 * time.Second
+
+// releaseLower unmounts the snapshot that forks lay over, if none is mounted any
+// more. With wait it returns when the process that served it has ended, if that was
+// its last mount.
+func (g *forkRegistry) releaseLower(ctx context.Context, id manifest.ID, wait bool) error {
+	lock, err := g.lockLower(ctx, id, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	table, err := readMountTable()
+	if err != nil {
+		return err
+	}
+	if used, err := g.lowerUsed(table, id); used || err != nil {
+		return err
+	}
+	lower := g.lower(id)
+	for began := time.Now(); table[lower] != nil && table[lower].FSType == fusefs.FSType; {
+		late := time.Since(began) > lowerPatience
+		if wait {
+			err = Unmount(ctx, g.state, lower, &UnmountOptions{Detach: late})
+		} else {
+			err = fusefs.UnmountAt(lower, late)
+		}
+		if !errors.Is(err, fusefs.ErrBusy) || late {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err != nil {
+		return err
+	}
+	os.Remove(lower)
+	os.Remove(lower + ".lock")
+	return nil
+}
+
+// lowerUsed reports whether a fork of a snapshot is mounted.
+func (g *forkRegistry) lowerUsed(t mountTable, id manifest.ID) (bool, error) {
+	overlays := map[string]bool{}
+	for path, m := range t {
+		if m.FSType == overlayType || m.FSType == fuseOverlayType {
+			overlays[forkKeyOf(path)] = true
+		}
+	}
+	for _, key := range g.keys() {
+		if i := strings.Index(key, "@"); !overlays[key[i:]] {
+			continue
+		}
+		e, err := g.load(key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return true, err // better a server too many
+		}
+		used := e.rec.Snapshot.ID == id && e.mountedIn(t)
+		e.close()
+		if used {
+			return true, nil
+		}
+	}
+	return false, nil
+}

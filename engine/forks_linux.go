@@ -1,0 +1,148 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/snapctl/snapctl/fusefs"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// A ForkState says what has become of a fork.
+type ForkState string
+
+// States of forks.
+const (
+	// ForkMounted: it can be used. A copy (ForkRestore) always is, while it is there.
+	ForkMounted ForkState = "mounted"
+	// ForkSilent: the server of its snapshot does not answer within a second.
+	ForkSilent ForkState = "silent"
+	// ForkDead: the server of its snapshot has died. ResumeFork brings it back.
+	ForkDead ForkState = "server dead"
+	// ForkDetached: it was unmounted. ResumeFork mounts it.
+	ForkDetached ForkState = "detached"
+	// ForkLost: it was mounted when the machine, or the container, was stopped.
+	// ResumeFork mounts it, unless it was ephemeral, or a copy.
+	ForkLost ForkState = "lost"
+	// ForkElsewhere: it was mounted in another mount namespace.
+	ForkElsewhere ForkState = "elsewhere"
+)
+
+// A ForkStatus describes a fork.
+type ForkStatus struct {
+	Fork
+	State ForkState `json:"state"`
+	// Changed is how many bytes on disk what it changed takes, -1 if that is not
+	// known, as of a copy. If there is very much, it is less, and ChangedMore set.
+	Changed     int64 `json:"changed"`
+	ChangedMore bool  `json:"changedMore,omitempty"`
+}
+
+// Forks gives all forks of a state folder, in the order in which they were made. It
+// waits a second at most for servers that do not answer. What it can read it gives
+// together with the error about what it cannot.
+func Forks(ctx context.Context, stateDir string) ([]*ForkStatus, error) {
+	g, err := newForkRegistry(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	entries, damaged := g.all()
+	defer func() {
+		for _, e := range entries {
+			e.close()
+		}
+	}()
+	table, err := readMountTable()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*ForkStatus, len(entries))
+	var asking sync.WaitGroup
+	var counting errgroup.Group
+	counting.SetLimit(4)
+	for i, e := range entries {
+		s := &ForkStatus{Fork: *e.fork(), Changed: -1}
+		all[i] = s
+		asking.Go(func() { s.State = e.state(table) })
+		if e.rec.Mode != ForkRestore {
+			counting.Go(func() error {
+				s.Changed, s.ChangedMore = diskUsage(ctx, e.upper(), maxCounted)
+				return nil
+			})
+		}
+	}
+	asking.Wait()
+	counting.Wait()
+	return all, errors.Join(damaged, ctx.Err())
+}
+
+// state looks what has become of a fork.
+func (e *forkEntry) state(t mountTable) ForkState {
+	here := placeHere()
+	switch {
+	case e.rec.Mode == ForkRestore:
+		if e.copyThere() {
+			return ForkMounted
+		}
+		return ForkLost
+	case e.mountedIn(t):
+		switch err := e.probe(); {
+		case errors.Is(err, fusefs.ErrNoServer):
+			return ForkDead
+		case errors.Is(err, fusefs.ErrNoAnswer):
+			return ForkSilent
+		}
+		return ForkMounted
+	case e.layerThere(t) != nil:
+		return ForkLost
+	case e.rec.Mounted == nil || *e.rec.Mounted == *here: // somebody else unmounted it
+		return ForkDetached
+	case e.rec.Mounted.Boot == here.Boot:
+		return ForkElsewhere
+	}
+	return ForkLost
+}
+
+// maxCounted is how many files of a fork are counted: a listing is not to take
+// seconds.
+const maxCounted = 50_000
+
+// diskUsage is how many bytes on disk a tree takes; more says that it is not all.
+func diskUsage(ctx context.Context, dir string, most int) (bytes int64, more bool) {
+	seen := map[[2]uint64]bool{}
+	n := 0
+	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if os.IsNotExist(err) {
+				return nil // somebody works there
+			}
+			more = true
+			return nil
+		}
+		if n++; n > most || ctx.Err() != nil {
+			more = true
+			return fs.SkipAll
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil {
+			return nil
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			key := [2]uint64{st.Dev, st.Ino}
+			if seen[key] {
+				return nil
+			}
+			seen[key] = true
+		}
+		if path != dir { // which there is before anything is changed
+			bytes += st.Blocks * 512
+		}
+		return nil
+	})
+	return bytes, more
+}
