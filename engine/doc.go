@@ -1,9 +1,12 @@
-// Package engine makes, lists, restores and removes snapshots of directories.
+// Package engine makes, lists, restores, mounts, forks and removes snapshots of
+// directories.
 //
 // [Open] a [Repository], or [Init] a new one; then [Repository.Create],
-// [Repository.List], [Repository.Restore], [Repository.Mount]. [Mounts] and
-// [Unmount] need no repository. A Repository is safe for parallel use,
-// and there is no global state: one process can have several.
+// [Repository.List], [Repository.Restore], [Repository.Mount]. [Repository.Fork] gives
+// a writable directory of a snapshot, [Repository.FS] an io/fs.FS, and
+// [Repository.Diff] what differs between two. [Mounts], [Unmount] and [Forks] need no
+// repository. A Repository is safe for parallel use, and there is no global state: one
+// process can have several.
 //
 // What is on disk and why it is safe is told in ARCHITECTURE.md.
 package engine
