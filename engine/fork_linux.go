@@ -326,7 +326,7 @@ func (x *forker) mountLower(ctx context.Context, id manifest.ID) (*Snapshot, err
 	}
 	lower := x.g.lower(id)
 	// Of a dead one even mkdir may fail.
-	if err := os.Mkdir(lower, 0o700); err != nil && !errIsAny(err, fs.ErrExist, unix.ENOTCONN) {
+	if err := os.Mkdir(lower, 0o700); err != nil && !errIsAny(err, fs.ErrExist, unix.ENOTCONN, unix.ECONNABORTED) {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	mo := &MountOptions{Prefetch: x.opts.Prefetch, Share: true, Fail: x.opts.Fail, Warn: x.opts.Warn, byOthers: x.opts.Serve != nil}
