@@ -41,10 +41,10 @@ func (q *overlaySequencer) run(ctx context.Context, workers int) error {
 		if q.plan.links == nil {
 			return q.emit(ctx, n)
 		}
-		kept := *n
-		nodes = append(nodes, &kept)
+		kept := n.keep()
+		nodes = append(nodes, kept)
 		if !n.fork.bare {
-			q.plan.links.nodes[n.path] = &kept
+			q.plan.links.nodes[n.path] = kept
 		}
 		return nil
 	})

@@ -55,6 +55,12 @@ type dirNode struct {
 	fork   *overlayDir
 }
 
+// keep gives what was found of a directory, to be used when its visit is over. The
+// rest of the node belongs to the goroutines that list.
+func (n *dirNode) keep() *dirNode {
+	return &dirNode{path: n.path, entries: n.entries, marks: n.marks, hidden: n.hidden, fork: n.fork}
+}
+
 // dirent is an entry of a directory and its stat.
 type dirent struct {
 	name  string
