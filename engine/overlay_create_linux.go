@@ -55,6 +55,12 @@ func (c *creator) findFork() {
 		return
 	}
 	f := &overlaySource{overlay: o, root: fd}
+	if o.Format == upperFuse {
+		// The kernel keeps what is written to fuse-overlayfs, and when, for a while.
+		if err := unix.Syncfs(c.root); err != nil {
+			c.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
+		}
+	}
 	if err := f.check(c); err != nil {
 		c.repo.log.Info("fork is read as any directory", "path", c.dir, "err", err)
 		f.close()
