@@ -229,6 +229,11 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
+	if c.fork != nil {
+		var asked sync.WaitGroup
+		asked.Go(func() { c.repo.askForProfile(runCtx, c.fork.overlay.Lower) })
+		defer asked.Wait()
+	}
 
 	var asm *assembler
 	g.Go(func() (err error) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -472,5 +473,40 @@ func TestSharedCacheS3(t *testing.T) {
 	rec := restore(t, shared, id.String(), b.path("out"), nil)
 	if rec.Fetched != 0 || packReads(shared) != before {
 		t.Errorf("a restore after the mount fetched %d bytes", rec.Fetched)
+	}
+}
+
+// TestProfileOnCreate: when a fork is snapshotted, what was read through the mount below
+// it so far is saved, whoever serves that.
+func TestProfileOnCreate(t *testing.T) {
+	needRoot(t)
+	for _, own := range []bool{true, false} {
+		t.Run(fmt.Sprintf("own %v", own), func(t *testing.T) {
+			w := newWobbly(t)
+			id, content := w.snapshot()
+			opts := w.options()
+			opts.StateDir = w.path("state")
+			server := w.openWith(opts)
+			fork, err := server.Fork(t.Context(), id.String(), w.path("fork"), nil)
+			must(t, err)
+			defer func() {
+				_, err := fork.Remove(context.Background(), nil)
+				must(t, err)
+			}()
+			sameFile(t, fork.Dir+"/dir/6", content["dir/6"])
+			if names := hotObjects(t, server, id); len(names) != 0 {
+				t.Errorf("profiles: %q", names)
+			}
+			creator := server
+			if !own {
+				creator = w.openWith(&Options{CacheDir: w.path("other"), Store: opts.Store, StateDir: opts.StateDir})
+			}
+			write(t, fork.Dir+"/new", []byte("new"))
+			child := complete(t, creator, fork.Dir, nil)
+			if child.Parent == nil || *child.Parent != id {
+				t.Errorf("%+v", child)
+			}
+			eventually(t, "profile", func() bool { return len(hotObjects(t, server, id)) == 1 })
+		})
 	}
 }
