@@ -110,6 +110,7 @@ type creator struct {
 
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
+	recent *recentFiles   // nil if it does not matter which were read
 	commit committer
 	up     *uploader
 	meter  *meter
@@ -229,6 +230,9 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
+	if c.parent == nil && !c.repo.local() {
+		c.recent = &recentFiles{} // a parent's mounts have left better profiles
+	}
 	if c.fork != nil {
 		var asked sync.WaitGroup
 		asked.Go(func() { c.repo.askForProfile(runCtx, c.fork.overlay.Lower) })
@@ -301,14 +305,15 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	}
 	// Side by side: the manifest needs no segment. Without one the snapshot is
 	// whole, and only what it holds is stored again by whoever has it too.
-	var segment sync.WaitGroup
-	segment.Go(func() {
+	var beside sync.WaitGroup
+	beside.Go(func() {
 		if err := c.commit.flushAll(ctx); err != nil {
 			c.warn(fmt.Errorf("%w; the next snapshot may store again what this one stored", err))
 		}
 	})
+	beside.Go(func() { c.saveRecent(ctx, m) })
 	err = c.repo.store.Put(ctx, m.ID.ObjectName(), data)
-	segment.Wait()
+	beside.Wait()
 	if err != nil {
 		c.withdraw(ctx, m.ID)
 		c.commit.rescue(ctx) // the segment may have been cut short too

@@ -510,3 +510,45 @@ func TestProfileOnCreate(t *testing.T) {
 		})
 	}
 }
+
+// TestProfileOfTimes: the first snapshot of a directory has a profile of the files that
+// were read since they were written, and the very first mount goes by it.
+func TestProfileOfTimes(t *testing.T) {
+	needRoot(t)
+	w := newWobbly(t)
+	r, err := Init(t.Context(), "", nil, w.options())
+	must(t, err)
+	defer r.Close()
+	var names []string
+	for i := range 2000 {
+		name := fmt.Sprintf("%d/some-file-%d", i%50, i)
+		write(t, w.path("src", name), random(uint64(i), 3000))
+		if i%130 == 0 {
+			names = append(names, name)
+			// As reading it later would.
+			must(t, os.Chtimes(w.path("src", name), time.Now().Add(time.Duration(3600-i)*time.Second), time.Now()))
+		}
+	}
+	first := complete(t, r, w.path("src"), nil)
+	if n := len(hotObjects(t, r, first.ID)); n != 1 {
+		t.Fatalf("%d profiles", n)
+	}
+	reads := w.countPackReads()
+	other := w.open()
+	w.readInMount(other, first.ID, names, &MountOptions{Prefetch: PrefetchHot})
+	if n := reads.Load(); n > 0 {
+		t.Errorf("%d reads of packs", n)
+	}
+	// What has a parent goes by that one's mounts; a tree that was read as a whole tells
+	// nothing.
+	if second := complete(t, r, w.path("src"), nil); len(hotObjects(t, r, second.ID)) != 0 {
+		t.Error("a profile of the second snapshot")
+	}
+	for i := range 2000 {
+		name := w.path("src", fmt.Sprintf("%d/some-file-%d", i%50, i))
+		must(t, os.Chtimes(name, time.Now().Add(time.Hour), time.Now()))
+	}
+	if third := complete(t, w.open(), w.path("src"), nil); len(hotObjects(t, r, third.ID)) != 0 {
+		t.Error("a profile of what was all read")
+	}
+}
