@@ -63,8 +63,10 @@ func (y *yard) shares(r *Repository, id manifest.ID, packs map[string]bool) bool
 // settle collects until nothing changes, and checks that a snapshot is whole and alone.
 func (y *yard) settle(r *Repository, id manifest.ID, want tree) {
 	y.Helper()
-	y.pass(yardGrace + time.Second)
-	y.collectAll(r)
+	for range 4 {
+		y.pass(yardGrace + time.Second)
+		y.gc(r, &GCOptions{Repack: -1}) // or packs have other names
+	}
 	y.whole(id, want)
 	// The index may still list packs that went without a collector seeing it.
 	y.packsAre(y.packsOf(r, id))
