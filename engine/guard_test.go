@@ -300,6 +300,29 @@ func TestGuardTellsTombstones(t *testing.T) {
 	}
 }
 
+// TestCreateFromSeenBefore: a parent that was looked up when the repository was opened,
+// and removed and collected since, is none.
+func TestCreateFromSeenBefore(t *testing.T) {
+	y := newYard(t)
+	dir := y.dirOf("a", 1)
+	other := y.enter()
+	id := complete(t, other, dir, nil).ID
+	o := y.options()
+	o.Now, o.Ref = y.now, id.String()
+	r, err := Open(t.Context(), "", o)
+	must(t, err)
+	defer r.Close()
+	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
+	_, err = r.ahead.get[id.ObjectName()](t.Context()) // it has come
+	must(t, err)
+	must(t, y.remove(other, id))
+	y.pass(yardGrace + time.Second)
+	y.collectAll(other)
+	if res, err := r.Create(t.Context(), dir, &CreateOptions{Parent: id.String()}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
 // TestUptime: it goes on.
 func TestUptime(t *testing.T) {
 	a := uptime()
