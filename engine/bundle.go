@@ -147,6 +147,17 @@ func (h *hotSet) here() []*bundle {
 	}
 }
 
+// settled reports whether there is nothing to wait for.
+func (h *hotSet) settled() bool {
+	select {
+	case <-h.ready:
+	case <-h.given:
+	default:
+		return false
+	}
+	return true
+}
+
 // wait waits for the bundles as long as that may help.
 func (h *hotSet) wait(ctx context.Context) {
 	select {

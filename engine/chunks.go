@@ -103,7 +103,7 @@ func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Locati
 	if c.hot == nil || c.cached(frameKey{loc.Pack, loc.Frame.Offset}) != nil {
 		return nil
 	}
-	if c.hot.here() == nil && !c.onDisk(loc) {
+	if !c.hot.settled() && !c.onDisk(loc) {
 		c.hot.wait(ctx)
 	}
 	at, ok := c.hot.find(id)
