@@ -195,6 +195,41 @@ func TestCreateFromMoved(t *testing.T) {
 	}
 }
 
+// TestCreateOfForkFromDoomed: a create of a fork whose snapshot refers to packs that are
+// doomed, or repacked and gone, refers to none of them.
+func TestCreateOfForkFromDoomed(t *testing.T) {
+	needFUSE(t)
+	for name, of := range map[string]func() (*yard, *Repository, manifest.ID, map[string]bool){
+		"doomed": func() (*yard, *Repository, manifest.ID, map[string]bool) {
+			y, r, _, id, packs := revived(t, false)
+			return y, r, id, packs
+		},
+		"repacked": func() (*yard, *Repository, manifest.ID, map[string]bool) {
+			y, r, _, id, pack := thinned(t)
+			y.gc(r, nil)
+			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+			return y, r, id, map[string]bool{pack: true}
+		},
+	} {
+		y, r, id, packs := of()
+		at := y.enterWith(y.path("state"))
+		f, err := at.Fork(t.Context(), id.String(), y.path("fork"), nil)
+		must(t, err)
+		write(t, f.Dir+"/new", []byte("new"))
+		want := scan(t, f.Dir)
+		for range 2 {
+			res := complete(t, at, f.Dir, nil)
+			if y.shares(r, res.ID, packs) {
+				t.Errorf("%s: it refers to what is doomed", name)
+			}
+			y.whole(res.ID, want)
+		}
+		_, err = f.Remove(t.Context(), nil)
+		must(t, err)
+	}
+}
+
 // TestGCRepackKilled kills a collector that repacks at each of its operations.
 func TestGCRepackKilled(t *testing.T) {
 	base, r, dir, id, _ := thinned(t)
