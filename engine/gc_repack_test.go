@@ -277,28 +277,37 @@ func TestGCRepackKilled(t *testing.T) {
 	}
 }
 
-// TestMovedWholeNeedsTargets: a pack does not go while one that it was moved to is
-// missing or doomed.
+// TestGCRepackTargetGone: a pack does not go while one that it was moved to is missing
+// or doomed.
 func TestGCRepackTargetGone(t *testing.T) {
-	y, r, dir, id, pack := thinned(t)
-	want := scan(t, dir)
-	before := y.objects(packsPrefix)
-	y.gc(r, nil)
-	var target string
-	for _, name := range y.objects(packsPrefix) {
-		if !slices.Contains(before, name) {
-			target = name
+	for _, missing := range []bool{true, false} {
+		y, r, dir, id, pack := thinned(t)
+		want := scan(t, dir)
+		before := y.objects(packsPrefix)
+		y.gc(r, nil)
+		var target string
+		for _, name := range y.objects(packsPrefix) {
+			if !slices.Contains(before, name) {
+				target = name
+			}
 		}
+		if missing {
+			must(t, y.mem.Delete(t.Context(), target))
+		} else {
+			to, err := chunk.ParsePackID(target[len("packs/00/"):])
+			must(t, err)
+			stone := &tombstone{packs: []doomedPack{{id: to}}}
+			must(t, y.mem.Put(t.Context(), gcPrefix+"0193a5b2-7c1e-7000-8000-000000000001", stone.encode()))
+		}
+		for range 3 {
+			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+		}
+		if !y.has(pack) || y.has(target) == missing {
+			t.Fatal("it is gone")
+		}
+		y.whole(id, want)
 	}
-	must(t, y.mem.Delete(t.Context(), target))
-	y.pass(yardGrace + time.Second)
-	if _, err := r.GC(t.Context(), nil); err != nil && !errors.Is(err, ErrIntegrity) {
-		t.Error(err)
-	}
-	if !y.has(pack) {
-		t.Fatal("it is gone")
-	}
-	y.whole(id, want)
 }
 
 // TestPackIndex: what a pack holds is read from its end, whatever its size.
