@@ -11,7 +11,6 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Changes say what is to be different about snapshots. At least one must be asked for.
@@ -162,7 +161,7 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 			return err
 		}
 	}
-	began := uptime()
+	began := r.uptime()
 	if err = r.store.Put(ctx, n.ObjectName(), object); err != nil {
 		err = fmt.Errorf("writing a note: %w", err)
 	} else if n.Lifetime != nil {
@@ -201,9 +200,7 @@ func (r *Repository) keepLonger(ctx context.Context, s *Snapshot, l *manifest.Li
 
 // expirySlack is how long after its expiry, by the clock of the store, a snapshot is
 // left alone by garbage collection: a note that is durable by then is seen in time.
-func (r *Repository) expirySlack() time.Duration {
-	return min(time.Duration(r.cfg.GCGrace)*time.Second/2, 15*time.Minute)
-}
+func (r *Repository) expirySlack() time.Duration { return min(r.grace()/2, 15*time.Minute) }
 
 // coarse is how far the store's times may be rounded down.
 const coarse = time.Second
@@ -214,7 +211,7 @@ const coarse = time.Second
 // by the store's clock alone: the note's time, and what has passed since its writing
 // began. copied is set if the manifest was just put under its second name.
 func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool, began time.Duration) error {
-	took := uptime() - began
+	took := r.uptime() - began
 	id := n.Snapshot
 	there := begin(func() (remote.Info, error) {
 		info, err := r.store.Stat(ctx, id.ObjectName())
@@ -315,13 +312,4 @@ func (r *Repository) dropSuperseded(ctx context.Context, s *Snapshot, n *manifes
 		r.cache.remove("notes", id.String())
 		s.notes = slices.DeleteFunc(s.notes, func(o manifest.NoteID) bool { return o == id })
 	}
-}
-
-// uptime is time that also passes while the machine, or this process, is suspended.
-func uptime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic(err) // there is one since Linux 2.6.39
-	}
-	return time.Duration(ts.Nano())
 }

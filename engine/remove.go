@@ -28,10 +28,7 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 			continue
 		}
 		seen[s.ID] = true
-		all, names = append(all, s), append(names, s.ID.ObjectName())
-		if kept := s.ID.KeptName(); kept != s.ID.ObjectName() {
-			names = append(names, kept)
-		}
+		all, names = append(all, s), append(names, manifestNames(s.ID)...)
 	}
 	// Notes after all manifests: without them a snapshot might seem to have expired.
 	for _, s := range all {
@@ -49,6 +46,14 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 		}
 	}
 	return all, nil
+}
+
+// manifestNames are the names that a manifest may lie under.
+func manifestNames(id manifest.ID) []string {
+	if name := id.ObjectName(); name != id.KeptName() {
+		return []string{name, id.KeptName()}
+	}
+	return []string{id.ObjectName()}
 }
 
 // damagedSnapshot is what there is to remove of a snapshot whose manifest or notes
