@@ -237,21 +237,32 @@ func (s *storeClock) List(ctx context.Context, prefix string, yield func(remote.
 // this machine's clock says, and is taken back.
 func TestExtendTooLate(t *testing.T) {
 	p := newPlace(t)
-	clock := &storeClock{Store: remote.NewMemory(), prefix: manifest.NotePrefix}
+	var up, stopped time.Duration
+	clock := &storeClock{prefix: manifest.NotePrefix, Store: remote.NewFaulty(remote.NewMemory(), func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpPut && strings.HasPrefix(name, manifest.NotePrefix) {
+			up += stopped
+		}
+		return remote.Fault{}
+	})}
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: clock})
 	must(t, err)
 	defer r.Close()
+	r.uptime = func() time.Duration { return up }
 	src := p.files("src", map[string]string{"f": "1"})
 	for _, c := range []struct {
-		ahead time.Duration
-		late  bool
-	}{{0, false}, {70 * time.Minute, false}, {76 * time.Minute, true}} {
-		clock.ahead = c.ahead
+		ahead   time.Duration
+		stopped time.Duration // while it put the note, whose time is that of the beginning
+		late    bool
+	}{
+		{0, 0, false}, {70 * time.Minute, 0, false}, {76 * time.Minute, 0, true},
+		{0, 70 * time.Minute, false}, {0, 76 * time.Minute, true}, {40 * time.Minute, 36 * time.Minute, true},
+	} {
+		clock.ahead, stopped = c.ahead, c.stopped
 		res := complete(t, r, src, &CreateOptions{TTL: time.Hour})
 		all, err := r.Change(t.Context(), &Changes{Until: time.Now().Add(100 * time.Hour)}, res.ID.String())
 		notes := objects(t, r.store, res.ID.NotesOf())
 		if c.late != errors.Is(err, ErrExpired) || c.late != (len(all) == 0) || c.late != (len(notes) == 0) {
-			t.Errorf("%v ahead: %v, %v, notes %q", c.ahead, all, err, notes)
+			t.Errorf("%v ahead, stopped for %v: %v, %v, notes %q", c.ahead, c.stopped, all, err, notes)
 		}
 	}
 }

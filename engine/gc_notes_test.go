@@ -89,7 +89,7 @@ func TestGCDamagedNote(t *testing.T) {
 // behind, while time passes and a collector runs, is one that the collector sees.
 func TestGCExtend(t *testing.T) {
 	var succeeded, failed, collected int
-	for seed := range uint64(times(40, 400)) {
+	for seed := range uint64(times(60, 600)) {
 		rnd := rand.New(rand.NewPCG(seed, 5))
 		y := newYard(t)
 		collector, late := y.enter(), y.enter()
@@ -97,7 +97,7 @@ func TestGCExtend(t *testing.T) {
 		src := y.dirOf("a", 1)
 		want := scan(t, src)
 		id := complete(t, collector, src, &CreateOptions{TTL: time.Hour}).ID
-		y.pass(time.Hour + 14*time.Minute + time.Duration(rnd.IntN(90))*time.Second)
+		y.pass(time.Hour + 14*time.Minute + time.Duration(40+rnd.IntN(40))*time.Second)
 
 		var inside atomic.Bool
 		extend := func() {
@@ -118,12 +118,12 @@ func TestGCExtend(t *testing.T) {
 				t.Errorf("seed %d: %v", seed, err)
 			}
 		}
-		at := 1 + rnd.IntN(16)
+		at := 1 + rnd.IntN(12)
 		var mu atomic.Int64
 		y.fail(func(op remote.Op, name string) remote.Fault {
 			n := mu.Add(1)
 			if rnd := rand.New(rand.NewPCG(seed, uint64(n))); rnd.IntN(4) == 0 {
-				y.pass(time.Duration(rnd.IntN(20)) * time.Second)
+				y.pass(time.Duration(rnd.IntN(8)) * time.Second)
 			}
 			if int(n) == at && inside.CompareAndSwap(false, true) {
 				extend()
