@@ -119,7 +119,7 @@ func (s *mountServer) answerPoint(w http.ResponseWriter, r *http.Request) {
 	}
 	var m *Mount
 	if err == nil {
-		m, err = s.attach(string(q.Dir), &MountOptions{AllowOther: q.AllowOther})
+		m, err = s.attach(r.Context(), string(q.Dir), &MountOptions{AllowOther: q.AllowOther})
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)

@@ -186,14 +186,8 @@ func checkLabels(o *CreateOptions) error {
 		return fmt.Errorf("%w: %d tags, the most is %d", ErrInvalid, len(o.Tags), manifest.MaxTags)
 	}
 	for k, v := range o.Tags {
-		if err := manifest.CheckLabel(k); err != nil {
-			return fmt.Errorf("%w: tag %q %w", ErrInvalid, k, err)
-		}
-		if v == "" {
-			continue
-		}
-		if err := manifest.CheckLabel(v); err != nil {
-			return fmt.Errorf("%w: value %q of tag %q %w", ErrInvalid, v, k, err)
+		if err := checkTag(k, v); err != nil {
+			return err
 		}
 	}
 	if o.TTL < 0 {

@@ -469,6 +469,7 @@ func TestForeignObjects(t *testing.T) {
 		"manifests/readme", "manifests/ttl-7d/" + id, "manifests/ttl-8d/" + id, "manifests/x/" + id, "manifests/" + id[:30],
 		"index/readme", "index/00", "packs/readme", "packs/00/" + chunk.PackID{}.String(), "other/thing",
 		"manifests/00000000-0000-7000-8000-0000000000ff",
+		"notes/readme", "notes/" + id + "/readme", "notes/" + id + "/" + id + "/x", "notes/" + id[:30] + "/" + id,
 	} {
 		must(t, r.store.Put(ctx, name, []byte("not ours")))
 	}

@@ -220,17 +220,12 @@ func (c *collector) dropClock(ctx context.Context) {
 	}
 }
 
-// slack is for how long a snapshot that has expired is left alone, so that what
-// lengthened its life at the last moment is seen.
-func (c *collector) slack() time.Duration { return min(c.grace/2, 15*time.Minute) }
-
-// expiry is when a snapshot expires, the zero time for never.
-func (r *Repository) expiry(i *manifest.Info) time.Time { return i.Expires }
-
-// expired reports whether a snapshot's time has passed for good.
-func (c *collector) expired(i *manifest.Info) bool {
-	at := c.repo.expiry(i)
-	return !at.IsZero() && c.now.Sub(at) > c.slack()
+// expired reports whether a snapshot's time has passed for good, which Change may have
+// set anew at the last moment.
+func (c *collector) expired(i *manifest.Info, notes []*manifest.Note) bool {
+	s := snapshotOf(i)
+	s.annotate(notes)
+	return s.ExpiresAt != nil && c.now.Sub(*s.ExpiresAt) > c.repo.expirySlack()
 }
 
 // removeExpired removes the snapshots that have expired, and those that were put too
@@ -238,11 +233,11 @@ func (c *collector) expired(i *manifest.Info) bool {
 func (c *collector) removeExpired(ctx context.Context) error {
 	var names []string
 	for _, m := range c.ends {
-		names = append(names, m.id.ObjectName())
+		names = append(names, manifestNames(m.id)...)
 		c.report.Removed = append(c.report.Removed, m.id)
 	}
 	for _, m := range c.voids {
-		names = append(names, m.id.ObjectName())
+		names = append(names, manifestNames(m.id)...)
 		c.report.Withdrawn = append(c.report.Withdrawn, m.id)
 	}
 	if err := c.delete(ctx, names); err != nil {

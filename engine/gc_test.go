@@ -388,7 +388,7 @@ func TestGCExpired(t *testing.T) {
 	y := newYard(t)
 	r := y.enter()
 	id := complete(t, r, y.dirOf("a", 1), &CreateOptions{TTL: 2 * time.Hour}).ID
-	must(t, y.mem.Put(t.Context(), notesPrefix+id.String()+"/0193a5b2-7c1e-7000-8000-000000000001", []byte("note")))
+	changed(t, r, id.String(), renamed("a"))
 	must(t, y.mem.Put(t.Context(), profilesOf(id)+strings.Repeat("0", 64), []byte("profile")))
 	y.pass(2*time.Hour + 15*time.Minute)
 	if rep := y.gc(r, nil); len(rep.Removed) != 0 || rep.Snapshots != 1 || rep.Leftovers != 0 {

@@ -61,7 +61,7 @@ type fileSystem struct {
 func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opts *MountOptions) (*Mount, error) {
 	man, encoded, err := r.encodedManifest(ctx, id)
 	if err == nil {
-		err = r.checkExpiry(snapshotOf(&man.Info))
+		err = r.checkLive(ctx, snapshotOf(&man.Info))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", id, err)
@@ -195,8 +195,8 @@ func (s *mountServer) fail(op, path string, err error) {
 var errEnding = errors.New("the server is about to end")
 
 // attach shows the snapshot at a further mount point.
-func (s *mountServer) attach(path string, opts *MountOptions) (*Mount, error) {
-	if err := s.repo.checkExpiry(&s.snapshot); err != nil {
+func (s *mountServer) attach(ctx context.Context, path string, opts *MountOptions) (*Mount, error) {
+	if err := s.repo.checkLive(ctx, &s.snapshot); err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
 	s.mu.Lock()

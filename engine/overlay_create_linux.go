@@ -152,8 +152,8 @@ func (c *creator) mayUse(m *manifest.Manifest) error {
 // sure to be.
 func (r *Repository) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
 	m, err := r.manifest(ctx, id)
-	if err == nil && snapshotOf(&m.Info).Expired(r.now()) {
-		err = ErrExpired
+	if err == nil {
+		err = r.checkLive(ctx, snapshotOf(&m.Info))
 	}
 	if err != nil {
 		return nil, nil, err

@@ -382,8 +382,8 @@ func (s *syncWriter) Write(p []byte) (int, error) {
 }
 
 // TestMountRequests pins what stands between a fresh process and a mount that can
-// be used: the config and the manifest, side by side. A name takes the listing
-// instead, and then the manifest.
+// be used: the config and the manifest, side by side. A name takes the listings of
+// manifests and notes instead, and then the manifest.
 func TestMountRequests(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
@@ -394,7 +394,7 @@ func TestMountRequests(t *testing.T) {
 		write(t, fmt.Sprintf("%s/%d/%d", w.path("src"), i%50, i), []byte(fmt.Sprint("file ", i)))
 	}
 	id := complete(t, r, w.path("src"), &CreateOptions{Name: "app"}).ID
-	for ref, want := range map[string]int64{id.String(): 2, "app": 3, "latest": 3} {
+	for ref, want := range map[string]int64{id.String(): 2, "app": 4, "latest": 4} {
 		var inFront, asked atomic.Int64
 		w.fail(func(op remote.Op, name string) remote.Fault {
 			asked.Add(1)

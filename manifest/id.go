@@ -114,10 +114,15 @@ const Prefix = "manifests/"
 // ObjectName is the name of the object that holds the manifest.
 func (id ID) ObjectName() string { return id.Class().Prefix() + id.String() }
 
-// ParseObjectName is the inverse of [ID.ObjectName].
+// KeptName is where the manifest of a snapshot that is to outlive its class lies too,
+// byte for byte: no bucket's lifecycle rule is about that name. Where the id has no
+// class it is ObjectName.
+func (id ID) KeptName() string { return Prefix + id.String() }
+
+// ParseObjectName is the inverse of [ID.ObjectName] and [ID.KeptName].
 func ParseObjectName(name string) (ID, error) {
 	id, err := ParseID(name[strings.LastIndexByte(name, '/')+1:])
-	if err == nil && id.ObjectName() != name {
+	if err == nil && id.ObjectName() != name && id.KeptName() != name {
 		err = fmt.Errorf("%q does not belong under that name", name)
 	}
 	return id, err

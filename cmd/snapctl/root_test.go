@@ -36,8 +36,8 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "find", "fork", "forks", "gc", "help", "init", "list", "log", "ls", "mount", "mounts",
-		"references", "repositories", "restore", "resume", "rm", "show", "umount", "unfork", "version",
+		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "lifecycle", "list", "log", "ls", "mount", "mounts",
+		"pin", "prune", "references", "rename", "repositories", "restore", "resume", "rm", "show", "tag", "umount", "unfork", "unpin", "version",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)
