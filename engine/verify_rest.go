@@ -1,0 +1,123 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+)
+
+// readRest reads what no snapshot consists of: the config as the store has it now,
+// leases and access profiles. It tells of objects that are none of ours.
+func (v *checkup) readRest(ctx context.Context) error {
+	b, err := v.repo.store.Get(ctx, configName)
+	switch {
+	case err == nil && !bytes.Equal(b, v.repo.cfg.encode()):
+		v.found(Finding{Object: configName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", ErrIntegrity)})
+	case err != nil && damaged(ctx, err):
+		v.found(Finding{Object: configName, Problem: err})
+	case err != nil:
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(headsAtOnce)
+	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
+		check := checkOf(o.Name)
+		switch {
+		case check == nil:
+			v.note(o.Name, errors.New("it is no object of a repository"))
+		case !strings.HasPrefix(o.Name, "leases/") && !strings.HasPrefix(o.Name, profilePrefix): // read before
+		case o.Size > manifest.MaxLease:
+			v.found(Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", ErrIntegrity, o.Size)})
+		default:
+			g.Go(func() error { return v.readObject(gctx, o.Name, check) })
+		}
+		return gctx.Err()
+	})
+	if werr := g.Wait(); werr != nil {
+		err = werr
+	}
+	return err
+}
+
+func (v *checkup) readObject(ctx context.Context, name string, check func(*Repository, string, []byte) error) error {
+	b, err := v.repo.store.Get(ctx, name)
+	if errors.Is(err, remote.ErrNotExist) {
+		return nil // deleted since it was listed
+	}
+	if err == nil {
+		err = check(v.repo, name, b)
+	}
+	if err != nil && damaged(ctx, err) {
+		v.found(Finding{Object: name, Problem: err})
+		return nil
+	}
+	return err
+}
+
+// checkOf tells how an object is checked: nil for one that is none of a repository.
+func checkOf(name string) func(*Repository, string, []byte) error {
+	kind, rest, _ := strings.Cut(name, "/")
+	switch {
+	case name == configName, kind == "manifests", kind == "packs":
+		return checkedElsewhere
+	case kind == "index":
+		if _, err := index.ParseSegmentID(rest); err == nil {
+			return checkedElsewhere
+		}
+	case kind == "leases":
+		return checkLease
+	case kind == "hot":
+		return checkProfile
+	}
+	return nil
+}
+
+// checkedElsewhere is the check of what has been checked, or told of, before.
+func checkedElsewhere(*Repository, string, []byte) error { return nil }
+
+// checkLease checks a lease and the manifest that it holds.
+func checkLease(r *Repository, name string, b []byte) error {
+	l, err := manifest.DecodeLease(b)
+	if err != nil {
+		return err
+	}
+	m, err := manifest.Decode(r.codec, l.Manifest)
+	if err != nil {
+		return fmt.Errorf("its manifest: %w", err)
+	}
+	parts := strings.Split(name, "/")
+	if len(parts) != 3 || parts[1] != m.ID.String() {
+		return fmt.Errorf("%w: it is a lease of snapshot %v", ErrIntegrity, m.ID)
+	}
+	if _, err := uuid.Parse(parts[2]); err != nil {
+		return fmt.Errorf("%w: its name is no lease's: %w", ErrIntegrity, err)
+	}
+	return nil
+}
+
+// checkProfile checks an access profile.
+func checkProfile(_ *Repository, name string, b []byte) error {
+	parts := strings.Split(name, "/")
+	sum := blake3.Sum256(b)
+	if len(parts) != 3 || parts[2] != hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("%w: %w: it is not what its name says", ErrIntegrity, errProfile)
+	}
+	p, err := decodeProfile(b)
+	if err == nil && p.snapshot.String() != parts[1] {
+		err = fmt.Errorf("%w: of snapshot %v", errProfile, p.snapshot)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+	}
+	return err
+}
