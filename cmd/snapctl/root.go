@@ -143,6 +143,7 @@ standard output, everything else to standard error.`,
 		a.rmCommand(),
 		a.umountCommand(),
 		a.unforkCommand(),
+		a.verifyCommand(),
 		a.versionCommand(),
 	)
 	root.AddCommand(helpTopics()...)
