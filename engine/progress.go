@@ -36,4 +36,6 @@ const (
 	PhaseVerifying  Phase = "verifying"    // restore: reading back
 	PhaseChecking   Phase = "checking"     // verify: manifests, trees and index
 	PhaseData       Phase = "reading data" // verify: packs, of which Stats counts the stored bytes
+	PhaseMarking    Phase = "marking"      // gc: reading manifests
+	PhaseSweeping   Phase = "sweeping"     // gc: deleting and announcing
 )

@@ -107,7 +107,7 @@ func (v *checkup) placesOf(x *chunk.PackIndex) []uint64 {
 
 // listPacks finds out which packs there are.
 func (v *checkup) listPacks(ctx context.Context) error {
-	err := v.repo.store.List(ctx, packPrefix, func(o remote.Info) error {
+	err := v.repo.store.List(ctx, packsPrefix, func(o remote.Info) error {
 		id, err := parsePackName(o.Name)
 		if err != nil {
 			v.note(o.Name, err)
@@ -122,8 +122,6 @@ func (v *checkup) listPacks(ctx context.Context) error {
 	}
 	return nil
 }
-
-const packPrefix = "packs/"
 
 // parsePackName is the inverse of packName.
 func parsePackName(name string) (chunk.PackID, error) {

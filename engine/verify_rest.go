@@ -17,7 +17,7 @@ import (
 )
 
 // readRest reads what no snapshot consists of: the config as the store has it now,
-// leases and access profiles. It tells of objects that are none of ours.
+// leases, access profiles and tombstones. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
 	b, err := v.repo.store.Get(ctx, configName)
 	switch {
@@ -35,11 +35,11 @@ func (v *checkup) readRest(ctx context.Context) error {
 		switch {
 		case check == nil:
 			v.note(o.Name, errors.New("it is no object of a repository"))
-		case !strings.HasPrefix(o.Name, "leases/") && !strings.HasPrefix(o.Name, profilePrefix): // read before
-		case o.Size > manifest.MaxLease:
+		case check.read == nil: // read before
+		case o.Size > check.limit:
 			v.found(Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", ErrIntegrity, o.Size)})
 		default:
-			g.Go(func() error { return v.readObject(gctx, o.Name, check) })
+			g.Go(func() error { return v.readObject(gctx, o.Name, check.read) })
 		}
 		return gctx.Err()
 	})
@@ -64,26 +64,56 @@ func (v *checkup) readObject(ctx context.Context, name string, check func(*Repos
 	return err
 }
 
+// objectCheck is how an object of a kind is checked.
+type objectCheck struct {
+	limit int64                                            // of its size in bytes
+	read  func(r *Repository, name string, b []byte) error // nil if it is read elsewhere
+}
+
 // checkOf tells how an object is checked: nil for one that is none of a repository.
-func checkOf(name string) func(*Repository, string, []byte) error {
+func checkOf(name string) *objectCheck {
 	kind, rest, _ := strings.Cut(name, "/")
-	switch {
-	case name == configName, kind == "manifests", kind == "packs":
-		return checkedElsewhere
-	case kind == "index":
+	switch kind + "/" {
+	case manifest.Prefix, packsPrefix, notesPrefix:
+		return &objectCheck{}
+	case segmentPrefix:
 		if _, err := index.ParseSegmentID(rest); err == nil {
-			return checkedElsewhere
+			return &objectCheck{}
 		}
-	case kind == "leases":
-		return checkLease
-	case kind == "hot":
-		return checkProfile
+	case gcPrefix:
+		if n, ok := parseGCName(name); ok {
+			if n.id == "" || n.kind != "" {
+				return &objectCheck{limit: maxTombstone, read: checkEmpty}
+			}
+			return &objectCheck{limit: maxTombstone, read: checkTombstone}
+		}
+	case leasePrefix:
+		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
+	case profilePrefix:
+		return &objectCheck{limit: maxProfile, read: checkProfile}
+	}
+	if name == configName {
+		return &objectCheck{}
 	}
 	return nil
 }
 
-// checkedElsewhere is the check of what has been checked, or told of, before.
-func checkedElsewhere(*Repository, string, []byte) error { return nil }
+// checkEmpty checks an object whose name says all.
+func checkEmpty(_ *Repository, _ string, b []byte) error {
+	if len(b) > 0 {
+		return fmt.Errorf("%w: %d bytes, none expected", ErrIntegrity, len(b))
+	}
+	return nil
+}
+
+// checkTombstone checks a tombstone.
+func checkTombstone(_ *Repository, _ string, b []byte) error {
+	_, err := decodeTombstone(b)
+	if err != nil {
+		err = fmt.Errorf("%w: %w; no create or gc goes on without it; delete it while no snapctl gc runs", ErrIntegrity, err)
+	}
+	return err
+}
 
 // checkLease checks a lease and the manifest that it holds.
 func checkLease(r *Repository, name string, b []byte) error {

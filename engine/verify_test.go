@@ -290,7 +290,7 @@ func TestVerifyRace(t *testing.T) {
 	must(t, err)
 	calls := 0
 	w.fail(func(op remote.Op, name string) remote.Fault {
-		if op == remote.OpList && name == packPrefix {
+		if op == remote.OpList && name == packsPrefix {
 			calls++
 			// The snapshot goes, and a collector takes what only it held.
 			ctx := context.Background()
@@ -325,7 +325,7 @@ func TestVerifyResume(t *testing.T) {
 		complete(t, r, src, nil)
 	}
 	var packs []chunk.PackID
-	must(t, w.mem.List(t.Context(), packPrefix, func(o remote.Info) error {
+	must(t, w.mem.List(t.Context(), packsPrefix, func(o remote.Info) error {
 		id, err := parsePackName(o.Name)
 		packs = append(packs, id)
 		return err
