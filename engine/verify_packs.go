@@ -152,20 +152,12 @@ func (v *checkup) readSegments(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			name := segmentPrefix + id.String()
-			data, err := v.repo.store.Get(gctx, name)
+			s, err := v.repo.segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil // compacted since it was listed
 			}
-			if err == nil && index.SumSegment(data) != id {
-				err = fmt.Errorf("%w: its bytes are of another name", index.ErrBadSegment)
-			}
-			var s *index.Segment
-			if err == nil {
-				s, err = index.DecodeSegment(v.repo.codec, data)
-			}
 			if err != nil && damaged(gctx, err) {
-				v.found(Finding{Object: name, Problem: err})
+				v.badSegment(id, err)
 				return nil
 			}
 			if err != nil {
@@ -176,6 +168,22 @@ func (v *checkup) readSegments(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
+}
+
+func (v *checkup) badSegment(id index.SegmentID, err error) {
+	v.found(Finding{Object: segmentPrefix + id.String(), Problem: integrity(err)})
+}
+
+// segment reads an index segment from the store.
+func (r *Repository) segment(ctx context.Context, id index.SegmentID) (*index.Segment, error) {
+	data, err := r.store.Get(ctx, segmentPrefix+id.String())
+	if err != nil {
+		return nil, err
+	}
+	if index.SumSegment(data) != id {
+		return nil, fmt.Errorf("%w: its bytes are of another name", index.ErrBadSegment)
+	}
+	return index.DecodeSegment(r.codec, data)
 }
 
 func (v *checkup) addSegment(id index.SegmentID, s *index.Segment) {
