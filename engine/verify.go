@@ -160,6 +160,8 @@ type checkup struct {
 	snapshots []*checkedSnapshot // oldest first
 	leaves    map[[16]byte]*leafFacts
 	segments  []segmentFacts
+	// badSegments are objects: segments that cannot be read.
+	badSegments []string
 
 	mu     sync.Mutex
 	packs  map[chunk.PackID]*packFacts
@@ -170,6 +172,8 @@ type checkup struct {
 type checkedSnapshot struct {
 	id        manifest.ID
 	name, dir string
+	parent    manifest.ID
+	created   time.Time
 	packs     []*packFacts // that its table names or its tree refers to
 	whole     bool         // its manifest cannot be read
 }

@@ -118,17 +118,22 @@ func (a *affected) hit(s *checkedSnapshot, p *packFacts) *Affected {
 // lostRange notes that the entries in a page are lost.
 func (a *affected) lostRange(s *checkedSnapshot, p *manifest.Part) {
 	h := a.hit(s, a.pack(p.Pack))
+	h.Ranges = appendRange(h.Ranges, p)
+}
+
+// appendRange adds the entries of a page to the ranges that are lost: pages that
+// follow each other are one.
+func appendRange(all []LostRange, p *manifest.Part) []LostRange {
 	from, before := p.First.Path(), ""
 	if p.End != nil {
 		before = p.End.Path()
 	}
-	// Pages that follow each other are one range.
-	if n := len(h.Ranges); n > 0 && h.Ranges[n-1].Before == from {
-		h.Ranges[n-1].Entries += int64(p.Entries)
-		h.Ranges[n-1].Before = before
-		return
+	if n := len(all); n > 0 && all[n-1].Before == from {
+		all[n-1].Entries += int64(p.Entries)
+		all[n-1].Before = before
+		return all
 	}
-	h.Ranges = append(h.Ranges, LostRange{Entries: int64(p.Entries), From: from, Before: before})
+	return append(all, LostRange{Entries: int64(p.Entries), From: from, Before: before})
 }
 
 // leaf tries to read the files of a leaf, as far as they lie in suspected packs.

@@ -157,7 +157,7 @@ func (v *checkup) readSegments(ctx context.Context) error {
 				return nil // compacted since it was listed
 			}
 			if err != nil && damaged(gctx, err) {
-				v.badSegment(id, err)
+				v.spoiledSegment(id, err)
 				return nil
 			}
 			if err != nil {
@@ -170,8 +170,12 @@ func (v *checkup) readSegments(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (v *checkup) badSegment(id index.SegmentID, err error) {
-	v.found(Finding{Object: segmentPrefix + id.String(), Problem: integrity(err)})
+func (v *checkup) spoiledSegment(id index.SegmentID, err error) {
+	name := segmentPrefix + id.String()
+	v.found(Finding{Object: name, Problem: integrity(err)})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.badSegments = append(v.badSegments, name)
 }
 
 // segment reads an index segment from the store.

@@ -61,38 +61,43 @@ func TestVerifyClean(t *testing.T) {
 	}
 }
 
-// eachStore calls f with a repository in each kind of store, and what opens it with
-// an empty cache.
-func eachStore(t *testing.T, f func(t *testing.T, p *place, r *Repository, open func() *Repository)) {
-	in := func(p *place, url string, store func() remote.Store) {
-		n := 0
-		opts := func() *Options {
-			n++
-			return &Options{CacheDir: p.path(fmt.Sprint("cache-", n)), Store: store()}
-		}
-		r, err := Init(t.Context(), url, nil, opts())
-		must(p, err)
-		defer r.Close()
-		f(t, p, r, func() *Repository {
-			r, err := Open(t.Context(), url, opts())
-			must(p, err)
-			p.Cleanup(func() { r.Close() })
-			return r
-		})
+// inStore calls f with a repository in a store, and what opens it with an empty cache.
+func inStore(p *place, url string, store func() remote.Store, f func(p *place, r *Repository, open func() *Repository)) {
+	n := 0
+	opts := func() *Options {
+		n++
+		return &Options{CacheDir: p.path(fmt.Sprint("cache-", n)), Store: store()}
 	}
+	r, err := Init(p.Context(), url, nil, opts())
+	must(p, err)
+	defer r.Close()
+	f(p, r, func() *Repository {
+		r, err := Open(p.Context(), url, opts())
+		must(p, err)
+		p.Cleanup(func() { r.Close() })
+		return r
+	})
+}
 
+type inRepository func(t *testing.T, p *place, r *Repository, open func() *Repository)
+
+// eachStore is inStore for each kind of store.
+func eachStore(t *testing.T, f inRepository) {
 	t.Run("file", func(t *testing.T) {
 		p := newPlace(t)
-		in(p, p.repo, func() remote.Store { return nil })
+		inStore(p, p.repo, func() remote.Store { return nil }, func(p *place, r *Repository, open func() *Repository) { f(t, p, r, open) })
 	})
-	t.Run("memory", func(t *testing.T) {
-		m := remote.NewMemory()
-		in(newPlace(t), "", func() remote.Store { return m })
-	})
+	t.Run("memory", func(t *testing.T) { inMemory(t, f) })
 	t.Run("s3", func(t *testing.T) {
 		b := newBucket(t)
-		in(b.place, "", func() remote.Store { return b.store(nil) })
+		inStore(b.place, "", func() remote.Store { return b.store(nil) }, func(p *place, r *Repository, open func() *Repository) { f(t, p, r, open) })
 	})
+}
+
+// inMemory is inStore for one in memory.
+func inMemory(t *testing.T, f inRepository) {
+	m := remote.NewMemory()
+	inStore(newPlace(t), "", func() remote.Store { return m }, func(p *place, r *Repository, open func() *Repository) { f(t, p, r, open) })
 }
 
 // alter replaces an object's bytes, whatever the store; nil deletes it.

@@ -126,7 +126,7 @@ func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, 
 	m, err := v.repo.manifest(ctx, s.id)
 	var tree *manifest.Tree
 	if err == nil {
-		s.name, s.dir = m.Name, m.Dir
+		s.name, s.dir, s.parent, s.created = m.Name, m.Dir, m.Parent, m.Created
 		tree, err = m.Tree(v.pages)
 	}
 	switch {
