@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -28,6 +29,7 @@ type RepairReport struct {
 	Applied bool
 	Found   *VerifyReport // what is wrong: before, with all paths
 
+	Doomed       []string // damaged packs that nobody will refer to any more
 	Indexed      int      // packs that new index segments list
 	BadSegments  []string // objects that the new ones take the place of
 	SavedChunks  int      // that were copied from damaged packs, or found elsewhere
@@ -67,20 +69,24 @@ func (s *RepairedSnapshot) LostEntries() int64 {
 
 // Nothing reports whether there is nothing to repair.
 func (r *RepairReport) Nothing() bool {
-	return r.Indexed == 0 && len(r.BadSegments) == 0 && len(r.Snapshots) == 0
+	return r.Indexed == 0 && len(r.Doomed) == 0 && len(r.BadSegments) == 0 && len(r.Snapshots) == 0
 }
 
 // Repair mends what Verify finds, as far as that can be done, without making anything
 // worse: whatever is new is in the repository before anything old goes, and no pack is
-// ever deleted: that is for garbage collection, when no snapshot refers to it.
+// deleted.
+//
+// Packs that are not what was written are doomed, as garbage collection dooms packs: no
+// writer refers to them any more, whatever index it has, and they are deleted once no
+// snapshot refers to them and a grace has passed.
 //
 // Index segments that are damaged, or that list packs which are missing or damaged,
 // are replaced by new ones, made from the packs' own indexes; packs that no segment
 // lists are listed again. Of each snapshot that lost something a new one is made, of
 // all that can still be read: chunks are copied out of damaged packs, or found in other
 // ones. If files are lost it is marked incomplete. It has the name and the time of the
-// old one, which is its parent, and comes right behind it in the history, so that names
-// go on meaning what they did. The old one stays, unless RemoveDamaged is set: another
+// old one, which is its parent, and comes right behind it in the history, so that a name
+// goes on leading to its newest snapshot. The old one stays, unless RemoveDamaged is set: another
 // machine may have more of it in its cache. But garbage collection does not run while
 // there are snapshots whose packs are missing.
 //
@@ -115,6 +121,7 @@ type repairer struct {
 	guard  *guard // the repairer is a writer
 	report *RepairReport
 
+	bad      map[chunk.PackID]bool // packs that are there, and are not what was written
 	lostOnes []*lostSnapshot
 	saved    *salvage
 	fresh    []index.Pack // that were put, and are in no segment yet
@@ -130,7 +137,7 @@ func (x *repairer) run(ctx context.Context) error {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		x.findLost, x.salvage, x.rebuildTrees, x.rebuildIndex, x.putManifests, x.removeOld,
+		x.condemn, x.findLost, x.salvage, x.rebuildTrees, x.rebuildIndex, x.putManifests, x.doomBad, x.removeOld,
 	} {
 		if err := step(ctx); err != nil {
 			return err

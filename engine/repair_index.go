@@ -53,7 +53,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	// In the order of names: the packs that no segment lists.
 	var unlisted []*packFacts
 	for id, p := range x.packs {
-		if !good[id] && !p.missing() && !x.suspected(p) {
+		if !good[id] && !p.missing() && !x.bad[id] {
 			unlisted = append(unlisted, p)
 		}
 	}

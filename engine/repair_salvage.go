@@ -98,14 +98,21 @@ type salvage struct {
 
 	want  map[chunk.ID]bool           // not where they are said to be
 	found map[chunk.ID]chunk.Location // of those
-	have  map[chunk.ID]placed         // copied; without Apply, that could be
+	have  map[chunk.ID]savedChunk     // copied; without Apply, that could be
+	fine  map[placeKey]bool           // where they are said to be, in packs that are usable
 	fr    framer
+}
+
+// savedChunk is a chunk that was copied into a frame; without Apply, into none.
+type savedChunk struct {
+	placed
+	length uint32
 }
 
 func newSalvage(ctx context.Context, x *repairer) *salvage {
 	return &salvage{
 		x: x, pages: x.checkup.pages, chunks: newChunkReader(ctx, x.repo, x.repo.store, affectedMemory),
-		want: map[chunk.ID]bool{}, found: map[chunk.ID]chunk.Location{}, have: map[chunk.ID]placed{},
+		want: map[chunk.ID]bool{}, found: map[chunk.ID]chunk.Location{}, have: map[chunk.ID]savedChunk{}, fine: map[placeKey]bool{},
 	}
 }
 
@@ -127,8 +134,12 @@ func (s *salvage) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error
 
 // unusable reports whether nothing new may refer to a pack.
 func (x *repairer) unusable(id chunk.PackID) bool {
-	p := x.pack(id)
-	return p.missing() || x.suspected(p) || x.guard.refuses(id)
+	return x.pack(id).missing() || x.bad[id] || x.guard.refuses(id)
+}
+
+// dubious reports whether what is said to lie in a pack may not.
+func (x *repairer) dubious(id chunk.PackID) bool {
+	return x.unusable(id) || x.suspected(x.pack(id))
 }
 
 // salvageRounds bounds how often trees are walked: pages that are found elsewhere may
@@ -222,7 +233,7 @@ func (x *repairer) walk(ctx context.Context, s *lostSnapshot, entry func(*manife
 // file copies the chunks of a file that lie in unusable packs.
 func (s *salvage) file(ctx context.Context, tree *manifest.Tree, e *manifest.Entry) error {
 	err := tree.Extents(ctx, e, func(_ uint64, x *manifest.Extent) error {
-		if !s.x.unusable(x.Pack) {
+		if !s.x.dubious(x.Pack) {
 			return nil
 		}
 		return s.chunk(ctx, x, laneOf(e.Name))
@@ -235,7 +246,8 @@ func (s *salvage) file(ctx context.Context, tree *manifest.Tree, e *manifest.Ent
 
 // chunk copies a chunk, or notes that it is wanted.
 func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l lane) error {
-	if _, ok := s.have[x.ID]; ok {
+	key := placeKey{x.ID, x.Location}
+	if _, ok := s.have[x.ID]; ok || s.fine[key] {
 		return nil
 	}
 	if _, ok := s.found[x.ID]; ok {
@@ -249,7 +261,11 @@ func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l lane) error {
 		s.want[x.ID] = true
 		return nil
 	}
-	var at placed
+	if !s.x.unusable(x.Pack) {
+		s.fine[key] = true
+		return nil
+	}
+	at := savedChunk{length: x.Length}
 	if s.x.opts.Apply {
 		if at.frame, at.offset, err = s.fr.add(ctx, l, x.ID, data); err != nil {
 			return err
@@ -305,7 +321,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		}
 	}
 	for _, p := range s.x.packs {
-		if len(p.segments) > 0 || p.missing() || s.x.suspected(p) {
+		if len(p.segments) > 0 || s.x.unusable(p.id) {
 			continue
 		}
 		tail, err := s.x.repo.packTail(ctx, p.id, p.size)
@@ -321,16 +337,17 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 
 // place gives where a chunk is to be found from now on, or reports that it is lost.
 func (s *salvage) place(x *manifest.Extent) (ok bool) {
-	if !s.x.unusable(x.Pack) {
+	if !s.x.dubious(x.Pack) || s.fine[placeKey{x.ID, x.Location}] {
 		return true
 	}
-	if at, ok := s.have[x.ID]; ok {
+	// What an extent says of the length may be as wrong as the rest.
+	if at, ok := s.have[x.ID]; ok && at.length == x.Length {
 		if at.frame != nil {
 			x.Pack, x.Frame, x.Offset = at.frame.pack, at.frame.at, at.offset
 		}
 		return true
 	}
-	if loc, ok := s.found[x.ID]; ok {
+	if loc, ok := s.found[x.ID]; ok && loc.Length == x.Length {
 		x.Location = loc
 		return true
 	}

@@ -378,3 +378,30 @@ func TestRepairGuarded(t *testing.T) {
 		}
 	}
 }
+
+// TestRepairHostile: a manifest that tells lies of a good pack costs nobody but itself.
+func TestRepairHostile(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := p.files("src", map[string]string{"f": "contents of a file", "g": "of another"})
+	good := complete(t, r, src, nil)
+	s, err := r.FS(t.Context(), good.ID.String())
+	must(t, err)
+	var f, g manifest.Entry
+	for name, e := range map[string]*manifest.Entry{"f": &f, "g": &g} {
+		_, err = s.tree.Lookup(t.Context(), manifest.Key{Name: name}, e)
+		must(t, err)
+	}
+	f.Extents[0].Offset++
+	f.Extents[0].Length--
+	f.Size--
+	id := forge(t, r, f, g)
+	rep := repair(t, r, RepairOptions{ReadData: true})
+	if len(rep.Doomed) > 0 || len(rep.Snapshots) != 1 || rep.Snapshots[0].ID != id || !slices.Equal(rep.Snapshots[0].Lost, []string{"f"}) || rep.Snapshots[0].Files != 1 {
+		t.Errorf("%+v", rep)
+	}
+	clean(t, r, &VerifyOptions{ReadData: 1}, good.ID.String(), rep.Snapshots[0].New.String())
+	if res := complete(t, p.open("other"), src, nil); res.NewBytes != 0 {
+		t.Errorf("%d bytes are stored again", res.NewBytes)
+	}
+}

@@ -129,7 +129,7 @@ func (x *repairer) keepFile(ctx context.Context, s *lostSnapshot, e *manifest.En
 	// Pages of extents stay if neither they nor what they name is unusable.
 	use := map[chunk.PackID]uint64{}
 	err := s.tree.Use(ctx, e, use)
-	if err == nil && !slices.ContainsFunc(slices.Collect(maps.Keys(use)), x.unusable) {
+	if err == nil && !slices.ContainsFunc(slices.Collect(maps.Keys(use)), x.dubious) {
 		return true, nil
 	}
 	lost := false

@@ -151,6 +151,9 @@ func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (g
 		err := v.repo.store.ReadAt(ctx, packName(p.id), 0, b.pack)
 		if err == nil {
 			err = v.checkPack(p, b)
+			if err == nil {
+				err = v.agrees(p, b)
+			}
 		}
 		switch {
 		case err == nil:
@@ -166,12 +169,21 @@ func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (g
 			return false, err
 		case !again: // once more: something on the way may have spoiled it
 			v.suspect(p, integrity(err))
-			v.mu.Lock()
-			p.readBad = true
-			v.mu.Unlock()
 			return false, nil
 		}
 	}
+}
+
+// agrees compares what segments say of a pack with its own index.
+func (v *checkup) agrees(p *packFacts, b *packBuffers) error {
+	if len(p.segments) == 0 {
+		return nil
+	}
+	x, err := chunk.DecodePack(v.repo.codec, b.pack)
+	if err == nil && !slices.Equal(v.placesOf(x), p.places) {
+		err = fmt.Errorf("%w: segment %v says something else of it than its own index", ErrIntegrity, p.segments[0])
+	}
+	return err
 }
 
 // checkPack checks every byte of a pack.
@@ -183,9 +195,6 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 	x, err := chunk.DecodePack(v.repo.codec, b.pack)
 	if err != nil {
 		return err
-	}
-	if len(p.segments) > 0 && !slices.Equal(v.placesOf(x), p.places) {
-		return fmt.Errorf("%w: segment %v says something else of it than its own index", ErrIntegrity, p.segments[0])
 	}
 	for i := range x.Frames {
 		f := &x.Frames[i]

@@ -35,7 +35,6 @@ type packFacts struct {
 
 	problems []error // under checkup.mu, as is what follows
 	affected []Affected
-	readBad  bool // its bytes were read, and are not what was written
 }
 
 // maxProblems bounds what is kept of a pack's problems.

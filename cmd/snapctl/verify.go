@@ -225,17 +225,20 @@ func affectedText(a *engine.Affected) string {
 		fmt.Fprintf(&b, "    and %s more\n", humanize.Comma(more))
 	}
 	for _, r := range a.Ranges {
-		to := " to the end"
-		if r.Before != "" {
-			to = " and before " + quoted(r.Before)
-		}
-		from := r.From
-		if from == "" {
-			from = "."
-		}
-		fmt.Fprintf(&b, "    %s from %s on%s\n", countEntries(r.Entries), quoted(from), to)
+		b.WriteString("    " + rangeText(&r) + "\n")
 	}
 	return b.String()
+}
+
+func rangeText(r *engine.LostRange) string {
+	from, to := r.From, "to the end"
+	if from == "" {
+		from = "."
+	}
+	if r.Before != "" {
+		to = "and before " + quoted(r.Before)
+	}
+	return fmt.Sprintf("%s from %s on %s", countEntries(r.Entries), quoted(from), to)
 }
 
 // verifyOutput is what verify --json prints.
@@ -298,10 +301,15 @@ func affectedOutputs(all []engine.Affected) (out []affectedOutput) {
 		for _, path := range a.Paths {
 			o.Paths = append(o.Paths, textOrQuoted(path))
 		}
-		for _, r := range a.Ranges {
-			o.Ranges = append(o.Ranges, rangeOutput{r.Entries, textOrQuoted(r.From), textOrQuoted(r.Before)})
-		}
+		o.Ranges = rangeOutputs(a.Ranges)
 		out = append(out, o)
+	}
+	return out
+}
+
+func rangeOutputs(all []engine.LostRange) (out []rangeOutput) {
+	for _, r := range all {
+		out = append(out, rangeOutput{r.Entries, textOrQuoted(r.From), textOrQuoted(r.Before)})
 	}
 	return out
 }
