@@ -59,7 +59,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	}
 	slices.SortFunc(unlisted, func(a, b *packFacts) int { return comparePacks(a.id, b.id) })
 	for _, p := range unlisted {
-		tail, err := x.repo.packTail(ctx, p.id, p.size)
+		tail, err := x.repo.packIndex(ctx, p.id, p.size)
 		switch {
 		case err == nil:
 			if err := w.add(ctx, index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {

@@ -324,7 +324,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		if len(p.segments) > 0 || s.x.unusable(p.id) {
 			continue
 		}
-		tail, err := s.x.repo.packTail(ctx, p.id, p.size)
+		tail, err := s.x.repo.packIndex(ctx, p.id, p.size)
 		if err == nil {
 			err = look(p.id, tail)
 		}

@@ -270,7 +270,7 @@ func (r *Repository) weighPacks(ctx context.Context, packs map[chunk.PackID]*pac
 			continue
 		}
 		g.Go(func() error {
-			x, err := r.packTail(gctx, id, p.size)
+			x, err := r.packIndex(gctx, id, p.size)
 			if err != nil && damaged(gctx, err) {
 				return nil // what it takes is known all the same
 			}

@@ -271,11 +271,23 @@ func (v *checkup) finish() {
 			continue
 		}
 		f := Finding{Object: packName(id), Problem: p.problem(), Affected: p.affected}
-		// Where a pack is missing that was repacked, everything is found elsewhere.
-		f.Note = p.size < 0 && len(f.Affected) == 0
+		if f.Note = p.missing() && len(f.Affected) == 0; f.Note {
+			if v.repo.wasMoved(id) {
+				continue
+			}
+			f.Problem = fmt.Errorf("%w, and what snapshots need of it is elsewhere", errMissing)
+		}
 		v.report.Findings = append(v.report.Findings, f)
 	}
 	slices.SortStableFunc(v.report.Findings, func(a, b Finding) int { return bytes.Compare([]byte(a.Object), []byte(b.Object)) })
 	v.report.Snapshots = len(v.snapshots)
 	v.report.Segments = len(v.segments)
+}
+
+// wasMoved reports whether a pack that has gone was repacked, as far as readers have
+// come upon that.
+func (r *Repository) wasMoved(gone chunk.PackID) bool {
+	r.moved.mu.Lock()
+	defer r.moved.mu.Unlock()
+	return len(r.moved.packs[gone]) > 0
 }

@@ -215,6 +215,9 @@ func (a *affected) chunkLost(ctx context.Context, x *manifest.Extent) (bool, err
 // elsewhere gives another place of a chunk whose pack is missing; nil if there is
 // none.
 func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Location, error) {
+	if loc, ok, err := a.repo.movedTo(ctx, x.Pack, x.ID); ok || err != nil && !damaged(ctx, err) {
+		return &loc, err
+	}
 	if a.index == nil {
 		ids := make([]index.SegmentID, len(a.segments))
 		for i := range a.segments {

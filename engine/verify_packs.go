@@ -255,7 +255,7 @@ func (v *checkup) there(ctx context.Context, name string) (bool, error) {
 func (v *checkup) holds(ctx context.Context, p *packFacts, id *chunk.ID, loc *chunk.Location) (bool, error) {
 	if p.segments == nil && !p.missing() {
 		p.tail.Do(func() {
-			x, err := v.repo.packTail(ctx, p.id, p.size)
+			x, err := v.repo.packIndex(ctx, p.id, p.size)
 			switch {
 			case err == nil:
 				p.places = v.placesOf(x)
@@ -271,37 +271,6 @@ func (v *checkup) holds(ctx context.Context, p *packFacts, id *chunk.ID, loc *ch
 	}
 	_, ok := slices.BinarySearch(p.places, v.place(id, loc))
 	return ok, nil
-}
-
-// usualTail is how much is read of a pack's end: mostly all of its index.
-const usualTail = 64 << 10
-
-// packTail reads a pack's own index.
-func (r *Repository) packTail(ctx context.Context, id chunk.PackID, size int64) (*chunk.PackIndex, error) {
-	read := func(n int64) ([]byte, error) {
-		b := make([]byte, n)
-		return b, r.store.ReadAt(ctx, packName(id), size-n, b)
-	}
-	if size < chunk.PackHeaderSize+chunk.PackFooterSize || size > chunk.MaxPack {
-		return nil, fmt.Errorf("%w: %d bytes", chunk.ErrNotPack, size)
-	}
-	b, err := read(min(size, usualTail))
-	if err != nil {
-		return nil, err
-	}
-	n, err := chunk.PackIndexSize(b[len(b)-chunk.PackFooterSize:])
-	if err != nil {
-		return nil, err
-	}
-	if int64(n) > size {
-		return nil, fmt.Errorf("%w: an index of %d bytes in a pack of %d", chunk.ErrNotPack, n, size)
-	}
-	if n > len(b) {
-		if b, err = read(int64(n)); err != nil {
-			return nil, err
-		}
-	}
-	return chunk.DecodePackTail(r.codec, b[len(b)-n:], size)
 }
 
 // choosePacks settles which packs are part of what is verified. It tells of packs
