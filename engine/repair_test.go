@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
@@ -403,5 +404,31 @@ func TestRepairHostile(t *testing.T) {
 	clean(t, r, &VerifyOptions{ReadData: 1}, good.ID.String(), rep.Snapshots[0].New.String())
 	if res := complete(t, p.open("other"), src, nil); res.NewBytes != 0 {
 		t.Errorf("%d bytes are stored again", res.NewBytes)
+	}
+}
+
+// TestVerifyRepacked: a pack that was repacked and deleted is no damage: what snapshots
+// need of it is where its tombstone says.
+func TestVerifyRepacked(t *testing.T) {
+	y, r, dir, id, pack := thinned(t)
+	y.gc(r, nil)
+	clean(t, r, &VerifyOptions{ReadData: 1})
+	y.pass(yardGrace + time.Second)
+	y.gc(r, nil)
+	if y.has(pack) {
+		t.Fatal("that is no test")
+	}
+	clean(t, y.enter(), &VerifyOptions{ReadData: 1})
+	if rep := repair(t, y.enter(), RepairOptions{ReadData: true}); !rep.Nothing() {
+		t.Errorf("%+v", rep)
+	}
+	// And where that is damaged, it is damage.
+	for _, name := range y.objects(packsPrefix) {
+		alter(t, r, name, func(b []byte) []byte { clear(b); return b })
+	}
+	r = y.enter()
+	rep := repair(t, r, RepairOptions{ReadData: true})
+	if len(rep.Snapshots) != 1 || rep.Snapshots[0].ID != id || !slices.Contains(rep.Snapshots[0].Lost, "0") || len(rep.Doomed) == 0 {
+		t.Errorf("%s: %+v", dir, rep)
 	}
 }

@@ -169,7 +169,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	if err != nil {
 		return err
 	}
-	x.guard.vouchFor(s.ID, s.m.Packs)
+	x.guard.vouchAll(s.m.Packs)
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
 	sink := &treeSink{
