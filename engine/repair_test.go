@@ -432,3 +432,76 @@ func TestVerifyRepacked(t *testing.T) {
 		t.Errorf("%s: %+v", dir, rep)
 	}
 }
+
+// TestRepairStopped: wherever a repair stops, what could be read before can be read, and
+// the next one ends where one that was not stopped does.
+func TestRepairStopped(t *testing.T) {
+	seed := remote.NewMemory()
+	p := newPlace(t)
+	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: seed})
+	must(t, err)
+	defer r.Close()
+	src := p.files("src", map[string]string{"a": string(random(1, 900_000)), "b": string(random(2, 900_000)), "c": "3"})
+	first := complete(t, r, src, nil)
+	firstTree := scan(t, src)
+	must(t, os.Remove(src+"/a"))
+	second := complete(t, r, src, nil) // which shares the pack, and not what is lost of it
+	secondTree := scan(t, src)
+	alter(t, r, packName(packsOf(t, r, first.ID, chunk.DataPack)[0]), flipAt(20))
+	before := objects(t, r)
+
+	writes := 0
+	for stop := 1; ; stop++ {
+		mem := remote.NewMemory()
+		for name, b := range before {
+			must(t, mem.Put(t.Context(), name, []byte(b)))
+		}
+		writes = 0
+		stopped := errors.New("stopped")
+		store := remote.NewFaulty(mem, func(op remote.Op, _ string) remote.Fault {
+			if op == remote.OpPut || op == remote.OpDelete {
+				if writes++; writes >= stop {
+					return remote.Fault{Err: stopped}
+				}
+			}
+			return remote.Fault{}
+		})
+		cut, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: store})
+		must(t, err)
+		_, err = cut.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
+		cut.Close()
+		if err != nil && !errors.Is(err, stopped) {
+			t.Fatal(err)
+		}
+		fresh, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: mem})
+		must(t, err)
+		check := func() {
+			out := t.TempDir() + "/out"
+			restore(t, fresh, second.ID.String(), out, nil)
+			compare(t, secondTree, scan(t, out))
+		}
+		check()
+		if err != nil || writes >= stop {
+			_, err := fresh.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
+			must(t, err)
+			check()
+		}
+		all, err := fresh.List(t.Context(), nil)
+		must(t, err)
+		if len(all) != 2 || all[0].ID != second.ID || all[1].Parent == nil || *all[1].Parent != first.ID {
+			t.Fatalf("stopped at write %d: %+v", stop, all)
+		}
+		survivors(t, p, fresh, &RepairedSnapshot{New: all[1].ID, Lost: []string{"a"}}, firstTree)
+		rep := verify(t, fresh, &VerifyOptions{ReadData: 1})
+		if rep.Damaged() != 1 || len(rep.Findings[0].Affected) > 0 {
+			t.Errorf("stopped at write %d: %+v", stop, rep.Findings)
+		}
+		must(t, fresh.Close())
+		if writes < stop {
+			break
+		}
+	}
+	if writes < 6 {
+		t.Errorf("%d writes: that is no test", writes)
+	}
+}

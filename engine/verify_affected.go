@@ -40,8 +40,7 @@ type affected struct {
 	index  *index.Index      // nil until it is needed
 	lost   map[placeKey]bool // chunks in suspected packs that were tried
 
-	now  manifest.ID // the snapshot at hand
-	hits map[*packFacts]*Affected
+	hits map[*packFacts]*Affected // of the snapshot at hand
 }
 
 // placeKey is a chunk where it is said to lie.
