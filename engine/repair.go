@@ -203,10 +203,9 @@ func (x *repairer) removeOld(ctx context.Context) error {
 		if s.New.IsZero() && !s.Nothing {
 			continue
 		}
-		if err := x.repo.store.Delete(ctx, s.ID.ObjectName()); err != nil {
-			return fmt.Errorf("removing snapshot %v: %w", s.ID, err)
+		if _, err := x.repo.Remove(ctx, s.ID.String()); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
 		}
-		x.repo.cache.remove("heads", s.ID.String())
 		s.Removed = true
 	}
 	return nil

@@ -243,6 +243,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	}
 	// The oldest first: its packs hold what later ones share, in order.
 	slices.SortFunc(v.snapshots, func(a, b *checkedSnapshot) int { return a.id.Compare(b.id) })
+	v.snapshots = slices.CompactFunc(v.snapshots, func(a, b *checkedSnapshot) bool { return a.id == b.id })
 	return nil
 }
 

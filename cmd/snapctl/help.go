@@ -50,8 +50,8 @@ func helpTopics() []*cobra.Command {
        without an error
     2  the command line cannot be meant
     3  done but incomplete: some files could not be read, or not be restored as
-       they were; each is named on standard error; with repair --apply, that what
-       is left of a snapshot is not all of it
+       they were; each is named on standard error; with repair --apply, that
+       what is left of a snapshot is not all of it
     4  no such snapshot
     5  the snapshot has expired
     6  damaged repository: an object of it is not what was written; no byte of

@@ -20,30 +20,30 @@ func (a *app) repairCommand() *cobra.Command {
 		Long: `Finds out what is damaged, as verify does, and tells what can be done about it.
 Nothing is changed without --apply. With it
 
-- index segments that are damaged, or that lead to packs which are, are made anew
-  from the packs, as are those that are missing;
-- of each snapshot that lost something a new one is made of all that can still be
-  read: out of the damaged packs, or from others that have the same contents. If
-  files are lost it is marked incomplete, and each of them is named here. It keeps
-  name, tags and time of the old one, which is its parent, and comes right behind
-  it in the history, so that a name goes on leading to its newest snapshot;
+- index segments that are damaged, or lead to packs which are, are made anew from
+  the packs, as are those that are missing;
+- of each snapshot that lost something a new one is made of all that can still
+  be read: out of the damaged packs, or from others with the same contents. If
+  files are lost it is marked incomplete, and each of them is named here. It has
+  name, tags and time of the old one, which is its parent, and comes right
+  behind it in the history: a name goes on leading to its newest snapshot;
 - the old ones stay, since another machine may have more of them in its cache.
   With --remove-damaged they are removed, also those of which nothing is left.
   Until then snapctl gc refuses to run if packs are missing;
-- damaged packs are doomed: nothing refers to them any more, and snapctl gc deletes
-  them once no snapshot does.
+- damaged packs are doomed: nothing refers to them any more, and snapctl gc
+  deletes them once no snapshot does.
 
-Whatever is new is there before anything old goes, and it can be run again at any
-time. The exit code is 0 if nothing was damaged or, with --apply, no file is lost;
-3 if files are lost that --apply could not save; 6 if there is damage and --apply is
-not given.
+Whatever is new is there before anything old goes, and it can be run again at
+any time. The exit code is 0 if nothing was damaged or, with --apply, no file is
+lost; 3 if files are lost that --apply could not save; 6 if there is damage and
+--apply is not given.
 
 With --json, prints one object with the fields applied, doomed (packs), indexed
-(packs that are listed anew), badSegments, savedChunks, savedBytes, bytesWritten,
-durationMs, findings (as verify --json prints), and snapshots, an array of
-objects: id, name, dir, new, before (an earlier repair made it), files, lost
-(paths), ranges (of entries whose names are lost too), made (directories of which
-nothing but the path is known), nothing, why, removed.`,
+(packs that are listed anew), badSegments, savedChunks, savedBytes,
+bytesWritten, durationMs, findings (as verify --json prints), and snapshots, an
+array of objects: id, name, dir, new, before (an earlier repair made it), files,
+lost (paths), ranges (of entries whose names are lost too), made (directories of
+which nothing but the path is known), nothing, why, removed.`,
 		Example: `  snapctl repair                     # what is wrong, and what would be done
   snapctl repair --read-data --apply
   snapctl repair --apply --remove-damaged`,

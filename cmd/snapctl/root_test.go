@@ -37,7 +37,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 	}
 	want := []string{
 		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "find", "fork", "forks", "gc", "help", "init", "list", "log", "ls", "mount", "mounts",
-		"references", "repositories", "restore", "resume", "rm", "show", "umount", "unfork", "version",
+		"references", "repair", "repositories", "restore", "resume", "rm", "show", "stats", "umount", "unfork", "verify", "version",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)

@@ -22,15 +22,15 @@ func (a *app) statsCommand() *cobra.Command {
 		Use:   "stats [REF...]",
 		Short: "Tell what a repository holds and what it costs",
 		Long: `Tells how much the repository holds, and how much each snapshot does that is
-named, or every one. How to write a REF: snapctl help references. No contents are
-read: manifests and the index say it.
+named, or every one. How to write a REF: snapctl help references. No contents
+are read: manifests and the index say it.
 
   logical   the sizes of all snapshots' files: what restoring them all writes
   unique    contents that snapshots refer to, each once
   stored    what these take, compressed
   trees     what the directories take
-  unused    packs that no snapshot refers to: what snapctl gc frees, once they are
-            old enough
+  unused    packs that no snapshot refers to: what snapctl gc frees, once they
+            are old enough
   cost      of keeping all that at R2's price of storage, $0.015 a GB and month;
             requests come on top
 
@@ -39,10 +39,10 @@ packs that no other snapshot refers to, and the manifest. REFERRED is what all
 packs take that it refers to, those that others do too included. "together" is
 what removing all of the named snapshots would free.
 
-With --json, prints one object with the fields snapshots, logical, unique, stored,
-trees, unused, total, deduplication, compression, dollarsPerMonth, objects (an
-array of kind, count, bytes), together, and of: an array of the objects that show
---json prints, with only and referred. Sizes are in bytes.`,
+With --json, prints one object with the fields snapshots, logical, unique,
+stored, trees, unused, total, deduplication, compression, dollarsPerMonth,
+objects (an array of kind, count, bytes), together, and of: an array of the
+objects that show --json prints, with only and referred. Sizes are in bytes.`,
 		Example: `  snapctl stats
   snapctl stats app app~1 app~2
   snapctl stats --json | jq .dollarsPerMonth`,

@@ -42,9 +42,9 @@ of objects: id, name, dir, whole (all of the snapshot is lost), files (how many
 are lost), paths (all of them), and ranges of entries whose names are lost too:
 entries, from, before. A path that is not UTF-8 is a Go string literal.
 
-With DIR, compares that directory with the snapshot, and prints what differs from
-the snapshot to the directory as diff does (snapctl help diff): content, type,
-mode, owner, times, xattrs and hard links. Every file is read. If anything
+With DIR, compares that directory with the snapshot, and prints what differs
+from the snapshot to the directory as diff does (snapctl help diff): content,
+type, mode, owner, times, xattrs and hard links. Every file is read. If anything
 differs the exit code is 1, without an error. DIR must have a slash in it, or be
 "." or "..", so that it is none of several REFs: ./build.`,
 		Example: `  snapctl verify
