@@ -20,8 +20,8 @@ func (a *app) repairCommand() *cobra.Command {
 		Long: `Finds out what is damaged, as verify does, and tells what can be done about it.
 Nothing is changed without --apply. With it
 
-- index segments that are damaged, or lead to packs which are, are made anew from
-  the packs, as are those that are missing;
+- index segments that are damaged, or lead to packs which are, are made anew
+  from the packs, as are those that are missing;
 - of each snapshot that lost something a new one is made of all that can still
   be read: out of the damaged packs, or from others with the same contents. If
   files are lost it is marked incomplete, and each of them is named here. It has
