@@ -456,7 +456,7 @@ func leftovers(t testing.TB, dir string) (found []string) {
 
 // A job is what another process does.
 type job struct {
-	Op               string // "create", "restore", "mount" or "fork"
+	Op               string // "create", "restore", "verify", "mount" or "fork"
 	Repo, Cache, Dir string
 	State            string
 	Ref              string
@@ -474,6 +474,7 @@ type outcome struct {
 	Files      int64
 	Incomplete bool
 	Problems   []string
+	Changes    []string // that VerifyDir found
 	Err        string
 }
 
@@ -514,6 +515,15 @@ func (j *job) run(o *outcome) error {
 			return err
 		}
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
+	case "verify":
+		rep, err := r.VerifyDir(ctx, j.Ref, j.Dir, nil, func(c *Change) error {
+			o.Changes = append(o.Changes, changeText(c))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		problems = rep.Problems
 	case "mount":
 		return j.mount(r)
 	case "fork":

@@ -206,6 +206,12 @@ func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (
 		if err == nil && len(b) <= maxWholeHead {
 			r.keepWhole(id, b)
 		}
+		if err == nil {
+			// The rest is here too, and may be what is damaged.
+			if err = manifest.CheckObject(b); err != nil {
+				err = fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+			}
+		}
 		return name, b, err
 	}
 	name := id.ObjectName()

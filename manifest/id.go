@@ -20,6 +20,17 @@ func NewID(c Class) ID {
 	return id
 }
 
+// Next makes an id that comes right behind id in the order of snapshots, of the same
+// class: for one that is to take its place.
+func (id ID) Next() ID {
+	next := NewID(id.Class())
+	ms := id.Time().UnixMilli() + 1
+	for i := range 6 {
+		next[i] = byte(ms >> (8 * (5 - i)))
+	}
+	return next
+}
+
 // ParseID parses the 36-character form of [ID.String].
 func ParseID(s string) (ID, error) {
 	u, err := uuid.Parse(s)

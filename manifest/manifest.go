@@ -177,6 +177,19 @@ func checkSum(b []byte, end int) error {
 	return nil
 }
 
+// CheckObject reports bytes that are no manifest, or not a whole one, by its lengths and
+// checksum alone.
+func CheckObject(b []byte) error {
+	h, err := decodeHeader(b)
+	if err != nil {
+		return err
+	}
+	if len(b) != h.size() {
+		return fmt.Errorf("%w: manifest of %d bytes, %d expected", ErrDamaged, len(b), h.size())
+	}
+	return checkSum(b, len(b)-sumSize)
+}
+
 // HeadLen tells from the first 32 bytes of a manifest or more how many bytes
 // [DecodeHead] needs.
 func HeadLen(b []byte) (int, error) {
@@ -211,10 +224,7 @@ func Decode(c *chunk.Codec, b []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) != h.size() {
-		return nil, fmt.Errorf("%w: manifest of %d bytes, %d expected", ErrDamaged, len(b), h.size())
-	}
-	if err := checkSum(b, len(b)-sumSize); err != nil {
+	if err := CheckObject(b); err != nil {
 		return nil, err
 	}
 	raw, err := c.Decode(nil, b[h.headLen():h.headLen()+h.storedTree], h.tree)

@@ -46,10 +46,12 @@ func helpTopics() []*cobra.Command {
     0  done
     1  failed; also an ambiguous REF, a repository or a target that exists, and
        a mount that is in use, or whose process does not end; with diff
-       --exit-code also that there are differences, and then without an error
+       --exit-code and verify REF DIR also that there are differences, and then
+       without an error
     2  the command line cannot be meant
     3  done but incomplete: some files could not be read, or not be restored as
-       they were; each is named on standard error
+       they were; each is named on standard error; with repair --apply, that
+       what is left of a snapshot is not all of it
     4  no such snapshot
     5  the snapshot has expired
     6  damaged repository: an object of it is not what was written; no byte of

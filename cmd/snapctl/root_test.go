@@ -37,7 +37,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 	}
 	want := []string{
 		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "lifecycle", "list", "log", "ls", "mount", "mounts",
-		"pin", "prune", "references", "rename", "repositories", "restore", "resume", "rm", "show", "tag", "umount", "unfork", "unpin", "version",
+		"pin", "prune", "references", "rename", "repair", "repositories", "restore", "resume", "rm", "show", "stats", "tag", "umount", "unfork", "unpin", "verify", "version",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)
