@@ -227,7 +227,7 @@ func (w *wobbly) options() *Options {
 
 func (w *wobbly) open() *Repository {
 	w.Helper()
-	r, err := Open(w.Context(), "", w.options())
+	r, err := Open(w.Context(), "", keyed(w, w.options()))
 	must(w, err)
 	w.Cleanup(func() { r.Close() })
 	return r
@@ -237,7 +237,7 @@ func (w *wobbly) open() *Repository {
 // a frame.
 func (w *wobbly) snapshot() (manifest.ID, map[string][]byte) {
 	w.Helper()
-	r, err := Init(w.Context(), "", nil, w.options())
+	r, err := Init(w.Context(), "", initOf(w), keyed(w, w.options()))
 	must(w, err)
 	defer r.Close()
 	content := map[string][]byte{}
@@ -326,7 +326,7 @@ func TestMountCache(t *testing.T) {
 	id, content := w.snapshot()
 	opts := w.options()
 	open := func() *Repository {
-		r, err := Open(t.Context(), "", opts)
+		r, err := Open(t.Context(), "", keyed(t, opts))
 		must(t, err)
 		t.Cleanup(func() { r.Close() })
 		return r

@@ -21,7 +21,7 @@ import (
 // openWith opens the repository in memory for a test.
 func (w *wobbly) openWith(opts *Options) *Repository {
 	w.Helper()
-	r, err := Open(w.Context(), "", opts)
+	r, err := Open(w.Context(), "", keyed(w, opts))
 	must(w, err)
 	w.Cleanup(func() { r.Close() })
 	return r
@@ -278,7 +278,7 @@ func (s *syncWriter) Write(p []byte) (int, error) {
 func TestMountRequests(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	defer r.Close()
 	for i := range 3000 {
@@ -317,7 +317,7 @@ func TestMountRequests(t *testing.T) {
 // not fetched.
 func TestTreePacks(t *testing.T) {
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	defer r.Close()
 	for i := range 20_000 {

@@ -22,7 +22,8 @@ import (
 // An access profile is which frames the readers of a mount touched, in the order
 // in which they first did. A later mount of the snapshot fetches them before
 // anybody asks. Profiles are objects hot/SNAPSHOT/ID, where ID is the BLAKE3-256
-// of the content. All numbers in it are little-endian:
+// of the object. In an encrypted repository it is sealed, together with the
+// snapshot's id (Repository.sealObject). All numbers in it are little-endian:
 //
 //	offset  size  field
 //	0       8     magic "snaphot\x00"
@@ -235,7 +236,7 @@ func (p *prefetcher) save() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), profilePatience)
 	defer cancel()
-	b := (&profile{p.m.ID, frames}).encode()
+	b := p.repo.sealObject(useProfile, p.m.ID.String(), (&profile{p.m.ID, frames}).encode())
 	sum := blake3.Sum256(b)
 	if err := p.repo.store.Put(ctx, profilesOf(p.m.ID)+hex.EncodeToString(sum[:]), b); err != nil {
 		p.repo.log.Info("saving the access profile", "err", err)
@@ -363,7 +364,7 @@ func newestProfiles(all []remote.Info) []remote.Info {
 }
 
 func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.Info) (*profile, error) {
-	if o.Size > maxProfile {
+	if o.Size > maxProfile+chunk.MaxOverhead {
 		return nil, fmt.Errorf("%w: %d bytes", errProfile, o.Size)
 	}
 	b, err := p.repo.store.Get(ctx, o.Name)
@@ -373,6 +374,9 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 	sum := blake3.Sum256(b)
 	if name := o.Name[strings.LastIndexByte(o.Name, '/')+1:]; name != hex.EncodeToString(sum[:]) {
 		return nil, fmt.Errorf("%w: it is not what its name says", errProfile)
+	}
+	if b, err = p.repo.openObject(useProfile, id.String(), b); err != nil {
+		return nil, err
 	}
 	prof, err := decodeProfile(b)
 	if err == nil && prof.snapshot != id {

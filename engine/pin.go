@@ -1,0 +1,66 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/zeebo/blake3"
+)
+
+// pin is what this machine remembers of an encrypted repository beside its URL: the key
+// check of its config, in the file encrypted/HASH of the cache. Whoever can write to the
+// repository could put another one in its place: one without encryption, or one
+// whose key he has made himself, and wrapped for a recipient that is no secret. This
+// machine then notices, if it was there before.
+type pin struct{ path string } // "" for none
+
+func (r *Repository) pin(opts *Options) pin {
+	if r.url == "" {
+		return pin{}
+	}
+	base := opts.CacheDir
+	if base == "" {
+		base = defaultCacheDir()
+	}
+	sum := blake3.Sum256([]byte(r.url))
+	return pin{filepath.Join(base, "encrypted", fmt.Sprintf("%x", sum[:16]))}
+}
+
+// check compares with what is remembered, and remembers what was not. An empty check is
+// that of a repository without encryption.
+func (p pin) check(keyCheck string) error {
+	if p.path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(p.path)
+	switch {
+	case err == nil && string(b) == keyCheck+"\n":
+		return nil
+	case err == nil && keyCheck == "":
+		err = errors.New("it is not encrypted, but was when this machine used it last")
+	case err == nil:
+		err = errors.New("it has another key than when this machine used it last")
+	default:
+		return p.set(keyCheck) // what cannot be read is not there
+	}
+	return fmt.Errorf("%w: %w: somebody put another repository in its place; if that was you, delete %s", ErrIntegrity, err, p.path)
+}
+
+// set remembers, as far as it can: a cache is no reason to fail.
+func (p pin) set(keyCheck string) error {
+	if p.path == "" {
+		return nil
+	}
+	if keyCheck == "" {
+		if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forgetting the repository that was here: %w", err)
+		}
+		return nil
+	}
+	dir := cacheDir{filepath.Dir(filepath.Dir(p.path))}
+	_ = dir.write("encrypted", filepath.Base(p.path), []byte(keyCheck+"\n"))
+	return nil
+}
