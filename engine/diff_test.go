@@ -158,6 +158,7 @@ func TestDiff(t *testing.T) {
 
 // TestDiffRequests: beside config and manifests, the two leaves of a change.
 func TestDiffRequests(t *testing.T) {
+	plainOnly(t)
 	p := newPlace(t)
 	store := remote.NewMemory()
 	r, err := Init(t.Context(), "", initOf(t), keyed(t, &Options{CacheDir: p.cache, Store: store}))

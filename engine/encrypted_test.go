@@ -40,13 +40,36 @@ func keyed(t testing.TB, opts *Options) *Options {
 	return opts
 }
 
+// plainOnly skips a test that counts requests, or forges what is sealed.
+func plainOnly(t testing.TB) {
+	t.Helper()
+	if onEncrypted(t) {
+		t.Skip("not for an encrypted repository")
+	}
+}
+
 // TestEncrypted runs what others test on encrypted repositories. All that can be runs
 // with: go test ./engine -encrypted
 func TestEncrypted(t *testing.T) {
 	for name, f := range map[string]func(*testing.T){
 		"Fidelity":           TestFidelity,
 		"FailAtEveryRequest": TestFailAtEveryRequest,
-		"ManyCreates":        TestManyCreates,
+		"Model":              TestModel,
+		"Damage":             TestDamagedPack,
+		"WrongBytes":         TestWrongBytes,
+		"Segment":            TestDamagedSegment,
+		"Diff":               TestDiff,
+		"Dump":               TestDump,
+		"Files":              TestFSEverything,
+		"Mount":              TestMountFidelity,
+		"MountWrongBytes":    TestMountWrongBytes,
+		"MountRelocated":     TestMountRelocated,
+		"Profile":            TestProfile,
+		"Shared":             TestSharedProcesses,
+		"Fork":               TestFork,
+		"ForkProcesses":      TestForkProcesses,
+		"Overlay":            TestOverlayByHand,
+		"Verify":             TestRestoreVerify,
 	} {
 		t.Run(name, f)
 	}

@@ -340,6 +340,7 @@ func now() int64 {
 // TestOverlayCost pins what a snapshot of a fork asks of the object store, and that
 // it does not depend on the size of the tree.
 func TestOverlayCost(t *testing.T) {
+	plainOnly(t)
 	needRoot(t)
 	for _, files := range []int{1_000, 12_000} {
 		p := newPlace(t)

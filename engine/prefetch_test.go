@@ -120,6 +120,7 @@ func TestHydrationEnds(t *testing.T) {
 
 // TestPrefetchNone: little is fetched that nobody asked for.
 func TestPrefetchNone(t *testing.T) {
+	plainOnly(t)
 	w := newWobbly(t)
 	id, content := w.snapshot()
 	r := w.open()
@@ -238,6 +239,7 @@ func TestProfileOfAncestor(t *testing.T) {
 // TestHostileProfile: a profile that is damaged, another's, or names what is not
 // the snapshot's is left out with a word in the log.
 func TestHostileProfile(t *testing.T) {
+	plainOnly(t)
 	w := newWobbly(t)
 	id, content := w.snapshot()
 	put := func(b []byte) {
@@ -276,6 +278,7 @@ func (s *syncWriter) Write(p []byte) (int, error) {
 // be used: the config and the manifest, side by side. A name takes the listing
 // instead, and then the manifest.
 func TestMountRequests(t *testing.T) {
+	plainOnly(t)
 	needRoot(t)
 	w := newWobbly(t)
 	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
