@@ -54,12 +54,10 @@ func TestEncrypted(t *testing.T) {
 	for name, f := range map[string]func(*testing.T){
 		"Fidelity":           TestFidelity,
 		"FailAtEveryRequest": TestFailAtEveryRequest,
-		"Model":              TestModel,
 		"Damage":             TestDamagedPack,
 		"WrongBytes":         TestWrongBytes,
 		"Segment":            TestDamagedSegment,
 		"Diff":               TestDiff,
-		"Dump":               TestDump,
 		"Files":              TestFSEverything,
 		"Mount":              TestMountFidelity,
 		"MountWrongBytes":    TestMountWrongBytes,
