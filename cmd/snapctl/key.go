@@ -61,7 +61,7 @@ func (a *app) printKeys(keys []*engine.KeyInfo) error {
 	if isTerminal(a.stdout) {
 		when = a.relative
 	}
-	t := &table{}
+	t := &table{right: []bool{4: false}}
 	t.add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
 	for _, k := range keys {
 		t.add(shortKey(k.ID), when(k.CreatedAt), k.Kind, cell(k.Label), cell(shorten(k.Recipient)))

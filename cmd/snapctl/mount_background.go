@@ -73,8 +73,7 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return cmd.Process.Release()
 	}
 	if err != nil {
-		err = fmt.Errorf("mount: passphrase: %w", err) // the process knows that we say so
-		cmd.Wait()
+		cmd.Wait() // it leaves it to us to say why
 		return err
 	}
 	err = cmd.Wait()

@@ -162,9 +162,6 @@ func (a *app) askSecret(ctx context.Context, prompt string) (string, error) {
 		fmt.Fprintln(tty)
 		restore()
 		tty.Close()
-		if errors.Is(x.err, io.EOF) {
-			x.err = errors.New("none was given")
-		}
 		return string(bytes.TrimSuffix(x.line, []byte("\r"))), x.err
 	}
 }

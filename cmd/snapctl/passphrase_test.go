@@ -96,8 +96,8 @@ func TestAskSecret(t *testing.T) {
 	}
 
 	got = ask(t.Context())
-	io.WriteString(user, "\x04") // end of file
-	if x := <-got; x.err == nil {
+	io.WriteString(user, "\n")
+	if x := <-got; x.s != "" || x.err != nil {
 		t.Errorf("%q", x.s)
 	}
 

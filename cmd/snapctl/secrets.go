@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine"
 )
 
 // How a process in the background opens an encrypted repository. If who starts it
@@ -82,9 +83,13 @@ func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase fun
 			}
 			return line, err
 		}
-		var s string
-		if s, err = passphrase(ctx, strings.TrimSuffix(strings.TrimPrefix(line, askWord), "\n")); err == nil && p.ours != nil {
-			_, err = io.WriteString(p.ours, s)
+		url := strings.TrimSuffix(strings.TrimPrefix(line, askWord), "\n")
+		s, perr := passphrase(ctx, url)
+		if perr == nil && p.ours != nil {
+			_, perr = io.WriteString(p.ours, s)
+		}
+		if perr != nil {
+			err = fmt.Errorf("opening repository %s: %w: passphrase: %w", url, engine.ErrLocked, perr)
 		}
 		p.say()
 	}
