@@ -93,21 +93,20 @@ by its id here.`,
 			Short: "Encrypted repositories, passphrases and identities",
 			Long: `A repository made by snapctl init --encrypt holds nothing in clear but what
 cannot be hidden from whoever keeps it: how many objects there are, how large
-they are, and when each is written and read. Names, contents, trees, tags and
-whether a known file is in it are not told. Contents are encrypted by AES-256-GCM
-and checked when they are read, so that nobody without a key can change them
-either.
+they are, and when each is written and read. Names, contents, trees and tags are
+encrypted by AES-256-GCM, and so is whether a known file is in it. All is checked
+when it is read, so that nobody without a key can change it either.
 
 What opens it:
   a passphrase     asked for at the terminal, or read from the file that
                    SNAPCTL_PASSPHRASE_FILE names. Each command then takes about
                    0.4 seconds longer, and 128 MiB of memory for that time
   an age identity  of a recipient, age1..., as age-keygen makes both: from the
-                   file that SNAPCTL_IDENTITY_FILE names. At once; better where
-                   nobody types anyway
+                   file that SNAPCTL_IDENTITY_FILE names. It takes no time: the
+                   better choice for machines
 
   snapctl init --encrypt
-  age-keygen -o key.txt && SNAPCTL_IDENTITY_FILE=key.txt snapctl init --recipient age1...
+  age-keygen -o key.txt; snapctl init --recipient age1...
   snapctl key add --label laptop --recipient age1...
   snapctl key list
   snapctl key remove 4f1d
