@@ -160,6 +160,9 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 			return nil, context.Cause(ctx)
 		}
 	}
+	if damaged != nil && !errors.Is(damaged, ErrIntegrity) {
+		return nil, damaged // it may have been the one
+	}
 	return nil, u.failed(keys, opts, damaged)
 }
 
