@@ -54,8 +54,8 @@ func helpTopics() []*cobra.Command {
     5  the snapshot has expired
     6  damaged repository: an object of it is not what was written; no byte of
        it was used
-    7  locked repository: it is encrypted, and the passphrase is wrong, or nothing
-       was given that opens it
+    7  locked repository: it is encrypted, and the passphrase is wrong, or
+       nothing was given that opens it
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create had uploaded is
        reused by the next one, and a restore's target is as it was (with --into,
        each file of it is)
@@ -94,8 +94,8 @@ by its id here.`,
 			Long: `A repository made by snapctl init --encrypt holds nothing in clear but what
 cannot be hidden from whoever keeps it: how many objects there are, how large
 they are, and when each is written and read. Names, contents, trees and tags are
-encrypted by AES-256-GCM, and so is whether a known file is in it. All is checked
-when it is read, so that nobody without a key can change it either.
+encrypted by AES-256-GCM, and nobody can tell whether a known file is in it. All
+is checked when it is read, so that nobody without a key can change it either.
 
 What opens it:
   a passphrase     asked for at the terminal, or read from the file that
@@ -113,9 +113,9 @@ What opens it:
 
 Without any of its keys nothing can be read again: have two.
 
-Mounts and forks need no passphrase while they last: the process that serves them
-has the key in memory, and so has its keeper. After a restart of the machine,
-snapctl resume needs one.
+Mounts and forks need no passphrase while they last: the process that serves
+them has the key in memory, and so has its keeper. After a restart of the
+machine, snapctl resume needs one.
 
 Where one of the two variables is set a repository that is not encrypted is
 refused: so nobody can put one in its place. This machine also remembers the key

@@ -19,8 +19,10 @@ func (a *app) keyCommand() *cobra.Command {
 		Long: `An encrypted repository has one or more keys, each of which opens it: a
 passphrase, or an age recipient (age1...), whose identity opens it. See: snapctl
 help encryption.`,
+		Example: `  snapctl key list
+  snapctl key add --label laptop --recipient age1...`,
 		Args: takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return usagef(cmd, "key: list, add or remove?") },
+		RunE: func(cmd *cobra.Command, _ []string) error { return usagef(cmd, "key: what to do is missing: list, add or remove") },
 	}
 	cmd.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyRemoveCommand())
 	return cmd
@@ -144,7 +146,7 @@ func parseRecipient(s string) (age.Recipient, error) {
 	if r, err := age.ParseHybridRecipient(s); err == nil {
 		return r, nil
 	}
-	return nil, fmt.Errorf("--recipient: %q is not an age recipient such as age-keygen prints, age1...", s)
+	return nil, fmt.Errorf("--recipient: %q is not what age-keygen prints as a public key (age1 and more)", s)
 }
 
 func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
