@@ -152,6 +152,7 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	object = r.sealObject(useNote, n.ObjectName(), object)
 	copied := false
 	if n.Lifetime != nil {
 		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {

@@ -387,7 +387,7 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 		if i == 0 {
 			p.snapshot = d.id
 		}
-		b := p.encode()
+		b := d.opened.encodeProfile(p)
 		sum := chunk.SumPack(b)
 		must(t, d.store.Put(t.Context(), profilesOf(p.snapshot)+sum.String(), b))
 		stone := &tombstone{packs: []doomedPack{{id: chunk.PackID{byte(i)}, size: 5}}}

@@ -10,5 +10,8 @@
 // Repository is safe for parallel use, and there is no global state: one process can
 // have several.
 //
+// With [InitOptions.Keys] a repository is encrypted; [Options.Passphrase] or
+// [Options.Identities] open it.
+//
 // What is on disk and why it is safe is told in ARCHITECTURE.md.
 package engine

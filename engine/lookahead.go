@@ -16,16 +16,26 @@ type lookahead struct {
 	mu     sync.Mutex
 	get    map[string]answer[[]byte]
 	list   map[string]answer[[]remote.Info] // by prefix
+	keys   answer[[]string]
 }
 
 // lookAhead begins to fetch what a reference needs first: the manifest, or the
-// lists of manifests and notes.
-func (r *Repository) lookAhead(ctx context.Context, ref string) {
-	if ref == "" || r.local() {
+// lists of manifests and notes. Of what is surely encrypted it lists the keys.
+func (r *Repository) lookAhead(ctx context.Context, opts *Options) {
+	ref := opts.Ref
+	wantKeys := opts.wantsEncryption() && opts.Key == nil
+	if ref == "" && !wantKeys || r.local() {
 		return
 	}
 	l := &lookahead{}
 	ctx, l.cancel = context.WithCancel(ctx)
+	r.ahead = l
+	if wantKeys {
+		l.keys = begin(func() ([]string, error) { return r.listKeys(ctx) })
+	}
+	if ref == "" {
+		return
+	}
 	if id, ok := idOf(ref); ok {
 		name := id.ObjectName()
 		l.get = map[string]answer[[]byte]{name: begin(func() ([]byte, error) { return r.store.Get(ctx, name) })}
@@ -41,7 +51,6 @@ func (r *Repository) lookAhead(ctx context.Context, ref string) {
 			})
 		}
 	}
-	r.ahead = l
 }
 
 // answer is what waits for one.
@@ -81,6 +90,17 @@ func (l *lookahead) takeGet(name string) answer[[]byte] {
 	defer l.mu.Unlock()
 	f := l.get[name]
 	delete(l.get, name)
+	return f
+}
+
+func (l *lookahead) takeKeys() answer[[]string] {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.keys
+	l.keys = nil
 	return f
 }
 

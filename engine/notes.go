@@ -91,7 +91,7 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 	if err != nil {
 		return nil, err
 	}
-	n, err := decodeNote(b, id, note)
+	n, err := r.decodeNote(b, id, note)
 	if err != nil {
 		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
 	}
@@ -99,7 +99,12 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 	return n, nil
 }
 
-func decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+// decodeNote decodes the object of a note.
+func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+	b, err := r.openObject(useNote, id.NotesOf()+note.String(), b)
+	if err != nil {
+		return nil, err
+	}
 	n, err := manifest.DecodeNote(b)
 	if err == nil && (n.Snapshot != id || n.ID != note) {
 		err = fmt.Errorf("it is the note %v of %v", n.ID, n.Snapshot)
@@ -113,7 +118,7 @@ func (r *Repository) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.
 	if b == nil {
 		return nil
 	}
-	n, err := decodeNote(b, id, note)
+	n, err := r.decodeNote(b, id, note)
 	if err != nil {
 		r.cache.remove("notes", note.String())
 		return nil

@@ -22,7 +22,7 @@ import (
 // openWith opens the repository in memory for a test.
 func (w *wobbly) openWith(opts *Options) *Repository {
 	w.Helper()
-	r, err := Open(w.Context(), "", opts)
+	r, err := Open(w.Context(), "", keyed(w, opts))
 	must(w, err)
 	w.Cleanup(func() { r.Close() })
 	return r
@@ -121,6 +121,7 @@ func TestHydrationEnds(t *testing.T) {
 
 // TestPrefetchNone: little is fetched that nobody asked for.
 func TestPrefetchNone(t *testing.T) {
+	plainOnly(t)
 	w := newWobbly(t)
 	id, content := w.snapshot()
 	r := w.open()
@@ -239,6 +240,7 @@ func TestProfileOfAncestor(t *testing.T) {
 // TestHostileProfile: a profile that is damaged, another's, or names what is not
 // the snapshot's is left out with a word in the log.
 func TestHostileProfile(t *testing.T) {
+	plainOnly(t)
 	w := newWobbly(t)
 	id, content := w.snapshot()
 	put := func(b []byte) {
@@ -246,9 +248,9 @@ func TestHostileProfile(t *testing.T) {
 		must(t, w.mem.Put(t.Context(), profilesOf(id)+hex.EncodeToString(sum[:]), b))
 	}
 	put([]byte("no profile"))
-	put(someProfile(manifest.NewID(0)).encode())
-	put(someProfile(id).encode()) // of packs that there are not, with a bundle that is none
-	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", someProfile(id).encode()))
+	put((&Repository{}).encodeProfile(someProfile(manifest.NewID(0))))
+	put((&Repository{}).encodeProfile(someProfile(id))) // of packs that there are not, with a bundle that is none
+	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", (&Repository{}).encodeProfile(someProfile(id))))
 	var log bytes.Buffer
 	opts := w.options()
 	opts.Log = slog.New(slog.NewTextHandler(&syncWriter{w: &log}, nil))
@@ -385,9 +387,10 @@ func (s *syncWriter) Write(p []byte) (int, error) {
 // be used: the config and the manifest, side by side. A name takes the listings of
 // manifests and notes instead, and then the manifest.
 func TestMountRequests(t *testing.T) {
+	plainOnly(t)
 	needRoot(t)
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	defer r.Close()
 	for i := range 3000 {
@@ -426,7 +429,7 @@ func TestMountRequests(t *testing.T) {
 // not fetched.
 func TestTreePacks(t *testing.T) {
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	defer r.Close()
 	for i := range 20_000 {

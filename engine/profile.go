@@ -23,8 +23,15 @@ import (
 // An access profile is what the readers of a mount touched, in the order in which
 // they first did. A later mount of the snapshot fetches that before anybody asks:
 // frames where they are, and in a bundle copies of what lies scattered. Profiles are
-// objects hot/SNAPSHOT/ID, where ID is the BLAKE3-256 of the content. All numbers in
-// it are little-endian:
+// objects hot/SNAPSHOT/ID, where ID is the BLAKE3-256 of the object:
+//
+//	offset  size  field
+//	0       4     length of the head as it is stored, h, little-endian
+//	4       h     head; in an encrypted repository sealed, together with the snapshot's
+//	              id (Repository.sealObject)
+//	4+h     ...   bundle: nothing, or a data pack (see chunk), up to the end
+//
+// and the head, whose numbers are little-endian:
 //
 //	offset  size  field
 //	0       8     magic "snaphot\x00"
@@ -35,7 +42,7 @@ import (
 //	...           number of frames, uvarint; then for each
 //	                pack            uvarint, place in the table of packs
 //	                offset, stored length   uvarints
-//	...           bundle, length-prefixed: empty, or a data pack (see chunk)
+//	...           length of the bundle, uvarint
 //
 // No frame stands twice. Packs stand in the order in which frames first use them,
 // and each is used.
@@ -58,6 +65,7 @@ const (
 	profileHead    = 16
 
 	maxProfileFrames = 64 << 10
+	maxHead          = 4 << 20  // bytes
 	maxProfile       = 24 << 20 // bytes
 
 	// profilesUsed is how many of a snapshot's profiles a mount reads: the newest,
@@ -73,7 +81,8 @@ var errProfile = errors.New("damaged access profile")
 
 func profilesOf(id manifest.ID) string { return profilePrefix + id.String() + "/" }
 
-func (p *profile) encode() []byte {
+// encodeHead gives the plaintext of the head.
+func (p *profile) encodeHead() []byte {
 	b := append([]byte(profileMagic), profileVersion, 0, 0, 0, 0, 0, 0, 0)
 	b = append(b, p.snapshot[:]...)
 	at := map[chunk.PackID]uint64{}
@@ -94,19 +103,20 @@ func (p *profile) encode() []byte {
 		b = binary.AppendUvarint(b, uint64(f.offset))
 		b = binary.AppendUvarint(b, uint64(f.stored))
 	}
-	return wire.AppendBytes(b, p.bundle)
+	return binary.AppendUvarint(b, uint64(len(p.bundle)))
 }
 
-func decodeProfile(b []byte) (*profile, error) {
+// decodeHead decodes a head. bundle is what comes behind it.
+func decodeHead(b, bundle []byte) (*profile, error) {
 	r := wire.NewReader(b)
-	if len(b) > maxProfile {
-		r.Failf("%d bytes, the most is %d", len(b), maxProfile)
+	if len(b) > maxHead {
+		r.Failf("%d bytes, the most is %d", len(b), maxHead)
 	}
 	head := r.Fixed("header", profileHead)
 	if r.Err() == nil && !bytes.Equal(head, append([]byte(profileMagic), profileVersion, 0, 0, 0, 0, 0, 0, 0)) {
 		r.Failf("not an access profile of version %d", profileVersion)
 	}
-	p := &profile{}
+	p := &profile{bundle: bundle}
 	copy(p.snapshot[:], r.Fixed("snapshot id", len(p.snapshot)))
 	packs := make([]chunk.PackID, r.Count("number of packs", chunk.IDSize))
 	seenPacks := make(map[chunk.PackID]bool, len(packs))
@@ -152,7 +162,9 @@ func decodeProfile(b []byte) (*profile, error) {
 	if r.Err() == nil && used != len(packs) {
 		r.Failf("unused pack")
 	}
-	p.bundle = r.Bytes("bundle", maxProfile)
+	if n := r.Uvarint("length of the bundle", maxProfile); r.Err() == nil && n != uint64(len(bundle)) {
+		r.Failf("bundle of %d bytes, %d expected", len(bundle), n)
+	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errProfile, err)
 	}
@@ -230,9 +242,36 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 }
 
 func (r *Repository) putProfile(ctx context.Context, p *profile) error {
-	b := p.encode()
+	b := r.encodeProfile(p)
 	sum := blake3.Sum256(b)
 	return r.store.Put(ctx, profilesOf(p.snapshot)+hex.EncodeToString(sum[:]), b)
+}
+
+// encodeProfile gives a profile's object.
+func (r *Repository) encodeProfile(p *profile) []byte {
+	head := r.sealObject(useProfile, p.snapshot.String(), p.encodeHead())
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(head)+len(p.bundle)), uint32(len(head)))
+	return append(append(b, head...), p.bundle...)
+}
+
+// decodeProfile decodes the object of a profile of a snapshot.
+func (r *Repository) decodeProfile(id manifest.ID, b []byte) (*profile, error) {
+	if len(b) > maxProfile || len(b) < 4 {
+		return nil, fmt.Errorf("%w: %d bytes", errProfile, len(b))
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if uint64(n) > uint64(len(b)-4) {
+		return nil, fmt.Errorf("%w: head of %d bytes in %d", errProfile, n, len(b))
+	}
+	head, err := r.openObject(useProfile, id.String(), b[4:4+n])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errProfile, err)
+	}
+	p, err := decodeHead(head, b[4+n:])
+	if err == nil && p.snapshot != id {
+		err = fmt.Errorf("%w: of snapshot %v", errProfile, p.snapshot)
+	}
+	return p, err
 }
 
 // hotGap is what is fetched in vain between two frames of a profile rather than
@@ -368,10 +407,7 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 		p.store.Invalidate(o.Name, 0, o.Size) // the disk may have spoiled it
 		return nil, nil, fmt.Errorf("%w: it is not what its name says", errProfile)
 	}
-	prof, err := decodeProfile(b)
-	if err == nil && prof.snapshot != id {
-		err = fmt.Errorf("%w: of snapshot %v", errProfile, prof.snapshot)
-	}
+	prof, err := p.repo.decodeProfile(id, b)
 	if err != nil || len(prof.bundle) == 0 {
 		return prof, nil, err
 	}

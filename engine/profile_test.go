@@ -19,13 +19,13 @@ func someProfile(id manifest.ID) *profile {
 func TestProfileEncoding(t *testing.T) {
 	id := manifest.NewID(0)
 	for name, p := range map[string]*profile{"some": someProfile(id), "empty": {snapshot: id, frames: []touchedFrame{}}} {
-		b := p.encode()
-		got, err := decodeProfile(b)
+		b := p.encodeHead()
+		got, err := decodeHead(b, p.bundle)
 		if err != nil || got.snapshot != p.snapshot || !slices.Equal(got.frames, p.frames) || !bytes.Equal(got.bundle, p.bundle) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 		for i := range b {
-			if _, err := decodeProfile(b[:i]); !errors.Is(err, errProfile) {
+			if _, err := decodeHead(b[:i], p.bundle); !errors.Is(err, errProfile) {
 				t.Errorf("%s: cut at %d: %v", name, i, err)
 			}
 		}
@@ -38,18 +38,23 @@ func TestProfileEncoding(t *testing.T) {
 		long.frames[i] = touchedFrame{chunk.PackID{1}, uint32(i), 1}
 	}
 	for name, p := range map[string]*profile{"twice": twice, "outside": outside, "nothing": nothing, "long": long} {
-		if _, err := decodeProfile(p.encode()); !errors.Is(err, errProfile) {
+		if _, err := decodeHead(p.encodeHead(), nil); !errors.Is(err, errProfile) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
 func FuzzProfile(f *testing.F) {
-	f.Add(someProfile(manifest.NewID(0)).encode())
-	f.Add((&profile{}).encode())
+	r := &Repository{}
+	f.Add(r.encodeProfile(someProfile(manifest.NewID(0))))
+	f.Add(r.encodeProfile(&profile{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := decodeProfile(b)
-		if err == nil && !bytes.Equal(p.encode(), b) {
+		var id manifest.ID
+		if len(b) > 4+profileHead+len(id) {
+			copy(id[:], b[4+profileHead:])
+		}
+		p, err := r.decodeProfile(id, b)
+		if err == nil && !bytes.Equal(r.encodeProfile(p), b) {
 			t.Errorf("%+v is encoded in another way", p)
 		}
 	})

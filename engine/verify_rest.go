@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -77,7 +78,7 @@ func checkOf(name string) *objectCheck {
 	case manifest.Prefix, packsPrefix:
 		return &objectCheck{}
 	case manifest.NotePrefix:
-		return &objectCheck{limit: manifest.MaxNote, read: checkNote}
+		return &objectCheck{limit: manifest.MaxNote + chunk.MaxOverhead, read: checkNote}
 	case segmentPrefix:
 		if _, err := index.ParseSegmentID(rest); err == nil {
 			return &objectCheck{}
@@ -138,14 +139,13 @@ func checkLease(r *Repository, name string, b []byte) error {
 }
 
 // checkNote checks a note.
-func checkNote(_ *Repository, name string, b []byte) error {
+func checkNote(r *Repository, name string, b []byte) error {
 	id, at, err := manifest.ParseNoteName(name)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrIntegrity, err)
+	if err == nil {
+		_, err = r.decodeNote(b, id, at)
 	}
-	n, err := manifest.DecodeNote(b)
-	if err == nil && (n.Snapshot != id || n.ID != at) {
-		err = fmt.Errorf("%w: it is note %v of snapshot %v", ErrIntegrity, n.ID, n.Snapshot)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
 	}
 	return err
 }
@@ -158,9 +158,10 @@ func checkProfile(r *Repository, name string, b []byte) error {
 	if len(parts) != 3 || parts[2] != hex.EncodeToString(sum[:]) {
 		return fmt.Errorf("%w: %w: it is not what its name says", ErrIntegrity, errProfile)
 	}
-	p, err := decodeProfile(b)
-	if err == nil && p.snapshot.String() != parts[1] {
-		err = fmt.Errorf("%w: of snapshot %v", errProfile, p.snapshot)
+	id, err := manifest.ParseID(parts[1])
+	var p *profile
+	if err == nil {
+		p, err = r.decodeProfile(id, b)
 	}
 	if err == nil && len(p.bundle) > 0 {
 		_, err = openBundle(r.codec, name, 0, p.bundle)

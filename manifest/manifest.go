@@ -31,6 +31,9 @@ import (
 //	64+i    t     tree, stored like a frame: see appendTree
 //	64+i+t  32    BLAKE3-256 of all before
 //
+// Where they are sealed the tree is with the BLAKE3-256 of the stored info, so that
+// the two stay together.
+//
 // So that a listing can read the head alone, and a mount all in one request.
 const (
 	magic      = "snapmani"
@@ -126,7 +129,8 @@ func (m *Manifest) Encode(c *chunk.Codec) ([]byte, error) {
 	if err := (&Manifest{Info: m.Info}).decodeTree(tree); err != nil {
 		return nil, err
 	}
-	storedInfo, storedTree := c.Encode(nil, info), c.Encode(nil, tree)
+	storedInfo := c.For(chunk.UseManifestInfo, nil).Encode(nil, info)
+	storedTree := treeCodec(c, storedInfo).Encode(nil, tree)
 	b := append(make([]byte, 0, headerSize+len(storedInfo)+len(storedTree)+2*sumSize), magic...)
 	b = append(b, version, 0, 0, 0, 0, 0, 0, 0)
 	for _, n := range []int{len(storedInfo), len(info), len(storedTree), len(tree)} {
@@ -136,6 +140,12 @@ func (m *Manifest) Encode(c *chunk.Codec) ([]byte, error) {
 	b = appendSum(b)
 	b = append(b, storedTree...)
 	return appendSum(b), nil
+}
+
+// treeCodec is the codec for the tree that goes with an info.
+func treeCodec(c *chunk.Codec, storedInfo []byte) *chunk.Codec {
+	sum := blake3.Sum256(storedInfo)
+	return c.For(chunk.UseManifestTree, sum[:])
 }
 
 func appendSum(b []byte) []byte {
@@ -207,7 +217,7 @@ func DecodeHead(c *chunk.Codec, b []byte) (*Info, error) {
 	if err := checkSum(b, headerSize+h.storedInfo); err != nil {
 		return nil, err
 	}
-	raw, err := c.Decode(nil, b[headerSize:headerSize+h.storedInfo], h.info)
+	raw, err := c.For(chunk.UseManifestInfo, nil).Decode(nil, b[headerSize:headerSize+h.storedInfo], h.info)
 	if err != nil {
 		return nil, fmt.Errorf("%w: manifest info: %w", ErrDamaged, err)
 	}
@@ -227,7 +237,7 @@ func Decode(c *chunk.Codec, b []byte) (*Manifest, error) {
 	if err := CheckObject(b); err != nil {
 		return nil, err
 	}
-	raw, err := c.Decode(nil, b[h.headLen():h.headLen()+h.storedTree], h.tree)
+	raw, err := treeCodec(c, b[headerSize:headerSize+h.storedInfo]).Decode(nil, b[h.headLen():h.headLen()+h.storedTree], h.tree)
 	if err != nil {
 		return nil, fmt.Errorf("%w: manifest tree: %w", ErrDamaged, err)
 	}
