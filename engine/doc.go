@@ -5,9 +5,10 @@
 // [Repository.List], [Repository.Restore], [Repository.Mount]. [Repository.Fork] gives
 // a writable directory of a snapshot, [Repository.FS] an io/fs.FS, and
 // [Repository.Diff] what differs between two. [Repository.Change] changes names, tags
-// and expiry, and [Repository.Prune] removes what no rule keeps. [Mounts], [Unmount] and
-// [Forks] need no repository. A Repository is safe for parallel use, and there is no
-// global state: one process can have several.
+// and expiry, [Repository.Prune] removes what no rule keeps, and [Repository.GC] frees
+// what no snapshot needs. [Mounts], [Unmount] and [Forks] need no repository. A
+// Repository is safe for parallel use, and there is no global state: one process can
+// have several.
 //
 // What is on disk and why it is safe is told in ARCHITECTURE.md.
 package engine

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,6 +82,7 @@ func (g *guard) fresh() time.Duration { return min(g.repo.grace()/100, 5*time.Se
 func (g *guard) start(ctx context.Context) {
 	g.ctx, g.cancel = context.WithCancel(ctx)
 	g.started = g.repo.uptime()
+	g.repo.ahead.forget() // a manifest that was read before may have gone since
 	g.began = g.started
 	g.work.Go(func() {
 		if err := g.readTombstones(g.ctx, g.started); err != nil {
@@ -224,10 +227,7 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 func (g *guard) tell(f func([]chunk.PackID)) {
 	g.mu.Lock()
 	g.learned = f
-	ids := make([]chunk.PackID, 0, len(g.barred))
-	for id := range g.barred {
-		ids = append(ids, id)
-	}
+	ids := slices.Collect(maps.Keys(g.barred))
 	g.mu.Unlock()
 	if len(ids) > 0 {
 		f(ids)

@@ -36,7 +36,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "extend", "find", "fork", "forks", "help", "init", "lifecycle", "list", "log", "ls", "mount", "mounts",
+		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "lifecycle", "list", "log", "ls", "mount", "mounts",
 		"pin", "prune", "references", "rename", "repositories", "restore", "resume", "rm", "show", "tag", "umount", "unfork", "unpin", "version",
 	}
 	if !slices.Equal(names, want) {
