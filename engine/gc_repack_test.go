@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -45,6 +46,11 @@ func TestGCRepack(t *testing.T) {
 	}
 	if rep := y.gc(r, &GCOptions{Repack: 0.1}); rep.Repacked.Packs != 0 {
 		t.Errorf("below the threshold: %+v", rep)
+	}
+	for _, share := range []float64{0.91, math.Inf(1), math.NaN()} {
+		if _, err := r.GC(t.Context(), &GCOptions{Repack: share}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%v: %v", share, err)
+		}
 	}
 	if rep := y.gc(r, &GCOptions{Repack: -1}); rep.Repacked.Packs != 0 {
 		t.Errorf("never: %+v", rep)
