@@ -143,20 +143,20 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 		return nil, err
 	}
 	groups := opts.groups(all)
-	var remove []string
+	var gone []*Snapshot
 	for i := range groups {
 		opts.decide(groups[i].Snapshots)
 		for _, d := range groups[i].Snapshots {
 			if !d.Keep {
-				remove = append(remove, d.Snapshot.ID.String())
+				gone = append(gone, d.Snapshot)
 			}
 		}
 	}
-	if opts.DryRun || len(remove) == 0 {
+	if opts.DryRun || len(gone) == 0 {
 		return groups, nil
 	}
-	_, err = r.Remove(ctx, remove...)
-	return groups, err
+	// As they were listed: another prune may remove the same ones at this moment.
+	return groups, r.remove(ctx, gone)
 }
 
 // groups sorts snapshots, newest first, into groups.

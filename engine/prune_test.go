@@ -1,14 +1,17 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
 )
 
 // decided is which snapshots a policy keeps of those made at these times, as in
@@ -205,5 +208,37 @@ func TestPruneInvalid(t *testing.T) {
 		if groups, err := r.Prune(t.Context(), o); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, %v", what, groups, err)
 		}
+	}
+}
+
+// TestPruneTwice: of two that decide the same at once, neither fails.
+func TestPruneTwice(t *testing.T) {
+	p := newPlace(t)
+	mem := remote.NewMemory()
+	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: mem})
+	must(t, err)
+	defer r.Close()
+	src := p.files("src", map[string]string{"f": "1"})
+	for range 3 {
+		complete(t, r, src, &CreateOptions{Name: "app"})
+	}
+	prune := func(r *Repository) {
+		groups, err := r.Prune(context.Background(), &PruneOptions{KeepLast: 1})
+		if err != nil || len(groups) != 1 || len(groups[0].Snapshots) != 3 {
+			t.Errorf("%+v, %v", groups, err)
+		}
+	}
+	var once sync.Once
+	first, err := Open(t.Context(), "", &Options{CacheDir: p.path("first"), Store: remote.NewFaulty(mem, func(op remote.Op, _ string) remote.Fault {
+		if op == remote.OpDelete {
+			once.Do(func() { prune(r) })
+		}
+		return remote.Fault{}
+	})})
+	must(t, err)
+	defer first.Close()
+	prune(first)
+	if all, err := r.List(t.Context(), nil); err != nil || len(all) != 1 {
+		t.Errorf("%v, %v", all, err)
 	}
 }

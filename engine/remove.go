@@ -13,7 +13,6 @@ import (
 // held is freed by garbage collection.
 func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, error) {
 	var all []*Snapshot
-	var names []string
 	seen := map[manifest.ID]bool{}
 	x := r.newResolver(ctx, len(refs))
 	for _, ref := range refs {
@@ -28,7 +27,19 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 			continue
 		}
 		seen[s.ID] = true
-		all, names = append(all, s), append(names, manifestNames(s.ID)...)
+		all = append(all, s)
+	}
+	if err := r.remove(ctx, all); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// remove removes snapshots, whether or not they are there still.
+func (r *Repository) remove(ctx context.Context, all []*Snapshot) error {
+	var names []string
+	for _, s := range all {
+		names = append(names, manifestNames(s.ID)...)
 	}
 	// Notes after all manifests: without them a snapshot might seem to have expired.
 	for _, s := range all {
@@ -37,7 +48,7 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 		}
 	}
 	if err := r.store.Delete(ctx, names...); err != nil {
-		return nil, fmt.Errorf("removing snapshots: %w", err)
+		return fmt.Errorf("removing snapshots: %w", err)
 	}
 	for _, s := range all {
 		r.cache.remove("heads", s.ID.String())
@@ -45,7 +56,7 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 			r.cache.remove("notes", note.String())
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // manifestNames are the names that a manifest may lie under.

@@ -35,11 +35,11 @@ newest to the oldest, each by itself, as restic's do:
   --keep-tag K=V    what has the tag, or with several of them, one of the tags
 N may be "all".
 
-Prints a line for each snapshot: keep or remove, id, created, name, dir, and why
-it is kept. With --json, prints an object with dryRun and groups: objects with
-name, dir or host, which they have in common, and snapshots, an array of objects
-with snapshot, as show --json prints it, keep, and reasons. If any manifest is
-damaged, nothing is removed: exit code 6.`,
+Prints a line for each snapshot: action (keep or remove), id, created, name, dir
+and what it is kept for. With --json, prints an object with dryRun and groups:
+objects with name, dir or host, which they have in common, and snapshots, an
+array of objects with snapshot, as show --json prints it, keep, and reasons. If
+any manifest is damaged, nothing is removed: exit code 6.`,
 		Example: `  snapctl prune --keep-last 10 --keep-daily 7 --keep-weekly 4 --dry-run
   snapctl prune --name app --keep-within 30d --keep-tag release=yes
   snapctl prune --group-by dir,host --keep-last 3`,
@@ -121,7 +121,7 @@ func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table
 		when = a.relative
 	}
 	t = &table{right: []bool{5: false}}
-	t.add("", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
+	t.add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
 	for _, g := range groups {
 		for _, d := range g.Snapshots {
 			what := "remove"
