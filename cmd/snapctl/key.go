@@ -22,7 +22,9 @@ help encryption.`,
 		Example: `  snapctl key list
   snapctl key add --label laptop --recipient age1...`,
 		Args: takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return usagef(cmd, "key: what to do is missing: list, add or remove") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usagef(cmd, "key: what to do is missing: list, add or remove")
+		},
 	}
 	cmd.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyRemoveCommand())
 	return cmd
