@@ -505,3 +505,41 @@ func TestRepairStopped(t *testing.T) {
 		t.Errorf("%d writes: that is no test", writes)
 	}
 }
+
+// TestRepairThenGC: gc, which refuses to run while a snapshot needs what is missing, runs
+// again after a repair, and frees damaged packs.
+func TestRepairThenGC(t *testing.T) {
+	y := newYard(t)
+	r := y.enter()
+	dir := y.dirOf("a", 5)
+	first := complete(t, r, dir, nil).ID
+	for name := range y.packsOf(r, first) {
+		alter(t, r, name, flipAt(20))
+	}
+	lost := y.dirOf("b", 2)
+	write(t, lost+"/own", random(999, 200_000))
+	second := complete(t, r, lost, nil).ID
+	for name := range y.packsOf(r, second) {
+		if !y.packsOf(r, first)[name] {
+			must(t, r.store.Delete(t.Context(), name))
+		}
+	}
+	if _, err := r.GC(t.Context(), nil); !errors.Is(err, ErrIntegrity) {
+		t.Fatalf("gc with a pack missing: %v", err)
+	}
+	rep := repair(t, y.enter(), RepairOptions{ReadData: true, RemoveDamaged: true})
+	if len(rep.Snapshots) != 2 || len(rep.Doomed) == 0 {
+		t.Fatalf("%+v", rep)
+	}
+	for range 2 {
+		y.gc(y.enter(), nil)
+		y.pass(yardGrace + time.Second)
+	}
+	y.gc(y.enter(), nil)
+	for _, name := range rep.Doomed {
+		if y.has(name) {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	clean(t, y.enter(), &VerifyOptions{ReadData: 1})
+}

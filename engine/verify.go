@@ -290,5 +290,5 @@ func (v *checkup) finish() {
 func (r *Repository) wasMoved(gone chunk.PackID) bool {
 	r.moved.mu.Lock()
 	defer r.moved.mu.Unlock()
-	return len(r.moved.packs[gone]) > 0
+	return len(r.moved.moved[gone]) > 0
 }

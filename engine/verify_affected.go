@@ -178,7 +178,7 @@ func (a *affected) file(ctx context.Context, tree *manifest.Tree, e *manifest.En
 	switch {
 	case errors.Is(err, errLost):
 		return in, nil
-	case err != nil && damaged(ctx, err): // a page of its extents
+	case err != nil && e.Spill != nil && damaged(ctx, err): // a page of its extents
 		return a.pack(e.Spill.Refs[0].Pack), nil
 	}
 	return nil, err

@@ -152,7 +152,9 @@ func (v *checkup) listLeaves(ctx context.Context, t *openTree, jobs chan<- leafJ
 	yield := func(p manifest.Part) error {
 		if !p.IsRoot() {
 			t.use[p.Pack] += uint64(p.Frame.Raw)
-			v.checkPage(ctx, p.PageRef)
+			if err := v.checkPage(ctx, p.PageRef); err != nil {
+				return err
+			}
 		}
 		if p.Level > 0 {
 			return nil
@@ -190,14 +192,16 @@ func (v *checkup) lostPage(ref manifest.PageRef, err error) {
 
 // checkPage compares where a page is said to lie with what its pack says. That it is
 // there is found out by reading it.
-func (v *checkup) checkPage(ctx context.Context, ref manifest.PageRef) {
+func (v *checkup) checkPage(ctx context.Context, ref manifest.PageRef) error {
 	p, loc := v.pack(ref.Pack), ref.Location()
 	if p.missing() {
-		return
+		return nil
 	}
-	if ok, err := v.holds(ctx, p, &ref.ID, &loc); !ok && err == nil && !v.suspected(p) {
+	ok, err := v.holds(ctx, p, &ref.ID, &loc)
+	if !ok && err == nil && !v.suspected(p) {
 		v.suspect(p, fmt.Errorf("%w: by its index page %v is not where a tree refers to it", ErrIntegrity, ref.ID))
 	}
+	return err
 }
 
 // readLeaf reads a leaf, and where the chunks of its entries are.
@@ -213,7 +217,6 @@ func (v *checkup) readLeaf(ctx context.Context, job *leafJob) error {
 	}
 	use := map[chunk.PackID]uint64{}
 	var e manifest.Entry
-	var last *packFacts
 	for i := range leaf.Len() {
 		leaf.Entry(i, &e)
 		if e.Type != manifest.Dir {
@@ -221,31 +224,18 @@ func (v *checkup) readLeaf(ctx context.Context, job *leafJob) error {
 		}
 		job.facts.bytes += e.Size
 		if err = job.tree.Use(ctx, &e, use); err == nil {
-			err = job.tree.Extents(ctx, &e, func(_ uint64, x *manifest.Extent) error {
-				if last == nil || last.id != x.Pack {
-					last = v.pack(x.Pack)
-				}
-				ok := last.missing()
-				if !ok {
-					if ok, err = v.holds(ctx, last, &x.ID, &x.Location); err != nil {
-						return err
-					}
-				}
-				if !ok && !v.suspected(last) {
-					v.suspect(last, fmt.Errorf("%w: by its index chunk %v is not where %q refers to it", ErrIntegrity, x.ID, e.Path()))
-				}
-				return nil
-			})
+			err = v.checkExtents(ctx, job.tree, &e)
 		}
-		if err != nil {
-			if !damaged(ctx, err) {
-				return err
-			}
-			// A page of extents: the other entries are read.
-			job.facts.bad = true
-			for _, ref := range e.Spill.Refs {
-				v.suspect(v.pack(ref.Pack), fmt.Errorf("extents of %q: %w", e.Path(), err))
-			}
+		if err == nil {
+			continue
+		}
+		if e.Spill == nil || !damaged(ctx, err) {
+			return err
+		}
+		// A page of extents: the other entries are read.
+		job.facts.bad = true
+		for _, ref := range e.Spill.Refs {
+			v.suspect(v.pack(ref.Pack), fmt.Errorf("extents of %q: %w", e.Path(), err))
 		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(use), comparePacks) {
@@ -253,6 +243,25 @@ func (v *checkup) readLeaf(ctx context.Context, job *leafJob) error {
 	}
 	v.meter.files.Add(int64(leaf.Len()))
 	return nil
+}
+
+// checkExtents compares where the chunks of a file are said to lie with what their
+// packs say.
+func (v *checkup) checkExtents(ctx context.Context, tree *manifest.Tree, e *manifest.Entry) error {
+	var p *packFacts
+	return tree.Extents(ctx, e, func(_ uint64, x *manifest.Extent) error {
+		if p == nil || p.id != x.Pack {
+			p = v.pack(x.Pack)
+		}
+		if p.missing() {
+			return nil // which is told of as such
+		}
+		ok, err := v.holds(ctx, p, &x.ID, &x.Location)
+		if !ok && err == nil && !v.suspected(p) {
+			v.suspect(p, fmt.Errorf("%w: by its index chunk %v is not where %q refers to it", ErrIntegrity, x.ID, e.Path()))
+		}
+		return err
+	})
 }
 
 // compareTable compares what the manifest says with what is in its tree.
