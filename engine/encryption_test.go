@@ -618,7 +618,7 @@ func TestConfigReplaced(t *testing.T) {
 	good, err := os.ReadFile(p.repo + "/" + configName)
 	must(t, err)
 	for name, change := range map[string]func(*config){
-		"grace":   func(c *config) { c.GCGrace = 1 },
+		"grace":   func(c *config) { c.GCGrace++ },
 		"chunker": func(c *config) { c.Chunker.Min++ },
 		"id":      func(c *config) { c.ID[0] ^= 1 },
 		"mac":     func(c *config) { c.Encryption.MAC = strings.Repeat("0", 64) },

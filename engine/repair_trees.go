@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
@@ -188,11 +189,37 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	}
 	fresh := &manifest.Manifest{Info: s.m.Info}
 	fresh.ID, fresh.Parent = s.m.ID.Next(), s.m.ID
+	if err := x.asNoted(ctx, fresh); err != nil {
+		return err
+	}
 	fresh.Files, fresh.Bytes = uint64(s.Files), left.bytes
 	fresh.Unreadable += uint64(s.LostEntries())
 	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.ver
 	fresh.SetTree(root)
 	s.fresh = fresh
+	return nil
+}
+
+// asNoted has a manifest that takes the place of its parent say what the notes of that
+// one do.
+func (x *repairer) asNoted(ctx context.Context, fresh *manifest.Manifest) error {
+	notes, err := x.repo.notesOf(ctx, fresh.Parent)
+	if err != nil && damaged(ctx, err) {
+		x.repo.log.Warn("repair: notes are left out", "id", fresh.Parent, "err", err)
+		return nil
+	}
+	if err != nil || len(notes) == 0 {
+		return err
+	}
+	snap := snapshotOf(&fresh.Info)
+	snap.annotate(notes)
+	fresh.Name, fresh.Tags, fresh.Expires = snap.Name, snap.Tags, time.Time{}
+	class := manifest.ClassFor(0)
+	if snap.ExpiresAt != nil {
+		fresh.Expires = *snap.ExpiresAt
+		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.now())))
+	}
+	fresh.ID = fresh.ID.InClass(class)
 	return nil
 }
 

@@ -62,6 +62,12 @@ func (id ID) Time() time.Time {
 // Class is the lifetime class that the id carries.
 func (id ID) Class() Class { return Class(id[15]) }
 
+// InClass is the id with another lifetime class.
+func (id ID) InClass(c Class) ID {
+	id[15] = byte(c)
+	return id
+}
+
 // Compare orders ids by time, then by their random part.
 func (id ID) Compare(other ID) int { return strings.Compare(string(id[:]), string(other[:])) }
 
