@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,7 +16,8 @@ import (
 //	0         8     magic "snappack"
 //	8         1     format version, 1
 //	9         1     kind: 1 data, 2 tree
-//	10        6     zero
+//	10        6     salt: random, so that no pack is ever made twice under one name;
+//	                zero in packs of before there was one
 //	16        ...   frames, back to back
 //	end-40-n  n     index: the encoding of PackIndex (see AppendTo), stored like a frame
 //	end-40    4     n, stored length of the index, little-endian
@@ -32,6 +34,7 @@ const (
 	PackHeaderSize = 16
 	PackFooterSize = 40
 	footSumSize    = 24
+	packSaltSize   = 6
 
 	// MaxPack is the longest pack in bytes: a bound for decoders.
 	MaxPack = 256 << 20
@@ -183,10 +186,15 @@ type PackBuilder struct {
 	index PackIndex
 }
 
-// NewPackBuilder starts a pack, reusing the memory of buf.
+// NewPackBuilder starts a pack, reusing the memory of buf. Two packs of the same
+// frames have different names, so that whoever deletes one by its name, however
+// late, deletes no other.
 func NewPackBuilder(kind PackKind, buf []byte) *PackBuilder {
 	buf = append(buf[:0], packMagic...)
-	buf = append(buf, packVersion, byte(kind), 0, 0, 0, 0, 0, 0)
+	buf = append(buf, packVersion, byte(kind))
+	var salt [packSaltSize]byte
+	rand.Read(salt[:]) // never fails
+	buf = append(buf, salt[:]...)
 	return &PackBuilder{buf: buf, index: PackIndex{Kind: kind}}
 }
 

@@ -280,3 +280,17 @@ func TestPackIndexProperty(t *testing.T) {
 		}
 	})
 }
+
+// TestPackSalt: the same frames twice are two packs, so that a delete that comes late
+// never hits a pack that was made anew.
+func TestPackSalt(t *testing.T) {
+	c := newCodec(t)
+	a, _, ax, _ := buildPack(t, c, DataPack, 3)
+	b, _, bx, _ := buildPack(t, c, DataPack, 3)
+	if a == b {
+		t.Error("a pack was made twice under one name")
+	}
+	if !reflect.DeepEqual(ax, bx) {
+		t.Error("the salt shows in the index")
+	}
+}

@@ -92,7 +92,7 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 				c.fork.pages(ctx, known)
 			}
 		}
-		if ref, ok := known[id]; ok && !c.parent.bad.Load() {
+		if ref, ok := known[id]; ok && !c.parent.bad.Load() && !c.guard.refuses(ref.Pack) {
 			return ref, true
 		}
 		loc, ok := c.commit.lookup(id)

@@ -22,8 +22,9 @@ const (
 // committer makes what has landed known: to other machines by index segments,
 // to this run and the next by the local index.
 type committer struct {
-	repo *Repository
-	up   *uploader
+	repo  *Repository
+	up    *uploader
+	guard *guard
 	// ready waits for the listing of segments and, if there are any, for the index
 	// to have them.
 	ready   func() error
@@ -60,6 +61,8 @@ func (c *committer) start(ctx context.Context) {
 		ix, err := c.repo.syncIndex(ctx, l.ids)
 		if err == nil {
 			c.ix.Store(ix)
+			err = c.guard.ready(ctx)
+			c.guard.tell(ix.Exclude)
 		}
 		return err
 	})
@@ -76,7 +79,11 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 	if ix == nil {
 		return chunk.Location{}, false
 	}
-	return ix.Lookup(id)
+	loc, ok := ix.Lookup(id)
+	if ok {
+		c.guard.use(loc.Pack)
+	}
+	return loc, ok
 }
 
 // sawDamage makes the index blind to the pack that an error is about, if it says

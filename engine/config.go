@@ -25,6 +25,12 @@ const maxConfig = 64 << 10
 // will delete a pack and deleting it. Writers must commit within half of it.
 const defaultGrace = 24 * time.Hour
 
+// Bounds of the grace. An object store may know times to the second only.
+const (
+	minGrace = 10 * time.Second
+	maxGrace = 366 * 24 * time.Hour
+)
+
 // defaultCompression is the zstd level of new repositories.
 const defaultCompression = 1
 
@@ -59,6 +65,12 @@ func newConfig(o *InitOptions) (*config, error) {
 	if o != nil && o.Compression != 0 {
 		c.Compression.Level = o.Compression
 	}
+	if o != nil && o.GCGrace != 0 {
+		if o.GCGrace%time.Second != 0 {
+			return nil, fmt.Errorf("%w: grace of %v is no number of seconds", ErrInvalid, o.GCGrace)
+		}
+		c.GCGrace = int64(o.GCGrace / time.Second)
+	}
 	return c, c.check()
 }
 
@@ -72,8 +84,8 @@ func (c *config) check() error {
 		return fmt.Errorf("%w: compression %q", ErrUnsupported, c.Compression.Algorithm)
 	case c.Compression.Level < 1 || c.Compression.Level > 22:
 		return fmt.Errorf("%w: compression level %d is not within 1 to 22", ErrInvalid, c.Compression.Level)
-	case c.GCGrace <= 0:
-		return fmt.Errorf("%w: grace of %d seconds", ErrInvalid, c.GCGrace)
+	case c.GCGrace < int64(minGrace/time.Second) || c.GCGrace > int64(maxGrace/time.Second):
+		return fmt.Errorf("%w: grace of %d seconds is not within %v to %v", ErrInvalid, c.GCGrace, minGrace, maxGrace)
 	}
 	return nil
 }

@@ -69,27 +69,37 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 		opts = &CreateOptions{}
 	}
 	start := time.Now()
-	c, err := r.newCreator(dir, opts)
-	if err != nil {
-		return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
-	}
-	defer c.close()
-	c.findFork()
-	res, err := c.run(ctx)
-	if c.fork != nil && errors.Is(integrity(err), ErrIntegrity) && ctx.Err() == nil {
-		// The snapshot below cannot be relied on: what shows of it is read instead.
-		c.warn(fmt.Errorf("snapshot %v: %w; all of %s is read", c.fork.overlay.Lower, err, c.dir))
-		if c, err = r.newCreator(dir, opts); err != nil {
+	var before *guard
+	asFork := true
+	for try := 1; ; try++ {
+		c, err := r.newCreator(dir, opts, before)
+		if err != nil {
 			return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
 		}
 		defer c.close()
-		res, err = c.run(ctx)
-	}
-	if err != nil {
+		if asFork {
+			c.findFork()
+		}
+		res, err := c.run(ctx)
+		switch {
+		case err == nil:
+			res.Duration = time.Since(start)
+			return res, nil
+		case ctx.Err() != nil:
+		case c.fork != nil && errors.Is(integrity(err), ErrIntegrity):
+			// The snapshot below cannot be relied on: what shows of it is read instead.
+			c.warn(fmt.Errorf("snapshot %v: %w; all of %s is read", c.fork.overlay.Lower, err, c.dir))
+			asFork = false
+			continue
+		case errors.Is(err, errAnew) && try < anewTries:
+			r.log.Warn("create begins anew", "dir", c.dir, "err", err)
+			before = c.guard
+			continue
+		case errors.Is(err, errAnew):
+			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, r.grace())
+		}
 		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
 	}
-	res.Duration = time.Since(start)
-	return res, nil
 }
 
 func (c *creator) close() {
@@ -111,6 +121,7 @@ type creator struct {
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
 	commit committer
+	guard  *guard
 	up     *uploader
 	meter  *meter
 
@@ -121,7 +132,8 @@ type creator struct {
 	sockets atomic.Int64
 }
 
-func (r *Repository) newCreator(dir string, opts *CreateOptions) (*creator, error) {
+// newCreator makes a run; before is the guard of a run that had to begin anew, or nil.
+func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) (*creator, error) {
 	if err := checkLabels(opts); err != nil {
 		return nil, err
 	}
@@ -151,6 +163,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions) (*creator, erro
 		repo: r, opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
 		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
 		meter:   newMeter(opts.Progress),
+		guard:   r.newGuard(before),
 		commit:  committer{repo: r},
 	}
 	var st unix.Stat_t
@@ -219,9 +232,10 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	c.up = newUploader(c.repo.store, g, puts)
 	c.up.busy = c.meter.transfer
 	c.commit.up, c.commit.last = c.up, time.Now()
-	if !c.repo.local() {
-		c.up.onPut = c.cacheTree
-	}
+	c.up.onPut = c.landed
+	c.commit.guard = c.guard
+	c.guard.start(ctx)
+	defer c.guard.stop()
 	c.up.onLand = c.commit.flushSome
 	c.commit.start(gctx)
 	defer c.commit.listing.Wait()
@@ -232,7 +246,9 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 
 	var asm *assembler
 	g.Go(func() (err error) {
-		asm, err = c.pipeline(gctx, g)
+		if asm, err = c.pipeline(gctx, g); err == nil {
+			err = c.guard.refresh(gctx)
+		}
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -294,6 +310,10 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	if err != nil {
 		return nil, err
 	}
+	if err := c.guard.check(ctx, m.Packs); err != nil {
+		c.commit.rescue(ctx)
+		return nil, err
+	}
 	// Side by side: the manifest needs no segment. Without one the snapshot is
 	// whole, and only what it holds is stored again by whoever has it too.
 	var segment sync.WaitGroup
@@ -304,8 +324,13 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	})
 	err = c.repo.store.Put(ctx, m.ID.ObjectName(), data)
 	segment.Wait()
+	if err == nil {
+		err = c.guard.late(ctx, m.Packs)
+	}
 	if err != nil {
-		c.withdraw(ctx, m.ID)
+		if werr := c.withdraw(ctx, m.ID); werr != nil && errors.Is(err, errAnew) {
+			return nil, fmt.Errorf("%v: what it refers to is gone, and removing it failed; remove it: %w", m.ID, werr)
+		}
 		c.commit.rescue(ctx) // the segment may have been cut short too
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -324,13 +349,16 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
 }
 
-// withdraw removes a manifest whose Put failed, but may have come through.
-func (c *creator) withdraw(ctx context.Context, id manifest.ID) {
+// withdraw removes a manifest whose Put failed, but may have come through, or came
+// through too late.
+func (c *creator) withdraw(ctx context.Context, id manifest.ID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
 	defer cancel()
-	if err := c.repo.store.Delete(ctx, id.ObjectName()); err != nil {
+	err := c.repo.store.Delete(ctx, id.ObjectName())
+	if err != nil {
 		c.repo.log.Info("withdrawing a manifest", "id", id, "err", err)
 	}
+	return err
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {
@@ -383,9 +411,11 @@ func moduleVersion() string {
 	return ""
 }
 
-// cacheTree keeps tree packs for the next create, which reads its parent's tree.
-func (c *creator) cacheTree(pack index.Pack, data []byte) {
-	if pack.Index.Kind == chunk.TreePack {
+// landed is told of every pack that was put. Tree packs are kept for the next create,
+// which reads its parent's tree.
+func (c *creator) landed(pack index.Pack, data []byte) {
+	c.guard.vouch(pack.ID)
+	if pack.Index.Kind == chunk.TreePack && !c.repo.local() {
 		c.repo.keepTree(pack.ID, data)
 	}
 }

@@ -94,13 +94,20 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 		if f.memo == nil {
 			return nil, ErrNotFound
 		}
-		_, tree, err := c.repo.liveTree(ctx, f.memo.snapshot)
+		m, tree, err := c.repo.liveTree(ctx, f.memo.snapshot)
+		if err == nil {
+			err = c.mayUse(m)
+		}
 		return tree, err
 	})
 	lower, tree, err := c.repo.liveTree(ctx, f.overlay.Lower)
+	if err == nil {
+		err = c.mayUse(lower)
+	}
 	made, madeErr := newest(ctx)
 	switch {
-	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired):
+	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired) || errors.Is(err, errAnew):
+		// All that shows is read.
 		f.close()
 		c.fork = nil
 		return false, nil
@@ -123,6 +130,16 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 		f.memo = nil
 	}
 	return true, nil
+}
+
+// mayUse says whether all that a snapshot refers to may be referred to, and vouches
+// for it. What is doomed by now cannot be told from what is not, page by page.
+func (c *creator) mayUse(m *manifest.Manifest) error {
+	if c.guard.refusesAny(m.Packs) {
+		return errAnew
+	}
+	c.guard.vouchAll(m.Packs)
+	return nil
 }
 
 // liveTree opens a snapshot that must be in the repository: only then are its packs

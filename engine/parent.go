@@ -37,6 +37,10 @@ func (c *creator) findParent(ctx context.Context) error {
 	switch {
 	case err == nil:
 		p.stats = stats
+		c.guard.vouchAll(p.packs)
+		if c.guard.refusesAny(p.packs) {
+			p.avoid = c.guard.refuses
+		}
 		// As good a guess of what is to come as there is.
 		c.meter.totalFiles.Store(int64(p.info.Entries))
 		c.meter.totalBytes.Store(int64(p.info.Bytes))
@@ -76,5 +80,5 @@ func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTre
 	if err != nil {
 		return nil, err
 	}
-	return &parentTree{id: id, info: &m.Info, tree: tree, cursor: cursor}, nil
+	return &parentTree{id: id, info: &m.Info, packs: m.Packs, tree: tree, cursor: cursor}, nil
 }

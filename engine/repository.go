@@ -50,6 +50,10 @@ type Options struct {
 type InitOptions struct {
 	// Compression is a zstd level, 1 to 22; 0 is the default, 1.
 	Compression int
+	// GCGrace is how long garbage collection waits before it deletes what nothing
+	// needs any more, in whole seconds, at least ten; 0 is the default, a day. Whoever
+	// writes to the repository has to commit within half of it, or begins anew.
+	GCGrace time.Duration
 }
 
 // A Repository holds snapshots. It is safe for parallel use.
@@ -79,6 +83,8 @@ type Repository struct {
 	servers    servers          // of mounts, in this process
 	registry   *registry        // of those of all processes; nil for none
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
+
+	uptime func() time.Duration // a clock that goes on whatever becomes of this process
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
@@ -152,7 +158,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	if opts == nil {
 		opts = &Options{}
 	}
-	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}}
+	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}, uptime: uptime}
 	if r.ver == "" {
 		r.ver = moduleVersion()
 	}

@@ -42,13 +42,15 @@ func TestRequests(t *testing.T) {
 	}
 	create := func(r *Repository) { id = complete(t, r, src, nil).ID.String() }
 
-	// The config, in all of them. Then data, tree, segment, manifest.
-	check("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 1, remote.OpPut: 4}, create)
-	// The parent's manifest; the segments are listed meanwhile.
-	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, create)
+	// The config, in all of them. Then data, tree, segment, manifest; the segments and
+	// the tombstones are listed meanwhile.
+	check("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 2, remote.OpPut: 4}, create)
+	// The parent's manifest.
+	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, create)
 	write(t, src+"/7/new", []byte("new"))
-	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 4}, create)
-	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 1, remote.OpPut: 1}, create)
+	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4}, create)
+	// Two packs of data and two of tree, of which only the index tells, are asked for.
+	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, create)
 	check("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 1}, func(r *Repository) {
 		_, err := r.List(t.Context(), nil)
 		must(t, err)
@@ -65,7 +67,7 @@ func TestRequests(t *testing.T) {
 	check("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, func(r *Repository) {
 		restore(t, r, id, p.path("out"), nil)
 	})
-	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, func(r *Repository) {
+	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, func(r *Repository) {
 		complete(t, r, p.path("out"), nil)
 	})
 	check("remove", "cache", counts{remote.OpGet: 2, remote.OpDelete: 1}, func(r *Repository) {

@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -184,10 +186,12 @@ func isGone(err error) bool {
 type parentTree struct {
 	id     manifest.ID
 	info   *manifest.Info
+	packs  []manifest.PackUse
 	tree   *manifest.Tree
 	cursor *manifest.Cursor
-	stats  *statCache  // nil: size and mtime suffice, as the caller asked
-	failed func(error) // told why the tree cannot be read any further
+	stats  *statCache              // nil: size and mtime suffice, as the caller asked
+	failed func(error)             // told why the tree cannot be read any further
+	avoid  func(chunk.PackID) bool // packs that must not be referred to; nil for none
 
 	entry manifest.Entry
 	rank  uint64
@@ -213,6 +217,14 @@ func (p *parentTree) fail(err error) {
 	p.failed(err)
 }
 
+// avoids reports whether an entry may refer to what must not be referred to.
+func (p *parentTree) avoids(e *manifest.Entry) bool {
+	if e.Spill != nil {
+		return true // what its pages refer to takes reading them
+	}
+	return slices.ContainsFunc(e.Extents, func(x manifest.Extent) bool { return p.avoid(x.Pack) })
+}
+
 // reuse completes the item from the parent's entry, if the file has not changed
 // since: all of it, or, where only that is known, its contents. Items must come
 // in order.
@@ -229,6 +241,9 @@ func (p *parentTree) reuse(ctx context.Context, it *item) (all, contents bool) {
 		return false, false
 	}
 	if e.Type == manifest.File && e.Size != it.entry.Size {
+		return false, false
+	}
+	if p.avoid != nil && p.avoids(e) {
 		return false, false
 	}
 	if p.stats == nil {

@@ -13,6 +13,10 @@ import (
 // Memory is a [Store] in memory, for tests and examples. The zero value is
 // empty and ready to use; it must not be copied.
 type Memory struct {
+	// Now, if not nil, is the clock that objects get their times from. It is set
+	// before the store is used, and called by several goroutines at once.
+	Now func() time.Time
+
 	mu      sync.RWMutex
 	objects map[string]memoryObject
 }
@@ -55,7 +59,11 @@ func (m *Memory) put(ctx context.Context, name string, data []byte, replace bool
 	if m.objects == nil {
 		m.objects = make(map[string]memoryObject)
 	}
-	m.objects[name] = memoryObject{bytes.Clone(data), time.Now()}
+	now := m.Now
+	if now == nil {
+		now = time.Now
+	}
+	m.objects[name] = memoryObject{bytes.Clone(data), now()}
 	return nil
 }
 

@@ -1,0 +1,376 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// A guard keeps a writer from committing what refers to packs that garbage collection
+// is about to delete. It is the writers' half of a protocol without locks: see
+// ARCHITECTURE.md, "The life of a gc". What a writer has to do:
+//
+//  1. start, before it looks at anything in the repository that tells it of packs;
+//  2. vouch for packs that it has put, and for those of a snapshot whose manifest it
+//     has got since start; use every pack that only the index tells of;
+//  3. check, when all that it refers to is known and durable, and commit at once;
+//  4. late, when it has committed: if that fails, take the commit back.
+//
+// With errAnew it begins anew, with another guard that takes over what this one knows.
+type guard struct {
+	repo    *Repository
+	ctx     context.Context // of work in the background
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
+	started time.Duration  // when start was called, by Repository.uptime
+	first   chan struct{}  // closed when the first reading is over
+	asking  errgroup.Group // stats of packs that the index tells of
+
+	reading sync.Mutex // one reading at a time
+
+	mu      sync.Mutex
+	err     error         // why nothing can be promised any more
+	began   time.Duration // when the last reading did that succeeded
+	read    map[string]bool
+	barred  map[chunk.PackID]struct{} // doomed, or not there
+	known   map[chunk.PackID]struct{} // vouched for, or asked for
+	learned func([]chunk.PackID)      // told of what is doomed; may be nil
+}
+
+// errAnew: what was found in the repository may be gone before it is committed.
+var errAnew = errors.New("packs that it needs are being garbage collected")
+
+// anewTries is how often a writer begins before it gives up.
+const anewTries = 4
+
+// asksAtOnce is how many packs are asked for in parallel.
+const asksAtOnce = 16
+
+// newGuard makes a guard. before, if not nil, is that of a run that had to begin anew.
+func (r *Repository) newGuard(before *guard) *guard {
+	g := &guard{
+		repo: r, first: make(chan struct{}),
+		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, known: map[chunk.PackID]struct{}{},
+	}
+	g.asking.SetLimit(asksAtOnce)
+	if before != nil {
+		before.mu.Lock()
+		defer before.mu.Unlock()
+		for id := range before.barred {
+			g.barred[id] = struct{}{} // doomed is for ever
+		}
+	}
+	return g
+}
+
+// grace is how long packs are doomed before they are deleted.
+func (r *Repository) grace() time.Duration { return time.Duration(r.cfg.GCGrace) * time.Second }
+
+// fresh is how long ago a reading may have begun for check to do without another.
+func (g *guard) fresh() time.Duration { return min(g.repo.grace()/100, 5*time.Second) }
+
+// start begins to read tombstones, in the background, until stop.
+func (g *guard) start(ctx context.Context) {
+	g.ctx, g.cancel = context.WithCancel(ctx)
+	g.started = g.repo.uptime()
+	g.began = g.started
+	g.work.Go(func() {
+		if err := g.readTombstones(g.ctx, g.started); err != nil {
+			g.fail(err)
+		}
+		close(g.first)
+		tick := time.NewTicker(g.repo.grace() / 4)
+		defer tick.Stop()
+		for {
+			select {
+			case <-g.ctx.Done():
+				return
+			case <-tick.C:
+			}
+			// What fails is for check to do again, while there is time.
+			if err := g.readTombstones(g.ctx, g.repo.uptime()); err != nil && g.ctx.Err() == nil {
+				g.repo.log.Info("reading tombstones", "err", err)
+			}
+		}
+	})
+}
+
+// stop ends what is done in the background.
+func (g *guard) stop() {
+	g.cancel()
+	g.work.Wait()
+	_ = g.asking.Wait()
+}
+
+// fail says that nothing can be promised any more.
+func (g *guard) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		g.err = err
+	}
+}
+
+func (g *guard) failed() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+// ready waits for the first reading.
+func (g *guard) ready(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-g.first:
+		return g.failed()
+	}
+}
+
+// readTombstones reads those that are new. Readings must not lie further apart than
+// half a grace: a tombstone is there for longer than that.
+func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
+	g.reading.Lock()
+	defer g.reading.Unlock()
+	g.mu.Lock()
+	before := g.began
+	g.mu.Unlock()
+	if err := g.readNew(ctx); err != nil {
+		return err
+	}
+	ended := g.repo.uptime()
+	g.mu.Lock()
+	g.began = max(g.began, began)
+	g.mu.Unlock()
+	if ended-before > g.repo.grace()/2 {
+		g.fail(fmt.Errorf("%w: it was stopped, or could not read tombstones, for %v", errAnew, (ended - before).Round(time.Second)))
+	}
+	return nil
+}
+
+// readNew reads the tombstones that there are and that were not read before.
+func (g *guard) readNew(ctx context.Context) error {
+	var names []string
+	err := g.repo.store.List(ctx, gcPrefix, func(o remote.Info) error {
+		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" && !g.read[o.Name] {
+			names = append(names, o.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing tombstones: %w", err)
+	}
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.SetLimit(asksAtOnce)
+	for _, name := range names {
+		eg.Go(func() error {
+			t, err := g.repo.tombstone(ectx, name)
+			if errors.Is(err, remote.ErrNotExist) {
+				// Its packs have been gone for a grace: for longer than this writer
+				// can have known of them.
+				return nil
+			}
+			if err == nil {
+				g.bar(t)
+			}
+			return err
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		g.read[name] = true
+	}
+	return nil
+}
+
+// bar notes the packs of a tombstone.
+func (g *guard) bar(t *tombstone) {
+	ids := make([]chunk.PackID, len(t.packs))
+	g.mu.Lock()
+	for i := range t.packs {
+		ids[i] = t.packs[i].id
+		g.barred[ids[i]] = struct{}{}
+	}
+	learned := g.learned
+	g.mu.Unlock()
+	if learned != nil {
+		learned(ids)
+	}
+}
+
+// tombstone reads a tombstone.
+func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, error) {
+	b, err := r.store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := decodeTombstone(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", ErrIntegrity, name, err)
+	}
+	return t, nil
+}
+
+// tell has f told of all packs that are doomed, those known already at once.
+func (g *guard) tell(f func([]chunk.PackID)) {
+	g.mu.Lock()
+	g.learned = f
+	ids := make([]chunk.PackID, 0, len(g.barred))
+	for id := range g.barred {
+		ids = append(ids, id)
+	}
+	g.mu.Unlock()
+	if len(ids) > 0 {
+		f(ids)
+	}
+}
+
+// refuses reports whether a pack must not be referred to.
+func (g *guard) refuses(pack chunk.PackID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.barred[pack]
+	return ok
+}
+
+// refusesAny reports whether one of the packs must not be referred to.
+func (g *guard) refusesAny(packs []manifest.PackUse) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range packs {
+		if _, ok := g.barred[packs[i].ID]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// vouch says that a pack is sure to be there, or was when this run began: it was put
+// by it, or a manifest names it that was there since.
+func (g *guard) vouch(pack chunk.PackID) {
+	g.mu.Lock()
+	g.known[pack] = struct{}{}
+	g.mu.Unlock()
+}
+
+func (g *guard) vouchAll(packs []manifest.PackUse) {
+	g.mu.Lock()
+	for i := range packs {
+		g.known[packs[i].ID] = struct{}{}
+	}
+	g.mu.Unlock()
+}
+
+// use asks for a pack that the index tells of, once: the index is a hint, and what
+// some snapshot is to rely on must be there. It does not wait for the answer, which
+// check does.
+func (g *guard) use(pack chunk.PackID) {
+	g.mu.Lock()
+	_, ok := g.known[pack]
+	g.known[pack] = struct{}{}
+	g.mu.Unlock()
+	if ok {
+		return
+	}
+	g.asking.Go(func() error {
+		if err := g.ask(g.ctx, pack); err != nil {
+			g.fail(err)
+		}
+		return nil
+	})
+}
+
+// ask bars a pack if it is not there.
+func (g *guard) ask(ctx context.Context, pack chunk.PackID) error {
+	_, err := g.repo.store.Stat(ctx, packName(pack))
+	if !errors.Is(err, remote.ErrNotExist) {
+		return err
+	}
+	g.mu.Lock()
+	g.barred[pack] = struct{}{}
+	g.mu.Unlock()
+	if ix, err := g.repo.openIndex(); err == nil {
+		ix.Forget(pack)
+		ix.Exclude([]chunk.PackID{pack})
+	}
+	return nil
+}
+
+// refresh reads tombstones again, if the last reading began too long ago for check.
+// It is called when what is referred to is known, and goes side by side with the last
+// uploads.
+func (g *guard) refresh(ctx context.Context) error {
+	if err := g.ready(ctx); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	began := g.began
+	g.mu.Unlock()
+	now := g.repo.uptime()
+	if now-began <= g.fresh() {
+		return nil
+	}
+	return g.readTombstones(ctx, now)
+}
+
+// check says whether a manifest with these packs may be put, within half a grace.
+func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
+	if err := g.refresh(ctx); err != nil {
+		return err
+	}
+	_ = g.asking.Wait()
+	if err := g.failed(); err != nil {
+		return err
+	}
+	if g.refusesAny(packs) {
+		return errAnew
+	}
+	if g.overdue() {
+		return fmt.Errorf("%w: it was stopped for too long", errAnew)
+	}
+	return nil
+}
+
+// overdue reports whether the last reading began so long ago that what was doomed
+// since may be gone.
+func (g *guard) overdue() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.repo.uptime()-g.began > g.repo.grace()/2
+}
+
+// late says whether a manifest with these packs, which was put after check, may stay:
+// if putting it took too long, a collector may have looked before it was there.
+func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
+	if !g.overdue() {
+		return nil
+	}
+	g.repo.log.Warn("committing took longer than half a grace, looking again")
+	g.reading.Lock()
+	err := g.readNew(ctx)
+	g.reading.Unlock()
+	if err != nil {
+		return err
+	}
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.SetLimit(asksAtOnce)
+	for i := range packs {
+		eg.Go(func() error { return g.ask(ectx, packs[i].ID) })
+	}
+	if err := eg.Wait(); err != nil {
+		return err
+	}
+	if g.refusesAny(packs) {
+		return errAnew
+	}
+	return nil
+}
