@@ -19,6 +19,9 @@ const (
 	leaseEvery = 10 * time.Minute
 )
 
+// leasePrefix is where leases lie.
+const leasePrefix = "leases/"
+
 // leaseGoodbye is how long the end of a mount waits for its lease to be deleted.
 // What is left counts no longer than leaseHold.
 const leaseGoodbye = 3 * time.Second
@@ -39,7 +42,7 @@ type lease struct {
 // released. encoded is the snapshot's manifest object. warn is told when it cannot
 // be written, once until it can again.
 func (r *Repository) holdLease(id manifest.ID, encoded []byte, warn func(error)) *lease {
-	return r.holdLeaseAs("leases/"+id.String()+"/"+uuid.NewString(), encoded, warn)
+	return r.holdLeaseAs(leasePrefix+id.String()+"/"+uuid.NewString(), encoded, warn)
 }
 
 // holdLeaseAs is holdLease for a lease that another process has held.

@@ -34,4 +34,6 @@ const (
 	PhasePlanning   Phase = "planning"   // restore: reading the tree
 	PhaseWriting    Phase = "writing"    // restore: files
 	PhaseVerifying  Phase = "verifying"  // restore: reading back
+	PhaseMarking    Phase = "marking"    // gc: reading manifests
+	PhaseSweeping   Phase = "sweeping"   // gc: deleting and announcing
 )

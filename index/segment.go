@@ -19,7 +19,8 @@ import (
 //	offset  size  field
 //	0       8     magic "snapsgmt"
 //	8       1     format version, 1
-//	9       3     zero
+//	9       3     salt: random where garbage collection writes packs of old segments
+//	              anew, so that no segment is ever made twice; else zero
 //	12      4     number of packs, at least 1; then for each pack, by ascending id
 //	        32      pack id
 //	        4       size of the pack in bytes
@@ -69,17 +70,19 @@ type Pack struct {
 // A Segment lists packs and what lies in them.
 type Segment struct {
 	Packs []Pack // in any order when encoding; by ascending ID when decoded
+	Salt  [3]byte
 }
 
 // Encode gives the segment's bytes. The same packs give the same bytes whatever
-// their order, as long as the codec's library is the same. It is an error if
+// their order, as long as salt and the codec's library are the same. It is an error if
 // there are no packs, if one comes twice, or if the result would be longer than
 // [MaxSegment].
 func (s *Segment) Encode(c *chunk.Codec) ([]byte, error) {
 	packs := slices.Clone(s.Packs)
 	slices.SortFunc(packs, func(a, b Pack) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 
-	dst := append([]byte(segmentMagic), segmentVersion, 0, 0, 0)
+	dst := append([]byte(segmentMagic), segmentVersion)
+	dst = append(dst, s.Salt[:]...)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(packs)))
 	var raw []byte
 	for i, p := range packs {
@@ -148,14 +151,12 @@ func decodeSegment(c *chunk.Codec, data []byte) (*Segment, error) {
 	if v := r.Byte("version"); v != segmentVersion {
 		return nil, fmt.Errorf("format version %d, this snapctl reads %d", v, segmentVersion)
 	}
-	if !bytes.Equal(r.Fixed("padding", 3), []byte{0, 0, 0}) {
-		return nil, errors.New("padding is not zero")
-	}
+	salt := r.Fixed("salt", 3)
 	n := binary.LittleEndian.Uint32(r.Fixed("number of packs", 4))
 	if n == 0 || int64(n) > int64(r.Len()/segmentEntrySize) {
 		return nil, fmt.Errorf("%d packs in %d bytes", n, r.Len())
 	}
-	s := &Segment{Packs: make([]Pack, n)}
+	s := &Segment{Packs: make([]Pack, n), Salt: [3]byte(salt)}
 	var plain []byte
 	for i := range s.Packs {
 		p, err := readPack(c, r, &plain)

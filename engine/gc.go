@@ -1,0 +1,298 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sync/errgroup"
+)
+
+// GCOptions are how a repository is collected. The zero value, and nil, will do.
+type GCOptions struct {
+	// DryRun writes and deletes nothing, and reports what would be done.
+	DryRun bool
+
+	Progress Progress
+}
+
+// GCReport says what GC did or, with DryRun, would do. All times are those of the
+// store's clock.
+type GCReport struct {
+	Time   time.Time `json:"time"` // when it began
+	DryRun bool      `json:"dryRun"`
+
+	Removed   []manifest.ID `json:"removed"`   // snapshots that had expired
+	Withdrawn []manifest.ID `json:"withdrawn"` // snapshots that no create has told anybody of: see ARCHITECTURE.md
+	Snapshots int           `json:"snapshots"` // that are left
+
+	Live    GCPacks `json:"live"`    // packs that snapshots need
+	Leased  GCPacks `json:"leased"`  // packs that only mounts of removed snapshots need
+	Young   GCPacks `json:"young"`   // packs that nothing needs yet, or that are left to be doomed later
+	Freed   GCPacks `json:"freed"`   // packs that were deleted
+	Doomed  GCPacks `json:"doomed"`  // packs that were found to be of no use: part of Waiting
+	Revived GCPacks `json:"revived"` // doomed packs that a snapshot or mount needs after all: part of Live and Leased
+
+	// Waiting are doomed packs, by the time from which on a GC will delete them.
+	Waiting []GCWaiting `json:"waiting"`
+
+	SegmentsBefore int           `json:"segmentsBefore"` // objects that the index is made of
+	SegmentsAfter  int           `json:"segmentsAfter"`
+	Leftovers      int           `json:"leftovers"` // objects deleted that belonged to what is gone
+	Duration       time.Duration `json:"-"`
+}
+
+// GCPacks counts packs.
+type GCPacks struct {
+	Packs int   `json:"packs"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (p *GCPacks) add(size int64) { p.Packs++; p.Bytes += size }
+
+// GCWaiting are packs that will be deleted.
+type GCWaiting struct {
+	GCPacks
+	From time.Time `json:"from"`
+}
+
+// GC removes snapshots that have expired, and frees what no snapshot and no mount
+// needs. What is of no use is only announced at first; a GC that comes a grace later
+// deletes it. It takes no lock, stops nobody, and can be stopped or killed at any
+// moment; several at once are harmless.
+//
+// If a manifest or a lease cannot be read, or names a pack that is missing, GC fails
+// with ErrIntegrity, and has deleted nothing.
+func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error) {
+	if opts == nil {
+		opts = &GCOptions{}
+	}
+	start := time.Now()
+	c := &collector{
+		repo: r, opts: opts, grace: r.grace(), began: r.uptime(),
+		meter: newMeter(opts.Progress), report: &GCReport{DryRun: opts.DryRun},
+	}
+	c.meter.start(PhaseMarking)
+	err := c.run(ctx)
+	c.meter.stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("collecting garbage of %s: %w", r.url, integrity(err))
+	}
+	c.report.Duration = time.Since(start)
+	return c.report, nil
+}
+
+// collector is one run of GC.
+type collector struct {
+	repo   *Repository
+	opts   *GCOptions
+	grace  time.Duration
+	began  time.Duration // by Repository.uptime
+	now    time.Time     // by the store's clock, before anything was listed
+	clock  string        // the object that told it; "" for none
+	meter  *meter
+	report *GCReport
+
+	listed listings
+	packs  map[chunk.PackID]*packState // those that there are, and those that are named
+	live   map[manifest.ID]bool        // snapshots that stay
+	ends   []listedManifest            // snapshots that have expired
+	voids  []listedManifest            // see withdrawn
+}
+
+// packState is what a run knows of a pack.
+type packState struct {
+	there    bool
+	size     int64
+	time     time.Time
+	live     bool // a snapshot that stays needs it
+	expiring bool // one that this run removes did
+	leased   bool // a lease that counts keeps it
+	dead     bool // this run deletes it
+	stone    *standing
+	moved    []chunk.PackID // where its chunks are now, if it was repacked
+}
+
+// needed reports whether a pack that is doomed has to stay, for now.
+func (p *packState) needed() bool { return p.live || p.expiring || p.leased }
+
+// errHeldUp: what was seen of the repository is too old to act by.
+var errHeldUp = errors.New("it was held up for longer than half of the repository's grace; run it again")
+
+func (c *collector) run(ctx context.Context) error {
+	if err := c.tellTime(ctx); err != nil {
+		return err
+	}
+	defer c.dropClock(ctx)
+	if err := c.list(ctx); err != nil {
+		return err
+	}
+	if c.opts.DryRun {
+		c.now = c.listed.newest
+	}
+	c.report.Time = c.now
+	if err := c.mark(ctx); err != nil {
+		return err
+	}
+	c.meter.phase(PhaseSweeping)
+	for _, step := range []func(context.Context) error{c.removeExpired, c.sweep, c.doom, c.removeLeftovers} {
+		if err := c.inTime(); err != nil {
+			return err
+		}
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	c.count()
+	return nil
+}
+
+// inTime says whether there is time left to act by what was seen. It is not what
+// keeps snapshots safe, but spares packs that came to be needed since.
+func (c *collector) inTime() error {
+	if c.repo.uptime()-c.began > c.grace/2 {
+		return errHeldUp
+	}
+	return nil
+}
+
+// tellTime asks the store for the time: the clock of this machine does not count. The
+// answer may be early, and is never late.
+func (c *collector) tellTime(ctx context.Context) error {
+	if c.opts.DryRun {
+		return nil // list takes the newest time that it sees
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	name := clockPrefix + id.String()
+	c.clock = name
+	if err := c.repo.store.Put(ctx, name, nil); err != nil {
+		return fmt.Errorf("asking the store for the time: %w", err)
+	}
+	info, err := c.repo.store.Stat(ctx, name)
+	if err != nil {
+		return fmt.Errorf("asking the store for the time: %w", err)
+	}
+	c.now = info.ModTime
+	return nil
+}
+
+// dropClock deletes what tellTime made. What is left is for the next run.
+func (c *collector) dropClock(ctx context.Context) {
+	if c.clock == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
+	defer cancel()
+	if err := c.repo.store.Delete(ctx, c.clock); err != nil {
+		c.repo.log.Info("deleting a clock", "err", err)
+	}
+}
+
+// slack is for how long a snapshot that has expired is left alone, so that what
+// lengthened its life at the last moment is seen.
+func (c *collector) slack() time.Duration { return min(c.grace/2, 15*time.Minute) }
+
+// expiry is when a snapshot expires, the zero time for never.
+func (r *Repository) expiry(i *manifest.Info) time.Time { return i.Expires }
+
+// expired reports whether a snapshot's time has passed for good.
+func (c *collector) expired(i *manifest.Info) bool {
+	at := c.repo.expiry(i)
+	return !at.IsZero() && c.now.Sub(at) > c.slack()
+}
+
+// removeExpired removes the snapshots that have expired, and those that were put too
+// late.
+func (c *collector) removeExpired(ctx context.Context) error {
+	var names []string
+	for _, m := range c.ends {
+		names = append(names, m.id.ObjectName())
+		c.report.Removed = append(c.report.Removed, m.id)
+	}
+	for _, m := range c.voids {
+		names = append(names, m.id.ObjectName())
+		c.report.Withdrawn = append(c.report.Withdrawn, m.id)
+	}
+	if err := c.delete(ctx, names); err != nil {
+		return fmt.Errorf("removing snapshots that have expired: %w", err)
+	}
+	return nil
+}
+
+// deletesAtOnce is how many objects one request deletes at most, and how many requests
+// go out side by side.
+const (
+	deleteBatch   = 1000
+	deletesAtOnce = 4
+)
+
+// delete deletes objects, unless this is a dry run.
+func (c *collector) delete(ctx context.Context, names []string) error {
+	if c.opts.DryRun {
+		return nil
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(deletesAtOnce)
+	for batch := range slices.Chunk(names, deleteBatch) {
+		g.Go(func() error { return c.repo.store.Delete(gctx, batch...) })
+	}
+	return g.Wait()
+}
+
+// count fills in the report.
+func (c *collector) count() {
+	c.report.Snapshots = len(c.live)
+	for _, p := range c.packs {
+		if !p.there || p.dead {
+			continue
+		}
+		switch {
+		case p.live:
+			c.report.Live.add(p.size)
+		case p.leased:
+			c.report.Leased.add(p.size)
+		case p.stone == nil:
+			c.report.Young.add(p.size)
+		}
+		if p.stone != nil && len(p.moved) == 0 && (p.live || p.leased) {
+			c.report.Revived.add(p.size)
+		}
+	}
+	waiting := map[time.Time]*GCWaiting{}
+	for _, p := range c.packs {
+		if !p.there || p.dead || p.stone == nil || (p.live || p.leased) && len(p.moved) == 0 {
+			continue
+		}
+		from := c.freeFrom(p.stone)
+		w := waiting[from]
+		if w == nil {
+			w = &GCWaiting{From: from}
+			waiting[from] = w
+		}
+		w.add(p.size)
+	}
+	for _, w := range waiting {
+		c.report.Waiting = append(c.report.Waiting, *w)
+	}
+	slices.SortFunc(c.report.Waiting, func(a, b GCWaiting) int { return a.From.Compare(b.From) })
+}
+
+// freeFrom is when what a tombstone names can be deleted.
+func (c *collector) freeFrom(s *standing) time.Time {
+	seen := s.seen
+	if seen.IsZero() {
+		seen = c.now
+	}
+	return seen.Add(c.grace)
+}

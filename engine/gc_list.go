@@ -1,0 +1,254 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// listings are what a collector sees of a repository. Each is complete, or there is
+// an error.
+type listings struct {
+	stones    map[string]*standing // tombstones by id
+	clocks    []remote.Info
+	manifests []listedManifest
+	leases    []listedLease
+	segments  []listedSegment
+	kept      []keptFor
+
+	mu     sync.Mutex
+	newest time.Time // of all objects
+}
+
+// standing is a tombstone as it stands in the repository.
+type standing struct {
+	id   string
+	put  bool // else only its notes are left
+	seen time.Time
+	done time.Time
+	tombstone
+	oldest time.Time // of its objects
+}
+
+func (s *standing) name() string { return gcPrefix + s.id }
+
+type listedManifest struct {
+	id   manifest.ID
+	size int64
+	time time.Time
+}
+
+type listedLease struct {
+	remote.Info
+	snapshot manifest.ID
+}
+
+type listedSegment struct {
+	remote.Info
+	id index.SegmentID
+}
+
+// keptFor is an object that is of use only as long as a snapshot is there.
+type keptFor struct {
+	remote.Info
+	snapshot manifest.ID
+}
+
+// notesPrefix is where what is said of snapshots after they were made lies:
+// notes/SNAPSHOT/ID.
+const notesPrefix = "notes/"
+
+// list lists the repository. Packs are listed after manifests: then those that a
+// manifest names are there, unless they were deleted.
+func (c *collector) list(ctx context.Context) error {
+	c.packs = map[chunk.PackID]*packState{}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.listStones(ctx) })
+	g.Go(func() error {
+		if err := c.listManifests(ctx); err != nil {
+			return err
+		}
+		return c.listPacks(ctx)
+	})
+	g.Go(func() error { return c.listLeases(ctx) })
+	g.Go(func() error { return c.listSegments(ctx) })
+	g.Go(func() error {
+		return errors.Join(c.listKept(ctx, profilePrefix), c.listKept(ctx, notesPrefix))
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, s := range c.listed.stones {
+		for i := range s.packs {
+			d := &s.packs[i]
+			p := c.pack(d.id)
+			// Of two that name a pack the one counts that was seen first.
+			if p.stone == nil || p.stone.seen.IsZero() || !s.seen.IsZero() && s.seen.Before(p.stone.seen) {
+				p.stone = s
+			}
+			// Two collectors may have moved it at once. Either's new packs may be what
+			// somebody went by when he deleted the old one.
+			p.moved = append(p.moved, d.moved...)
+		}
+	}
+	return nil
+}
+
+// pack gives what is known of a pack.
+func (c *collector) pack(id chunk.PackID) *packState {
+	p := c.packs[id]
+	if p == nil {
+		p = &packState{}
+		c.packs[id] = p
+	}
+	return p
+}
+
+// each lists the objects below a prefix.
+func (c *collector) each(ctx context.Context, prefix, what string, yield func(remote.Info)) error {
+	var newest time.Time
+	err := c.repo.store.List(ctx, prefix, func(o remote.Info) error {
+		if o.ModTime.After(newest) {
+			newest = o.ModTime
+		}
+		yield(o)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", what, err)
+	}
+	c.listed.mu.Lock()
+	defer c.listed.mu.Unlock()
+	if newest.After(c.listed.newest) {
+		c.listed.newest = newest
+	}
+	return nil
+}
+
+func (c *collector) foreign(o remote.Info) {
+	c.repo.log.Warn("gc: not an object of a repository, left alone", "object", o.Name)
+}
+
+func (c *collector) listStones(ctx context.Context) error {
+	stones := map[string]*standing{}
+	err := c.each(ctx, gcPrefix, "tombstones", func(o remote.Info) {
+		n, ok := parseGCName(o.Name)
+		switch {
+		case !ok:
+			c.foreign(o)
+			return
+		case n.id == "":
+			c.listed.clocks = append(c.listed.clocks, o)
+			return
+		}
+		s := stones[n.id]
+		if s == nil {
+			s = &standing{id: n.id, oldest: o.ModTime}
+			stones[n.id] = s
+		}
+		if o.ModTime.Before(s.oldest) {
+			s.oldest = o.ModTime
+		}
+		switch n.kind {
+		case seenSuffix:
+			s.seen = o.ModTime
+		case doneSuffix:
+			s.done = o.ModTime
+		default:
+			s.put = true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(asksAtOnce)
+	for _, s := range stones {
+		if !s.put {
+			continue
+		}
+		g.Go(func() error {
+			t, err := c.repo.tombstone(ctx, s.name())
+			if errors.Is(err, remote.ErrNotExist) { // another collector was here
+				s.put = false
+				return nil
+			}
+			if err == nil {
+				s.tombstone = *t
+			}
+			return err
+		})
+	}
+	c.listed.stones = stones
+	return g.Wait()
+}
+
+func (c *collector) listManifests(ctx context.Context) error {
+	return c.each(ctx, manifest.Prefix, "manifests", func(o remote.Info) {
+		id, err := manifest.ParseObjectName(o.Name)
+		if err != nil {
+			c.foreign(o)
+			return
+		}
+		c.listed.manifests = append(c.listed.manifests, listedManifest{id, o.Size, o.ModTime})
+	})
+}
+
+// packsPrefix is where packs lie.
+const packsPrefix = "packs/"
+
+func (c *collector) listPacks(ctx context.Context) error {
+	return c.each(ctx, packsPrefix, "packs", func(o remote.Info) {
+		id, err := chunk.ParsePackID(o.Name[strings.LastIndexByte(o.Name, '/')+1:])
+		if err != nil || packName(id) != o.Name {
+			c.foreign(o)
+			return
+		}
+		c.packs[id] = &packState{there: true, size: o.Size, time: o.ModTime}
+	})
+}
+
+func (c *collector) listLeases(ctx context.Context) error {
+	return c.each(ctx, leasePrefix, "leases", func(o remote.Info) {
+		dir, name, _ := strings.Cut(strings.TrimPrefix(o.Name, leasePrefix), "/")
+		id, err := manifest.ParseID(dir)
+		if err != nil || !validUUID(name) {
+			c.foreign(o)
+			return
+		}
+		c.listed.leases = append(c.listed.leases, listedLease{o, id})
+	})
+}
+
+func (c *collector) listSegments(ctx context.Context) error {
+	return c.each(ctx, segmentPrefix, "index segments", func(o remote.Info) {
+		id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, segmentPrefix))
+		if err != nil {
+			c.foreign(o)
+			return
+		}
+		c.listed.segments = append(c.listed.segments, listedSegment{o, id})
+	})
+}
+
+// listKept lists what is kept for snapshots below a prefix.
+func (c *collector) listKept(ctx context.Context, prefix string) error {
+	return c.each(ctx, prefix, prefix, func(o remote.Info) {
+		dir, _, _ := strings.Cut(strings.TrimPrefix(o.Name, prefix), "/")
+		id, err := manifest.ParseID(dir)
+		if err != nil {
+			c.foreign(o)
+			return
+		}
+		c.listed.kept = append(c.listed.kept, keptFor{o, id})
+	})
+}

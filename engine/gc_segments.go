@@ -1,0 +1,183 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// Index segments are put together when there are many small ones: whoever has no
+// index yet fetches them all.
+const (
+	smallSegment = 1 << 20 // bytes
+	manySmall    = 32
+	// segmentFull is how many chunks a segment is filled up with: some 4 MiB.
+	segmentFull = 128 << 10
+	// segmentsAhead is how many segments are fetched before they are wanted.
+	segmentsAhead = 4
+)
+
+// compact writes index segments anew: those that list packs which are about to be
+// deleted, or are gone, and, when there are many, the small ones. The new ones are
+// there before the old ones go.
+func (c *collector) compact(ctx context.Context, dying bool) error {
+	all := c.listed.segments
+	c.report.SegmentsBefore, c.report.SegmentsAfter = len(all), len(all)
+	small := 0
+	for i := range all {
+		if all[i].Size < smallSegment {
+			small++
+		}
+	}
+	merge := small >= manySmall
+	if !merge && !dying {
+		return nil
+	}
+	w := &segmentWriter{collector: c, listed: map[chunk.PackID]bool{}}
+	var old []string
+	err := c.eachSegment(ctx, func(at *listedSegment, s *index.Segment) error {
+		if !(merge && at.Size < smallSegment) && !c.listsGone(at, s) {
+			return nil
+		}
+		old = append(old, at.Name)
+		for i := range s.Packs {
+			if !c.gone(at, s.Packs[i].ID) {
+				if err := w.add(ctx, &s.Packs[i]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = w.flush(ctx)
+	}
+	if err == nil {
+		err = c.inTime()
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.delete(ctx, old); err != nil {
+		return fmt.Errorf("deleting index segments: %w", err)
+	}
+	c.report.SegmentsAfter += w.written - len(old)
+	return nil
+}
+
+// gone reports whether a segment lists a pack in vain. Packs are there before the
+// segment that lists them.
+func (c *collector) gone(at *listedSegment, id chunk.PackID) bool {
+	p := c.packs[id]
+	if p != nil && (p.there || p.dead) {
+		return p.dead
+	}
+	return p != nil && p.stone != nil || c.now.Sub(at.ModTime) > c.grace/2
+}
+
+func (c *collector) listsGone(at *listedSegment, s *index.Segment) bool {
+	for i := range s.Packs {
+		if c.gone(at, s.Packs[i].ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// eachSegment calls yield for all segments in turn. Those that are damaged are left
+// alone: what they list is stored again.
+func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, *index.Segment) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type fetched struct {
+		at  *listedSegment
+		get func(context.Context) ([]byte, error)
+	}
+	queue := make(chan fetched, segmentsAhead)
+	go func() {
+		defer close(queue)
+		for i := range c.listed.segments {
+			at := &c.listed.segments[i]
+			f := fetched{at, begin(func() ([]byte, error) { return c.repo.store.Get(ctx, at.Name) })}
+			if !send(ctx, queue, f) {
+				return
+			}
+		}
+	}()
+	for f := range queue {
+		b, err := f.get(ctx)
+		if errors.Is(err, remote.ErrNotExist) {
+			continue // another collector was here
+		}
+		if err != nil {
+			return fmt.Errorf("reading index segments: %w", err)
+		}
+		var s *index.Segment
+		if index.SumSegment(b) == f.at.id {
+			s, err = index.DecodeSegment(c.repo.codec, b)
+		} else {
+			err = fmt.Errorf("%w: bytes are of another name", index.ErrBadSegment)
+		}
+		if err != nil {
+			c.repo.log.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
+			continue
+		}
+		if err := yield(f.at, s); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// segmentWriter puts packs of old segments into new ones.
+type segmentWriter struct {
+	*collector
+	listed  map[chunk.PackID]bool
+	open    index.Segment
+	chunks  int
+	written int
+}
+
+func (w *segmentWriter) add(ctx context.Context, p *index.Pack) error {
+	if w.listed[p.ID] {
+		return nil
+	}
+	w.listed[p.ID] = true
+	n := chunksIn(*p)
+	if len(w.open.Packs) > 0 && w.chunks+n > segmentFull {
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+	}
+	w.open.Packs = append(w.open.Packs, *p)
+	w.chunks += n
+	return nil
+}
+
+func (w *segmentWriter) flush(ctx context.Context) error {
+	if len(w.open.Packs) == 0 {
+		return nil
+	}
+	w.written++
+	s := w.open
+	w.open, w.chunks = index.Segment{}, 0
+	if w.opts.DryRun {
+		return nil
+	}
+	// Never the name of a segment that was, which another collector may be about to
+	// delete.
+	rand.Read(s.Salt[:]) // never fails
+	data, err := s.Encode(w.repo.codec)
+	if err != nil {
+		return err
+	}
+	if err := w.repo.store.Put(ctx, segmentPrefix+index.SumSegment(data).String(), data); err != nil {
+		return fmt.Errorf("writing an index segment: %w", err)
+	}
+	return nil
+}

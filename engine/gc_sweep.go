@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+)
+
+// sweep deletes packs that have been doomed for a grace and that nothing needs, and
+// tombstones of which nothing is left.
+func (c *collector) sweep(ctx context.Context) error {
+	var dead []chunk.PackID
+	for id, p := range c.packs {
+		if p.there && p.stone != nil && c.ripe(p.stone) && !p.needed() {
+			p.dead = true
+			dead = append(dead, id)
+		}
+	}
+	// The index first: nobody then finds in it what is gone.
+	if err := c.compact(ctx, len(dead) > 0); err != nil {
+		return err
+	}
+	slices.SortFunc(dead, func(a, b chunk.PackID) int { return bytes.Compare(a[:], b[:]) })
+	names := make([]string, len(dead))
+	for i, id := range dead {
+		names[i] = packName(id)
+	}
+	if err := c.delete(ctx, names); err != nil {
+		return fmt.Errorf("deleting packs: %w", err)
+	}
+	for _, id := range dead {
+		c.report.Freed.add(c.packs[id].size)
+	}
+	return c.tendStones(ctx)
+}
+
+// ripe reports whether a tombstone has stood for a grace.
+func (c *collector) ripe(s *standing) bool {
+	return !s.seen.IsZero() && c.now.Sub(s.seen) > c.grace
+}
+
+// tendStones notes what has become of tombstones, and deletes those that nobody needs.
+func (c *collector) tendStones(ctx context.Context) error {
+	var gone []string
+	for _, id := range slices.Sorted(maps.Keys(c.listed.stones)) {
+		s := c.listed.stones[id]
+		var err error
+		switch {
+		case !s.put:
+			// Notes that another run was about to delete, or made too late.
+			if c.now.Sub(s.oldest) > c.grace {
+				gone = append(gone, s.name()+seenSuffix, s.name()+doneSuffix)
+			}
+		case s.seen.IsZero():
+			err = c.note(ctx, s, seenSuffix)
+		case !s.done.IsZero():
+			if c.now.Sub(s.done) > c.grace {
+				gone = append(gone, s.name(), s.name()+seenSuffix, s.name()+doneSuffix)
+			}
+		case c.ripe(s) && !slices.ContainsFunc(s.packs, c.stands):
+			err = c.note(ctx, s, doneSuffix)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.delete(ctx, gone); err != nil {
+		return fmt.Errorf("deleting tombstones: %w", err)
+	}
+	return nil
+}
+
+// stands reports whether a tombstone has to stand for the sake of a pack: because it is
+// there, or because someone needs to know where its chunks are now.
+func (c *collector) stands(d doomedPack) bool {
+	p := c.packs[d.id]
+	return p.there && !p.dead || len(d.moved) > 0 && p.needed()
+}
+
+// note puts a note beside a tombstone that was there to be read before.
+func (c *collector) note(ctx context.Context, s *standing, suffix string) error {
+	if c.opts.DryRun {
+		return nil
+	}
+	if err := c.repo.store.Put(ctx, s.name()+suffix, nil); err != nil {
+		return fmt.Errorf("writing a note beside a tombstone: %w", err)
+	}
+	return nil
+}
+
+// stonePacks is how many packs a tombstone names at most: writers read all of it.
+const stonePacks = 8 << 10
+
+// doom announces packs that nothing needs.
+func (c *collector) doom(ctx context.Context) error {
+	t := &tombstone{}
+	for id, p := range c.packs {
+		if p.there && p.stone == nil && !p.live && !p.leased && c.now.Sub(p.time) > c.grace {
+			t.packs = append(t.packs, doomedPack{id: id, size: p.size})
+			c.report.Doomed.add(p.size)
+		}
+	}
+	t.sort()
+	for packs := range slices.Chunk(t.packs, stonePacks) {
+		if err := c.putStone(ctx, &tombstone{packs}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putStone puts a tombstone and, when it is there, the note of when it was.
+func (c *collector) putStone(ctx context.Context, t *tombstone) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	s := &standing{id: id.String(), put: true, tombstone: *t}
+	for i := range t.packs {
+		p := c.packs[t.packs[i].id]
+		p.stone, p.moved = s, t.packs[i].moved
+	}
+	if c.opts.DryRun {
+		return nil
+	}
+	if err := c.inTime(); err != nil {
+		return err
+	}
+	if err := c.repo.store.Put(ctx, s.name(), t.encode()); err != nil {
+		return fmt.Errorf("writing a tombstone: %w", err)
+	}
+	if err := c.note(ctx, s, seenSuffix); err != nil {
+		return err
+	}
+	info, err := c.repo.store.Stat(ctx, s.name()+seenSuffix)
+	if err != nil {
+		return fmt.Errorf("asking when a tombstone was written: %w", err)
+	}
+	s.seen = info.ModTime
+	return nil
+}
