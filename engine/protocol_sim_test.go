@@ -32,7 +32,7 @@ type sim struct {
 	waiting []*simCall
 	late    []*simCall     // answered, not done yet
 	born    map[string]int // names, in the order in which they were first used
-	deletes int            // of objects that were there
+	changes int            // deletes of what was there, and new manifests
 
 	quiet   []metrics.Sample
 	threads map[string]int // their stat files, open
@@ -71,10 +71,10 @@ var (
 	errKilled  = errors.New("the process was killed")
 )
 
-func newSim(t testing.TB) *sim {
+func newSim(t testing.TB, now time.Time) *sim {
 	s := &sim{
 		t: t, objects: map[string]simObject{}, born: map[string]int{}, threads: map[string]int{},
-		clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		clock: now,
 		quiet: []metrics.Sample{
 			{Name: "/sched/goroutines/running:goroutines"},
 			{Name: "/sched/goroutines/runnable:goroutines"},
@@ -361,6 +361,9 @@ func (s simStore) put(ctx context.Context, op remote.Op, name string, data []byt
 		if _, ok := s.sim.born[name]; !ok {
 			s.sim.born[name] = len(s.sim.born)
 		}
+		if simKind(name) == "manifests" {
+			s.sim.changes++
+		}
 		s.sim.objects[name] = simObject{data, s.sim.clock}
 		return nil
 	})
@@ -465,7 +468,7 @@ func (s simStore) Delete(_ context.Context, names ...string) error {
 			s.sim.mu.Lock()
 			defer s.sim.mu.Unlock()
 			if _, ok := s.sim.objects[name]; ok {
-				s.sim.deletes++
+				s.sim.changes++
 			}
 			delete(s.sim.objects, name)
 			return nil

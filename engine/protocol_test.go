@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,13 +13,16 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"pgregory.net/rapid"
 )
 
-// The grace of the repository under test.
+// The grace of the repository under test, and when it is made.
 const protocolGrace = 4 * time.Hour
+
+var protocolBegin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // protocol is several machines that use one repository at once: real Repositories
 // over a sim. Whatever was committed must be there, whatever happens.
@@ -31,8 +35,11 @@ type protocol struct {
 	witness *Repository // sees the store as it is
 	config  *config
 
+	flaw     *flaw // of the protocol, on purpose; nil for none
 	promises map[manifest.ID]*promise
-	seen     int // deletes when the promises were last looked at
+	holds    []*hold
+	seen     int  // changes when the promises were last looked at
+	broken   bool // a snapshot that nobody was promised has been without a pack
 	course   []string
 }
 
@@ -43,6 +50,16 @@ type promise struct {
 	dump    string
 	expires time.Time // zero for never
 	removed bool      // by whoever asked for it, successfully or not
+	at      time.Time // when that was
+}
+
+// A hold is a snapshot that a mount keeps by a lease: what it needs stays, whether or
+// not it is removed, as long as the lease is renewed in time.
+type hold struct {
+	*promise
+	prefix  string    // of the lease
+	written time.Time // last; zero for not yet
+	lapsed  bool
 }
 
 // A protocolActor is one process at a time on one machine.
@@ -54,6 +71,15 @@ type protocolActor struct {
 
 	repo  *Repository
 	doing *protocolRun // nil while it is idle
+
+	leaseTicks, guardTicks chan time.Time
+}
+
+func (a *protocolActor) mounts() bool {
+	return a.doing != nil && strings.HasPrefix(a.doing.what, "mount")
+}
+func (a *protocolActor) creates() bool {
+	return a.doing != nil && strings.HasPrefix(a.doing.what, "create")
 }
 
 // A protocolAct begins something, or returns nil if there is nothing to do.
@@ -69,8 +95,8 @@ type protocolRun struct {
 	done   chan error
 }
 
-func newProtocol(t testing.TB, dir string, pick func(label string, n int) int) *protocol {
-	p := &protocol{sim: newSim(t), dir: dir, pick: pick, promises: map[manifest.ID]*promise{}}
+func newProtocol(t testing.TB, dir string, f *flaw, pick func(label string, n int) int) *protocol {
+	p := &protocol{sim: newSim(t, protocolBegin), dir: dir, flaw: f, pick: pick, promises: map[manifest.ID]*promise{}}
 	cfg, err := newConfig(nil)
 	must(t, err)
 	cfg.GCGrace, cfg.CreatedAt = int64(protocolGrace/time.Second), p.clock
@@ -82,6 +108,8 @@ func newProtocol(t testing.TB, dir string, pick func(label string, n int) int) *
 		{acts: []protocolAct{create1}, skew: 2 * protocolGrace},
 		{acts: []protocolAct{create1, remove1}, skew: -30 * time.Hour},
 		{acts: []protocolAct{remove1}},
+		{acts: []protocolAct{collect1}},
+		{acts: []protocolAct{collect1}, skew: 100 * protocolGrace},
 		{acts: []protocolAct{mount1}},
 	} {
 		a.simActor = &simActor{name: fmt.Sprint(i)}
@@ -105,7 +133,12 @@ func (p *protocol) close() {
 
 // open opens the repository as a new process of the actor's machine does.
 func (p *protocol) open(a *protocolActor) *Repository {
-	store := remote.Retry(simStore{p.sim, a.simActor}, &remote.RetryOptions{
+	a.leaseTicks, a.guardTicks = make(chan time.Time), make(chan time.Time)
+	var store remote.Store = simStore{p.sim, a.simActor}
+	if p.flaw != nil && p.flaw.store != nil {
+		store = p.flaw.store(a, store.(simStore))
+	}
+	store = remote.Retry(store, &remote.RetryOptions{
 		Initial: 4, Max: 4, Total: 1 << 60, // until the store refuses
 		Sleep: func(ctx context.Context, _ time.Duration) error { return context.Cause(ctx) },
 	})
@@ -121,6 +154,11 @@ func (p *protocol) open(a *protocolActor) *Repository {
 	})
 	must(p.t, err)
 	r.dir = p.dir // no cache of packs: what is gone is gone
+	r.leaseTicks, r.guardTicks = a.leaseTicks, a.guardTicks
+	r.uptime = func() time.Duration { return p.now().Sub(protocolBegin) }
+	if p.flaw != nil && p.flaw.repo != nil {
+		p.flaw.repo(a, r)
+	}
 	return r
 }
 
@@ -189,10 +227,11 @@ func (p *protocol) crash(a *protocolActor) {
 
 // check looks whether everything is there that was promised.
 func (p *protocol) check() {
-	if p.seen == p.deletes {
-		return // nothing has gone
+	p.renew()
+	if p.seen == p.changes {
+		return // nothing has gone, nothing was committed
 	}
-	p.seen = p.deletes
+	p.seen = p.changes
 	now := p.now()
 	for _, s := range p.promises {
 		if s.removed || !s.expires.IsZero() && !now.Before(s.expires) {
@@ -201,13 +240,61 @@ func (p *protocol) check() {
 		if !p.has(s.id.ObjectName()) {
 			p.fail("the manifest of snapshot %v is gone", s.id)
 		}
-		for _, pack := range s.packs {
-			if !p.has(packName(pack)) {
-				p.whole(s)
-				break
-			}
+		if !p.hasAll(s.packs) {
+			p.whole(s)
 		}
 	}
+	for _, h := range p.holds {
+		if !h.lapsed && !h.written.IsZero() && !p.hasAll(h.packs) {
+			p.fail("snapshot %v is mounted, and its packs are gone", h.id)
+		}
+	}
+	for _, name := range p.names("manifests/") {
+		id, err := manifest.ParseObjectName(name)
+		must(p.t, err)
+		if m, err := p.witness.manifest(p.t.Context(), id); err == nil && p.promises[id] == nil {
+			p.broken = p.broken || !p.hasAll(packIDs(m))
+		}
+	}
+}
+
+// renew looks at what became of leases.
+func (p *protocol) renew() {
+	now := p.now()
+	for _, h := range p.holds {
+		if h.lapsed {
+			continue
+		}
+		for _, name := range p.names(h.prefix) {
+			at := p.objects[name].time
+			if at == h.written {
+				continue
+			}
+			if h.written.IsZero() {
+				// It must be there before the packs are deleted of a snapshot that was
+				// removed since the mount began.
+				h.lapsed = h.removed && at.Sub(h.at) >= protocolGrace
+			} else if at.Sub(h.written) > leaseHold {
+				h.lapsed = true
+			}
+			h.written = at
+		}
+		if !h.written.IsZero() && now.Sub(h.written) > leaseHold {
+			h.lapsed = true
+		}
+	}
+}
+
+func (p *protocol) hasAll(packs []chunk.PackID) bool {
+	return !slices.ContainsFunc(packs, func(id chunk.PackID) bool { return !p.has(packName(id)) })
+}
+
+func packIDs(m *manifest.Manifest) []chunk.PackID {
+	var all []chunk.PackID
+	for _, u := range m.Packs {
+		all = append(all, u.ID)
+	}
+	return all
 }
 
 // whole reads a snapshot.
@@ -269,9 +356,7 @@ func create1(p *protocol, a *protocolActor) *protocolRun {
 			if err != nil {
 				p.fail("snapshot %v, just committed: %w", s.id, err)
 			}
-			for _, u := range m.Packs {
-				s.packs = append(s.packs, u.ID)
-			}
+			s.packs = packIDs(m)
 			p.whole(s)
 			p.promises[s.id] = s
 		},
@@ -285,7 +370,7 @@ func remove1(p *protocol, a *protocolActor) *protocolRun {
 		return nil
 	}
 	s := live[p.pick("snapshot", len(live))]
-	s.removed = true
+	s.removed, s.at = true, p.now()
 	repo := a.repo
 	return &protocolRun{
 		what: fmt.Sprintf("remove snapshot %d", p.ordinal(s.id.ObjectName())),
@@ -297,8 +382,48 @@ func remove1(p *protocol, a *protocolActor) *protocolRun {
 	}
 }
 
-// mount1 begins to hold a snapshot by a lease, as a mount does.
-func mount1(p *protocol, a *protocolActor) *protocolRun { return nil }
+// mount1 begins to hold a snapshot by a lease, as a mount does, for a while.
+func mount1(p *protocol, a *protocolActor) *protocolRun {
+	live := p.live()
+	if len(live) == 0 {
+		return nil
+	}
+	s := live[p.pick("snapshot", len(live))]
+	repo := a.repo
+	h := &hold{promise: s, prefix: "leases/" + s.id.String() + "/" + fmt.Sprintf("00000000-0000-4000-8000-%012d", len(p.holds))}
+	p.holds = append(p.holds, h)
+	return &protocolRun{
+		what: fmt.Sprintf("mount snapshot %d", p.ordinal(s.id.ObjectName())),
+		run: func(ctx context.Context) error {
+			_, encoded, err := repo.encodedManifest(ctx, s.id)
+			if err != nil {
+				return err
+			}
+			l := repo.holdLeaseAs(h.prefix, encoded, func(error) {})
+			<-ctx.Done()
+			l.release()
+			return nil
+		},
+		ended: func(error) { h.lapsed = true },
+	}
+}
+
+// collect1 begins a garbage collection.
+func collect1(p *protocol, a *protocolActor) *protocolRun {
+	repo := a.repo
+	return &protocolRun{
+		what: "gc",
+		run: func(ctx context.Context) error {
+			_, err := repo.GC(ctx, nil)
+			return err
+		},
+		ended: func(err error) {
+			if errors.Is(err, ErrIntegrity) && !p.broken {
+				p.fail("gc of a sound repository: %w", err)
+			}
+		},
+	}
+}
 
 // run makes a number of decisions, brings everything to its end, and reports what
 // went wrong. A run in which everything is decided alike ends alike.
@@ -372,34 +497,144 @@ func (p *protocol) drive(a *protocolActor) {
 		}
 		waiting := p.calls(a.simActor)
 		if len(waiting) == 0 {
-			return // it waits for time to pass
+			// It waits for time to pass, as a mount does.
+			if a.mounts() && p.pick("unmount", 4) == 0 {
+				a.doing.cancel()
+				p.reap()
+			}
+			return
 		}
 		p.step(waiting[p.pick("call", len(waiting))], fateDone)
 	}
 }
 
-// later moves the clock.
+// later moves the clock: at once, as if all machines slept meanwhile, or in steps in
+// which mounts renew their leases, and writers read tombstones.
 func (p *protocol) later(d time.Duration) {
-	p.note("%v later", d)
-	p.advance(d, protocolGrace/4)
-	p.reap()
+	awake := p.pick("awake", 2) == 0
+	p.note("%v later, awake %t", d, awake)
+	if !awake {
+		p.advance(d, protocolGrace/4)
+		p.reap()
+		return
+	}
+	for d > 0 {
+		step := min(d, leaseHold/2)
+		d -= step
+		p.advance(step, protocolGrace/4)
+		for _, a := range p.actors {
+			if a.doing == nil {
+				continue
+			}
+			p.settle() // whoever waits for a tick does so now
+			for _, ticks := range []chan time.Time{a.leaseTicks, a.guardTicks} {
+				select {
+				case ticks <- p.now():
+				default:
+				}
+			}
+			for again := true; again && a.doing != nil; {
+				again = false
+				for _, c := range p.calls(a.simActor) {
+					if a.mounts() || a.creates() && simKind(c.name) == "gc" {
+						p.step(c, fateDone)
+						again = true
+						break
+					}
+				}
+			}
+		}
+		p.reap()
+	}
 }
 
-// finish lets everybody come to an end.
+// finish lets everybody come to an end, and then has garbage collected until nothing
+// is left that nobody needs.
 func (p *protocol) finish() {
 	for _, a := range p.actors {
+		if a.mounts() {
+			a.doing.cancel()
+		}
 		for run := a.doing; run != nil && a.doing == run; {
 			waiting := p.calls(a.simActor)
 			if len(waiting) == 0 {
-				p.crash(a)
-				break
+				p.fail("%s waits for nothing: %s", a.name, run.what)
 			}
 			p.step(waiting[0], fateDone)
 		}
 	}
+	for len(p.late) > 0 {
+		p.arrive(p.late[0])
+		p.check()
+	}
+	// Packs become old enough to be doomed; are doomed; are deleted; and then their
+	// tombstones are.
+	for range 10 {
+		p.advance(protocolGrace+time.Minute, 0)
+		if _, err := p.witness.GC(p.t.Context(), nil); err != nil {
+			p.fail("the last gc: %w", err)
+		}
+		p.check()
+	}
+	needed := map[string]bool{}
 	for _, s := range p.live() {
 		p.whole(s)
+		m, err := p.witness.manifest(p.t.Context(), s.id)
+		must(p.t, err)
+		for _, id := range packIDs(m) {
+			needed[packName(id)] = true
+		}
 	}
+	for _, name := range p.names("packs/") {
+		if !needed[name] && !p.inManifest(name) {
+			p.fail("%s is left, and nothing needs it", name)
+		}
+	}
+	for _, name := range p.names(segmentPrefix) {
+		s, err := index.DecodeSegment(p.witness.codec, p.objects[name].data)
+		must(p.t, err)
+		for i := range s.Packs {
+			if !p.has(packName(s.Packs[i].ID)) {
+				p.fail("%s lists pack %v, which is gone", name, s.Packs[i].ID)
+			}
+		}
+	}
+	for _, name := range p.names(gcPrefix) {
+		if !p.stands(name) {
+			p.fail("%s is left, and names no pack that is there", name)
+		}
+	}
+	if left := p.names("leases/"); len(left) > 0 {
+		p.fail("left: %q", left)
+	}
+}
+
+// stands reports whether an object is a tombstone, or a note beside one, of a pack that
+// somebody came to refer to just before it was doomed: that stays.
+func (p *protocol) stands(name string) bool {
+	n, ok := parseGCName(name)
+	if !ok || n.id == "" {
+		return false
+	}
+	t, err := decodeTombstone(p.objects[gcPrefix+n.id].data)
+	return err == nil && slices.ContainsFunc(t.packs, func(d doomedPack) bool { return p.has(packName(d.id)) })
+}
+
+// inManifest reports whether a snapshot needs a pack that is there and that nobody was
+// promised: its writer was killed behind its last step, or did not hear of it.
+func (p *protocol) inManifest(pack string) bool {
+	for _, name := range p.names("manifests/") {
+		id, err := manifest.ParseObjectName(name)
+		must(p.t, err)
+		m, err := p.witness.manifest(p.t.Context(), id)
+		must(p.t, err)
+		for _, id := range packIDs(m) {
+			if packName(id) == pack {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // drawn decides by rapid.
@@ -414,13 +649,13 @@ func seeded(seed uint64) func(string, int) int {
 }
 
 // runProtocol is one run, and what it came to.
-func runProtocol(t testing.TB, decisions int, pick func(string, int) int) (*protocol, error) {
+func runProtocol(t testing.TB, f *flaw, decisions int, pick func(string, int) int) (*protocol, error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "protocol-")
 	must(t, err)
 	defer os.RemoveAll(dir)
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	p := newProtocol(t, dir, pick)
+	p := newProtocol(t, dir, f, pick)
 	defer p.close()
 	return p, p.run(decisions)
 }
@@ -429,7 +664,7 @@ func runProtocol(t testing.TB, decisions int, pick func(string, int) int) (*prot
 // with requests that are lost, refused or late, and processes that are killed.
 func TestProtocol(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		p, err := runProtocol(t, rapid.IntRange(10, 60).Draw(rt, "decisions"), drawn(rt))
+		p, err := runProtocol(t, nil, rapid.IntRange(10, 100).Draw(rt, "decisions"), drawn(rt))
 		if err != nil {
 			rt.Fatalf("%v\n%s", err, strings.Join(p.course, "\n"))
 		}
@@ -439,8 +674,8 @@ func TestProtocol(t *testing.T) {
 // TestProtocolTwice: the same decisions lead to the same course.
 func TestProtocolTwice(t *testing.T) {
 	for seed := range uint64(times(10, 100)) {
-		one, err1 := runProtocol(t, 50, seeded(seed))
-		two, err2 := runProtocol(t, 50, seeded(seed))
+		one, err1 := runProtocol(t, nil, 80, seeded(seed))
+		two, err2 := runProtocol(t, nil, 80, seeded(seed))
 		if (err1 == nil) != (err2 == nil) {
 			t.Errorf("seed %d: %v, then %v", seed, err1, err2)
 		}
