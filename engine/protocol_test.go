@@ -69,6 +69,9 @@ type protocolActor struct {
 	skew  time.Duration // of the machine's clock
 	acts  []protocolAct
 
+	writes, collects bool // it may
+	readings         int  // listings since its operation began, of a flawed one
+
 	repo  *Repository
 	doing *protocolRun // nil while it is idle
 
@@ -104,12 +107,12 @@ func newProtocol(t testing.TB, dir string, f *flaw, pick func(label string, n in
 	p.objects[configName] = simObject{cfg.encode(), p.clock}
 	p.witness = p.open(&protocolActor{simActor: &simActor{name: "witness", free: true}, cache: dir + "/witness"})
 	for i, a := range []*protocolActor{
-		{acts: []protocolAct{create1}},
-		{acts: []protocolAct{create1}, skew: 2 * protocolGrace},
-		{acts: []protocolAct{create1, remove1}, skew: -30 * time.Hour},
+		{acts: []protocolAct{create1}, writes: true},
+		{acts: []protocolAct{create1}, writes: true, skew: 2 * protocolGrace},
+		{acts: []protocolAct{create1, remove1}, writes: true, skew: -30 * time.Hour},
 		{acts: []protocolAct{remove1}},
-		{acts: []protocolAct{collect1}},
-		{acts: []protocolAct{collect1}, skew: 100 * protocolGrace},
+		{acts: []protocolAct{collect1}, collects: true},
+		{acts: []protocolAct{collect1}, collects: true, skew: 100 * protocolGrace},
 		{acts: []protocolAct{mount1}},
 	} {
 		a.simActor = &simActor{name: fmt.Sprint(i)}
@@ -177,7 +180,7 @@ func (p *protocol) fail(format string, args ...any) {
 func (p *protocol) start(a *protocolActor, r *protocolRun) {
 	ctx, cancel := context.WithCancel(p.t.Context())
 	r.cancel, r.done = cancel, make(chan error, 1)
-	a.doing = r
+	a.doing, a.readings = r, 0
 	p.note("%s begins: %s", a.name, r.what)
 	go func() { r.done <- r.run(ctx) }()
 }
@@ -363,19 +366,26 @@ func create1(p *protocol, a *protocolActor) *protocolRun {
 	}
 }
 
-// remove1 begins to remove a snapshot.
+// remove1 begins to remove a snapshot, or all.
 func remove1(p *protocol, a *protocolActor) *protocolRun {
 	live := p.live()
 	if len(live) == 0 {
 		return nil
 	}
-	s := live[p.pick("snapshot", len(live))]
-	s.removed, s.at = true, p.now()
+	if p.pick("all", 2) == 0 {
+		i := p.pick("snapshot", len(live))
+		live = live[i : i+1]
+	}
+	var refs []string
+	for _, s := range live {
+		s.removed, s.at = true, p.now()
+		refs = append(refs, s.id.String())
+	}
 	repo := a.repo
 	return &protocolRun{
-		what: fmt.Sprintf("remove snapshot %d", p.ordinal(s.id.ObjectName())),
+		what: fmt.Sprintf("remove %d snapshots", len(refs)),
 		run: func(ctx context.Context) error {
-			_, err := repo.Remove(ctx, s.id.String())
+			_, err := repo.Remove(ctx, refs...)
 			return err
 		},
 		ended: func(error) {},
@@ -446,31 +456,22 @@ func (p *protocol) run(decisions int) (err error) {
 
 func (p *protocol) decision() {
 	switch n := p.pick("decision", 16); {
-	case n < 5:
+	case n < 10:
 		a := p.actors[p.pick("actor", len(p.actors))]
-		if a.doing != nil {
-			p.drive(a)
-			return
-		}
-		if r := a.acts[p.pick("act", len(a.acts))](p, a); r != nil {
+		if a.doing == nil {
+			r := a.acts[p.pick("act", len(a.acts))](p, a)
+			if r == nil {
+				return
+			}
 			p.start(a, r)
 			p.reap()
 		}
-	case n < 10:
-		var busy []*protocolActor
-		for _, a := range p.actors {
-			if a.doing != nil {
-				busy = append(busy, a)
-			}
-		}
-		if len(busy) > 0 {
-			p.drive(busy[p.pick("busy actor", len(busy))])
-		}
-	case n < 12:
+		p.drive(a)
+	case n < 11:
 		if waiting := p.calls(nil); len(waiting) > 0 {
 			p.step(waiting[p.pick("call", len(waiting))], fate(1+p.pick("fate", int(numFates)-1)))
 		}
-	case n < 13:
+	case n < 12:
 		if len(p.late) > 0 {
 			c := p.late[p.pick("late", len(p.late))]
 			p.note("late: %v %s", c.op, simKind(c.name))
@@ -478,7 +479,10 @@ func (p *protocol) decision() {
 			p.check()
 		}
 	case n < 15:
-		d := []time.Duration{time.Minute, protocolGrace / 8, protocolGrace/2 - time.Minute, protocolGrace/2 + time.Minute, protocolGrace + time.Minute, 2*protocolGrace + time.Minute}
+		d := []time.Duration{
+			time.Minute, protocolGrace/4 + time.Minute, protocolGrace/2 - time.Minute, protocolGrace/2 + time.Minute,
+			protocolGrace + time.Minute, protocolGrace + time.Minute, 2*protocolGrace + time.Minute,
+		}
 		p.later(d[p.pick("time", len(d))])
 	default:
 		a := p.actors[p.pick("actor", len(p.actors))]
@@ -488,17 +492,29 @@ func (p *protocol) decision() {
 	}
 }
 
-// drive has some calls of an actor done: one, some, or all to its end.
+// drive has calls of an actor done: some, all up to the one that counts, or all.
 func (p *protocol) drive(a *protocolActor) {
 	run := a.doing
-	for range []int{1, 2, 4, 8, 1 << 20, 1 << 20}[p.pick("calls", 6)] {
+	calls, stop := 1<<20, false
+	switch p.pick("calls", 8) {
+	case 0:
+		calls = 1
+	case 1:
+		calls = 1 + p.pick("how many", 8)
+	case 2, 3, 4:
+		stop = true
+	}
+	for range calls {
 		if a.doing != run {
 			return
 		}
 		waiting := p.calls(a.simActor)
+		if stop {
+			waiting = slices.DeleteFunc(waiting, (*simCall).counts)
+		}
 		if len(waiting) == 0 {
 			// It waits for time to pass, as a mount does.
-			if a.mounts() && p.pick("unmount", 4) == 0 {
+			if a.mounts() && p.pick("unmount", 8) == 0 {
 				a.doing.cancel()
 				p.reap()
 			}
@@ -506,6 +522,14 @@ func (p *protocol) drive(a *protocolActor) {
 		}
 		p.step(waiting[p.pick("call", len(waiting))], fateDone)
 	}
+}
+
+// counts reports whether a call is one before which much may happen: a commit, or a
+// deletion of what may be needed.
+func (c *simCall) counts() bool {
+	kind := simKind(c.name)
+	return kind == "manifests" && c.op == remote.OpPut || c.op == remote.OpDelete && (kind == "packs" || kind == "index") ||
+		kind == "gc" && c.op == remote.OpPut && !strings.HasPrefix(c.name, clockPrefix)
 }
 
 // later moves the clock: at once, as if all machines slept meanwhile, or in steps in
