@@ -17,9 +17,16 @@ import (
 type GCOptions struct {
 	// DryRun writes and deletes nothing, and reports what would be done.
 	DryRun bool
+	// Repack is the share of a pack's contents, by bytes, below which what is needed of
+	// it is written anew, so that the rest can be freed: 0 is the default,
+	// DefaultRepack, and anything below 0 is never.
+	Repack float64
 
 	Progress Progress
 }
+
+// DefaultRepack is the default of GCOptions.Repack.
+const DefaultRepack = 0.25
 
 // GCReport says what GC did or, with DryRun, would do. All times are those of the
 // store's clock.
@@ -37,6 +44,8 @@ type GCReport struct {
 	Freed   GCPacks `json:"freed"`   // packs that were deleted
 	Doomed  GCPacks `json:"doomed"`  // packs that were found to be of no use: part of Waiting
 	Revived GCPacks `json:"revived"` // doomed packs that a snapshot or mount needs after all: part of Live and Leased
+
+	Repacked GCRepacked `json:"repacked"` // packs of which little was needed: part of Waiting
 
 	// Waiting are doomed packs, by the time from which on a GC will delete them.
 	Waiting []GCWaiting `json:"waiting"`
@@ -61,6 +70,14 @@ type GCWaiting struct {
 	From time.Time `json:"from"`
 }
 
+// GCRepacked counts packs that were repacked, and those that what is needed of them is
+// in now.
+type GCRepacked struct {
+	GCPacks
+	NewPacks int   `json:"newPacks"`
+	NewBytes int64 `json:"newBytes"`
+}
+
 // GC removes snapshots that have expired, and frees what no snapshot and no mount
 // needs. What is of no use is only announced at first; a GC that comes a grace later
 // deletes it. It takes no lock, stops nobody, and can be stopped or killed at any
@@ -75,7 +92,8 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 	start := time.Now()
 	c := &collector{
 		repo: r, opts: opts, grace: r.grace(), began: r.uptime(),
-		meter: newMeter(opts.Progress), report: &GCReport{DryRun: opts.DryRun},
+		meter:  newMeter(opts.Progress),
+		report: &GCReport{DryRun: opts.DryRun, Removed: []manifest.ID{}, Withdrawn: []manifest.ID{}, Waiting: []GCWaiting{}},
 	}
 	c.meter.start(PhaseMarking)
 	err := c.run(ctx)
@@ -106,6 +124,8 @@ type collector struct {
 	live   map[manifest.ID]bool        // snapshots that stay
 	ends   []listedManifest            // snapshots that have expired
 	voids  []listedManifest            // see withdrawn
+
+	holding []*listedLease // leases that count, of snapshots that are gone
 }
 
 // packState is what a run knows of a pack.
@@ -113,10 +133,11 @@ type packState struct {
 	there    bool
 	size     int64
 	time     time.Time
-	live     bool // a snapshot that stays needs it
-	expiring bool // one that this run removes did
-	leased   bool // a lease that counts keeps it
-	dead     bool // this run deletes it
+	used     uint64 // bytes of plaintext that the snapshot uses which uses most
+	live     bool   // a snapshot that stays needs it
+	expiring bool   // one that this run removes did
+	leased   bool   // a lease that counts keeps it
+	dead     bool   // this run deletes it
 	stone    *standing
 	moved    []chunk.PackID // where its chunks are now, if it was repacked
 }
@@ -143,7 +164,7 @@ func (c *collector) run(ctx context.Context) error {
 		return err
 	}
 	c.meter.phase(PhaseSweeping)
-	for _, step := range []func(context.Context) error{c.removeExpired, c.sweep, c.doom, c.removeLeftovers} {
+	for _, step := range []func(context.Context) error{c.removeExpired, c.sweep, c.doom, c.repack, c.removeLeftovers} {
 		if err := c.inTime(); err != nil {
 			return err
 		}

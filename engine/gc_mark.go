@@ -85,7 +85,7 @@ func (c *collector) markSnapshot(m *manifest.Manifest, at listedManifest) (missi
 			p.expiring = true
 			continue
 		}
-		p.live = true
+		p.live, p.used = true, max(p.used, m.Packs[i].Bytes)
 		if !p.there {
 			missing = append(missing, named{m.Packs[i].ID, at})
 		}
@@ -110,6 +110,7 @@ func (c *collector) markLeases(ctx context.Context) error {
 		case age > l.Hold:
 			continue
 		}
+		c.holding = append(c.holding, at)
 		for j := range m.Packs {
 			// What is gone was gone before: the mount could not renew its lease.
 			c.pack(m.Packs[j].ID).leased = true

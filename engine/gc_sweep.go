@@ -14,12 +14,24 @@ import (
 // sweep deletes packs that have been doomed for a grace and that nothing needs, and
 // tombstones of which nothing is left.
 func (c *collector) sweep(ctx context.Context) error {
-	var dead []chunk.PackID
+	var dead, moved []chunk.PackID
 	for id, p := range c.packs {
-		if p.there && p.stone != nil && c.ripe(p.stone) && !p.needed() {
-			p.dead = true
-			dead = append(dead, id)
+		if !p.there || p.stone == nil || !c.ripe(p.stone) {
+			continue
 		}
+		if !p.needed() {
+			dead = append(dead, id)
+		} else if len(p.moved) > 0 {
+			moved = append(moved, id)
+		}
+	}
+	moved, err := c.movedWhole(ctx, moved)
+	if err != nil {
+		return err
+	}
+	dead = append(dead, moved...)
+	for _, id := range dead {
+		c.packs[id].dead = true
 	}
 	// The index first: nobody then finds in it what is gone.
 	if err := c.compact(ctx, len(dead) > 0); err != nil {

@@ -107,9 +107,19 @@ func (y *yard) packsOf(r *Repository, ids ...manifest.ID) map[string]bool {
 // no others.
 func (y *yard) exactly(want map[string]bool) {
 	y.Helper()
+	y.packsAre(want)
+	y.indexLists(want)
+}
+
+func (y *yard) packsAre(want map[string]bool) {
+	y.Helper()
 	if got := y.objects(packsPrefix); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
 		y.Errorf("packs %v\nwant %v", got, slices.Sorted(maps.Keys(want)))
 	}
+}
+
+func (y *yard) indexLists(want map[string]bool) {
+	y.Helper()
 	r := y.enter()
 	have, err := r.listSegments(y.Context())
 	must(y, err)

@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +26,9 @@ import (
 //  3. check, when all that it refers to is known and durable, and commit at once;
 //  4. late, when it has committed: if that fails, take the commit back.
 //
+// Packs that were repacked are a case of their own: a snapshot may go on referring to
+// them as long as another one does that it took the references from.
+//
 // With errAnew it begins anew, with another guard that takes over what this one knows.
 type guard struct {
 	repo    *Repository
@@ -40,8 +46,17 @@ type guard struct {
 	began   time.Duration // when the last reading did that succeeded
 	read    map[string]bool
 	barred  map[chunk.PackID]struct{} // doomed, or not there
+	moved   map[chunk.PackID]struct{} // doomed because they were repacked
 	known   map[chunk.PackID]struct{} // vouched for, or asked for
-	learned func([]chunk.PackID)      // told of what is doomed; may be nil
+	indexed map[chunk.PackID]struct{} // that the index told of
+	parents []parentUse
+	learned func([]chunk.PackID) // told of what is doomed; may be nil
+}
+
+// parentUse is a snapshot that references are taken from.
+type parentUse struct {
+	id    manifest.ID
+	packs []manifest.PackUse
 }
 
 // errAnew: what was found in the repository may be gone before it is committed.
@@ -57,7 +72,8 @@ const asksAtOnce = 16
 func (r *Repository) newGuard(before *guard) *guard {
 	g := &guard{
 		repo: r, first: make(chan struct{}),
-		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, known: map[chunk.PackID]struct{}{},
+		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, moved: map[chunk.PackID]struct{}{},
+		known: map[chunk.PackID]struct{}{}, indexed: map[chunk.PackID]struct{}{},
 	}
 	g.asking.SetLimit(asksAtOnce)
 	if before != nil {
@@ -202,7 +218,11 @@ func (g *guard) bar(t *tombstone) {
 	g.mu.Lock()
 	for i := range t.packs {
 		ids[i] = t.packs[i].id
-		g.barred[ids[i]] = struct{}{}
+		if len(t.packs[i].moved) > 0 {
+			g.moved[ids[i]] = struct{}{}
+		} else {
+			g.barred[ids[i]] = struct{}{}
+		}
 	}
 	learned := g.learned
 	g.mu.Unlock()
@@ -228,10 +248,7 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 func (g *guard) tell(f func([]chunk.PackID)) {
 	g.mu.Lock()
 	g.learned = f
-	ids := make([]chunk.PackID, 0, len(g.barred))
-	for id := range g.barred {
-		ids = append(ids, id)
-	}
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(g.barred)), maps.Keys(g.moved))
 	g.mu.Unlock()
 	if len(ids) > 0 {
 		f(ids)
@@ -266,11 +283,13 @@ func (g *guard) vouch(pack chunk.PackID) {
 	g.mu.Unlock()
 }
 
-func (g *guard) vouchAll(packs []manifest.PackUse) {
+// vouchFor vouches for the packs of a snapshot that references are taken from.
+func (g *guard) vouchFor(id manifest.ID, packs []manifest.PackUse) {
 	g.mu.Lock()
 	for i := range packs {
 		g.known[packs[i].ID] = struct{}{}
 	}
+	g.parents = append(g.parents, parentUse{id, packs})
 	g.mu.Unlock()
 }
 
@@ -280,7 +299,7 @@ func (g *guard) vouchAll(packs []manifest.PackUse) {
 func (g *guard) use(pack chunk.PackID) {
 	g.mu.Lock()
 	_, ok := g.known[pack]
-	g.known[pack] = struct{}{}
+	g.known[pack], g.indexed[pack] = struct{}{}, struct{}{}
 	g.mu.Unlock()
 	if ok {
 		return
@@ -338,6 +357,9 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	if g.refusesAny(packs) {
 		return errAnew
 	}
+	if _, err := g.lenders(packs); err != nil {
+		return err
+	}
 	if g.overdue() {
 		return fmt.Errorf("%w: it was stopped for too long", errAnew)
 	}
@@ -355,12 +377,27 @@ func (g *guard) overdue() bool {
 // late says whether a manifest with these packs, which was put after check, may stay:
 // if putting it took too long, a collector may have looked before it was there.
 func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
+	lenders, err := g.lenders(packs)
+	if err != nil {
+		return err
+	}
+	for _, id := range lenders {
+		// It is there still, so that until this manifest was there too somebody named
+		// the pack that was repacked.
+		_, err := g.repo.store.Stat(ctx, id.ObjectName())
+		if errors.Is(err, remote.ErrNotExist) {
+			return fmt.Errorf("%w: snapshot %v was removed meanwhile", errAnew, id)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if !g.overdue() {
 		return nil
 	}
 	g.repo.log.Warn("committing took longer than half a grace, looking again")
 	g.reading.Lock()
-	err := g.readNew(ctx)
+	err = g.readNew(ctx)
 	g.reading.Unlock()
 	if err != nil {
 		return err
@@ -377,4 +414,39 @@ func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
 		return errAnew
 	}
 	return nil
+}
+
+// lenders gives the snapshots that references to packs were taken from that were
+// repacked, one for each. It refuses if there is a reference of another origin: what
+// was moved is only what was referred to at that time.
+func (g *guard) lenders(packs []manifest.PackUse) ([]manifest.ID, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var ids []manifest.ID
+	for i := range packs {
+		pack := packs[i].ID
+		if _, ok := g.moved[pack]; !ok {
+			continue
+		}
+		if _, ok := g.indexed[pack]; ok {
+			return nil, errAnew
+		}
+		before := len(ids)
+		for _, p := range g.parents {
+			if names(p.packs, pack) {
+				ids = append(ids, p.id)
+			}
+		}
+		if len(ids) == before {
+			return nil, errAnew
+		}
+	}
+	slices.SortFunc(ids, manifest.ID.Compare)
+	return slices.Compact(ids), nil
+}
+
+// names reports whether a pack table has a pack.
+func names(packs []manifest.PackUse, pack chunk.PackID) bool {
+	_, ok := slices.BinarySearchFunc(packs, pack, func(p manifest.PackUse, id chunk.PackID) int { return bytes.Compare(p.ID[:], id[:]) })
+	return ok
 }

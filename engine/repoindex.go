@@ -122,6 +122,11 @@ func (r *Repository) putSegment(ctx context.Context, s *index.Segment) (index.Se
 
 // relocate finds a chunk whose pack has gone: it was repacked.
 func (r *Repository) relocate(ctx context.Context, id chunk.ID, gone chunk.PackID) (chunk.Location, error) {
+	loc, ok, err := r.movedTo(ctx, gone, id)
+	if ok || err != nil {
+		return loc, err
+	}
+	// A tool that mended the repository may have left it elsewhere.
 	have, err := r.listSegments(ctx)
 	if err != nil {
 		return chunk.Location{}, err
@@ -130,7 +135,7 @@ func (r *Repository) relocate(ctx context.Context, id chunk.ID, gone chunk.PackI
 	if err != nil {
 		return chunk.Location{}, err
 	}
-	loc, ok := ix.Lookup(id)
+	loc, ok = ix.Lookup(id)
 	if !ok || loc.Pack == gone {
 		return chunk.Location{}, fmt.Errorf("%w: pack %v is missing, and chunk %v is nowhere else", ErrIntegrity, gone, id)
 	}

@@ -73,6 +73,7 @@ type Repository struct {
 	splitter chunk.Splitter
 
 	index repoIndex
+	moved movedPacks
 	packs *packCache
 	ahead *lookahead // nil for none
 

@@ -47,5 +47,7 @@ create makes the default repository by itself.`,
 		},
 	}
 	cmd.Flags().IntVar(&opts.Compression, "compression", 0, "zstd `level`, 1 to 22 (default 1)")
+	cmd.Flags().Var((*ttlFlag)(&opts.GCGrace), "gc-grace", "let gc wait for `DURATION` before it deletes what nothing needs, at least 10s; a\ncreate that is stopped for half of it begins anew (default 1d)")
+	noCompletions(cmd, "gc-grace")
 	return cmd
 }

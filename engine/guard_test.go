@@ -1,0 +1,307 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// These tests are the interleavings of a create with collectors. In all of them an old
+// pack that no snapshot refers to holds what the create is about to snapshot, and the
+// index tells of it.
+
+// abandoned gives a yard with a directory whose contents lie in such packs, old enough
+// to be doomed, and their names.
+func abandoned(t *testing.T) (y *yard, dir string, packs map[string]bool) {
+	y = newYard(t)
+	dir = y.dirOf("a", 2)
+	return y, dir, y.abandon(dir)
+}
+
+// abandon makes a snapshot and removes it, and gives its packs.
+func (y *yard) abandon(dir string) map[string]bool {
+	y.Helper()
+	t, r := y.TB, y.enter()
+	id := complete(t, r, dir, nil).ID
+	packs := y.packsOf(r, id)
+	_, err := r.Remove(t.Context(), id.String())
+	must(t, err)
+	y.pass(yardGrace + time.Second)
+	return packs
+}
+
+// at runs f before the first operation of its kind on a name that begins with prefix.
+func (y *yard) at(op remote.Op, prefix string, f func()) {
+	var once sync.Once
+	y.fail(func(o remote.Op, name string) remote.Fault {
+		if o == op && strings.HasPrefix(name, prefix) {
+			once.Do(func() {
+				y.heal()
+				f()
+			})
+		}
+		return remote.Fault{}
+	})
+}
+
+func (y *yard) shares(r *Repository, id manifest.ID, packs map[string]bool) bool {
+	y.Helper()
+	for name := range y.packsOf(r, id) {
+		if packs[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// settle collects until nothing changes, and checks that a snapshot is whole and alone.
+func (y *yard) settle(r *Repository, id manifest.ID, want tree) {
+	y.Helper()
+	y.pass(yardGrace + time.Second)
+	y.collectAll(r)
+	y.whole(id, want)
+	// The index may still list packs that went without a collector seeing it.
+	y.packsAre(y.packsOf(r, id))
+	must(y, y.remove(r, id))
+	y.pass(yardGrace + time.Second)
+	y.collectAll(r)
+	y.exactly(nil)
+}
+
+func (y *yard) remove(r *Repository, id manifest.ID) error {
+	_, err := r.Remove(context.Background(), id.String())
+	return err
+}
+
+// TestCreateAfterDoom: what is doomed is not referred to, whatever the index says: it
+// is stored again.
+func TestCreateAfterDoom(t *testing.T) {
+	y, dir, packs := abandoned(t)
+	r := y.enter()
+	if rep := y.gc(r, nil); rep.Doomed.Packs != len(packs) {
+		t.Fatalf("%+v", rep)
+	}
+	res := complete(t, y.enter(), dir, nil)
+	if y.shares(r, res.ID, packs) || res.NewBytes == 0 {
+		t.Error("it refers to what is doomed")
+	}
+	y.settle(r, res.ID, scan(t, dir))
+}
+
+// TestCreateBeforeDoom: the packs are doomed while the create runs, which sees it if it
+// takes a while, and begins anew.
+func TestCreateBeforeDoom(t *testing.T) {
+	y, dir, packs := abandoned(t)
+	write(t, dir+"/new", []byte("new"))
+	r, other := y.enter(), y.enter()
+	y.at(remote.OpPut, packsPrefix, func() {
+		y.gc(other, nil)
+		y.pass(time.Minute)
+	})
+	res := complete(t, r, dir, nil)
+	if y.shares(r, res.ID, packs) {
+		t.Error("it refers to what is doomed")
+	}
+	y.settle(r, res.ID, scan(t, dir))
+}
+
+// revived is a yard with a snapshot that refers to doomed packs: they were doomed in
+// the moment before it was put.
+func revived(t *testing.T, large bool) (y *yard, r *Repository, dir string, id manifest.ID, packs map[string]bool) {
+	y = newYard(t)
+	dir = y.dirOf("a", 2)
+	if large {
+		// Its extents are in pages of their own.
+		write(t, dir+"/large", random(77, 24<<20))
+	}
+	packs = y.abandon(dir)
+	r = y.enter()
+	other := y.enter()
+	y.at(remote.OpPut, manifest.Prefix, func() { y.gc(other, nil) })
+	id = complete(t, r, dir, nil).ID
+	if !y.shares(r, id, packs) {
+		t.Fatal("it does not refer to them")
+	}
+	return y, r, dir, id, packs
+}
+
+// TestGCRevived: what is doomed and needed stays, until it is not needed.
+func TestGCRevived(t *testing.T) {
+	y, r, dir, id, packs := revived(t, false)
+	y.pass(yardGrace + time.Second)
+	for range 3 {
+		if rep := y.gc(r, nil); rep.Freed.Packs != 0 || rep.Revived.Packs != len(packs) || len(rep.Waiting) != 0 {
+			t.Errorf("%+v", rep)
+		}
+		y.pass(yardGrace + time.Second)
+	}
+	y.settle(r, id, scan(t, dir))
+}
+
+// TestCreateFromDoomed: a snapshot whose parent refers to doomed packs does not.
+func TestCreateFromDoomed(t *testing.T) {
+	y, r, dir, id, packs := revived(t, true)
+	write(t, dir+"/new", []byte("new"))
+	for name, opts := range map[string]*CreateOptions{"stat cache": nil, "parent by name": {Parent: id.String()}} {
+		at := r
+		if opts != nil {
+			at = y.enter()
+		}
+		res := complete(t, at, dir, opts)
+		if y.shares(r, res.ID, packs) {
+			t.Errorf("%s: it refers to what is doomed", name)
+		}
+		if res.Parent == nil || *res.Parent != id {
+			t.Errorf("%s: parent %v", name, res.Parent)
+		}
+		y.whole(res.ID, scan(t, dir))
+		must(t, y.remove(r, res.ID))
+	}
+	second := complete(t, y.enter(), dir, nil).ID
+	must(t, y.remove(r, id))
+	y.settle(r, second, scan(t, dir))
+}
+
+// TestCreateStale: a create that was stopped for more than half a grace begins anew,
+// whatever happened meanwhile.
+func TestCreateStale(t *testing.T) {
+	for name, during := range map[string]func(y *yard, r *Repository){
+		"nothing": func(*yard, *Repository) {},
+		"doomed":  func(y *yard, r *Repository) { y.gc(r, nil) },
+		"deleted": func(y *yard, r *Repository) {
+			for range 2 {
+				y.gc(r, nil)
+				y.pass(yardGrace + time.Second)
+			}
+		},
+		"deleted without a trace": func(y *yard, r *Repository) { y.collectAll(r) },
+	} {
+		for _, when := range []string{"manifest, before", "manifest, answer", packsPrefix, gcPrefix} {
+			t.Run(name+" at "+when, func(t *testing.T) {
+				y, dir, _ := abandoned(t)
+				write(t, dir+"/new", []byte("new"))
+				r, other := y.enter(), y.enter()
+				stop := func() {
+					during(y, other)
+					y.pass(yardGrace/2 + time.Second)
+				}
+				switch when {
+				case "manifest, before":
+					y.at(remote.OpPut, manifest.Prefix, stop)
+				case "manifest, answer":
+					// It was put in time, and the answer took long.
+					y.at(remote.OpPut, segmentPrefix, stop)
+				case gcPrefix:
+					y.at(remote.OpList, when, stop)
+				default:
+					y.at(remote.OpPut, when, stop)
+				}
+				res := complete(t, r, dir, nil)
+				if list, err := y.enter().List(t.Context(), nil); err != nil || len(list) != 1 || list[0].ID != res.ID {
+					t.Errorf("%v, %v", list, err)
+				}
+				y.settle(y.enter(), res.ID, scan(t, dir))
+			})
+		}
+	}
+}
+
+// TestCreateHopeless: a create that is too slow every time gives up, and says why.
+func TestCreateHopeless(t *testing.T) {
+	y, dir, _ := abandoned(t)
+	write(t, dir+"/new", []byte("new"))
+	tries := 0
+	y.fail(func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpList && name == segmentPrefix {
+			tries++
+			y.pass(yardGrace)
+		}
+		return remote.Fault{}
+	})
+	_, err := y.enter().Create(t.Context(), dir, nil)
+	if !errors.Is(err, errAnew) || tries != anewTries || !strings.Contains(err.Error(), "grace of 1h0m0s is too short") {
+		t.Errorf("%d tries: %v", tries, err)
+	}
+	if left := y.objects(manifest.Prefix); len(left) != 0 {
+		t.Error(left)
+	}
+}
+
+// TestCreateFalseIndex: a segment that lists a pack which is not there, as one whose
+// writer was stopped for long may, does no harm.
+func TestCreateFalseIndex(t *testing.T) {
+	y, dir, packs := abandoned(t)
+	for name := range packs {
+		must(t, y.mem.Delete(t.Context(), name))
+	}
+	r := y.enter()
+	res := complete(t, r, dir, nil)
+	y.settle(r, res.ID, scan(t, dir))
+}
+
+// TestGCWithdraws: a writer is stopped in the middle of putting its manifest, for so
+// long that what it refers to is deleted, and killed as soon as the manifest is there.
+// The snapshot that nobody was told of goes.
+func TestGCWithdraws(t *testing.T) {
+	y, dir, _ := abandoned(t)
+	r, other := y.enter(), y.enter()
+	y.at(remote.OpPut, manifest.Prefix, func() {
+		for range 2 {
+			y.gc(other, nil)
+			y.pass(yardGrace + time.Second)
+		}
+		// All that it does later is in vain.
+		y.fail(func(op remote.Op, name string) remote.Fault {
+			return remote.Fault{Err: errors.New("killed")}
+		})
+	})
+	if _, err := r.Create(t.Context(), dir, nil); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatal(err)
+	}
+	y.heal()
+	if n := len(y.objects(manifest.Prefix)); n != 1 {
+		t.Fatalf("%d manifests", n)
+	}
+	if rep := y.gc(other, nil); len(rep.Withdrawn) != 1 || rep.Snapshots != 0 {
+		t.Errorf("%+v", rep)
+	}
+	res := complete(t, y.enter(), dir, nil)
+	y.settle(other, res.ID, scan(t, dir))
+}
+
+// TestGuardTellsTombstones: a tombstone that cannot be read ends a create: nobody
+// knows what it dooms.
+func TestGuardTellsTombstones(t *testing.T) {
+	y, dir, _ := abandoned(t)
+	y.gc(y.enter(), nil)
+	for _, name := range y.objects(gcPrefix) {
+		if !strings.HasSuffix(name, seenSuffix) {
+			b, err := y.mem.Get(t.Context(), name)
+			must(t, err)
+			b[20] ^= 1
+			must(t, y.mem.Replace(t.Context(), name, b))
+			for what, f := range map[string]func(*Repository) error{
+				"create": func(r *Repository) error { _, err := r.Create(t.Context(), dir, nil); return err },
+				"gc":     func(r *Repository) error { _, err := r.GC(t.Context(), nil); return err },
+			} {
+				if err := f(y.enter()); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), name) {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+		}
+	}
+}
+
+// TestUptime: it goes on.
+func TestUptime(t *testing.T) {
+	a := uptime()
+	if b := uptime(); a <= 0 || b < a {
+		t.Errorf("%v, then %v", a, b)
+	}
+}
