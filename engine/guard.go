@@ -44,6 +44,7 @@ type guard struct {
 	mu      sync.Mutex
 	err     error         // why nothing can be promised any more
 	began   time.Duration // when the last reading did that succeeded
+	checked time.Duration // when the one did that check went by
 	read    map[string]bool
 	barred  map[chunk.PackID]struct{} // doomed, or not there
 	moved   map[chunk.PackID]struct{} // doomed because they were repacked
@@ -354,6 +355,9 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	if err := g.failed(); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	g.checked = g.began // before what was read is looked at: more may come meanwhile
+	g.mu.Unlock()
 	if g.refusesAny(packs) {
 		return errAnew
 	}
@@ -366,12 +370,13 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	return nil
 }
 
-// overdue reports whether the last reading began so long ago that what was doomed
-// since may be gone.
+// overdue reports whether the reading that check went by began so long ago that what
+// was doomed since may be gone. Readings in the background go on while a manifest is
+// being put, and what they find nobody has looked at.
 func (g *guard) overdue() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.repo.uptime()-g.began > g.repo.grace()/2
+	return g.repo.uptime()-g.checked > g.repo.grace()/2
 }
 
 // late says whether a manifest with these packs, which was put after check, may stay:

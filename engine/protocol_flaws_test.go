@@ -172,7 +172,7 @@ func (h *hastyStore) Put(ctx context.Context, name string, data []byte) error {
 	switch simKind(name) {
 	case "packs":
 		data = bytes.Clone(data)
-		h.puts.Go(func() { _ = h.simStore.Put(ctx, name, data) })
+		h.puts.Go(func() { _ = h.simStore.Put(context.WithoutCancel(ctx), name, data) })
 		return nil
 	case h.waits:
 		h.puts.Wait()

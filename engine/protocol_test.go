@@ -41,6 +41,7 @@ type protocol struct {
 	seen     int  // changes when the promises were last looked at
 	broken   bool // a snapshot that nobody was promised has been without a pack
 	course   []string
+	over     bool // nothing is looked at any more
 }
 
 // A promise is a snapshot whose Create returned without an error.
@@ -124,6 +125,7 @@ func newProtocol(t testing.TB, dir string, f *flaw, pick func(label string, n in
 }
 
 func (p *protocol) close() {
+	p.over = true
 	for _, a := range p.actors {
 		if a.doing != nil {
 			p.crash(a)
@@ -231,7 +233,7 @@ func (p *protocol) crash(a *protocolActor) {
 // check looks whether everything is there that was promised.
 func (p *protocol) check() {
 	p.renew()
-	if p.seen == p.changes {
+	if p.over || p.seen == p.changes {
 		return // nothing has gone, nothing was committed
 	}
 	p.seen = p.changes
@@ -437,7 +439,17 @@ func collect1(p *protocol, a *protocolActor) *protocolRun {
 
 // run makes a number of decisions, brings everything to its end, and reports what
 // went wrong. A run in which everything is decided alike ends alike.
-func (p *protocol) run(decisions int) (err error) {
+func (p *protocol) run(decisions int) error {
+	return p.guarded(func() {
+		for range decisions {
+			p.decision()
+		}
+		p.finish()
+	})
+}
+
+// guarded reports what went wrong.
+func (p *protocol) guarded(f func()) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -447,10 +459,7 @@ func (p *protocol) run(decisions int) (err error) {
 			panic(r)
 		}
 	}()
-	for range decisions {
-		p.decision()
-	}
-	p.finish()
+	f()
 	return nil
 }
 
@@ -466,7 +475,16 @@ func (p *protocol) decision() {
 			p.start(a, r)
 			p.reap()
 		}
-		p.drive(a)
+		calls, stop := 1<<20, false
+		switch p.pick("calls", 8) {
+		case 0:
+			calls = 1
+		case 1:
+			calls = 1 + p.pick("how many", 8)
+		case 2, 3, 4:
+			stop = true
+		}
+		p.drive(a, calls, stop)
 	case n < 11:
 		if waiting := p.calls(nil); len(waiting) > 0 {
 			p.step(waiting[p.pick("call", len(waiting))], fate(1+p.pick("fate", int(numFates)-1)))
@@ -483,7 +501,7 @@ func (p *protocol) decision() {
 			time.Minute, protocolGrace/4 + time.Minute, protocolGrace/2 - time.Minute, protocolGrace/2 + time.Minute,
 			protocolGrace + time.Minute, protocolGrace + time.Minute, 2*protocolGrace + time.Minute,
 		}
-		p.later(d[p.pick("time", len(d))])
+		p.later(d[p.pick("time", len(d))], p.pick("awake", 2) == 0)
 	default:
 		a := p.actors[p.pick("actor", len(p.actors))]
 		if a.doing != nil && p.pick("crash", 2) == 0 {
@@ -492,18 +510,9 @@ func (p *protocol) decision() {
 	}
 }
 
-// drive has calls of an actor done: some, all up to the one that counts, or all.
-func (p *protocol) drive(a *protocolActor) {
+// drive has calls of an actor done, all but those that count if it is to stop there.
+func (p *protocol) drive(a *protocolActor, calls int, stop bool) {
 	run := a.doing
-	calls, stop := 1<<20, false
-	switch p.pick("calls", 8) {
-	case 0:
-		calls = 1
-	case 1:
-		calls = 1 + p.pick("how many", 8)
-	case 2, 3, 4:
-		stop = true
-	}
 	for range calls {
 		if a.doing != run {
 			return
@@ -532,10 +541,16 @@ func (c *simCall) counts() bool {
 		kind == "gc" && c.op == remote.OpPut && !strings.HasPrefix(c.name, clockPrefix)
 }
 
+// perform has an actor do something, to its end or up to what counts.
+func (p *protocol) perform(a *protocolActor, act protocolAct, stop bool) {
+	p.start(a, act(p, a))
+	p.reap()
+	p.drive(a, 1<<20, stop)
+}
+
 // later moves the clock: at once, as if all machines slept meanwhile, or in steps in
 // which mounts renew their leases, and writers read tombstones.
-func (p *protocol) later(d time.Duration) {
-	awake := p.pick("awake", 2) == 0
+func (p *protocol) later(d time.Duration, awake bool) {
 	p.note("%v later, awake %t", d, awake)
 	if !awake {
 		p.advance(d, protocolGrace/4)
@@ -705,6 +720,41 @@ func TestProtocolTwice(t *testing.T) {
 		}
 		if i := firstDifference(one.course, two.course); i >= 0 {
 			t.Errorf("seed %d differs from %d on:\n%q\n\n%q", seed, i, one.course[max(0, i-9):min(i+1, len(one.course))], two.course[max(0, i-9):min(i+1, len(two.course))])
+		}
+	}
+}
+
+// TestCommitHangs: the request that puts a manifest takes longer than it takes to doom
+// and delete the packs that it refers to. Meanwhile the writer reads tombstones in the
+// background, so that it does not look as if it had been stopped.
+func TestCommitHangs(t *testing.T) {
+	for _, awake := range []bool{false, true} {
+		p := newProtocol(t, t.TempDir(), nil, func(string, int) int { return 0 })
+		defer p.close()
+		err := p.guarded(func() {
+			writers, collector := p.actors[:2], p.actors[4]
+			create := func(p *protocol, a *protocolActor) *protocolRun {
+				p.pick = func(label string, n int) int { return n - 1 } // the last directory, no time to live
+				return create1(p, a)
+			}
+			p.perform(writers[0], create, false)
+			p.later(protocolGrace+time.Minute, false)
+			p.perform(writers[1], create, true)
+			p.perform(p.actors[3], remove1, false)
+			p.perform(collector, collect1, false)
+			p.later(protocolGrace+time.Minute, awake)
+			p.perform(collector, collect1, false)
+			if n := len(p.names("packs/")); n != 0 {
+				t.Errorf("%d packs are left", n)
+			}
+			p.drive(writers[1], 1<<20, false)
+			if len(p.live()) != 1 {
+				t.Error("no snapshot")
+			}
+			p.finish()
+		})
+		if err != nil {
+			t.Errorf("awake %t: %v\n%s", awake, err, strings.Join(p.course, "\n"))
 		}
 	}
 }
