@@ -171,25 +171,48 @@ func TestGCRepackRaced(t *testing.T) {
 	restore(t, y.enter(), id.String(), y.path("out"), nil)
 }
 
-// TestCreateFromMoved: a snapshot may only take references to a repacked pack from one
-// that is there until it is there itself.
+// TestCreateFromMoved: a snapshot takes references to a repacked pack from one that is
+// there, and only if that stays until the new one is there itself.
 func TestCreateFromMoved(t *testing.T) {
-	for _, when := range []string{packsPrefix, manifest.Prefix} {
+	for _, removed := range []string{"", packsPrefix, manifest.Prefix, segmentPrefix} {
 		y, r, dir, id, pack := thinned(t)
 		y.gc(r, nil)
 		y.pass(yardGrace + time.Second)
 		y.gc(r, nil)
+		if y.has(pack) {
+			t.Fatal("it is there")
+		}
 		write(t, dir+"/new", []byte("new"))
 		other := y.enter()
-		y.at(remote.OpPut, when, func() {
-			must(t, y.remove(other, id))
-			y.gc(other, nil)
-		})
-		res := complete(t, r, dir, nil)
-		if y.packsOf(r, res.ID)[pack] {
-			t.Error("it refers to what nobody keeps")
+		if removed != "" {
+			y.at(remote.OpPut, removed, func() {
+				must(t, y.remove(other, id))
+				y.gc(other, nil)
+			})
 		}
-		y.settle(r, res.ID, scan(t, dir))
+		// On another machine, where nothing else is known of the files.
+		res, err := y.enter().Create(t.Context(), dir, &CreateOptions{Parent: id.String()})
+		y.heal()
+		if removed != "" {
+			// What it was to take unchanged files from is gone when it begins anew.
+			if !errors.Is(err, ErrNotFound) {
+				t.Errorf("removed at %s: %+v, %v", removed, res, err)
+			}
+			if left := y.objects(manifest.Prefix); len(left) != 0 {
+				t.Errorf("removed at %s, left: %v", removed, left)
+			}
+			continue
+		}
+		must(t, err)
+		if !y.packsOf(r, res.ID)[pack] || res.NewBytes != 3 {
+			t.Errorf("it was stored again: %+v", res)
+		}
+		must(t, y.remove(r, id))
+		for range 4 {
+			y.gc(r, nil)
+			y.pass(yardGrace + time.Second)
+		}
+		y.whole(res.ID, scan(t, dir))
 	}
 }
 

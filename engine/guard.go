@@ -97,6 +97,7 @@ func (g *guard) fresh() time.Duration { return min(g.repo.grace()/100, 5*time.Se
 func (g *guard) start(ctx context.Context) {
 	g.ctx, g.cancel = context.WithCancel(ctx)
 	g.started = g.repo.uptime()
+	g.repo.ahead.forget() // a manifest that was read before may have gone since
 	g.began = g.started
 	g.work.Go(func() {
 		if err := g.readTombstones(g.ctx, g.started); err != nil {

@@ -63,8 +63,10 @@ func (y *yard) shares(r *Repository, id manifest.ID, packs map[string]bool) bool
 // settle collects until nothing changes, and checks that a snapshot is whole and alone.
 func (y *yard) settle(r *Repository, id manifest.ID, want tree) {
 	y.Helper()
-	y.pass(yardGrace + time.Second)
-	y.collectAll(r)
+	for range 4 {
+		y.pass(yardGrace + time.Second)
+		y.gc(r, &GCOptions{Repack: -1}) // or packs have other names
+	}
 	y.whole(id, want)
 	// The index may still list packs that went without a collector seeing it.
 	y.packsAre(y.packsOf(r, id))
@@ -295,6 +297,29 @@ func TestGuardTellsTombstones(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestCreateFromSeenBefore: a parent that was looked up when the repository was opened,
+// and removed and collected since, is none.
+func TestCreateFromSeenBefore(t *testing.T) {
+	y := newYard(t)
+	dir := y.dirOf("a", 1)
+	other := y.enter()
+	id := complete(t, other, dir, nil).ID
+	o := y.options()
+	o.Now, o.Ref = y.now, id.String()
+	r, err := Open(t.Context(), "", o)
+	must(t, err)
+	defer r.Close()
+	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
+	_, err = r.ahead.get[id.ObjectName()](t.Context()) // it has come
+	must(t, err)
+	must(t, y.remove(other, id))
+	y.pass(yardGrace + time.Second)
+	y.collectAll(other)
+	if res, err := r.Create(t.Context(), dir, &CreateOptions{Parent: id.String()}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%+v, %v", res, err)
 	}
 }
 

@@ -81,6 +81,16 @@ func (l *lookahead) takeGet(name string) answer[[]byte] {
 	return f
 }
 
+// forget drops all answers: they may be old, for whoever has to know how it is now.
+func (l *lookahead) forget() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.get, l.list = nil, nil
+}
+
 func (l *lookahead) takeList() answer[[]remote.Info] {
 	if l == nil {
 		return nil

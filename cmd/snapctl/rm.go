@@ -19,7 +19,7 @@ that show --json prints. Unless every REF names one snapshot, none is removed.
 How to write a REF: snapctl help references; - reads several from standard
 input, one a line or as JSON.
 
-The space of what no other snapshot holds is not freed at once.`,
+The space of what no other snapshot holds is freed by snapctl gc.`,
 		Example: `  snapctl rm 0193a5b2-7c1e app~3
   snapctl list --json --tag scratch=yes | snapctl rm -`,
 		Args:              takes("REF..."),
