@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"io"
 	"strings"
 	"sync"
@@ -27,6 +26,7 @@ type flaw struct {
 var protocolFlaws = []flaw{
 	{
 		name: "a writer looks at tombstones when it begins, and not before it commits",
+		seed: 4,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool {
 				a.readings++
@@ -36,12 +36,14 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "a writer ignores tombstones",
+		seed: 2,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.writes && prefix == gcPrefix }}
 		},
 	},
 	{
 		name: "a writer's clock stands still while it is stopped",
+		seed: 10,
 		repo: func(a *protocolActor, r *Repository) {
 			if a.writes {
 				r.uptime = func() time.Duration { return 0 }
@@ -50,6 +52,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "manifests before packs",
+		seed: 0,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.writes {
 				return s
@@ -59,6 +62,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "the index before packs, and nobody asks whether they are there",
+		seed: 37,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.writes {
 				return s
@@ -67,23 +71,27 @@ var protocolFlaws = []flaw{
 		},
 	},
 	{
-		name: "collectors wait for a quarter of the grace",
+		// Half of the grace would do, if nothing came late: writers use half of it.
+		name: "collectors hardly wait",
+		seed: 6,
 		repo: func(a *protocolActor, r *Repository) {
 			if a.collects {
 				cfg := *r.cfg
-				cfg.GCGrace /= 4
+				cfg.GCGrace = 30
 				r.cfg = &cfg
 			}
 		},
 	},
 	{
 		name: "collectors know no leases",
+		seed: 6,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.collects && prefix == "leases/" }}
 		},
 	},
 	{
 		name: "segments are not rewritten before packs are deleted",
+		seed: 2,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.collects {
 				return s
@@ -93,6 +101,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "tombstones are deleted before what they name",
+		seed: 18,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.collects {
 				return s
@@ -106,6 +115,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "packs without a salt",
+		seed: 38,
 		salt: zeros{},
 	},
 }
@@ -187,34 +197,28 @@ func (h *hastyStore) Stat(ctx context.Context, name string) (remote.Info, error)
 	return h.simStore.Stat(ctx, name)
 }
 
-// flawedDecisions is how many decisions there are in a run that is to catch a flaw.
-const flawedDecisions = 120
+// flawedDecisions is how many decisions there are in a run that is to catch a flaw, and
+// flawedSeeds how many seeds are tried if the one that is known does not: what the
+// engine asks of its store, and so the course of a run, changes with time.
+const (
+	flawedDecisions = 120
+	flawedSeeds     = 60
+)
 
-// TestProtocolFlaws: the model catches each way to break the protocol. With -long it
-// looks for other seeds that do.
+// TestProtocolFlaws: the model catches each way to break the protocol.
 func TestProtocolFlaws(t *testing.T) {
 	for i := range protocolFlaws {
 		f := &protocolFlaws[i]
 		t.Run(f.name, func(t *testing.T) {
-			if f.salt != nil {
-				defer func(r io.Reader) { rand.Reader = r }(rand.Reader)
-				rand.Reader = f.salt
-			}
-			seeds := []uint64{f.seed}
-			if *long {
-				seeds = nil
-				for seed := range uint64(400) {
-					seeds = append(seeds, seed)
-				}
-			}
-			for _, seed := range seeds {
+			for try := range uint64(flawedSeeds) {
+				seed := (f.seed + try) % flawedSeeds
 				p, err := runProtocol(t, f, flawedDecisions, seeded(seed))
 				if err != nil {
 					t.Logf("seed %d: %v\n%s", seed, err, strings.Join(p.course[max(0, len(p.course)-25):], "\n"))
 					return
 				}
 			}
-			t.Errorf("the model is blind to it, tried %d seeds", len(seeds))
+			t.Errorf("the model is blind to it, tried %d seeds", flawedSeeds)
 		})
 	}
 }

@@ -2,13 +2,16 @@ package engine
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -687,6 +690,18 @@ func seeded(seed uint64) func(string, int) int {
 	return func(_ string, n int) int { return r.IntN(n) }
 }
 
+// repeatable is random, and the same every time.
+type repeatable struct {
+	mu sync.Mutex
+	r  *rand.ChaCha8
+}
+
+func (r *repeatable) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.r.Read(p)
+}
+
 // runProtocol is one run, and what it came to.
 func runProtocol(t testing.TB, f *flaw, decisions int, pick func(string, int) int) (*protocol, error) {
 	t.Helper()
@@ -694,6 +709,12 @@ func runProtocol(t testing.TB, f *flaw, decisions int, pick func(string, int) in
 	must(t, err)
 	defer os.RemoveAll(dir)
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	// Names depend on salts, and the order of listings on names.
+	defer func(r io.Reader) { crand.Reader = r }(crand.Reader)
+	crand.Reader = &repeatable{r: rand.NewChaCha8([32]byte{byte(pick("salt", 256))})}
+	if f != nil && f.salt != nil {
+		crand.Reader = f.salt
+	}
 	p := newProtocol(t, dir, f, pick)
 	defer p.close()
 	return p, p.run(decisions)
