@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -47,7 +49,9 @@ func FuzzProfile(f *testing.F) {
 	f.Add(someProfile(manifest.NewID(0)).encode())
 	f.Add((&profile{}).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := decodeProfile(b)
+		var p *profile
+		var err error
+		wiretest.Bounded(t, 64*len(b), func() { p, err = decodeProfile(b) })
 		if err == nil && !bytes.Equal(p.encode(), b) {
 			t.Errorf("%+v is encoded in another way", p)
 		}
