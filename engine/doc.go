@@ -4,7 +4,8 @@
 // [Open] a [Repository], or [Init] a new one; then [Repository.Create],
 // [Repository.List], [Repository.Restore], [Repository.Mount]. [Repository.Fork] gives
 // a writable directory of a snapshot, [Repository.FS] an io/fs.FS, and
-// [Repository.Diff] what differs between two. [Mounts], [Unmount] and [Forks] need no
+// [Repository.Diff] what differs between two. [Repository.GC] frees what no snapshot
+// needs. [Mounts], [Unmount] and [Forks] need no
 // repository. A Repository is safe for parallel use, and there is no global state: one
 // process can have several.
 //

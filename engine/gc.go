@@ -19,7 +19,7 @@ type GCOptions struct {
 	DryRun bool
 	// Repack is the share of a pack's contents, by bytes, below which what is needed of
 	// it is written anew, so that the rest can be freed: 0 is the default,
-	// DefaultRepack, and anything below 0 is never.
+	// DefaultRepack, anything below 0 is never, and the most is 0.9.
 	Repack float64
 
 	Progress Progress
@@ -27,6 +27,9 @@ type GCOptions struct {
 
 // DefaultRepack is the default of GCOptions.Repack.
 const DefaultRepack = 0.25
+
+// maxRepack bounds GCOptions.Repack: what is needed nearly whole is not worth it.
+const maxRepack = 0.9
 
 // GCReport says what GC did or, with DryRun, would do. All times are those of the
 // store's clock.
@@ -88,6 +91,9 @@ type GCRepacked struct {
 func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error) {
 	if opts == nil {
 		opts = &GCOptions{}
+	}
+	if !(opts.Repack <= maxRepack) { // not a number neither
+		return nil, fmt.Errorf("%w: repacking below a share of %v, the most is %v", ErrInvalid, opts.Repack, maxRepack)
 	}
 	start := time.Now()
 	c := &collector{

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -45,6 +46,11 @@ func TestGCRepack(t *testing.T) {
 	}
 	if rep := y.gc(r, &GCOptions{Repack: 0.1}); rep.Repacked.Packs != 0 {
 		t.Errorf("below the threshold: %+v", rep)
+	}
+	for _, share := range []float64{0.91, math.Inf(1), math.NaN()} {
+		if _, err := r.GC(t.Context(), &GCOptions{Repack: share}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%v: %v", share, err)
+		}
 	}
 	if rep := y.gc(r, &GCOptions{Repack: -1}); rep.Repacked.Packs != 0 {
 		t.Errorf("never: %+v", rep)
@@ -171,48 +177,62 @@ func TestGCRepackRaced(t *testing.T) {
 	restore(t, y.enter(), id.String(), y.path("out"), nil)
 }
 
-// TestCreateFromMoved: a snapshot takes references to a repacked pack from one that is
-// there, and only if that stays until the new one is there itself.
+// TestCreateFromMoved: a snapshot does not refer to a repacked pack, though its parent
+// does: it finds what it needs where that is now.
 func TestCreateFromMoved(t *testing.T) {
-	for _, removed := range []string{"", packsPrefix, manifest.Prefix, segmentPrefix} {
+	for _, gone := range []bool{false, true} {
 		y, r, dir, id, pack := thinned(t)
 		y.gc(r, nil)
-		y.pass(yardGrace + time.Second)
-		y.gc(r, nil)
-		if y.has(pack) {
-			t.Fatal("it is there")
+		if gone {
+			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+		}
+		if y.has(pack) == gone {
+			t.Fatal("it is there, or not")
 		}
 		write(t, dir+"/new", []byte("new"))
-		other := y.enter()
-		if removed != "" {
-			y.at(remote.OpPut, removed, func() {
-				must(t, y.remove(other, id))
-				y.gc(other, nil)
-			})
-		}
 		// On another machine, where nothing else is known of the files.
-		res, err := y.enter().Create(t.Context(), dir, &CreateOptions{Parent: id.String()})
-		y.heal()
-		if removed != "" {
-			// What it was to take unchanged files from is gone when it begins anew.
-			if !errors.Is(err, ErrNotFound) {
-				t.Errorf("removed at %s: %+v, %v", removed, res, err)
-			}
-			if left := y.objects(manifest.Prefix); len(left) != 0 {
-				t.Errorf("removed at %s, left: %v", removed, left)
-			}
-			continue
-		}
-		must(t, err)
-		if !y.packsOf(r, res.ID)[pack] || res.NewBytes != 3 {
-			t.Errorf("it was stored again: %+v", res)
+		res := complete(t, y.enter(), dir, &CreateOptions{Parent: id.String()})
+		if y.packsOf(r, res.ID)[pack] || res.NewBytes > 3 {
+			t.Errorf("%d new bytes, packs %v", res.NewBytes, y.packsOf(r, res.ID))
 		}
 		must(t, y.remove(r, id))
-		for range 4 {
+		y.settle(r, res.ID, scan(t, dir))
+	}
+}
+
+// TestCreateOfForkFromDoomed: a create of a fork whose snapshot refers to packs that are
+// doomed, or repacked and gone, refers to none of them.
+func TestCreateOfForkFromDoomed(t *testing.T) {
+	needFUSE(t)
+	for name, of := range map[string]func() (*yard, *Repository, manifest.ID, map[string]bool){
+		"doomed": func() (*yard, *Repository, manifest.ID, map[string]bool) {
+			y, r, _, id, packs := revived(t, false)
+			return y, r, id, packs
+		},
+		"repacked": func() (*yard, *Repository, manifest.ID, map[string]bool) {
+			y, r, _, id, pack := thinned(t)
 			y.gc(r, nil)
 			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+			return y, r, id, map[string]bool{pack: true}
+		},
+	} {
+		y, r, id, packs := of()
+		at := y.enterWith(y.path("state"))
+		f, err := at.Fork(t.Context(), id.String(), y.path("fork"), nil)
+		must(t, err)
+		write(t, f.Dir+"/new", []byte("new"))
+		want := scan(t, f.Dir)
+		for range 2 {
+			res := complete(t, at, f.Dir, nil)
+			if y.shares(r, res.ID, packs) {
+				t.Errorf("%s: it refers to what is doomed", name)
+			}
+			y.whole(res.ID, want)
 		}
-		y.whole(res.ID, scan(t, dir))
+		_, err = f.Remove(t.Context(), nil)
+		must(t, err)
 	}
 }
 
@@ -263,28 +283,37 @@ func TestGCRepackKilled(t *testing.T) {
 	}
 }
 
-// TestMovedWholeNeedsTargets: a pack does not go while one that it was moved to is
-// missing or doomed.
+// TestGCRepackTargetGone: a pack does not go while one that it was moved to is missing
+// or doomed.
 func TestGCRepackTargetGone(t *testing.T) {
-	y, r, dir, id, pack := thinned(t)
-	want := scan(t, dir)
-	before := y.objects(packsPrefix)
-	y.gc(r, nil)
-	var target string
-	for _, name := range y.objects(packsPrefix) {
-		if !slices.Contains(before, name) {
-			target = name
+	for _, missing := range []bool{true, false} {
+		y, r, dir, id, pack := thinned(t)
+		want := scan(t, dir)
+		before := y.objects(packsPrefix)
+		y.gc(r, nil)
+		var target string
+		for _, name := range y.objects(packsPrefix) {
+			if !slices.Contains(before, name) {
+				target = name
+			}
 		}
+		if missing {
+			must(t, y.mem.Delete(t.Context(), target))
+		} else {
+			to, err := chunk.ParsePackID(target[len("packs/00/"):])
+			must(t, err)
+			stone := &tombstone{packs: []doomedPack{{id: to}}}
+			must(t, y.mem.Put(t.Context(), gcPrefix+"0193a5b2-7c1e-7000-8000-000000000001", stone.encode()))
+		}
+		for range 3 {
+			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+		}
+		if !y.has(pack) || y.has(target) == missing {
+			t.Fatal("it is gone")
+		}
+		y.whole(id, want)
 	}
-	must(t, y.mem.Delete(t.Context(), target))
-	y.pass(yardGrace + time.Second)
-	if _, err := r.GC(t.Context(), nil); err != nil && !errors.Is(err, ErrIntegrity) {
-		t.Error(err)
-	}
-	if !y.has(pack) {
-		t.Fatal("it is gone")
-	}
-	y.whole(id, want)
 }
 
 // TestPackIndex: what a pack holds is read from its end, whatever its size.

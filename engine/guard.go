@@ -1,12 +1,12 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,9 +26,6 @@ import (
 //  3. check, when all that it refers to is known and durable, and commit at once;
 //  4. late, when it has committed: if that fails, take the commit back.
 //
-// Packs that were repacked are a case of their own: a snapshot may go on referring to
-// them as long as another one does that it took the references from.
-//
 // With errAnew it begins anew, with another guard that takes over what this one knows.
 type guard struct {
 	repo    *Repository
@@ -47,17 +44,8 @@ type guard struct {
 	checked time.Duration // when the one did that check went by
 	read    map[string]bool
 	barred  map[chunk.PackID]struct{} // doomed, or not there
-	moved   map[chunk.PackID]struct{} // doomed because they were repacked
 	known   map[chunk.PackID]struct{} // vouched for, or asked for
-	indexed map[chunk.PackID]struct{} // that the index told of
-	parents []parentUse
-	learned func([]chunk.PackID) // told of what is doomed; may be nil
-}
-
-// parentUse is a snapshot that references are taken from.
-type parentUse struct {
-	id    manifest.ID
-	packs []manifest.PackUse
+	learned func([]chunk.PackID)      // told of what is doomed; may be nil
 }
 
 // errAnew: what was found in the repository may be gone before it is committed.
@@ -73,8 +61,7 @@ const asksAtOnce = 16
 func (r *Repository) newGuard(before *guard) *guard {
 	g := &guard{
 		repo: r, first: make(chan struct{}),
-		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, moved: map[chunk.PackID]struct{}{},
-		known: map[chunk.PackID]struct{}{}, indexed: map[chunk.PackID]struct{}{},
+		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, known: map[chunk.PackID]struct{}{},
 	}
 	g.asking.SetLimit(asksAtOnce)
 	if before != nil {
@@ -180,14 +167,23 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 // readNew reads the tombstones that there are and that were not read before.
 func (g *guard) readNew(ctx context.Context) error {
 	var names []string
+	all := map[string]bool{}
 	err := g.repo.store.List(ctx, gcPrefix, func(o remote.Info) error {
-		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" && !g.read[o.Name] {
-			names = append(names, o.Name)
+		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" {
+			all[n.id] = true
+			if !g.read[o.Name] {
+				names = append(names, o.Name)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("listing tombstones: %w", err)
+	}
+	for _, id := range g.repo.cache.names("tombstones") {
+		if validUUID(id) && !all[id] {
+			g.repo.cache.remove("tombstones", id)
+		}
 	}
 	eg, ectx := errgroup.WithContext(ctx)
 	eg.SetLimit(asksAtOnce)
@@ -220,11 +216,7 @@ func (g *guard) bar(t *tombstone) {
 	g.mu.Lock()
 	for i := range t.packs {
 		ids[i] = t.packs[i].id
-		if len(t.packs[i].moved) > 0 {
-			g.moved[ids[i]] = struct{}{}
-		} else {
-			g.barred[ids[i]] = struct{}{}
-		}
+		g.barred[ids[i]] = struct{}{}
 	}
 	learned := g.learned
 	g.mu.Unlock()
@@ -233,8 +225,15 @@ func (g *guard) bar(t *tombstone) {
 	}
 }
 
-// tombstone reads a tombstone.
+// tombstone reads a tombstone, which the cache may have.
 func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, error) {
+	id := strings.TrimPrefix(name, gcPrefix)
+	if b := r.cache.read("tombstones", id); b != nil {
+		if t, err := decodeTombstone(b); err == nil {
+			return t, nil
+		}
+		r.cache.remove("tombstones", id)
+	}
 	b, err := r.store.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -243,6 +242,9 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 	if err != nil {
 		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", ErrIntegrity, name, err)
 	}
+	if err := r.cache.write("tombstones", id, b); err != nil {
+		r.log.Info("caching a tombstone", "err", err)
+	}
 	return t, nil
 }
 
@@ -250,7 +252,7 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 func (g *guard) tell(f func([]chunk.PackID)) {
 	g.mu.Lock()
 	g.learned = f
-	ids := slices.AppendSeq(slices.Collect(maps.Keys(g.barred)), maps.Keys(g.moved))
+	ids := slices.Collect(maps.Keys(g.barred))
 	g.mu.Unlock()
 	if len(ids) > 0 {
 		f(ids)
@@ -285,13 +287,11 @@ func (g *guard) vouch(pack chunk.PackID) {
 	g.mu.Unlock()
 }
 
-// vouchFor vouches for the packs of a snapshot that references are taken from.
-func (g *guard) vouchFor(id manifest.ID, packs []manifest.PackUse) {
+func (g *guard) vouchAll(packs []manifest.PackUse) {
 	g.mu.Lock()
 	for i := range packs {
 		g.known[packs[i].ID] = struct{}{}
 	}
-	g.parents = append(g.parents, parentUse{id, packs})
 	g.mu.Unlock()
 }
 
@@ -301,7 +301,7 @@ func (g *guard) vouchFor(id manifest.ID, packs []manifest.PackUse) {
 func (g *guard) use(pack chunk.PackID) {
 	g.mu.Lock()
 	_, ok := g.known[pack]
-	g.known[pack], g.indexed[pack] = struct{}{}, struct{}{}
+	g.known[pack] = struct{}{}
 	g.mu.Unlock()
 	if ok {
 		return
@@ -362,9 +362,6 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	if g.refusesAny(packs) {
 		return errAnew
 	}
-	if _, err := g.lenders(packs); err != nil {
-		return err
-	}
 	if g.overdue() {
 		return fmt.Errorf("%w: it was stopped for too long", errAnew)
 	}
@@ -383,27 +380,12 @@ func (g *guard) overdue() bool {
 // late says whether a manifest with these packs, which was put after check, may stay:
 // if putting it took too long, a collector may have looked before it was there.
 func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
-	lenders, err := g.lenders(packs)
-	if err != nil {
-		return err
-	}
-	for _, id := range lenders {
-		// It is there still, so that until this manifest was there too somebody named
-		// the pack that was repacked.
-		_, err := g.repo.store.Stat(ctx, id.ObjectName())
-		if errors.Is(err, remote.ErrNotExist) {
-			return fmt.Errorf("%w: snapshot %v was removed meanwhile", errAnew, id)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	if !g.overdue() {
 		return nil
 	}
 	g.repo.log.Warn("committing took longer than half a grace, looking again")
 	g.reading.Lock()
-	err = g.readNew(ctx)
+	err := g.readNew(ctx)
 	g.reading.Unlock()
 	if err != nil {
 		return err
@@ -420,39 +402,4 @@ func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
 		return errAnew
 	}
 	return nil
-}
-
-// lenders gives the snapshots that references to packs were taken from that were
-// repacked, one for each. It refuses if there is a reference of another origin: what
-// was moved is only what was referred to at that time.
-func (g *guard) lenders(packs []manifest.PackUse) ([]manifest.ID, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var ids []manifest.ID
-	for i := range packs {
-		pack := packs[i].ID
-		if _, ok := g.moved[pack]; !ok {
-			continue
-		}
-		if _, ok := g.indexed[pack]; ok {
-			return nil, errAnew
-		}
-		before := len(ids)
-		for _, p := range g.parents {
-			if names(p.packs, pack) {
-				ids = append(ids, p.id)
-			}
-		}
-		if len(ids) == before {
-			return nil, errAnew
-		}
-	}
-	slices.SortFunc(ids, manifest.ID.Compare)
-	return slices.Compact(ids), nil
-}
-
-// names reports whether a pack table has a pack.
-func names(packs []manifest.PackUse, pack chunk.PackID) bool {
-	_, ok := slices.BinarySearchFunc(packs, pack, func(p manifest.PackUse, id chunk.PackID) int { return bytes.Compare(p.ID[:], id[:]) })
-	return ok
 }

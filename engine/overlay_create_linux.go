@@ -138,7 +138,7 @@ func (c *creator) mayUse(m *manifest.Manifest) error {
 	if c.guard.refusesAny(m.Packs) {
 		return errAnew
 	}
-	c.guard.vouchFor(m.ID, m.Packs)
+	c.guard.vouchAll(m.Packs)
 	return nil
 }
 

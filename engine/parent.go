@@ -37,7 +37,7 @@ func (c *creator) findParent(ctx context.Context) error {
 	switch {
 	case err == nil:
 		p.stats = stats
-		c.guard.vouchFor(id, p.packs)
+		c.guard.vouchAll(p.packs)
 		if c.guard.refusesAny(p.packs) {
 			p.avoid = c.guard.refuses
 		}
