@@ -21,6 +21,11 @@ type flaw struct {
 	store func(a *protocolActor, s simStore) remote.Store // nil for the sim's
 	repo  func(a *protocolActor, r *Repository)           // nil for nothing
 	salt  io.Reader                                       // nil for what is random
+
+	// What makes it show: how far the clock moves, and what goes wrong; nil for
+	// whatever there is.
+	jumps []time.Duration
+	fates []fate
 }
 
 var protocolFlaws = []flaw{
@@ -72,7 +77,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		// Half of the grace would do, if nothing came late: writers use half of it.
-		name: "collectors hardly wait",
+		name: "collectors hardly wait", jumps: []time.Duration{time.Minute, 10 * time.Minute, protocolGrace / 4},
 		seed: 6,
 		repo: func(a *protocolActor, r *Repository) {
 			if a.collects {
@@ -83,7 +88,7 @@ var protocolFlaws = []flaw{
 		},
 	},
 	{
-		name: "collectors know no leases",
+		name: "collectors know no leases", jumps: []time.Duration{protocolGrace + time.Minute},
 		seed: 6,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.collects && prefix == "leases/" }}
@@ -116,7 +121,8 @@ var protocolFlaws = []flaw{
 	{
 		name: "packs without a salt",
 		seed: 38,
-		salt: zeros{},
+		salt: zeros{}, fates: []fate{fateLate},
+		jumps: []time.Duration{time.Minute, protocolGrace + time.Minute},
 	},
 }
 

@@ -204,7 +204,6 @@ const (
 	fateUnheard      // done, and the client does not learn it, and tries again
 	fateRefused      // not done, and the client gives up
 	fateLate         // the client tries again, and then it is done after all
-	numFates
 )
 
 // decide ends a call.

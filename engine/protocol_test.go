@@ -490,7 +490,11 @@ func (p *protocol) decision() {
 		p.drive(a, calls, stop)
 	case n < 11:
 		if waiting := p.calls(nil); len(waiting) > 0 {
-			p.step(waiting[p.pick("call", len(waiting))], fate(1+p.pick("fate", int(numFates)-1)))
+			fates := []fate{fateLost, fateUnheard, fateRefused, fateLate}
+			if p.flaw != nil && p.flaw.fates != nil {
+				fates = p.flaw.fates
+			}
+			p.step(waiting[p.pick("call", len(waiting))], fates[p.pick("fate", len(fates))])
 		}
 	case n < 12:
 		if len(p.late) > 0 {
@@ -503,6 +507,9 @@ func (p *protocol) decision() {
 		d := []time.Duration{
 			time.Minute, protocolGrace/4 + time.Minute, protocolGrace/2 - time.Minute, protocolGrace/2 + time.Minute,
 			protocolGrace + time.Minute, protocolGrace + time.Minute, 2*protocolGrace + time.Minute,
+		}
+		if p.flaw != nil && p.flaw.jumps != nil {
+			d = p.flaw.jumps
 		}
 		p.later(d[p.pick("time", len(d))], p.pick("awake", 2) == 0)
 	default:
@@ -609,6 +616,7 @@ func (p *protocol) finish() {
 		p.arrive(p.late[0])
 		p.check()
 	}
+	p.repair()
 	// Packs become old enough to be doomed; are doomed; are deleted; and then their
 	// tombstones are.
 	for range 10 {
@@ -648,6 +656,26 @@ func (p *protocol) finish() {
 	}
 	if left := p.names("leases/"); len(left) > 0 {
 		p.fail("left: %q", left)
+	}
+}
+
+// repair removes snapshots that nobody was promised and that are without a pack: their
+// writers slept in the middle of a commit, for longer than tombstones last, and were
+// killed when they woke up. They are for people to remove: gc refuses to run.
+func (p *protocol) repair() {
+	for _, name := range p.names("manifests/") {
+		id, err := manifest.ParseObjectName(name)
+		must(p.t, err)
+		m, err := p.witness.manifest(p.t.Context(), id)
+		must(p.t, err)
+		if p.promises[id] != nil || p.hasAll(packIDs(m)) {
+			continue
+		}
+		if _, err := p.witness.GC(p.t.Context(), nil); !errors.Is(err, ErrIntegrity) {
+			continue // it sees what happened
+		}
+		_, err = p.witness.Remove(p.t.Context(), id.String())
+		must(p.t, err)
 	}
 }
 
