@@ -109,7 +109,7 @@ func newProtocol(t testing.TB, dir string, f *flaw, pick func(label string, n in
 	cfg.GCGrace, cfg.CreatedAt = int64(protocolGrace/time.Second), p.clock
 	p.config = cfg
 	p.objects[configName] = simObject{cfg.encode(), p.clock}
-	p.witness = p.open(&protocolActor{simActor: &simActor{name: "witness", free: true}, cache: dir + "/witness"})
+	p.witness = p.open(&protocolActor{simActor: &simActor{name: "witness", free: true}, cache: dir + "/witness", collects: true})
 	for i, a := range []*protocolActor{
 		{acts: []protocolAct{create1}, writes: true},
 		{acts: []protocolAct{create1}, writes: true, skew: 2 * protocolGrace},
@@ -212,6 +212,9 @@ func (p *protocol) reap() {
 
 // step ends one call.
 func (p *protocol) step(c *simCall, f fate) {
+	if p.flaw != nil && p.flaw.late != nil && p.flaw.late(c) && p.pick("late", 2) == 0 {
+		f = fateLate
+	}
 	if f == fateLate && !c.changes() {
 		f = fateLost
 	}
@@ -491,9 +494,6 @@ func (p *protocol) decision() {
 	case n < 11:
 		if waiting := p.calls(nil); len(waiting) > 0 {
 			fates := []fate{fateLost, fateUnheard, fateRefused, fateLate}
-			if p.flaw != nil && p.flaw.fates != nil {
-				fates = p.flaw.fates
-			}
 			p.step(waiting[p.pick("call", len(waiting))], fates[p.pick("fate", len(fates))])
 		}
 	case n < 12:
@@ -617,6 +617,14 @@ func (p *protocol) finish() {
 		p.check()
 	}
 	p.repair()
+	// Something to delete, so that the index is written anew: a segment that came late
+	// may list what was deleted before, until then.
+	last := p.dir + "/last"
+	write(p.t, last+"/f", random(1, 100))
+	res, err := p.witness.Create(p.t.Context(), last, nil)
+	must(p.t, err)
+	_, err = p.witness.Remove(p.t.Context(), res.ID.String())
+	must(p.t, err)
 	// Packs become old enough to be doomed; are doomed; are deleted; and then their
 	// tombstones are.
 	for range 10 {
