@@ -67,7 +67,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "the index before packs, and nobody asks whether they are there",
-		seed: 56,
+		seed: 60,
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.writes {
 				return s
@@ -89,9 +89,9 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "collectors know no leases", jumps: []time.Duration{protocolGrace + time.Minute},
-		seed: 6,
+		seed: 24,
 		store: func(a *protocolActor, s simStore) remote.Store {
-			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.collects && prefix == "leases/" }}
+			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.collects && !a.free && prefix == "leases/" }}
 		},
 	},
 	{
@@ -120,7 +120,7 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name:  "packs without a salt",
-		seed: 37,
+		seed:  37,
 		salt:  zeros{},
 		late:  func(c *simCall) bool { return c.op == remote.OpDelete && simKind(c.name) == "packs" },
 		jumps: []time.Duration{time.Minute, protocolGrace + time.Minute},
