@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,8 +74,8 @@ type protocolActor struct {
 	skew  time.Duration // of the machine's clock
 	acts  []protocolAct
 
-	writes, collects bool // it may
-	readings         int  // listings since its operation began, of a flawed one
+	writes, collects bool         // it may
+	readings         atomic.Int32 // listings since its operation began, of a flawed one
 
 	repo  *Repository
 	doing *protocolRun // nil while it is idle
@@ -185,7 +186,8 @@ func (p *protocol) fail(format string, args ...any) {
 func (p *protocol) start(a *protocolActor, r *protocolRun) {
 	ctx, cancel := context.WithCancel(p.t.Context())
 	r.cancel, r.done = cancel, make(chan error, 1)
-	a.doing, a.readings = r, 0
+	a.doing = r
+	a.readings.Store(0)
 	p.note("%s begins: %s", a.name, r.what)
 	go func() { r.done <- r.run(ctx) }()
 }
