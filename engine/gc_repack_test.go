@@ -100,6 +100,19 @@ func TestGCRepack(t *testing.T) {
 	}
 }
 
+// TestGCRepackWithoutIndex: what has moved is found by the tombstone alone.
+func TestGCRepackWithoutIndex(t *testing.T) {
+	y, r, dir, id, pack := thinned(t)
+	y.gc(r, nil)
+	y.pass(yardGrace + time.Second)
+	y.gc(r, nil)
+	if y.has(pack) {
+		t.Fatal("it is there")
+	}
+	must(t, y.mem.Delete(t.Context(), y.objects(segmentPrefix)...))
+	y.whole(id, scan(t, dir))
+}
+
 // TestGCRepackTree: pages of trees move too.
 func TestGCRepackTree(t *testing.T) {
 	y := newYard(t)
