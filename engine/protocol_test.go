@@ -674,6 +674,9 @@ func (p *protocol) finish() {
 // killed when they woke up. They are for people to remove: gc refuses to run.
 func (p *protocol) repair() {
 	for _, name := range p.names("manifests/") {
+		if !p.has(name) {
+			continue // a gc below saw what happened to it
+		}
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
 		m, err := p.witness.manifest(p.t.Context(), id)
@@ -682,7 +685,7 @@ func (p *protocol) repair() {
 			continue
 		}
 		if _, err := p.witness.GC(p.t.Context(), nil); !errors.Is(err, ErrIntegrity) {
-			continue // it sees what happened
+			continue
 		}
 		_, err = p.witness.Remove(p.t.Context(), id.String())
 		must(p.t, err)
