@@ -774,6 +774,9 @@ func TestProtocol(t *testing.T) {
 
 // TestProtocolTwice: the same decisions lead to the same course.
 func TestProtocolTwice(t *testing.T) {
+	if raced {
+		t.Skip("the race detector has goroutines run in a random order, and which of several readers comes first counts")
+	}
 	for seed := range uint64(times(10, 100)) {
 		one, err1 := runProtocol(t, nil, 80, seeded(seed))
 		two, err2 := runProtocol(t, nil, 80, seeded(seed))
