@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+
 	"github.com/snapctl/snapctl/chunk/wire"
 	"github.com/zeebo/blake3"
 	"pgregory.net/rapid"
@@ -228,7 +230,8 @@ func FuzzPackIndex(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r := wire.NewReader(raw)
-		x := ReadPackIndex(r)
+		var x *PackIndex
+		wiretest.Bounded(t, 16*len(raw), func() { x = ReadPackIndex(r) })
 		if r.Close() != nil {
 			return
 		}
@@ -251,7 +254,9 @@ func FuzzPackTail(f *testing.F) {
 	_, pack, _, _ := buildPack(f, c, DataPack, 3)
 	f.Add(tailOf(f, pack), int64(len(pack)))
 	f.Fuzz(func(t *testing.T, tail []byte, size int64) {
-		x, err := DecodePackTail(c, tail, size)
+		var x *PackIndex
+		var err error
+		wiretest.Bounded(t, 2*MaxPackIndex, func() { x, err = DecodePackTail(c, tail, size) })
 		if (x == nil) == (err == nil) {
 			t.Fatal(x, err)
 		}

@@ -34,7 +34,7 @@ type committer struct {
 	fail atomic.Pointer[error]
 
 	flushing sync.Mutex
-	last     time.Time
+	last     time.Duration     // by Repository.uptime
 	segments []index.SegmentID // of the repository, this run's included
 }
 
@@ -122,10 +122,10 @@ func (c *committer) flushSome(ctx context.Context) error {
 	}
 	defer c.flushing.Unlock()
 	packs, chunks := c.up.waiting()
-	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && time.Since(c.last) < segmentEvery {
+	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.uptime()-c.last < segmentEvery {
 		return nil
 	}
-	c.last = time.Now()
+	c.last = c.repo.uptime()
 	return c.flush(ctx)
 }
 

@@ -226,7 +226,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	}
 	c.up = newUploader(c.repo.store, g, puts)
 	c.up.busy = c.meter.transfer
-	c.commit.up, c.commit.last = c.up, time.Now()
+	c.commit.up, c.commit.last = c.up, c.repo.uptime()
 	c.up.onPut = c.landed
 	c.commit.guard = c.guard
 	c.guard.start(ctx)

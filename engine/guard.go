@@ -91,13 +91,17 @@ func (g *guard) start(ctx context.Context) {
 			g.fail(err)
 		}
 		close(g.first)
-		tick := time.NewTicker(g.repo.grace() / 4)
-		defer tick.Stop()
+		ticks := g.repo.guardTicks // of a test
+		if ticks == nil {
+			t := time.NewTicker(g.repo.grace() / 4)
+			defer t.Stop()
+			ticks = t.C
+		}
 		for {
 			select {
 			case <-g.ctx.Done():
 				return
-			case <-tick.C:
+			case <-ticks:
 			}
 			// What fails is for check to do again, while there is time.
 			if err := g.readTombstones(g.ctx, g.repo.uptime()); err != nil && g.ctx.Err() == nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -53,7 +55,9 @@ func FuzzProfile(f *testing.F) {
 		if len(b) > 4+profileHead+len(id) {
 			copy(id[:], b[4+profileHead:])
 		}
-		p, err := r.decodeProfile(id, b)
+		var p *profile
+		var err error
+		wiretest.Bounded(t, 64*len(b), func() { p, err = r.decodeProfile(id, b) })
 		if err == nil && !bytes.Equal(r.encodeProfile(p), b) {
 			t.Errorf("%+v is encoded in another way", p)
 		}

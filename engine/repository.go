@@ -100,6 +100,7 @@ type Repository struct {
 	servers    servers          // of mounts, in this process
 	registry   *registry        // of those of all processes; nil for none
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
+	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
 
 	uptime func() time.Duration // a clock that goes on whatever becomes of this process
 }

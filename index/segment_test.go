@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/zeebo/blake3"
 )
@@ -160,7 +162,10 @@ func FuzzDecodeSegment(f *testing.F) {
 		if len(data) < segmentSumSize {
 			return
 		}
-		s, err := DecodeSegment(testCodec, reseal(slices.Clone(data)))
+		var s *Segment
+		var err error
+		sealed := reseal(slices.Clone(data))
+		wiretest.Bounded(t, 64*len(data)+2*MaxSegment, func() { s, err = DecodeSegment(testCodec, sealed) })
 		if err != nil {
 			if !errors.Is(err, ErrBadSegment) {
 				t.Fatal(err)

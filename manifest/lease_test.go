@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 	"time"
 )
 
@@ -72,7 +74,9 @@ func FuzzLease(f *testing.F) {
 		if len(b) > sumSize { // without the checksum the fuzzer would come nowhere
 			b = appendSum(bytes.Clone(b[:len(b)-sumSize]))
 		}
-		l, err := DecodeLease(b)
+		var l *Lease
+		var err error
+		wiretest.Bounded(t, 2*len(b), func() { l, err = DecodeLease(b) })
 		if err != nil {
 			return
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
@@ -213,7 +215,9 @@ func FuzzInfo(f *testing.F) {
 	f.Add(m.Info.append(nil))
 	f.Add((&Info{ID: NewID(0)}).append(nil))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		info, err := decodeInfo(raw)
+		var info *Info
+		var err error
+		wiretest.Bounded(t, 64*len(raw), func() { info, err = decodeInfo(raw) })
 		if err != nil {
 			return
 		}
@@ -240,7 +244,10 @@ func FuzzManifest(f *testing.F) {
 			b = append(appendSum(b[:headerSize+h.storedInfo:headerSize+h.storedInfo]), b[h.headLen():]...)
 			b = appendSum(b[: len(b)-sumSize : len(b)-sumSize])
 		}
-		if m, err := Decode(c, b); err == nil {
+		var m *Manifest
+		var err error
+		wiretest.Bounded(t, 64*len(b)+2*chunk.MaxFrame, func() { m, err = Decode(c, b) })
+		if err == nil {
 			if _, err := m.Encode(c); err != nil {
 				t.Fatal(err)
 			}

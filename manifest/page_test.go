@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+
 	"github.com/snapctl/snapctl/chunk"
 	"pgregory.net/rapid"
 )
@@ -157,7 +159,9 @@ func FuzzPage(f *testing.F) {
 	for _, p := range seedPages() {
 		f.Add(p)
 	}
-	f.Fuzz(func(t *testing.T, page []byte) { checkCanonical(t, page) })
+	f.Fuzz(func(t *testing.T, page []byte) {
+		wiretest.Bounded(t, 512*len(page), func() { checkCanonical(t, page) })
+	})
 }
 
 func checkCanonical(t testing.TB, page []byte) {

@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+)
+
+func FuzzConfig(f *testing.F) {
+	c, err := newConfig(nil)
+	must(f, err)
+	b := c.encode()
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add(bytes.ReplaceAll(b, []byte("zstd"), []byte("none")))
+	f.Add([]byte(`{"version": 2}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// With the right checksum, or nearly nothing would come through.
+		var sealed config
+		if json.Unmarshal(b, &sealed) == nil && sealed.Encryption != nil {
+			b = sealed.encode()
+		}
+		wiretest.Bounded(t, 100*len(b), func() {
+			c, err := decodeConfig(b)
+			if err == nil && !bytes.Equal(c.encode(), b) {
+				t.Errorf("%s re-encodes to\n%s", b, c.encode())
+			}
+		})
+	})
+}
+
+// FuzzPattern: whatever a line says, it is a pattern that can be matched, nothing, or
+// an error.
+func FuzzPattern(f *testing.F) {
+	for _, line := range []string{"*.o", "!a/", "/a/**/b", "[]a]", "[!a-z]*", `\!a\ `, "a//b", "**", "{a,b}", "[", `\`, "[[:alpha:]]"} {
+		f.Add(line, "a/b.o")
+	}
+	f.Fuzz(func(t *testing.T, line, path string) {
+		if len(line) > 200 || len(path) > 200 {
+			return // matching is not linear in them
+		}
+		p, ok, err := parsePattern(line)
+		if ok && err != nil || err != nil && !strings.Contains(err.Error(), "pattern") {
+			t.Fatalf("%t, %v", ok, err)
+		}
+		if !ok {
+			return
+		}
+		name := path[strings.LastIndexByte(path, '/')+1:]
+		asDir, asFile := p.match(path, name, true), p.match(path, name, false)
+		if asFile != (asDir && !p.dirOnly) {
+			t.Errorf("a directory matches: %t, a file: %t", asDir, asFile)
+		}
+	})
+}
+
+// FuzzRecords: the registries of mounts and forks believe no file.
+func FuzzRecords(f *testing.F) {
+	f.Add([]byte("{}\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		wiretest.Bounded(t, 100*len(b), func() {
+			if r, err := decodeRecord(b); (r == nil) == (err == nil) {
+				t.Error(r, err)
+			}
+			if r, err := decodeForkRecord(b); (r == nil) == (err == nil) {
+				t.Error(r, err)
+			}
+		})
+	})
+}
