@@ -228,16 +228,16 @@ func (n *diskNode) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno
 // directories.
 type diskImage map[string][]byte
 
-// survivors say what becomes of a change that no sync had made durable. Names are
+// A lossFate says what becomes of a change that no sync had made durable. Names are
 // kept or not one by one, so that of a rename one half may be kept; of contents
 // everything is, nothing, a part, or as many zeros.
-type survivors func(op *diskOp) (keep bool, bytes int, zeros bool)
+type lossFate func(op *diskOp) (keep bool, bytes int, zeros bool)
 
 func allSurvive(op *diskOp) (bool, int, bool) { return true, len(op.data), false }
 
 func noneSurvives(*diskOp) (bool, int, bool) { return false, 0, false }
 
-func someSurvive(r *rand.Rand) survivors {
+func someSurvive(r *rand.Rand) lossFate {
 	return func(op *diskOp) (bool, int, bool) {
 		n := len(op.data)
 		switch r.IntN(4) {
@@ -252,7 +252,7 @@ func someSurvive(r *rand.Rand) survivors {
 
 // cut gives what a disk holds if the power fails after the first n entries of a
 // journal.
-func cut(journal []diskOp, n int, survive survivors) diskImage {
+func cut(journal []diskOp, n int, survive lossFate) diskImage {
 	// Going backwards: whether a later entry syncs what this one changes.
 	settled := make([]bool, n)
 	synced := map[uint64]bool{}
