@@ -90,6 +90,7 @@ const maxQueue = 32 << 10
 type fileExtents struct {
 	extents []manifest.Extent
 	frames  []*frame
+	placed  int // of frames: those before have been looked at
 }
 
 // add appends an extent; f, if not nil, is the frame in which it lies.
@@ -109,23 +110,24 @@ func (x *fileExtents) add(e manifest.Extent, f *frame) {
 // settle gives all extents their places; false if some frame has none yet. With wait,
 // it waits for them.
 func (x *fileExtents) settle(ctx context.Context, wait bool) (bool, error) {
-	for _, f := range x.frames {
-		if f == nil || f.settled() {
+	for ; x.placed < len(x.frames); x.placed++ {
+		f := x.frames[x.placed]
+		if f == nil {
 			continue
 		}
-		if !wait {
-			return false, nil
+		if !f.settled() {
+			if !wait {
+				return false, nil
+			}
+			select {
+			case <-f.sealed:
+			case <-ctx.Done():
+				return false, ctx.Err()
+			}
 		}
-		select {
-		case <-f.sealed:
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-	}
-	for i, f := range x.frames {
-		if f != nil {
-			x.extents[i].Pack, x.extents[i].Frame = f.pack, f.at
-		}
+		e := &x.extents[x.placed]
+		e.Pack, e.Frame = f.pack, f.at
+		x.frames[x.placed] = nil
 	}
 	return true, nil
 }

@@ -35,5 +35,6 @@ const (
 	PhaseWriting    Phase = "writing"    // restore: files
 	PhaseVerifying  Phase = "verifying"  // restore: reading back
 	PhaseMarking    Phase = "marking"    // gc: reading manifests
+	PhaseCopying    Phase = "copying"    // copy: reading one repository, uploading to another
 	PhaseSweeping   Phase = "sweeping"   // gc: deleting and announcing
 )

@@ -87,6 +87,7 @@ type differ struct {
 	old, new *Tree
 	yield    func(*Difference) error
 	yielded  int
+	alikeToo bool // entries of pages that not both trees have are yielded, alike or not
 }
 
 // alike looks at an entry that both trees have, or none: if it is a link, at what
@@ -169,9 +170,12 @@ func (w *differ) yields(d *Difference) error {
 
 // both compares entries of one key.
 func (w *differ) both(ctx context.Context, x, y *diffSide) error {
-	changes, err := w.changes(ctx, &x.e, &y.e)
-	if err != nil || changes == 0 {
-		return err
+	var changes Changes
+	if !w.alikeToo {
+		var err error
+		if changes, err = w.changes(ctx, &x.e, &y.e); err != nil || changes == 0 {
+			return err
+		}
 	}
 	return w.yields(&Difference{Old: &x.e, New: &y.e, OldRank: x.rank(), NewRank: y.rank(), Changes: changes})
 }

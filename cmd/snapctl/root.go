@@ -125,6 +125,7 @@ standard output, everything else to standard error.`,
 	root.AddCommand(
 		a.catCommand(),
 		a.initCommand(),
+		a.copyCommand(),
 		a.createCommand(),
 		a.diffCommand(),
 		a.doctorCommand(),

@@ -36,7 +36,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "create", "diff", "doctor", "dump", "exit-codes", "find", "fork", "forks", "gc", "help", "init", "list", "log", "ls", "mount", "mounts",
+		"cat", "completion", "copy", "create", "diff", "doctor", "dump", "exit-codes", "find", "fork", "forks", "gc", "help", "init", "list", "log", "ls", "mount", "mounts",
 		"references", "repositories", "restore", "resume", "rm", "show", "umount", "unfork", "version",
 	}
 	if !slices.Equal(names, want) {
