@@ -369,32 +369,90 @@ func TestCopyTwice(t *testing.T) {
 	sameSnapshot(t, from, to, b)
 }
 
-// TestCopyTaken: a copy does not take back the manifest that another one has put.
+// TestCopyTaken: a copy whose manifest cannot be put does not take back the one that
+// another has put, be it another one or the same.
 func TestCopyTaken(t *testing.T) {
 	w, from := emptyRepo(t)
 	id := complete(t, from, manyFiles(w.place, "src"), nil).ID
-	there, to := emptyRepo(t)
-	other := there.open()
-	lost := errors.New("lost")
-	var once sync.Once
-	there.fail(func(op remote.Op, name string) remote.Fault {
-		fail := false
-		if op == remote.OpPut && strings.HasPrefix(name, manifest.Prefix) {
-			once.Do(func() {
+	for _, before := range []string{packsPrefix, manifest.Prefix} {
+		there, to := emptyRepo(t)
+		other := there.open()
+		lost := errors.New("lost")
+		var copied atomic.Bool
+		there.fail(func(op remote.Op, name string) remote.Fault {
+			if op == remote.OpPut && strings.HasPrefix(name, before) && copied.CompareAndSwap(false, true) {
+				hook := there.hook.Load()
 				there.heal()
 				copyTo(t, from, other, id)
-				fail = true
-			})
+				there.hook.Store(hook)
+			}
+			if op == remote.OpPut && strings.HasPrefix(name, manifest.Prefix) {
+				return remote.Fault{Err: lost}
+			}
+			return remote.Fault{}
+		})
+		_, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
+		there.heal()
+		// With a segment of its packs the other has put the same bytes.
+		if err != nil && (!errors.Is(err, lost) || !strings.Contains(err.Error(), "writing to repository")) {
+			t.Errorf("%s: %v", before, err)
 		}
-		if fail {
-			return remote.Fault{Err: lost}
+		sameSnapshot(t, from, to, id)
+	}
+}
+
+// TestCopyAnswerLost: the manifest was put, and the answer lost.
+func TestCopyAnswerLost(t *testing.T) {
+	w, from := emptyRepo(t)
+	id := complete(t, from, manyFiles(w.place, "src"), nil).ID
+	there, to := emptyRepo(t)
+	there.fail(func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpPut && strings.HasPrefix(name, manifest.Prefix) {
+			return remote.Fault{Err: errors.New("lost"), Done: true}
 		}
 		return remote.Fault{}
 	})
-	if _, err := from.Copy(t.Context(), to, []string{id.String()}, nil); !errors.Is(err, lost) || !strings.Contains(err.Error(), "writing to repository") {
-		t.Error(err)
+	if got := copyTo(t, from, to, id)[0]; got.Existed {
+		t.Errorf("%+v", got)
 	}
 	sameSnapshot(t, from, to, id)
+}
+
+// TestCopyStale: a copy that is stopped for more than half a grace while it puts the
+// manifest begins anew if what it refers to was collected meanwhile.
+func TestCopyStale(t *testing.T) {
+	here := newYard(t)
+	from := here.enter()
+	src := here.dirOf("a", 2)
+	first := complete(t, from, src, nil).ID
+	write(t, src+"/new", random(7, 1000))
+	second := complete(t, from, src, nil).ID
+	for name, collect := range map[string]func(*yard, *Repository){
+		"doomed":  func(y *yard, r *Repository) { y.gc(r, nil) },
+		"deleted": func(y *yard, r *Repository) { y.collectAll(r) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			there := newYard(t)
+			to := there.enter()
+			copyTo(t, from, to, first)
+			must(t, there.remove(to, first))
+			there.pass(yardGrace + time.Second)
+			old := there.objects(packsPrefix)
+			collector := there.enter()
+			there.at(remote.OpPut, manifest.Prefix, func() {
+				collect(there, collector)
+				there.pass(yardGrace/2 + time.Second)
+			})
+			copyTo(t, from, to, second)
+			for p := range there.packsOf(to, second) {
+				if slices.Contains(old, p) {
+					t.Error("it refers to what is doomed")
+				}
+			}
+			sameSnapshot(t, from, to, second)
+			there.settle(to, second, scan(t, src))
+		})
+	}
 }
 
 // TestCopyS3 copies to a real bucket and back.

@@ -121,6 +121,14 @@ func (w *writer) publish(ctx context.Context, m *manifest.Manifest) error {
 	})
 	err = w.repo.store.Put(ctx, m.ID.ObjectName(), data)
 	segment.Wait()
+	if err != nil && w.shared {
+		// What is there now may be another run's. If it is not, it came through.
+		ours, _ := w.isOurs(ctx, m.ID, data)
+		if !ours || errors.Is(err, remote.ErrExist) {
+			return w.unpublished(ctx, err)
+		}
+		err = nil
+	}
 	if err == nil {
 		err = w.guard.late(ctx, m.Packs)
 	}
@@ -128,40 +136,46 @@ func (w *writer) publish(ctx context.Context, m *manifest.Manifest) error {
 		if werr := w.withdraw(ctx, m.ID, data); werr != nil && errors.Is(err, errAnew) {
 			return fmt.Errorf("%v: what it refers to is gone, and removing it failed; remove it: %w", m.ID, werr)
 		}
-		w.commit.rescue(ctx) // the segment may have been cut short too
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return fmt.Errorf("writing the manifest: %w", err)
+		return w.unpublished(ctx, err)
 	}
 	w.repo.cacheHead(m.ID, data)
 	return nil
 }
 
-// withdraw removes a manifest whose Put failed, but may have come through, or came
-// through too late.
-func (w *writer) withdraw(ctx context.Context, id manifest.ID, data []byte) error {
+// unpublished ends a run without a snapshot.
+func (w *writer) unpublished(ctx context.Context, err error) error {
+	w.commit.rescue(ctx) // the segment may have been cut short too
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return fmt.Errorf("writing the manifest: %w", err)
+}
+
+// isOurs reports whether the manifest that is there has these bytes. Another run may
+// have put the same: it found the packs of this one in the index.
+func (w *writer) isOurs(ctx context.Context, id manifest.ID, data []byte) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
 	defer cancel()
-	err := w.withdrawOurs(ctx, id, data)
+	there, err := w.repo.store.Get(ctx, id.ObjectName())
+	if errors.Is(err, remote.ErrNotExist) {
+		err = nil
+	}
+	return bytes.Equal(there, data), err
+}
+
+// withdraw removes a manifest whose Put failed, but may have come through, or came
+// through too late. One that another run put is not ours to remove.
+func (w *writer) withdraw(ctx context.Context, id manifest.ID, data []byte) error {
+	if w.shared {
+		if ours, err := w.isOurs(ctx, id, data); !ours || err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
+	defer cancel()
+	err := w.repo.store.Delete(ctx, id.ObjectName())
 	if err != nil {
 		w.repo.log.Info("withdrawing a manifest", "id", id, "err", err)
 	}
 	return err
-}
-
-func (w *writer) withdrawOurs(ctx context.Context, id manifest.ID, data []byte) error {
-	name := id.ObjectName()
-	if w.shared {
-		// What another run put is not ours to remove. No two are the same bytes: the
-		// packs that they name have names of their own.
-		there, err := w.repo.store.Get(ctx, name)
-		if errors.Is(err, remote.ErrNotExist) || err == nil && !bytes.Equal(there, data) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return w.repo.store.Delete(ctx, name)
 }
