@@ -171,6 +171,7 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 	if err := x.chunks.readAhead(ctx, x.produce, func(p *filePiece) error { return x.take(ctx, p) }); err != nil {
 		return err
 	}
+	x.from.log.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
 	if err := x.noMore(ctx); err != nil {
 		return err
 	}

@@ -168,6 +168,24 @@ func TestCopy(t *testing.T) {
 	out := p.path("out")
 	restore(t, fourth, "it", out, nil)
 	compare(t, want, scan(t, out))
+
+	// The next one, with a change in the middle of the many extents.
+	f, err := os.OpenFile(src+"/many", os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("a change"), 1<<20)
+	must(t, errors.Join(err, f.Close()))
+	must(t, os.Remove(src+"/twice"))
+	next := create(t, first, src, nil).ID
+	at = first
+	for i, to := range []*Repository{second, third, fourth} {
+		if got := copyTo(t, at, to, next)[0]; got.CopiedBytes == 0 || got.CopiedBytes > 100_000 {
+			t.Errorf("%d: %d bytes for a change of eight", i, got.CopiedBytes)
+		}
+		sameSnapshot(t, first, to, next)
+		at = to
+	}
+	restore(t, fourth, next.String(), out, &RestoreOptions{Delete: true})
+	compare(t, scan(t, src), scan(t, out))
 }
 
 // leasesOf gives the names of the leases in a repository.
