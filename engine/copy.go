@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sync/errgroup"
 )
 
 // CopyOptions are how snapshots are copied. nil will do.
@@ -102,13 +103,26 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 		return nil, nil, fmt.Errorf("%w: both are the same repository", ErrInvalid)
 	}
 	c := &copier{from: r, to: to, opts: opts, shown: newMeter(opts.Progress), names: newChunkNames(r.hasher, to.hasher)}
+	found := make([]*Snapshot, len(refs))
+	errs := make([]error, len(refs))
+	var g errgroup.Group
+	g.SetLimit(headsAtOnce)
+	for i, ref := range refs {
+		g.Go(func() error {
+			found[i], errs[i] = r.Get(ctx, ref)
+			return errs[i]
+		})
+	}
+	if g.Wait() != nil {
+		for _, err := range errs {
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+	}
 	var all []*Snapshot
 	seen := map[manifest.ID]bool{}
-	for _, ref := range refs {
-		s, err := r.Get(ctx, ref)
-		if err != nil {
-			return nil, nil, err
-		}
+	for _, s := range found {
 		if !seen[s.ID] {
 			seen[s.ID] = true
 			all = append(all, s)

@@ -274,7 +274,7 @@ func (x *snapshotCopy) take(ctx context.Context, p *filePiece) error {
 		if c.there {
 			it.places.add(c.Extent, nil)
 		} else if placed {
-			return nil // for the next piece
+			return x.forgetPending(ctx) // the next piece goes on
 		} else if err := x.place(ctx, it, c, p.data); err != nil {
 			return err
 		} else {

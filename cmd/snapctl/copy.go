@@ -72,7 +72,9 @@ func (a *app) copy(ctx context.Context, refs []string, url string) error {
 		return about(refs[0], err)
 	}
 	defer a.closeRepo(from)
-	to, err := engine.Open(ctx, url, a.engineOptions())
+	opts := a.engineOptions()
+	opts.Store = nil // it would be the source's
+	to, err := engine.Open(ctx, url, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
 		return &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(url)}
 	}
