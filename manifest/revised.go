@@ -6,16 +6,16 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 )
 
-// Revised calls yield for the entries of the pages that not both trees have, in the
-// order of keys: old is nil for one that only b has, new for one that only a has. The
-// entries that both have may be alike. So whoever has a tree of the entries of a, and
-// puts and removes what it is told of (see [Patch]), has one of those of b, to the last
-// field, some of which Diff does not compare.
+// Revised calls yield for the entries that are not the same in both trees, to the last
+// field, counts of links included that Diff does not compare; but wherever their chunks
+// lie. They come in the order of keys: old is nil for one that only b has, new for one
+// that only a has. So whoever has a tree of the entries of a, and puts and removes what
+// it is told of (see [Patch]), has one of those of b.
 //
 // The entries are valid until yield returns; their strings, for as long as they are
 // used. It stops at yield's first error, and returns it.
 func Revised(ctx context.Context, a, b *Tree, yield func(old, new *Entry) error) error {
-	w := &differ{old: a, new: b, alikeToo: true, yield: func(d *Difference) error { return yield(d.Old, d.New) }}
+	w := &differ{old: a, new: b, exact: true, yield: func(d *Difference) error { return yield(d.Old, d.New) }}
 	return w.between(ctx, Key{}, nil)
 }
 

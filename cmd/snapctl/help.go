@@ -54,9 +54,9 @@ func helpTopics() []*cobra.Command {
     5  the snapshot has expired
     6  damaged repository: an object of it is not what was written; no byte of
        it was used
-  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create or copy had uploaded
-       is reused by the next one, and a restore's target is as it was (with --into,
-       each file of it is)
+  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create or copy had
+       uploaded is reused by the next one, and a restore's target is as it was
+       (with --into, each file of it is)
   141  whoever read standard output stopped reading
 
 An error is one line on standard error, "snapctl: ...", and maybe a second one
