@@ -43,6 +43,8 @@ func mountFigures(all samples, rttSeconds float64) []figure {
 		against("node, warm", wall, workNodeWarm, natively, 1.1),
 		all.within("from nothing over S3 to node done", wall, of(workFromNode), 2, 0),
 		all.within("of what is stored, fetched for node", movedOfStored, fetched, 1./3, 0),
+		all.within("the second time, by profile", wall, of(workFromNode).by(byProfile), 1, 0.7),
+		all.within("fetched the second time", moved, of(workFromNode).by(byProfile), 10*megabyte, 0),
 		all.within("sequential read of 1 GiB, server warm", perGiB, of(workReadServed), 1, 0),
 		against("sequential read, page cache warm", perGiB, workReadCached, natively, equal),
 		all.within("memory of the server, whole tree read", peak, of(workTarWarm), 200*megabyte, 0),

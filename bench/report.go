@@ -113,7 +113,7 @@ func againstBest(of samples) (peer string, ratio float64) {
 	}
 	best := math.Inf(1)
 	for _, t := range of.tools() {
-		if t == ours || t == local || t == yardstick || t == onlyRead {
+		if t == ours || t == local || t == yardstick || t == onlyRead || t == byProfile {
 			continue
 		}
 		if m, _ := of.by(t).median(wall); m < best {
@@ -161,7 +161,7 @@ func workTable(of samples) [][]string {
 
 // toolOrder has snapctl first, and the peers as they are listed.
 func toolOrder(name string) int {
-	order := []string{ours, onlyRead, local, yardstick, ext4.name, native.name}
+	order := []string{ours, onlyRead, byProfile, local, yardstick, ext4.name, native.name}
 	for _, t := range peers() {
 		order = append(order, t.Name())
 	}

@@ -50,6 +50,12 @@ func (s *mountSuite) far(ctx context.Context) error {
 		if f.slow && run > 0 {
 			return nil
 		}
+		if f.name == ours || f.name == onlyRead {
+			// As if nobody had mounted it before.
+			if err := os.RemoveAll(s3.root(bucketName, folder, ours, "hot")); err != nil {
+				return err
+			}
+		}
 		stored, err := storedBytes(s3.root(bucketName, folder, strings.Fields(f.name)[0]))
 		if err != nil {
 			return err
@@ -85,10 +91,15 @@ func (s *mountSuite) farMounters(in bucket) []mounter {
 	return list
 }
 
-// onlyRead is snapctl that fetches nothing but what is read.
-const onlyRead = ours + " --prefetch none"
+const (
+	// onlyRead is snapctl that fetches nothing but what is read.
+	onlyRead = ours + " --prefetch none"
+	// byProfile is snapctl that fetches what was read from an earlier mount, which
+	// must have been.
+	byProfile = ours + " --prefetch hot, the second time"
+)
 
-// prefetching adds onlyRead to a list that begins with snapctl.
+// prefetching adds onlyRead and byProfile to a list that begins with snapctl.
 func (s *mountSuite) prefetching(ctx context.Context, list []filled) ([]filled, error) {
 	_, help, err := s.runner.output(ctx, command{Args: []string{s.ours.program, "mount", "--help"}})
 	if err != nil {
@@ -98,12 +109,14 @@ func (s *mountSuite) prefetching(ctx context.Context, list []filled) ([]filled, 
 		s.notef("suite mount: this snapctl has no mount --prefetch, so nothing is measured with it")
 		return list, nil
 	}
-	f := list[0]
-	f.name = onlyRead
-	v := *f.vault.(*snapctlVault)
-	v.prefetch = "none"
-	f.vault = &v
-	return slices.Insert(list, 1, f), nil
+	var more []filled
+	for _, x := range [][2]string{{onlyRead, "none"}, {byProfile, "hot"}} {
+		f, v := list[0], *list[0].vault.(*snapctlVault)
+		f.name, v.prefetch = x[0], x[1]
+		f.vault = &v
+		more = append(more, f)
+	}
+	return slices.Insert(list, 1, more...), nil
 }
 
 // mountFar measures snapctl mounting what is far away, with no limit of

@@ -226,7 +226,7 @@ func (b *PackBuilder) Finish(c *Codec) (PackID, []byte, *PackIndex) {
 		panic(fmt.Sprintf("pack of %d bytes with an index of %d", len(b.buf), len(raw)))
 	}
 	start := len(b.buf)
-	b.buf = c.Encode(b.buf, raw)
+	b.buf = c.For(UsePackIndex, nil).Encode(b.buf, raw)
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(b.buf)-start))
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(raw)))
 	sum := blake3.Sum256(b.buf[start:])
@@ -267,7 +267,7 @@ func DecodePackTail(c *Codec, tail []byte, size int64) (*PackIndex, error) {
 		return nil, fmt.Errorf("%w: checksum of the index does not match", ErrNotPack)
 	}
 	rawLen := binary.LittleEndian.Uint32(tail[sumAt-4:])
-	raw, err := c.Decode(nil, tail[:sumAt-8], int(rawLen))
+	raw, err := c.For(UsePackIndex, nil).Decode(nil, tail[:sumAt-8], int(rawLen))
 	if err != nil {
 		return nil, fmt.Errorf("%w: index: %w", ErrNotPack, err)
 	}

@@ -20,7 +20,9 @@ import (
 // cacheDir is what a machine remembers of one repository:
 //
 //	heads/ID         the head of a manifest: what a listing shows
+//	notes/ID         notes, by their own ids
 //	segments/ID      index segments of this machine's making, until the index has them
+//	tombstones/ID    tombstones, as long as they are in the repository
 //	dirs/HASH        stat caches, one for each directory that was snapshotted or restored
 //	index/           the index of chunks
 //

@@ -40,8 +40,8 @@ type chunkReader struct {
 	synced  atomic.Bool
 	decoded atomic.Int64
 
-	// loaded, if not nil, is told of every frame that was fetched.
-	loaded func(pack chunk.PackID, at chunk.Frame)
+	hot *hotSet   // where copies may be that come sooner; nil for none
+	rec *recorder // told of what is asked for; nil for nobody
 }
 
 var _ fusefs.Source = (*chunkReader)(nil)
@@ -80,6 +80,12 @@ type invalidator interface {
 // Chunk gives the bytes of an extent's chunk, which match its id. They are not
 // changed as long as somebody has them.
 func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+	if c.rec != nil {
+		c.rec.note(x.ID, &x.Location, false)
+	}
+	if data := c.copied(ctx, x.ID, &x.Location); data != nil {
+		return data, nil
+	}
 	data, err := c.at(ctx, x.ID, &x.Location)
 	if errors.Is(err, remote.ErrNotExist) {
 		data, err = c.relocated(ctx, x)
@@ -88,6 +94,36 @@ func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, er
 		return nil, fmt.Errorf("chunk %v: %w", x.ID, integrity(err))
 	}
 	return data, nil
+}
+
+// copied gives a chunk from a bundle, if that is the better place to have it from;
+// else nil. What is here need not wait for bundles, and a bundle that is wrong or
+// gone is no reason to fail.
+func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Location) []byte {
+	if c.hot == nil || c.cached(frameKey{loc.Pack, loc.Frame.Offset}) != nil {
+		return nil
+	}
+	if !c.hot.settled() && !c.onDisk(loc) {
+		c.hot.wait(ctx)
+	}
+	at, ok := c.hot.find(id)
+	if !ok {
+		return nil
+	}
+	data, err := c.once(ctx, id, &at)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.repo.log.Info("access profile", "err", err)
+		}
+		return nil
+	}
+	return data
+}
+
+// onDisk reports whether the disk cache has a chunk's frame.
+func (c *chunkReader) onDisk(loc *chunk.Location) bool {
+	s, ok := c.store.(*remote.CachedStore)
+	return ok && s.Missing(packName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored)) == 0
 }
 
 // at gives a chunk from there. What is wrong is fetched once more: the disk, or
@@ -192,11 +228,9 @@ func (c *chunkReader) drop(loc *chunk.Location) {
 // load fetches and decodes a frame.
 func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
 	stored := c.buffer(at)
-	if err := c.store.ReadAt(c.ctx, packName(pack), int64(at.Offset), stored); err != nil {
+	object, base := c.hot.place(pack)
+	if err := c.store.ReadAt(c.ctx, object, base+int64(at.Offset), stored); err != nil {
 		return nil, err
-	}
-	if c.loaded != nil {
-		c.loaded(pack, at)
 	}
 	c.decoded.Add(1)
 	raw, err := c.repo.codec.Decode(nil, stored, int(at.Raw))

@@ -58,11 +58,17 @@ func (c *committer) start(ctx context.Context) {
 		c.flushing.Lock()
 		c.segments = append(c.segments, l.ids...)
 		c.flushing.Unlock()
-		ix, err := c.repo.syncIndex(ctx, l.ids)
-		if err == nil {
+		// What is doomed is excluded before packs come that hold the same.
+		ix, err := c.repo.openIndex()
+		if err != nil {
+			return err
+		}
+		if err := c.guard.ready(ctx); err != nil {
+			return err
+		}
+		c.guard.tell(ix.Exclude)
+		if ix, err = c.repo.syncIndex(ctx, l.ids); err == nil {
 			c.ix.Store(ix)
-			err = c.guard.ready(ctx)
-			c.guard.tell(ix.Exclude)
 		}
 		return err
 	})

@@ -42,11 +42,9 @@ type config struct {
 	CreatedAt   time.Time         `json:"createdAt"`
 	Chunker     chunk.CDCParams   `json:"chunker"`
 	Compression compressionConfig `json:"compression"`
-	// Encryption is null: this version writes plain frames. A version that
-	// encrypts says here how.
-	Encryption json.RawMessage `json:"encryption"`
-	GCGrace    int64           `json:"gcGraceSeconds"`
-	Checksum   string          `json:"checksum"`
+	Encryption  *encryptionConfig `json:"encryption"` // null for none
+	GCGrace     int64             `json:"gcGraceSeconds"`
+	Checksum    string            `json:"checksum"`
 }
 
 type compressionConfig struct {
@@ -59,7 +57,6 @@ func newConfig(o *InitOptions) (*config, error) {
 		Version: formatVersion, ID: uuid.New(),
 		Chunker:     chunk.DefaultCDCParams,
 		Compression: compressionConfig{"zstd", defaultCompression},
-		Encryption:  json.RawMessage("null"),
 		GCGrace:     int64(defaultGrace / time.Second),
 	}
 	if o != nil && o.Compression != 0 {
@@ -78,14 +75,15 @@ func (c *config) check() error {
 	switch {
 	case c.Version != formatVersion:
 		return fmt.Errorf("%w: format version %d, this program knows %d", ErrUnsupported, c.Version, formatVersion)
-	case string(c.Encryption) != "null":
-		return fmt.Errorf("%w: it is encrypted", ErrUnsupported)
 	case c.Compression.Algorithm != "zstd":
 		return fmt.Errorf("%w: compression %q", ErrUnsupported, c.Compression.Algorithm)
 	case c.Compression.Level < 1 || c.Compression.Level > 22:
 		return fmt.Errorf("%w: compression level %d is not within 1 to 22", ErrInvalid, c.Compression.Level)
 	case c.GCGrace < int64(minGrace/time.Second) || c.GCGrace > int64(maxGrace/time.Second):
 		return fmt.Errorf("%w: grace of %d seconds is not within %v to %v", ErrInvalid, c.GCGrace, minGrace, maxGrace)
+	}
+	if c.Encryption != nil {
+		return c.Encryption.check()
 	}
 	return nil
 }
@@ -108,7 +106,10 @@ func (c *config) json() []byte {
 func decodeConfig(b []byte) (*config, error) {
 	// The version first: what a newer version writes may not decode.
 	var v struct {
-		Version int `json:"version"`
+		Version    int `json:"version"`
+		Encryption *struct {
+			Algorithm string `json:"algorithm"`
+		} `json:"encryption"`
 	}
 	if len(b) > maxConfig {
 		return nil, fmt.Errorf("%w: config of %d bytes", ErrIntegrity, len(b))
@@ -118,6 +119,9 @@ func decodeConfig(b []byte) (*config, error) {
 	}
 	if v.Version > formatVersion {
 		return nil, fmt.Errorf("%w: format version %d, this program knows %d", ErrUnsupported, v.Version, formatVersion)
+	}
+	if v.Encryption != nil && v.Encryption.Algorithm != sealAlgorithm {
+		return nil, fmt.Errorf("%w: encryption %q", ErrUnsupported, v.Encryption.Algorithm)
 	}
 	c := &config{}
 	d := json.NewDecoder(bytes.NewReader(b))

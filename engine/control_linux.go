@@ -21,12 +21,14 @@ import (
 //
 //	GET  /status   statusReply
 //	POST /points   pointRequest: shows the snapshot at a further mount point; pointReply
+//	POST /profile  saves the access profile, in the background; {}
 //
 // Only its own user can reach it: the folder is his alone. It answers an error
 // with another status than 200, and a text.
 const (
-	statusPath = "/status"
-	pointsPath = "/points"
+	statusPath  = "/status"
+	pointsPath  = "/points"
+	profilePath = "/profile"
 
 	maxControl = 1 << 20 // bytes of a request or a reply
 )
@@ -84,6 +86,10 @@ func (s *mountServer) listen(e *entry) error {
 		reply(w, s.status())
 	})
 	mux.HandleFunc("POST "+pointsPath, s.answerPoint)
+	mux.HandleFunc("POST "+profilePath, func(w http.ResponseWriter, _ *http.Request) {
+		s.ahead.saveSoon()
+		reply(w, struct{}{})
+	})
 	s.control = &http.Server{
 		Handler:           mux,
 		ErrorLog:          log.New(io.Discard, "", 0),
@@ -113,7 +119,7 @@ func (s *mountServer) answerPoint(w http.ResponseWriter, r *http.Request) {
 	}
 	var m *Mount
 	if err == nil {
-		m, err = s.attach(string(q.Dir), &MountOptions{AllowOther: q.AllowOther})
+		m, err = s.attach(r.Context(), string(q.Dir), &MountOptions{AllowOther: q.AllowOther})
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)

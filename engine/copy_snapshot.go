@@ -96,7 +96,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if m.Entries != x.m.Entries || m.Xattrs != x.m.Xattrs || m.HardLinks != x.m.HardLinks {
 		return ofSource(fmt.Errorf("%w: its tree has %d entries, its manifest says %d", ErrIntegrity, m.Entries, x.m.Entries))
 	}
-	err = x.publish(ctx, m)
+	err = x.publish(ctx, m, nil)
 	if errors.Is(err, remote.ErrExist) {
 		err = errTaken
 	}

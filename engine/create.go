@@ -118,6 +118,7 @@ type creator struct {
 
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
+	recent *recentFiles   // nil if it does not matter which were read
 
 	problems struct {
 		sync.Mutex
@@ -177,14 +178,8 @@ func checkLabels(o *CreateOptions) error {
 		return fmt.Errorf("%w: %d tags, the most is %d", ErrInvalid, len(o.Tags), manifest.MaxTags)
 	}
 	for k, v := range o.Tags {
-		if err := manifest.CheckLabel(k); err != nil {
-			return fmt.Errorf("%w: tag %q %w", ErrInvalid, k, err)
-		}
-		if v == "" {
-			continue
-		}
-		if err := manifest.CheckLabel(v); err != nil {
-			return fmt.Errorf("%w: value %q of tag %q %w", ErrInvalid, v, k, err)
+		if err := checkTag(k, v); err != nil {
+			return err
 		}
 	}
 	if o.TTL < 0 {
@@ -219,6 +214,14 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	defer c.end()
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
+	}
+	if c.parent == nil && !c.repo.local() {
+		c.recent = &recentFiles{} // a parent's mounts have left better profiles
+	}
+	if c.fork != nil {
+		var asked sync.WaitGroup
+		asked.Go(func() { c.repo.askForProfile(ctx, c.fork.overlay.Lower) })
+		defer asked.Wait()
 	}
 
 	var asm *assembler
@@ -279,7 +282,7 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	}
 	m := &manifest.Manifest{Info: *info}
 	m.SetTree(asm.root)
-	if err := c.publish(ctx, m); err != nil {
+	if err := c.publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
 		return nil, err
 	}
 	if c.fork != nil {

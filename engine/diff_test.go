@@ -158,9 +158,10 @@ func TestDiff(t *testing.T) {
 
 // TestDiffRequests: beside config and manifests, the two leaves of a change.
 func TestDiffRequests(t *testing.T) {
+	plainOnly(t)
 	p := newPlace(t)
 	store := remote.NewMemory()
-	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: store})
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, &Options{CacheDir: p.cache, Store: store}))
 	must(t, err)
 	defer r.Close()
 	src := p.files("src", nil)
@@ -174,7 +175,7 @@ func TestDiffRequests(t *testing.T) {
 		a, b, path string
 		reads      int64
 	}{{a, b, "", 2}, {a, b, "8", 2}, {a, a, "", 0}} {
-		r, err := Open(t.Context(), "", &Options{CacheDir: p.path("cache-" + c.path + c.b), Store: store})
+		r, err := Open(t.Context(), "", keyed(t, &Options{CacheDir: p.path("cache-" + c.path + c.b), Store: store}))
 		must(t, err)
 		got := changes(t, r, c.a, c.b, c.path, nil)
 		if c.path == "" && c.a != c.b && !slices.Equal(got, []string{`modified "7/7" content`}) {
@@ -234,7 +235,7 @@ func TestLog(t *testing.T) {
 	p := newPlace(t)
 	now := time.Now()
 	open := func(cache string) *Repository {
-		r, err := Open(t.Context(), p.repo, &Options{CacheDir: p.path(cache), Now: func() time.Time { return now }})
+		r, err := Open(t.Context(), p.repo, keyed(t, &Options{CacheDir: p.path(cache), Now: func() time.Time { return now }}))
 		must(t, err)
 		t.Cleanup(func() { r.Close() })
 		return r

@@ -30,6 +30,16 @@ var (
 	// ErrInvalid: an argument or option that cannot be meant, such as a name
 	// with a newline.
 	ErrInvalid = errors.New("invalid argument")
+	// ErrLocked: the repository is encrypted, and what was given opens none of its
+	// keys: a wrong passphrase, or nothing.
+	ErrLocked = errors.New("locked repository")
+	// ErrNotEncrypted: the repository is not encrypted, although whoever opened it
+	// expected that, or asked for its keys.
+	ErrNotEncrypted = errors.New("not an encrypted repository")
+	// ErrNoKey: an encrypted repository has no such key.
+	ErrNoKey = errors.New("no key")
+	// ErrLastKey: the last key of an encrypted repository cannot be removed.
+	ErrLastKey = errors.New("it is the last key, without which nothing could be read again")
 	// ErrUnsupported: the repository needs a newer snapctl.
 	ErrUnsupported = errors.New("made by a newer version of snapctl")
 )
@@ -39,7 +49,7 @@ func integrity(err error) error {
 	if err == nil || errors.Is(err, ErrIntegrity) {
 		return err
 	}
-	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, index.ErrBadSegment, remote.ErrShort) {
+	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort) {
 		return fmt.Errorf("%w: %w", ErrIntegrity, err)
 	}
 	return err

@@ -274,7 +274,7 @@ func (x *forker) overLower(ctx context.Context, id manifest.ID, do func(lower st
 			s, err = x.mountLower(ctx, id)
 		}
 		if err == nil {
-			if err = x.repo.checkExpiry(s); err != nil {
+			if err = x.repo.checkLive(ctx, s); err != nil {
 				err = fmt.Errorf("snapshot %v: %w", id, err)
 			}
 		}

@@ -775,6 +775,42 @@ func TestForkModes(t *testing.T) {
 	}
 }
 
+// TestForkFuseCreate: of a fork by fuse-overlayfs the upper directory alone is read
+// too: the registry tells where it is. If something is mounted in it all is read.
+func TestForkFuseCreate(t *testing.T) {
+	f := newForked(t)
+	if _, err := exec.LookPath("fuse-overlayfs"); err != nil {
+		t.Skip(err)
+	}
+	r := f.open()
+	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
+	write(t, one.Dir+"/new", []byte("new"))
+	if o, ok := r.overlayOf(one.Dir); !ok || o.Format != upperFuse || o.Lower != one.Snapshot.ID || o.Upper != one.Upper {
+		t.Fatalf("%+v, %v", o, ok)
+	}
+	made := complete(t, r, one.Dir, nil)
+	// The kernel has times of its own of what was written through fuse-overlayfs.
+	must(t, one.Unmount(t.Context(), false))
+	one, err := r.ResumeFork(t.Context(), one.Dir, nil)
+	must(t, err)
+	full := f.open()
+	full.forkOf = func(string) (*overlayInfo, bool) { return nil, false }
+	want := complete(t, full, one.Dir, nil)
+	if made.Parent == nil || *made.Parent != one.Snapshot.ID || made.Files != want.Files || made.NewBytes != 3 {
+		t.Errorf("%+v, want %+v", made.Snapshot, want.Snapshot)
+	}
+	equalEntries(t, entriesOf(t, r, want.ID), entriesOf(t, r, made.ID))
+
+	must(t, os.Mkdir(one.Dir+"/below", 0o755))
+	must(t, unix.Mount("below", one.Dir+"/below", "tmpfs", 0, "size=1m"))
+	_, ok := r.overlayOf(one.Dir)
+	must(t, unix.Unmount(one.Dir+"/below", 0))
+	if ok {
+		t.Error("with something mounted in it, its upper directory is not all")
+	}
+	f.remove(one)
+}
+
 // TestForkFuseDead: a fork whose fuse-overlayfs was killed is dead, and comes back.
 func TestForkFuseDead(t *testing.T) {
 	f := newForked(t)

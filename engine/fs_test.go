@@ -452,6 +452,7 @@ func errOf64(_ int64, err error) error { return err }
 // TestFSRequests: over S3, what one small file takes is the manifest, pages on
 // the way to it, and a part of one pack.
 func TestFSRequests(t *testing.T) {
+	plainOnly(t)
 	b := newBucket(t)
 	r := b.init()
 	src := b.path("src")

@@ -19,7 +19,7 @@ type GCOptions struct {
 	DryRun bool
 	// Repack is the share of a pack's contents, by bytes, below which what is needed of
 	// it is written anew, so that the rest can be freed: 0 is the default,
-	// DefaultRepack, and anything below 0 is never.
+	// DefaultRepack, anything below 0 is never, and the most is 0.9.
 	Repack float64
 
 	Progress Progress
@@ -27,6 +27,9 @@ type GCOptions struct {
 
 // DefaultRepack is the default of GCOptions.Repack.
 const DefaultRepack = 0.25
+
+// maxRepack bounds GCOptions.Repack: what is needed nearly whole is not worth it.
+const maxRepack = 0.9
 
 // GCReport says what GC did or, with DryRun, would do. All times are those of the
 // store's clock.
@@ -88,6 +91,9 @@ type GCRepacked struct {
 func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error) {
 	if opts == nil {
 		opts = &GCOptions{}
+	}
+	if !(opts.Repack <= maxRepack) { // not a number neither
+		return nil, fmt.Errorf("%w: repacking below a share of %v, the most is %v", ErrInvalid, opts.Repack, maxRepack)
 	}
 	start := time.Now()
 	c := &collector{
@@ -220,17 +226,12 @@ func (c *collector) dropClock(ctx context.Context) {
 	}
 }
 
-// slack is for how long a snapshot that has expired is left alone, so that what
-// lengthened its life at the last moment is seen.
-func (c *collector) slack() time.Duration { return min(c.grace/2, 15*time.Minute) }
-
-// expiry is when a snapshot expires, the zero time for never.
-func (r *Repository) expiry(i *manifest.Info) time.Time { return i.Expires }
-
-// expired reports whether a snapshot's time has passed for good.
-func (c *collector) expired(i *manifest.Info) bool {
-	at := c.repo.expiry(i)
-	return !at.IsZero() && c.now.Sub(at) > c.slack()
+// expired reports whether a snapshot's time has passed for good, which Change may have
+// set anew at the last moment.
+func (c *collector) expired(i *manifest.Info, notes []*manifest.Note) bool {
+	s := snapshotOf(i)
+	s.annotate(notes)
+	return s.ExpiresAt != nil && c.now.Sub(*s.ExpiresAt) > c.repo.expirySlack()
 }
 
 // removeExpired removes the snapshots that have expired, and those that were put too
@@ -238,11 +239,11 @@ func (c *collector) expired(i *manifest.Info) bool {
 func (c *collector) removeExpired(ctx context.Context) error {
 	var names []string
 	for _, m := range c.ends {
-		names = append(names, m.id.ObjectName())
+		names = append(names, manifestNames(m.id)...)
 		c.report.Removed = append(c.report.Removed, m.id)
 	}
 	for _, m := range c.voids {
-		names = append(names, m.id.ObjectName())
+		names = append(names, manifestNames(m.id)...)
 		c.report.Withdrawn = append(c.report.Withdrawn, m.id)
 	}
 	if err := c.delete(ctx, names); err != nil {

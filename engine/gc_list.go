@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type listings struct {
 	leases    []listedLease
 	segments  []listedSegment
 	kept      []keptFor
+	notes     map[manifest.ID][]manifest.NoteID
 
 	mu     sync.Mutex
 	newest time.Time // of all objects
@@ -44,7 +46,8 @@ func (s *standing) name() string { return gcPrefix + s.id }
 type listedManifest struct {
 	id   manifest.ID
 	size int64
-	time time.Time
+	time time.Time // that of the older one, if it lies under two names
+	kept bool      // it lies under KeptName alone, and time is not when it was made
 }
 
 type listedLease struct {
@@ -63,14 +66,11 @@ type keptFor struct {
 	snapshot manifest.ID
 }
 
-// notesPrefix is where what is said of snapshots after they were made lies:
-// notes/SNAPSHOT/ID.
-const notesPrefix = "notes/"
-
 // list lists the repository. Packs are listed after manifests: then those that a
 // manifest names are there, unless they were deleted.
 func (c *collector) list(ctx context.Context) error {
 	c.packs = map[chunk.PackID]*packState{}
+	c.listed.notes = map[manifest.ID][]manifest.NoteID{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.listStones(ctx) })
 	g.Go(func() error {
@@ -82,7 +82,7 @@ func (c *collector) list(ctx context.Context) error {
 	g.Go(func() error { return c.listLeases(ctx) })
 	g.Go(func() error { return c.listSegments(ctx) })
 	g.Go(func() error {
-		return errors.Join(c.listKept(ctx, profilePrefix), c.listKept(ctx, notesPrefix))
+		return errors.Join(c.listKept(ctx, profilePrefix), c.listKept(ctx, manifest.NotePrefix))
 	})
 	if err := g.Wait(); err != nil {
 		return err
@@ -192,15 +192,28 @@ func (c *collector) listStones(ctx context.Context) error {
 	return g.Wait()
 }
 
+// listManifests lists manifests, each once.
 func (c *collector) listManifests(ctx context.Context) error {
-	return c.each(ctx, manifest.Prefix, "manifests", func(o remote.Info) {
+	err := c.each(ctx, manifest.Prefix, "manifests", func(o remote.Info) {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			c.foreign(o)
 			return
 		}
-		c.listed.manifests = append(c.listed.manifests, listedManifest{id, o.Size, o.ModTime})
+		c.listed.manifests = append(c.listed.manifests, listedManifest{id, o.Size, o.ModTime, o.Name != id.ObjectName()})
 	})
+	all := c.listed.manifests
+	slices.SortFunc(all, func(a, b listedManifest) int {
+		if order := a.id.Compare(b.id); order != 0 || a.kept == b.kept {
+			return order
+		}
+		if a.kept {
+			return 1
+		}
+		return -1
+	})
+	c.listed.manifests = slices.CompactFunc(all, func(a, b listedManifest) bool { return a.id == b.id })
+	return err
 }
 
 // packsPrefix is where packs lie.
@@ -248,6 +261,14 @@ func (c *collector) listKept(ctx context.Context, prefix string) error {
 		if err != nil {
 			c.foreign(o)
 			return
+		}
+		if prefix == manifest.NotePrefix {
+			_, note, err := manifest.ParseNoteName(o.Name)
+			if err != nil {
+				c.foreign(o)
+				return
+			}
+			c.listed.notes[id] = append(c.listed.notes[id], note)
 		}
 		c.listed.kept = append(c.listed.kept, keptFor{o, id})
 	})

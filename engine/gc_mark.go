@@ -38,6 +38,10 @@ func (c *collector) mark(ctx context.Context) error {
 	for _, at := range c.listed.manifests {
 		g.Go(func() error {
 			m, err := c.repo.manifest(gctx, at.id)
+			var notes []*manifest.Note
+			if err == nil {
+				notes, err = c.repo.readNotes(gctx, at.id, c.listed.notes[at.id])
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			c.meter.addFile()
@@ -51,7 +55,7 @@ func (c *collector) mark(ctx context.Context) error {
 			case err != nil:
 				return err
 			}
-			missing = append(missing, c.markSnapshot(m, at)...)
+			missing = append(missing, c.markSnapshot(m, notes, at)...)
 			return nil
 		})
 	}
@@ -72,8 +76,8 @@ func (c *collector) mark(ctx context.Context) error {
 const maxTold = 20
 
 // markSnapshot marks what a snapshot needs, and gives what is not there.
-func (c *collector) markSnapshot(m *manifest.Manifest, at listedManifest) (missing []named) {
-	expired := c.expired(&m.Info)
+func (c *collector) markSnapshot(m *manifest.Manifest, notes []*manifest.Note, at listedManifest) (missing []named) {
+	expired := c.expired(&m.Info, notes)
 	if expired {
 		c.ends = append(c.ends, at)
 	} else {
@@ -203,11 +207,12 @@ func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
 	if !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
-	_, err = c.repo.store.Stat(ctx, n.by.id.ObjectName())
-	if errors.Is(err, remote.ErrNotExist) {
-		return false, nil
+	for _, name := range manifestNames(n.by.id) {
+		if _, err = c.repo.store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
+			return err == nil, err
+		}
 	}
-	return err == nil, err
+	return false, nil
 }
 
 // withdrawn reports whether a snapshot that needs what is missing is one that no
@@ -217,6 +222,6 @@ func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
 // manifest later than half a grace after a tombstone has read it.
 func (c *collector) withdrawn(n named) bool {
 	p := c.packs[n.pack]
-	return p.stone != nil && !p.stone.seen.IsZero() && n.by.time.Sub(p.stone.seen) > c.grace/2 &&
+	return p.stone != nil && !n.by.kept && !p.stone.seen.IsZero() && n.by.time.Sub(p.stone.seen) > c.grace/2 &&
 		slices.ContainsFunc(p.stone.packs, func(d doomedPack) bool { return d.id == n.pack && len(d.moved) == 0 })
 }

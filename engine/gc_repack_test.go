@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -45,6 +46,11 @@ func TestGCRepack(t *testing.T) {
 	}
 	if rep := y.gc(r, &GCOptions{Repack: 0.1}); rep.Repacked.Packs != 0 {
 		t.Errorf("below the threshold: %+v", rep)
+	}
+	for _, share := range []float64{0.91, math.Inf(1), math.NaN()} {
+		if _, err := r.GC(t.Context(), &GCOptions{Repack: share}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%v: %v", share, err)
+		}
 	}
 	if rep := y.gc(r, &GCOptions{Repack: -1}); rep.Repacked.Packs != 0 {
 		t.Errorf("never: %+v", rep)
@@ -92,6 +98,19 @@ func TestGCRepack(t *testing.T) {
 	if left := y.objects(""); !slices.Equal(left, []string{configName}) {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestGCRepackWithoutIndex: what has moved is found by the tombstone alone.
+func TestGCRepackWithoutIndex(t *testing.T) {
+	y, r, dir, id, pack := thinned(t)
+	y.gc(r, nil)
+	y.pass(yardGrace + time.Second)
+	y.gc(r, nil)
+	if y.has(pack) {
+		t.Fatal("it is there")
+	}
+	must(t, y.mem.Delete(t.Context(), y.objects(segmentPrefix)...))
+	y.whole(id, scan(t, dir))
 }
 
 // TestGCRepackTree: pages of trees move too.
@@ -195,6 +214,41 @@ func TestCreateFromMoved(t *testing.T) {
 	}
 }
 
+// TestCreateOfForkFromDoomed: a create of a fork whose snapshot refers to packs that are
+// doomed, or repacked and gone, refers to none of them.
+func TestCreateOfForkFromDoomed(t *testing.T) {
+	needFUSE(t)
+	for name, of := range map[string]func() (*yard, *Repository, manifest.ID, map[string]bool){
+		"doomed": func() (*yard, *Repository, manifest.ID, map[string]bool) {
+			y, r, _, id, packs := revived(t, false)
+			return y, r, id, packs
+		},
+		"repacked": func() (*yard, *Repository, manifest.ID, map[string]bool) {
+			y, r, _, id, pack := thinned(t)
+			y.gc(r, nil)
+			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+			return y, r, id, map[string]bool{pack: true}
+		},
+	} {
+		y, r, id, packs := of()
+		at := y.enterWith(y.path("state"))
+		f, err := at.Fork(t.Context(), id.String(), y.path("fork"), nil)
+		must(t, err)
+		write(t, f.Dir+"/new", []byte("new"))
+		want := scan(t, f.Dir)
+		for range 2 {
+			res := complete(t, at, f.Dir, nil)
+			if y.shares(r, res.ID, packs) {
+				t.Errorf("%s: it refers to what is doomed", name)
+			}
+			y.whole(res.ID, want)
+		}
+		_, err = f.Remove(t.Context(), nil)
+		must(t, err)
+	}
+}
+
 // TestGCRepackKilled kills a collector that repacks at each of its operations.
 func TestGCRepackKilled(t *testing.T) {
 	base, r, dir, id, _ := thinned(t)
@@ -242,28 +296,37 @@ func TestGCRepackKilled(t *testing.T) {
 	}
 }
 
-// TestMovedWholeNeedsTargets: a pack does not go while one that it was moved to is
-// missing or doomed.
+// TestGCRepackTargetGone: a pack does not go while one that it was moved to is missing
+// or doomed.
 func TestGCRepackTargetGone(t *testing.T) {
-	y, r, dir, id, pack := thinned(t)
-	want := scan(t, dir)
-	before := y.objects(packsPrefix)
-	y.gc(r, nil)
-	var target string
-	for _, name := range y.objects(packsPrefix) {
-		if !slices.Contains(before, name) {
-			target = name
+	for _, missing := range []bool{true, false} {
+		y, r, dir, id, pack := thinned(t)
+		want := scan(t, dir)
+		before := y.objects(packsPrefix)
+		y.gc(r, nil)
+		var target string
+		for _, name := range y.objects(packsPrefix) {
+			if !slices.Contains(before, name) {
+				target = name
+			}
 		}
+		if missing {
+			must(t, y.mem.Delete(t.Context(), target))
+		} else {
+			to, err := chunk.ParsePackID(target[len("packs/00/"):])
+			must(t, err)
+			stone := &tombstone{packs: []doomedPack{{id: to}}}
+			must(t, y.mem.Put(t.Context(), gcPrefix+"0193a5b2-7c1e-7000-8000-000000000001", stone.encode()))
+		}
+		for range 3 {
+			y.pass(yardGrace + time.Second)
+			y.gc(r, nil)
+		}
+		if !y.has(pack) || y.has(target) == missing {
+			t.Fatal("it is gone")
+		}
+		y.whole(id, want)
 	}
-	must(t, y.mem.Delete(t.Context(), target))
-	y.pass(yardGrace + time.Second)
-	if _, err := r.GC(t.Context(), nil); err != nil && !errors.Is(err, ErrIntegrity) {
-		t.Error(err)
-	}
-	if !y.has(pack) {
-		t.Fatal("it is gone")
-	}
-	y.whole(id, want)
 }
 
 // TestPackIndex: what a pack holds is read from its end, whatever its size.

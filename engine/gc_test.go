@@ -53,8 +53,14 @@ func (y *yard) pass(d time.Duration) {
 // enter opens the repository on another machine.
 func (y *yard) enter() *Repository {
 	y.Helper()
+	return y.enterWith("")
+}
+
+// enterWith is enter with a state folder, for forks.
+func (y *yard) enterWith(state string) *Repository {
+	y.Helper()
 	o := y.options()
-	o.Now = y.now
+	o.Now, o.StateDir = y.now, state
 	r, err := Open(context.Background(), "", o)
 	must(y, err)
 	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
@@ -192,10 +198,14 @@ func TestGC(t *testing.T) {
 	y.exactly(kept)
 	y.whole(second, want)
 	// The tombstone stays for as long as somebody may have seen the packs.
-	if n := len(y.objects(gcPrefix)); n != 3 {
-		t.Errorf("%v", y.objects(gcPrefix))
+	for range 2 {
+		if n := len(y.objects(gcPrefix)); n != 3 {
+			t.Errorf("%v", y.objects(gcPrefix))
+		}
+		y.pass(yardGrace / 2)
+		y.gc(r, nil)
 	}
-	y.pass(yardGrace + time.Second)
+	y.pass(time.Second)
 	y.gc(r, nil)
 	if left := y.objects(gcPrefix); len(left) != 0 {
 		t.Errorf("left: %v", left)
@@ -382,7 +392,7 @@ func TestGCExpired(t *testing.T) {
 	y := newYard(t)
 	r := y.enter()
 	id := complete(t, r, y.dirOf("a", 1), &CreateOptions{TTL: 2 * time.Hour}).ID
-	must(t, y.mem.Put(t.Context(), notesPrefix+id.String()+"/0193a5b2-7c1e-7000-8000-000000000001", []byte("note")))
+	changed(t, r, id.String(), renamed("a"))
 	must(t, y.mem.Put(t.Context(), profilesOf(id)+strings.Repeat("0", 64), []byte("profile")))
 	y.pass(2*time.Hour + 15*time.Minute)
 	if rep := y.gc(r, nil); len(rep.Removed) != 0 || rep.Snapshots != 1 || rep.Leftovers != 0 {
@@ -435,4 +445,123 @@ func TestGCLease(t *testing.T) {
 	if left := y.objects(""); !slices.Equal(left, []string{configName}) {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestGCSegments: many small segments become few, which say the same, and the next
+// create finds everything.
+func TestGCSegments(t *testing.T) {
+	y := newYard(t)
+	r := y.enter()
+	dir := y.path("a")
+	for i := range manySmall + 3 {
+		write(t, fmt.Sprintf("%s/%d", dir, i), random(uint64(i), 5000))
+		complete(t, r, dir, nil)
+	}
+	// One is damaged, and left alone; one lists a pack that has been gone for long.
+	damaged := y.objects(segmentPrefix)[0]
+	must(t, y.mem.Replace(t.Context(), damaged, []byte("nonsense")))
+	gone := y.packsOf(r, complete(t, r, y.dirOf("b", 1), nil).ID)
+	list, err := r.List(t.Context(), &ListOptions{Limit: 1})
+	must(t, err)
+	must(t, y.remove(r, list[0].ID))
+	for name := range gone {
+		must(t, y.mem.Delete(t.Context(), name))
+	}
+	y.pass(yardGrace + time.Second)
+	rep := y.gc(r, nil)
+	if rep.SegmentsBefore != manySmall+4 || rep.SegmentsAfter != 2 || len(y.objects(segmentPrefix)) != 2 {
+		t.Errorf("%+v, %v", rep, y.objects(segmentPrefix))
+	}
+	other := y.enter()
+	have, err := other.listSegments(t.Context())
+	must(t, err)
+	ix, err := other.syncIndex(t.Context(), have)
+	must(t, err)
+	if s := ix.Stats(); s.Packs < manySmall+2 {
+		t.Errorf("%+v", s)
+	}
+	for id := range ix.Packs() {
+		if gone[packName(id)] {
+			t.Errorf("pack %v is listed still", id)
+		}
+	}
+	if res := complete(t, other, dir, nil); res.NewBytes > 5000 { // what the damaged one listed
+		t.Errorf("%d new bytes", res.NewBytes)
+	}
+	if rep := y.gc(r, nil); rep.SegmentsBefore != rep.SegmentsAfter {
+		t.Errorf("%+v", rep)
+	}
+}
+
+// TestGCOnS3 is a collection over a real server, whose times are in seconds: what is
+// old it is told by a repository whose grace is short and whose objects are not young.
+func TestGCOnS3(t *testing.T) {
+	b := newBucket(t)
+	store := &aged{Store: b.store(nil)}
+	r, err := Init(t.Context(), "", &InitOptions{GCGrace: time.Minute}, &Options{CacheDir: b.cache, Store: store})
+	must(t, err)
+	defer r.Close()
+	src := b.files("src", map[string]string{"a": "kept"})
+	kept := complete(t, r, src, nil).ID
+	want := scan(t, src)
+	write(t, src+"/b", random(1, 1<<20))
+	second := complete(t, r, src, nil).ID
+	_, err = r.Remove(t.Context(), second.String())
+	must(t, err)
+	gc := func() *GCReport {
+		t.Helper()
+		rep, err := r.GC(t.Context(), nil)
+		must(t, err)
+		return rep
+	}
+	if rep := gc(); rep.Doomed.Packs != 0 || rep.Snapshots != 1 || time.Since(rep.Time).Abs() > time.Minute {
+		t.Errorf("%+v", rep)
+	}
+	store.years.Add(1)
+	rep := gc()
+	if rep.Doomed.Packs != 1 || rep.Freed.Packs != 0 || len(rep.Waiting) != 1 {
+		t.Errorf("%+v", rep)
+	}
+	store.years.Add(1)
+	if rep = gc(); rep.Freed.Packs != 1 || rep.Freed.Bytes < 1<<20 {
+		t.Errorf("%+v", rep)
+	}
+	store.years.Add(1)
+	gc()
+	must(t, store.List(t.Context(), gcPrefix, func(o remote.Info) error {
+		t.Errorf("left: %s", o.Name)
+		return nil
+	}))
+	out := b.path("out")
+	restore(t, r, kept.String(), out, nil)
+	compare(t, want, scan(t, out))
+}
+
+// aged is a store whose clock a test has put forward: what was written before is older
+// by years than what is written from then on.
+type aged struct {
+	remote.Store
+	years atomic.Int64
+	puts  sync.Map // years by name
+}
+
+func (a *aged) Put(ctx context.Context, name string, data []byte) error {
+	a.puts.Store(name, a.years.Load())
+	return a.Store.Put(ctx, name, data)
+}
+
+func (a *aged) at(o remote.Info) remote.Info {
+	if y, ok := a.puts.Load(o.Name); ok {
+		o.ModTime = o.ModTime.AddDate(int(y.(int64)), 0, 0)
+	}
+	return o
+}
+
+func (a *aged) Stat(ctx context.Context, name string) (remote.Info, error) {
+	o, err := a.Store.Stat(ctx, name)
+	return a.at(o), err
+}
+
+func (a *aged) List(ctx context.Context, prefix string, yield func(remote.Info) error) error {
+	return a.Store.List(ctx, prefix, func(o remote.Info) error { return yield(a.at(o)) })
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type guard struct {
 	mu      sync.Mutex
 	err     error         // why nothing can be promised any more
 	began   time.Duration // when the last reading did that succeeded
+	checked time.Duration // when the one did that check went by
 	read    map[string]bool
 	barred  map[chunk.PackID]struct{} // doomed, or not there
 	known   map[chunk.PackID]struct{} // vouched for, or asked for
@@ -161,14 +163,23 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 // readNew reads the tombstones that there are and that were not read before.
 func (g *guard) readNew(ctx context.Context) error {
 	var names []string
+	all := map[string]bool{}
 	err := g.repo.store.List(ctx, gcPrefix, func(o remote.Info) error {
-		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" && !g.read[o.Name] {
-			names = append(names, o.Name)
+		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" {
+			all[n.id] = true
+			if !g.read[o.Name] {
+				names = append(names, o.Name)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("listing tombstones: %w", err)
+	}
+	for _, id := range g.repo.cache.names("tombstones") {
+		if validUUID(id) && !all[id] {
+			g.repo.cache.remove("tombstones", id)
+		}
 	}
 	eg, ectx := errgroup.WithContext(ctx)
 	eg.SetLimit(asksAtOnce)
@@ -210,8 +221,15 @@ func (g *guard) bar(t *tombstone) {
 	}
 }
 
-// tombstone reads a tombstone.
+// tombstone reads a tombstone, which the cache may have.
 func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, error) {
+	id := strings.TrimPrefix(name, gcPrefix)
+	if b := r.cache.read("tombstones", id); b != nil {
+		if t, err := decodeTombstone(b); err == nil {
+			return t, nil
+		}
+		r.cache.remove("tombstones", id)
+	}
 	b, err := r.store.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -219,6 +237,9 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 	t, err := decodeTombstone(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", ErrIntegrity, name, err)
+	}
+	if err := r.cache.write("tombstones", id, b); err != nil {
+		r.log.Info("caching a tombstone", "err", err)
 	}
 	return t, nil
 }
@@ -331,6 +352,9 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	if err := g.failed(); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	g.checked = g.began // before what was read is looked at: more may come meanwhile
+	g.mu.Unlock()
 	if g.refusesAny(packs) {
 		return errAnew
 	}
@@ -340,12 +364,13 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	return nil
 }
 
-// overdue reports whether the last reading began so long ago that what was doomed
-// since may be gone.
+// overdue reports whether the reading that check went by began so long ago that what
+// was doomed since may be gone. Readings in the background go on while a manifest is
+// being put, and what they find nobody has looked at.
 func (g *guard) overdue() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.repo.uptime()-g.began > g.repo.grace()/2
+	return g.repo.uptime()-g.checked > g.repo.grace()/2
 }
 
 // late says whether a manifest with these packs, which was put after check, may stay:

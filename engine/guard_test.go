@@ -277,6 +277,36 @@ func TestGCWithdraws(t *testing.T) {
 	y.settle(other, res.ID, scan(t, dir))
 }
 
+// TestTombstonesAreCached: a machine fetches a tombstone once, and forgets it when it has
+// gone.
+func TestTombstonesAreCached(t *testing.T) {
+	y, dir, _ := abandoned(t)
+	y.gc(y.enter(), nil)
+	r := y.enter()
+	gets := func() int64 {
+		before := r.Requests()
+		complete(t, r, dir, nil)
+		return r.Requests().Sub(before)[remote.OpGet].Calls
+	}
+	// One segment that nobody knows yet and the tombstone; then the parent.
+	if first, second := gets(), gets(); first != 2 || second != 1 {
+		t.Errorf("%d requests, then %d", first, second)
+	}
+	if n := len(r.cache.names("tombstones")); n != 1 {
+		t.Errorf("%d are cached", n)
+	}
+	write(t, r.cache.path("tombstones", r.cache.names("tombstones")[0]), []byte("nonsense"))
+	if n := gets(); n != 2 {
+		t.Errorf("%d requests, with nonsense in the cache", n)
+	}
+	y.pass(yardGrace + time.Second)
+	y.collectAll(y.enter())
+	gets()
+	if names := r.cache.names("tombstones"); len(names) != 0 {
+		t.Errorf("%v are cached", names)
+	}
+}
+
 // TestGuardTellsTombstones: a tombstone that cannot be read ends a create: nobody
 // knows what it dooms.
 func TestGuardTellsTombstones(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -112,7 +113,7 @@ func newPlace(t testing.TB) *place {
 // init makes the place's repository, in a folder.
 func (p *place) init() *Repository {
 	p.Helper()
-	r, err := Init(p.Context(), p.repo, nil, &Options{CacheDir: p.cache})
+	r, err := Init(p.Context(), p.repo, initOf(p), keyed(p, &Options{CacheDir: p.cache}))
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func (p *place) init() *Repository {
 // open opens the place's repository with a cache of that name.
 func (p *place) open(cache string) *Repository {
 	p.Helper()
-	r, err := Open(p.Context(), p.repo, &Options{CacheDir: p.dir + "/" + cache})
+	r, err := Open(p.Context(), p.repo, keyed(p, &Options{CacheDir: p.dir + "/" + cache}))
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -456,7 +457,7 @@ func leftovers(t testing.TB, dir string) (found []string) {
 
 // A job is what another process does.
 type job struct {
-	Op               string // "create", "restore", "mount" or "fork"
+	Op               string // "create", "restore", "verify", "mount" or "fork"
 	Repo, Cache, Dir string
 	State            string
 	Ref              string
@@ -464,7 +465,8 @@ type job struct {
 	Restore          RestoreOptions
 	Mode             ForkMode
 	Ephemeral        bool
-	Keep             bool // the fork
+	Keep             bool   // the fork
+	Identity         string // of an encrypted repository
 }
 
 // outcome is what it tells.
@@ -474,6 +476,7 @@ type outcome struct {
 	Files      int64
 	Incomplete bool
 	Problems   []string
+	Changes    []string // that VerifyDir found
 	Err        string
 }
 
@@ -495,7 +498,15 @@ func runChild(text string) int {
 
 func (j *job) run(o *outcome) error {
 	ctx := context.Background()
-	r, err := Open(ctx, j.Repo, &Options{CacheDir: j.Cache, StateDir: j.State})
+	opts := &Options{CacheDir: j.Cache, StateDir: j.State}
+	if j.Identity != "" {
+		id, err := age.ParseX25519Identity(j.Identity)
+		if err != nil {
+			return err
+		}
+		opts.Identities = []age.Identity{id}
+	}
+	r, err := Open(ctx, j.Repo, opts)
 	if err != nil {
 		return err
 	}
@@ -514,6 +525,15 @@ func (j *job) run(o *outcome) error {
 			return err
 		}
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
+	case "verify":
+		rep, err := r.VerifyDir(ctx, j.Ref, j.Dir, nil, func(c *Change) error {
+			o.Changes = append(o.Changes, changeText(c))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		problems = rep.Problems
 	case "mount":
 		return j.mount(r)
 	case "fork":
@@ -543,6 +563,9 @@ var nobody = &syscall.Credential{Uid: 65534, Gid: 65534}
 // command makes a process for a job, of this user or another.
 func (j job) command(t testing.TB, user *syscall.Credential) *exec.Cmd {
 	t.Helper()
+	if onEncrypted(t) {
+		j.Identity = testIdentity().String()
+	}
 	text, err := json.Marshal(j)
 	must(t, err)
 	// By this name whoever it is run as can open it.

@@ -24,6 +24,7 @@ func (p *place) smallChunks() *Repository {
 
 // TestManyExtents: files whose extents fill pages of their own.
 func TestManyExtents(t *testing.T) {
+	plainOnly(t)
 	p := newPlace(t)
 	r := p.smallChunks()
 	large := random(1, 8<<20)

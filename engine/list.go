@@ -61,10 +61,10 @@ func (o *ListOptions) matches(s *Snapshot) bool {
 	return true
 }
 
-// ids lists the snapshots' ids, newest first: one listing.
+// ids lists the snapshots' ids, newest first and each once: one listing.
 func (r *Repository) ids(ctx context.Context) ([]sizedID, error) {
 	var all []sizedID
-	err := r.listManifests(ctx, func(o remote.Info) error {
+	err := r.list(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			r.log.Warn("not a manifest", "object", o.Name, "err", err)
@@ -77,7 +77,8 @@ func (r *Repository) ids(ctx context.Context) ([]sizedID, error) {
 		return nil, fmt.Errorf("listing manifests: %w", err)
 	}
 	slices.SortFunc(all, func(a, b sizedID) int { return b.ID.Compare(a.ID) })
-	return all, nil
+	// One that is kept longer than its class lies under two names.
+	return slices.CompactFunc(all, func(a, b sizedID) bool { return a.ID == b.ID }), nil
 }
 
 // sizedID is a snapshot as a listing shows it.
@@ -95,44 +96,70 @@ type damagedHead struct {
 	err error
 }
 
-// snapshots gives all snapshots, newest first, expired ones too, and, apart,
-// those whose manifests are damaged. What the cache has costs no request.
+// snapshots gives all snapshots, newest first, as their notes have them, expired ones
+// too, and, apart, those whose manifests or notes are damaged. Manifests and notes are
+// listed side by side; what the cache has of them costs no request.
 func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	listed := begin(func() (map[manifest.ID][]manifest.NoteID, error) { return r.listNotes(ctx, manifest.NotePrefix) })
 	ids, err := r.ids(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	noted, err := listed(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	all := make([]*Snapshot, len(ids))
-	failed := make([]error, len(ids))
+	notes := make([][]*manifest.Note, len(ids))
+	headErr, noteErr := make([]error, len(ids)), make([]error, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
 	for i, id := range ids {
+		if names := noted[id.ID]; len(names) > 0 {
+			if notes[i] = r.cachedNotes(id.ID, names); notes[i] == nil {
+				g.Go(func() (err error) {
+					notes[i], err = r.readNotes(gctx, id.ID, names)
+					return unlessDamaged(err, &noteErr[i])
+				})
+			}
+		}
 		if all[i] = r.cachedHead(id.ID); all[i] != nil {
 			continue
 		}
 		g.Go(func() (err error) {
 			all[i], err = r.head(gctx, id.ID, id.size)
-			switch {
-			case errors.Is(err, remote.ErrNotExist):
+			if errors.Is(err, remote.ErrNotExist) {
 				return nil // removed since it was listed
-			case errors.Is(err, ErrIntegrity):
-				failed[i] = err
-				return nil
 			}
-			return err
+			return unlessDamaged(err, &headErr[i])
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
 	r.forgetHeads(ids)
+	r.forgetNotes(noted)
 	var damaged []damagedHead
-	for i, err := range failed {
-		if err != nil {
+	for i, s := range all {
+		if err := errors.Join(headErr[i], noteErr[i]); err != nil {
 			damaged = append(damaged, damagedHead{ids[i].ID, err})
+			all[i] = nil
+		} else if s != nil {
+			s.annotate(notes[i])
 		}
 	}
 	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), damaged, nil
+}
+
+// unlessDamaged puts an error that is about one snapshot alone aside.
+func unlessDamaged(err error, aside *error) error {
+	if errors.Is(err, ErrIntegrity) {
+		*aside = err
+		return nil
+	}
+	return err
 }
 
 // cachedHead gives a snapshot that the cache knows, nil for none.
@@ -152,7 +179,7 @@ func (r *Repository) cachedHead(id manifest.ID) *Snapshot {
 // head reads a snapshot's head from the repository. size is the manifest's, 0
 // where that is not known.
 func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*Snapshot, error) {
-	b, err := r.readHead(ctx, id, size)
+	name, b, err := r.readHead(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +188,7 @@ func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*Sna
 		err = fmt.Errorf("%w: it is the manifest of %v", ErrIntegrity, info.ID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
 	}
 	r.cacheHead(id, b)
 	return snapshotOf(info), nil
@@ -171,28 +198,41 @@ func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*Sna
 // head is wanted: less would not come sooner.
 const maxWholeHead = 64 << 10
 
-// readHead reads as much of a manifest as its head takes, mostly in one request.
-func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) ([]byte, error) {
+// readHead reads as much of a manifest as its head takes, mostly in one request, and
+// tells the object's name.
+func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (string, []byte, error) {
 	if size <= maxWholeHead {
-		b, err := r.getManifest(ctx, id)
+		name, b, err := r.getManifest(ctx, id)
 		if err == nil && len(b) <= maxWholeHead {
 			r.keepWhole(id, b)
 		}
-		return b, err
+		if err == nil {
+			// The rest is here too, and may be what is damaged.
+			if err = manifest.CheckObject(b); err != nil {
+				err = fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+			}
+		}
+		return name, b, err
 	}
+	name := id.ObjectName()
 	b := make([]byte, manifest.HeadSize)
-	if err := r.store.ReadAt(ctx, id.ObjectName(), 0, b); err != nil {
-		return nil, err
+	err := r.store.ReadAt(ctx, name, 0, b)
+	if errors.Is(err, remote.ErrNotExist) && name != id.KeptName() {
+		name = id.KeptName()
+		err = r.store.ReadAt(ctx, name, 0, b)
+	}
+	if err != nil {
+		return name, nil, err
 	}
 	n, err := manifest.HeadLen(b)
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+		return name, nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
 	}
 	if n > len(b) {
 		b = make([]byte, n)
-		err = r.store.ReadAt(ctx, id.ObjectName(), 0, b)
+		err = r.store.ReadAt(ctx, name, 0, b)
 	}
-	return b, err
+	return name, b, err
 }
 
 // cacheHead keeps the head of a manifest.
@@ -231,7 +271,7 @@ func (r *Repository) manifest(ctx context.Context, id manifest.ID) (*manifest.Ma
 
 // encodedManifest is manifest that gives the object's bytes too.
 func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
-	b, err = r.getManifest(ctx, id)
+	name, b, err := r.getManifest(ctx, id)
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%v: %w", id, ErrNotFound)
 	}
@@ -243,7 +283,7 @@ func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *ma
 		err = fmt.Errorf("it is the manifest of %v", m.ID)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, id.ObjectName(), err)
+		return nil, nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
 	}
 	return m, b, nil
 }

@@ -15,30 +15,42 @@ type lookahead struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex
 	get    map[string]answer[[]byte]
-	list   answer[[]remote.Info]
+	list   map[string]answer[[]remote.Info] // by prefix
+	keys   answer[[]string]
 }
 
 // lookAhead begins to fetch what a reference needs first: the manifest, or the
-// list of them.
-func (r *Repository) lookAhead(ctx context.Context, ref string) {
-	if ref == "" || r.local() {
+// lists of manifests and notes. Of what is surely encrypted it lists the keys.
+func (r *Repository) lookAhead(ctx context.Context, opts *Options) {
+	ref := opts.Ref
+	wantKeys := opts.wantsEncryption() && opts.Key == nil
+	if ref == "" && !wantKeys || r.local() {
 		return
 	}
 	l := &lookahead{}
 	ctx, l.cancel = context.WithCancel(ctx)
+	r.ahead = l
+	if wantKeys {
+		l.keys = begin(func() ([]string, error) { return r.listKeys(ctx) })
+	}
+	if ref == "" {
+		return
+	}
 	if id, ok := idOf(ref); ok {
 		name := id.ObjectName()
 		l.get = map[string]answer[[]byte]{name: begin(func() ([]byte, error) { return r.store.Get(ctx, name) })}
 	} else {
-		l.list = begin(func() (all []remote.Info, err error) {
-			err = r.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
-				all = append(all, o)
-				return nil
+		l.list = map[string]answer[[]remote.Info]{}
+		for _, prefix := range []string{manifest.Prefix, manifest.NotePrefix} {
+			l.list[prefix] = begin(func() (all []remote.Info, err error) {
+				err = r.store.List(ctx, prefix, func(o remote.Info) error {
+					all = append(all, o)
+					return nil
+				})
+				return all, err
 			})
-			return all, err
-		})
+		}
 	}
-	r.ahead = l
 }
 
 // answer is what waits for one.
@@ -81,6 +93,17 @@ func (l *lookahead) takeGet(name string) answer[[]byte] {
 	return f
 }
 
+func (l *lookahead) takeKeys() answer[[]string] {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.keys
+	l.keys = nil
+	return f
+}
+
 // forget drops all answers: they may be old, for whoever has to know how it is now.
 func (l *lookahead) forget() {
 	if l == nil {
@@ -91,36 +114,45 @@ func (l *lookahead) forget() {
 	l.get, l.list = nil, nil
 }
 
-func (l *lookahead) takeList() answer[[]remote.Info] {
+func (l *lookahead) takeList(prefix string) answer[[]remote.Info] {
 	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := l.list
-	l.list = nil
+	f := l.list[prefix]
+	delete(l.list, prefix)
 	return f
 }
 
-// getManifest gets the object of a manifest.
-func (r *Repository) getManifest(ctx context.Context, id manifest.ID) ([]byte, error) {
-	if wait := r.ahead.takeGet(id.ObjectName()); wait != nil {
-		if b, err := wait(ctx); !errors.Is(err, context.Canceled) || ctx.Err() != nil {
-			return b, err
+// getManifest gets the object of a manifest, and tells its name: where that of the
+// lifetime class is gone, the one that is kept longer.
+func (r *Repository) getManifest(ctx context.Context, id manifest.ID) (name string, b []byte, err error) {
+	name = id.ObjectName()
+	if wait := r.ahead.takeGet(name); wait != nil {
+		b, err = wait(ctx)
+		if errors.Is(err, context.Canceled) && ctx.Err() == nil { // the context of Open has ended
+			b, err = r.store.Get(ctx, name)
 		}
+	} else {
+		b, err = r.store.Get(ctx, name)
 	}
-	return r.store.Get(ctx, id.ObjectName())
+	if errors.Is(err, remote.ErrNotExist) && name != id.KeptName() {
+		name = id.KeptName()
+		b, err = r.store.Get(ctx, name)
+	}
+	return name, b, err
 }
 
-// listManifests lists the objects of all manifests.
-func (r *Repository) listManifests(ctx context.Context, yield func(remote.Info) error) error {
-	wait := r.ahead.takeList()
+// list is Store.List of what may have been listed ahead.
+func (r *Repository) list(ctx context.Context, prefix string, yield func(remote.Info) error) error {
+	wait := r.ahead.takeList(prefix)
 	if wait == nil {
-		return r.store.List(ctx, manifest.Prefix, yield)
+		return r.store.List(ctx, prefix, yield)
 	}
 	all, err := wait(ctx)
 	if errors.Is(err, context.Canceled) && ctx.Err() == nil { // the context of Open has ended
-		return r.store.List(ctx, manifest.Prefix, yield)
+		return r.store.List(ctx, prefix, yield)
 	}
 	for i := 0; i < len(all) && err == nil; i++ {
 		err = yield(all[i])

@@ -69,7 +69,7 @@ func newModel(t *testing.T) *model {
 	p.repo, p.cache = p.dir+"/repo", p.dir+"/cache"
 	m := &model{place: p, dir: p.dir + "/tree-0"}
 	must(t, os.Mkdir(m.dir, 0o755))
-	m.repo, err = Init(t.Context(), p.repo, nil, &Options{CacheDir: p.cache})
+	m.repo, err = Init(t.Context(), p.repo, initOf(t), keyed(t, &Options{CacheDir: p.cache}))
 	must(t, err)
 	return m
 }
@@ -271,7 +271,7 @@ func (m *model) create(rt *rapid.T) {
 	}
 	// A create that knows nothing reads everything.
 	m.n++
-	full, err := Open(m.Context(), m.place.repo, &Options{CacheDir: fmt.Sprintf("%s-%d", m.cache, m.n)})
+	full, err := Open(m.Context(), m.place.repo, keyed(m, &Options{CacheDir: fmt.Sprintf("%s-%d", m.cache, m.n)}))
 	must(m, err)
 	defer full.Close()
 	all, err := full.Create(m.Context(), m.dir, nil)

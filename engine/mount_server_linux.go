@@ -61,16 +61,15 @@ type fileSystem struct {
 func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opts *MountOptions) (*Mount, error) {
 	man, encoded, err := r.encodedManifest(ctx, id)
 	if err == nil {
-		err = r.checkExpiry(snapshotOf(&man.Info))
+		err = r.checkLive(ctx, snapshotOf(&man.Info))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", id, err)
 	}
-	tree, err := man.Tree(r)
+	s, err := r.newMountServer(ctx, man, opts)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", id, integrity(err))
 	}
-	s := r.newMountServer(ctx, man, tree, opts)
 	m, err := s.begin(path, encoded, opts)
 	if err != nil {
 		s.end()
@@ -80,26 +79,31 @@ func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opt
 }
 
 // newMountServer makes a server that is mounted nowhere yet.
-func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest, tree *manifest.Tree, opts *MountOptions) *mountServer {
-	s := &mountServer{
-		repo: r, manifest: man, snapshot: *snapshotOf(&man.Info), tree: tree, share: opts.Share,
-		unwatch: make(chan struct{}), finished: make(chan struct{}),
-	}
+func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest, opts *MountOptions) (*mountServer, error) {
 	// Not the caller's context: the mount outlives the call.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
-	store := r.packStore()
-	s.ahead = r.newPrefetcher(serving, man, tree, opts.Prefetch)
-	if s.ahead != nil {
-		store = s.ahead.store
+	s := &mountServer{
+		repo: r, manifest: man, snapshot: *snapshotOf(&man.Info), share: opts.Share, stop: stop,
+		ahead: r.newPrefetcher(serving, man, opts.Prefetch), unwatch: make(chan struct{}), finished: make(chan struct{}),
 	}
 	memory := opts.Memory
 	if memory <= 0 {
 		memory = defaultMemory
 	}
-	s.chunks = newChunkReader(serving, r, store, memory)
-	s.chunks.loaded = s.ahead.touched()
-	return s
+	s.chunks = newChunkReader(serving, r, r.packStore(), memory)
+	var pages manifest.PageSource = r
+	if p := s.ahead; p != nil {
+		p.chunks = s.chunks
+		s.chunks.store, s.chunks.hot, s.chunks.rec = p.store, p.hot, &p.rec
+		pages = mountPages{p}
+	}
+	var err error
+	if s.tree, err = man.Tree(pages); err != nil {
+		stop()
+		return nil, err
+	}
+	s.ahead.begin(s.tree)
+	return s, nil
 }
 
 // begin makes the first mount point, and what there is one of for all of them.
@@ -191,8 +195,8 @@ func (s *mountServer) fail(op, path string, err error) {
 var errEnding = errors.New("the server is about to end")
 
 // attach shows the snapshot at a further mount point.
-func (s *mountServer) attach(path string, opts *MountOptions) (*Mount, error) {
-	if err := s.repo.checkExpiry(&s.snapshot); err != nil {
+func (s *mountServer) attach(ctx context.Context, path string, opts *MountOptions) (*Mount, error) {
+	if err := s.repo.checkLive(ctx, &s.snapshot); err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
 	s.mu.Lock()

@@ -135,7 +135,7 @@ func newShared(t *testing.T) *shared {
 // open opens the repository as another process would.
 func (s *shared) open() *Repository {
 	s.Helper()
-	r, err := Open(s.Context(), s.repo, &Options{CacheDir: s.cache, StateDir: s.state})
+	r, err := Open(s.Context(), s.repo, keyed(s, &Options{CacheDir: s.cache, StateDir: s.state}))
 	must(s, err)
 	s.Cleanup(func() { r.Close() })
 	return r

@@ -157,7 +157,7 @@ func TestMountStress(t *testing.T) {
 // packs of its own.
 func (w *wobbly) snapshotOf(parts ...map[string][]byte) (id manifest.ID) {
 	w.Helper()
-	r, err := Init(w.Context(), "", nil, w.options())
+	r, err := Init(w.Context(), "", initOf(w), keyed(w, w.options()))
 	must(w, err)
 	defer r.Close()
 	for _, files := range parts {

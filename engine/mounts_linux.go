@@ -391,7 +391,7 @@ func (r *Repository) mountElsewhere(ctx context.Context, id manifest.ID, path st
 		if !e.live || !e.rec.Share || len(e.points) == 0 || e.rec.Repository.ID != r.cfg.ID || e.rec.Namespace != mountNamespace() {
 			continue
 		}
-		if err := r.checkExpiry(&e.rec.Snapshot); err != nil {
+		if err := r.checkLive(ctx, &e.rec.Snapshot); err != nil {
 			return nil, fmt.Errorf("snapshot %v: %w", id, err)
 		}
 		// Of one that is stopped it is soon known, and one that takes over soon there.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/remote"
@@ -13,33 +14,48 @@ import (
 // movedPacks knows where the chunks of packs are now that were repacked and deleted. It
 // is filled as readers come upon such packs.
 type movedPacks struct {
-	mu    sync.Mutex
-	packs map[chunk.PackID]map[chunk.ID]chunk.Location // nil for a pack that was not repacked
+	mu     sync.Mutex
+	asked  bool
+	at     time.Duration                                // when tombstones were read, by Repository.uptime
+	moved  map[chunk.PackID][]chunk.PackID              // by them
+	chunks map[chunk.PackID]map[chunk.ID]chunk.Location // of packs that have gone
 }
 
-// movedTo finds a chunk of a pack that has gone, if it was repacked. Of a pack that has
-// gone nothing more will become known.
+// movedTo finds a chunk of a pack that has gone, if it was repacked.
 func (r *Repository) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID) (chunk.Location, bool, error) {
 	m := &r.moved
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	chunks, ok := m.packs[gone]
+	chunks, ok := m.chunks[gone]
 	if !ok {
-		var err error
-		if chunks, err = r.readMoved(ctx, gone); err != nil {
-			return chunk.Location{}, false, err
+		// The tombstone was there for a grace when the pack went.
+		if now := r.uptime(); !m.asked || len(m.moved[gone]) == 0 && now-m.at > r.grace()/2 {
+			moved, err := r.readMoved(ctx)
+			if err != nil {
+				return chunk.Location{}, false, err
+			}
+			m.asked, m.at, m.moved = true, now, moved
 		}
-		if m.packs == nil {
-			m.packs = map[chunk.PackID]map[chunk.ID]chunk.Location{}
+		if len(m.moved[gone]) == 0 {
+			return chunk.Location{}, false, nil
 		}
-		m.packs[gone] = chunks
+		chunks = map[chunk.ID]chunk.Location{}
+		for _, to := range m.moved[gone] {
+			if err := r.addMoved(ctx, chunks, to); err != nil {
+				return chunk.Location{}, false, err
+			}
+		}
+		if m.chunks == nil {
+			m.chunks = map[chunk.PackID]map[chunk.ID]chunk.Location{}
+		}
+		m.chunks[gone] = chunks
 	}
 	loc, ok := chunks[id]
 	return loc, ok, nil
 }
 
-// readMoved reads where the chunks of a pack are now.
-func (r *Repository) readMoved(ctx context.Context, gone chunk.PackID) (map[chunk.ID]chunk.Location, error) {
+// readMoved reads which packs were repacked, and to which.
+func (r *Repository) readMoved(ctx context.Context) (map[chunk.PackID][]chunk.PackID, error) {
 	var names []string
 	err := r.store.List(ctx, gcPrefix, func(o remote.Info) error {
 		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" {
@@ -50,7 +66,7 @@ func (r *Repository) readMoved(ctx context.Context, gone chunk.PackID) (map[chun
 	if err != nil {
 		return nil, fmt.Errorf("listing tombstones: %w", err)
 	}
-	var chunks map[chunk.ID]chunk.Location
+	moved := map[chunk.PackID][]chunk.PackID{}
 	for _, name := range names {
 		t, err := r.tombstone(ctx, name)
 		if errors.Is(err, remote.ErrNotExist) {
@@ -60,20 +76,12 @@ func (r *Repository) readMoved(ctx context.Context, gone chunk.PackID) (map[chun
 			return nil, err
 		}
 		for i := range t.packs {
-			if t.packs[i].id != gone {
-				continue
-			}
-			for _, to := range t.packs[i].moved {
-				if chunks == nil {
-					chunks = map[chunk.ID]chunk.Location{}
-				}
-				if err := r.addMoved(ctx, chunks, to); err != nil {
-					return nil, err
-				}
+			if p := &t.packs[i]; len(p.moved) > 0 {
+				moved[p.id] = append(moved[p.id], p.moved...)
 			}
 		}
 	}
-	return chunks, nil
+	return moved, nil
 }
 
 // addMoved adds what is in a pack. Two collectors may have repacked at once, and the

@@ -55,6 +55,12 @@ func (c *creator) findFork() {
 		return
 	}
 	f := &overlaySource{overlay: o, root: fd}
+	if o.Format == upperFuse {
+		// The kernel keeps what is written to fuse-overlayfs, and when, for a while.
+		if err := unix.Syncfs(c.root); err != nil {
+			c.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
+		}
+	}
 	if err := f.check(c); err != nil {
 		c.repo.log.Info("fork is read as any directory", "path", c.dir, "err", err)
 		f.close()
@@ -146,8 +152,8 @@ func (c *creator) mayUse(m *manifest.Manifest) error {
 // sure to be.
 func (r *Repository) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
 	m, err := r.manifest(ctx, id)
-	if err == nil && snapshotOf(&m.Info).Expired(r.now()) {
-		err = ErrExpired
+	if err == nil {
+		err = r.checkLive(ctx, snapshotOf(&m.Info))
 	}
 	if err != nil {
 		return nil, nil, err

@@ -49,12 +49,21 @@ func (r *Repository) overlayOf(path string) (*overlayInfo, bool) {
 	if err != nil {
 		r.log.Info("looking for a fork", "path", path, "err", err)
 	}
-	if o == nil {
+	f := r.forkAt(path)
+	switch {
+	case o == nil && f != nil && f.Mode == ForkFuse && err == nil:
+		// The kernel does not know what is below such a mount: the registry does.
+		alone, err := nothingBelow(path)
+		if err != nil {
+			r.log.Info("looking for a fork", "path", path, "err", err)
+		}
+		return &overlayInfo{Lower: f.Snapshot, Upper: f.Upper, Format: upperFuse}, alone
+	case o == nil:
 		return nil, false
 	}
 	// What is mounted at the path of the lower directory by now need not be what the
 	// overlay was made of.
-	if f := r.forkAt(path); f != nil && (f.Snapshot != o.Lower || f.Upper != o.Upper) {
+	if f != nil && (f.Snapshot != o.Lower || f.Upper != o.Upper) {
 		r.log.Warn("a fork is not what it is registered as, and is read whole", "path", path)
 		return nil, false
 	}
@@ -118,6 +127,15 @@ func findOverlay(path string) (*overlayInfo, error) {
 		o.Format = upperUser
 	}
 	return o, nil
+}
+
+// nothingBelow reports whether nothing is mounted below a path.
+func nothingBelow(path string) (bool, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(path))
+	if err != nil {
+		return false, fmt.Errorf("reading the table of mounts: %w", err)
+	}
+	return !slices.ContainsFunc(mounts, func(m *mountinfo.Info) bool { return m.Mountpoint != path }), nil
 }
 
 // asMounted is a directory as it was given to mount(2), where a backslash comes

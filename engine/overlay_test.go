@@ -235,7 +235,7 @@ func TestOverlayPlain(t *testing.T) {
 		fast("mount below", false)
 	})
 	must(t, os.Mkdir(f.dir+"/cache", 0o755))
-	elsewhere, err := Open(t.Context(), p.repo, &Options{CacheDir: f.dir + "/cache"})
+	elsewhere, err := Open(t.Context(), p.repo, keyed(t, &Options{CacheDir: f.dir + "/cache"}))
 	must(t, err)
 	defer elsewhere.Close()
 	p.check(complete(t, elsewhere, f.dir, nil).ID, withoutBelow(scan(t, f.dir), "cache/"+elsewhere.ID().String()))
@@ -340,6 +340,7 @@ func now() int64 {
 // TestOverlayCost pins what a snapshot of a fork asks of the object store, and that
 // it does not depend on the size of the tree.
 func TestOverlayCost(t *testing.T) {
+	plainOnly(t)
 	needRoot(t)
 	for _, files := range []int{1_000, 12_000} {
 		p := newPlace(t)
@@ -348,7 +349,7 @@ func TestOverlayCost(t *testing.T) {
 		for i := range files {
 			write(t, fmt.Sprintf("%s/%03d/file-%d", src, i%200, i), []byte(fmt.Sprint("file ", i)))
 		}
-		first, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: store})
+		first, err := Init(t.Context(), "", initOf(t), keyed(t, &Options{CacheDir: p.cache, Store: store}))
 		must(t, err)
 		base := complete(t, first, src, nil)
 		defer first.Close()
@@ -362,7 +363,7 @@ func TestOverlayCost(t *testing.T) {
 		var last manifest.ID
 		check := func(what string, gets, puts, bytes int64) {
 			t.Helper()
-			r, err := Open(t.Context(), "", &Options{CacheDir: p.cache, Store: store})
+			r, err := Open(t.Context(), "", keyed(t, &Options{CacheDir: p.cache, Store: store}))
 			must(t, err)
 			defer r.Close()
 			res := complete(t, r, f.dir, nil)

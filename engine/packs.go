@@ -79,8 +79,9 @@ func (r *Repository) diskCache() *remote.DiskCache {
 	defer c.mu.Unlock()
 	if c.disk == nil {
 		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), "packs"), c.size, &remote.DiskCacheOptions{
-			Window: missWindow,
-			Notify: func(err error) { r.log.Warn("cache of packs", "err", err) },
+			Prefixes: []string{"packs/", profilePrefix},
+			Window:   missWindow,
+			Notify:   func(err error) { r.log.Warn("cache of packs", "err", err) },
 		})
 		c.tree = c.disk.Wrap(r.store, r.cfg.ID.String()).OnMiss(r.treeMissed)
 		if c.ended {

@@ -69,8 +69,8 @@ func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTre
 		return nil, err
 	}
 	// What has expired may be collected at any moment.
-	if snapshotOf(&m.Info).Expired(r.now()) {
-		return nil, ErrExpired
+	if err := r.checkLive(ctx, snapshotOf(&m.Info)); err != nil {
+		return nil, err
 	}
 	tree, err := m.Tree(r)
 	if err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,11 @@ type prefetcher struct {
 	store *remote.CachedStore // what the mount reads through
 	ctx   context.Context     // ends with the mount
 	work  sync.WaitGroup
-	rec   recorder
+
+	chunks *chunkReader // the mount's
+	hot    *hotSet
+	rec    recorder
+	saving sync.Mutex
 
 	mu     sync.Mutex
 	wanted []packRange // what may be read next, the most likely last
@@ -87,23 +92,47 @@ const (
 
 // newPrefetcher makes the prefetcher of a mount; nil for a local repository.
 // ctx ends with the mount.
-func (r *Repository) newPrefetcher(ctx context.Context, m *manifest.Manifest, tree *manifest.Tree, mode Prefetch) *prefetcher {
+func (r *Repository) newPrefetcher(ctx context.Context, m *manifest.Manifest, mode Prefetch) *prefetcher {
 	d := r.diskCache()
 	if d == nil {
 		return nil
 	}
-	p := &prefetcher{repo: r, m: m, tree: tree, mode: mode, ctx: ctx}
+	p := &prefetcher{repo: r, m: m, mode: mode, ctx: ctx}
 	p.store = d.Wrap(r.store, r.cfg.ID.String()).OnMiss(p.missed)
 	p.packs.Store(int64(len(m.Packs)))
+	if mode != PrefetchNone {
+		p.hot = newHotSet()
+	}
+	return p
+}
+
+// begin is called when there is something to read through. p has chunks then.
+func (p *prefetcher) begin(tree *manifest.Tree) {
+	if p == nil {
+		return
+	}
+	p.tree = tree
 	// The first page is what every reader needs first.
 	p.background(func() {
 		var e manifest.Entry
-		_ = tree.At(ctx, 0, &e) // whoever asks for it is told
+		_ = tree.At(p.ctx, 0, &e) // whoever asks for it is told
 	})
-	if mode != PrefetchNone {
+	if p.hot != nil {
 		p.background(p.fetchHot)
 	}
-	return p
+}
+
+// mountPages gives the pages of a mounted tree.
+type mountPages struct{ *prefetcher }
+
+// Page is manifest.PageSource.
+func (p mountPages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
+	at := ref.Location()
+	p.rec.note(ref.ID, &at, true)
+	if page := p.chunks.copied(ctx, ref.ID, &at); page != nil {
+		return bytes.Clone(page), nil // not to hold on to all of its frame
+	}
+	return p.repo.Page(ctx, ref)
 }
 
 func (p *prefetcher) background(f func()) { p.work.Go(f) }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ import (
 // openWith opens the repository in memory for a test.
 func (w *wobbly) openWith(opts *Options) *Repository {
 	w.Helper()
-	r, err := Open(w.Context(), "", opts)
+	r, err := Open(w.Context(), "", keyed(w, opts))
 	must(w, err)
 	w.Cleanup(func() { r.Close() })
 	return r
@@ -120,6 +121,7 @@ func TestHydrationEnds(t *testing.T) {
 
 // TestPrefetchNone: little is fetched that nobody asked for.
 func TestPrefetchNone(t *testing.T) {
+	plainOnly(t)
 	w := newWobbly(t)
 	id, content := w.snapshot()
 	r := w.open()
@@ -238,6 +240,7 @@ func TestProfileOfAncestor(t *testing.T) {
 // TestHostileProfile: a profile that is damaged, another's, or names what is not
 // the snapshot's is left out with a word in the log.
 func TestHostileProfile(t *testing.T) {
+	plainOnly(t)
 	w := newWobbly(t)
 	id, content := w.snapshot()
 	put := func(b []byte) {
@@ -245,19 +248,127 @@ func TestHostileProfile(t *testing.T) {
 		must(t, w.mem.Put(t.Context(), profilesOf(id)+hex.EncodeToString(sum[:]), b))
 	}
 	put([]byte("no profile"))
-	put(someProfile(manifest.NewID(0)).encode())
-	put(someProfile(id).encode()) // of packs that there are not
-	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", someProfile(id).encode()))
+	put((&Repository{}).encodeProfile(someProfile(manifest.NewID(0))))
+	put((&Repository{}).encodeProfile(someProfile(id))) // of packs that there are not, with a bundle that is none
+	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", (&Repository{}).encodeProfile(someProfile(id))))
 	var log bytes.Buffer
 	opts := w.options()
 	opts.Log = slog.New(slog.NewTextHandler(&syncWriter{w: &log}, nil))
 	r := w.openWith(opts)
 	m := mountAt(t, r, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchHot})
-	eventually(t, "profiles", func() bool { return r.Requests()[remote.OpGet].Calls >= 2+4 })
 	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
+	leftOut := func() int { return strings.Count(log.String(), "access profile left out") }
+	eventually(t, "profiles", func() bool { return leftOut() >= 4 })
 	must(t, m.Unmount(false))
-	if n := strings.Count(log.String(), "access profile left out"); n != 3 {
+	if n := leftOut(); n != 4 {
 		t.Errorf("%d were left out:\n%s", n, log.String())
+	}
+}
+
+// scattered makes a snapshot of small files that share frames, reads some of them in
+// a mount, and gives their names.
+func (w *wobbly) scattered() (r *Repository, id manifest.ID, names []string) {
+	w.Helper()
+	r, err := Init(w.Context(), "", nil, w.options())
+	must(w, err)
+	w.Cleanup(func() { r.Close() })
+	for i := range 2000 {
+		write(w, fmt.Sprintf("%s/%d/some-file-%d", w.path("src"), i%50, i), random(uint64(i), 3000))
+	}
+	id = complete(w, r, w.path("src"), nil).ID
+	for i := 0; i < 2000; i += 130 {
+		names = append(names, fmt.Sprintf("%d/some-file-%d", i%50, i))
+	}
+	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchNone})
+	return r, id, names
+}
+
+// readInMount reads files of a snapshot of w's src in a mount of its own.
+func (w *wobbly) readInMount(r *Repository, id manifest.ID, names []string, opts *MountOptions) {
+	w.Helper()
+	m := mountAt(w, r, id, w.path("mnt"), opts)
+	for _, name := range names {
+		want, err := os.ReadFile(w.path("src", name))
+		must(w, err)
+		sameFile(w, m.Dir+"/"+name, want)
+	}
+	must(w, m.Unmount(false))
+}
+
+// TestBundle: what was read here and there the next mount has from the profile alone,
+// without a look at any pack; so has a mount of a snapshot that was made of that one.
+func TestBundle(t *testing.T) {
+	needRoot(t)
+	w := newWobbly(t)
+	r, id, names := w.scattered()
+	objects := hotObjects(t, r, id)
+	if len(objects) != 1 {
+		t.Fatalf("profiles: %q", objects)
+	}
+	if info, err := r.store.Stat(t.Context(), objects[0]); err != nil || info.Size > 1<<20 {
+		t.Errorf("a profile of %d bytes, %v", info.Size, err)
+	}
+	write(t, w.path("src", "more"), random(1, 1000))
+	child := complete(t, r, w.path("src"), &CreateOptions{Parent: id.String()}).ID
+	for _, id := range []manifest.ID{id, child} {
+		reads := w.countPackReads()
+		r := w.open()
+		w.readInMount(r, id, names, &MountOptions{Prefetch: PrefetchHot})
+		// The child's tree has pages of its own.
+		if n := reads.Load(); n > 0 && id != child {
+			t.Errorf("%v: %d reads of packs", id, n)
+		}
+		w.heal()
+		if again := hotObjects(t, r, id); id != child && len(again) != 1 {
+			t.Errorf("profiles: %q", again)
+		}
+	}
+}
+
+// countPackReads counts requests for parts of packs.
+func (w *wobbly) countPackReads() *atomic.Int64 {
+	var n atomic.Int64
+	w.fail(func(op remote.Op, name string) remote.Fault {
+		if op == remote.OpReadAt && strings.HasPrefix(name, "packs/") {
+			n.Add(1)
+		}
+		return remote.Fault{}
+	})
+	return &n
+}
+
+// TestBundleTroubles: a bundle whose chunks are not what they are called, one that
+// does not come, and one that comes late: everything is read as it should be.
+func TestBundleTroubles(t *testing.T) {
+	needRoot(t)
+	w := newWobbly(t)
+	r, id, names := w.scattered()
+	// Another's contents under these ids, in a profile that is whole.
+	b := newBundler(r.codec)
+	m := mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+	for _, name := range names {
+		_, err := os.ReadFile(m.Dir + "/" + name)
+		must(t, err)
+	}
+	m.ahead.rec.mu.Lock()
+	for _, x := range m.ahead.rec.touched {
+		b.add(x.id, random(7, int(x.loc.Length)), x.page)
+	}
+	m.ahead.rec.mu.Unlock()
+	must(t, m.Unmount(false))
+	must(t, r.store.Delete(t.Context(), hotObjects(t, r, id)...))
+	must(t, r.putProfile(t.Context(), &profile{snapshot: id, bundle: b.finish()}))
+	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
+	for name, fault := range map[string]remote.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: 2 * hotPatience}} {
+		w.fail(func(op remote.Op, object string) remote.Fault {
+			if strings.HasPrefix(object, profilePrefix) && op != remote.OpPut {
+				return fault
+			}
+			return remote.Fault{}
+		})
+		t.Log(name)
+		w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
+		w.heal()
 	}
 }
 
@@ -273,19 +384,20 @@ func (s *syncWriter) Write(p []byte) (int, error) {
 }
 
 // TestMountRequests pins what stands between a fresh process and a mount that can
-// be used: the config and the manifest, side by side. A name takes the listing
-// instead, and then the manifest.
+// be used: the config and the manifest, side by side. A name takes the listings of
+// manifests and notes instead, and then the manifest.
 func TestMountRequests(t *testing.T) {
+	plainOnly(t)
 	needRoot(t)
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	defer r.Close()
 	for i := range 3000 {
 		write(t, fmt.Sprintf("%s/%d/%d", w.path("src"), i%50, i), []byte(fmt.Sprint("file ", i)))
 	}
 	id := complete(t, r, w.path("src"), &CreateOptions{Name: "app"}).ID
-	for ref, want := range map[string]int64{id.String(): 2, "app": 3, "latest": 3} {
+	for ref, want := range map[string]int64{id.String(): 2, "app": 4, "latest": 4} {
 		var inFront, asked atomic.Int64
 		w.fail(func(op remote.Op, name string) remote.Fault {
 			asked.Add(1)
@@ -317,7 +429,7 @@ func TestMountRequests(t *testing.T) {
 // not fetched.
 func TestTreePacks(t *testing.T) {
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	defer r.Close()
 	for i := range 20_000 {
@@ -364,5 +476,82 @@ func TestSharedCacheS3(t *testing.T) {
 	rec := restore(t, shared, id.String(), b.path("out"), nil)
 	if rec.Fetched != 0 || packReads(shared) != before {
 		t.Errorf("a restore after the mount fetched %d bytes", rec.Fetched)
+	}
+}
+
+// TestProfileOnCreate: when a fork is snapshotted, what was read through the mount below
+// it so far is saved, whoever serves that.
+func TestProfileOnCreate(t *testing.T) {
+	needRoot(t)
+	for _, own := range []bool{true, false} {
+		t.Run(fmt.Sprintf("own %v", own), func(t *testing.T) {
+			w := newWobbly(t)
+			id, content := w.snapshot()
+			opts := w.options()
+			opts.StateDir = w.path("state")
+			server := w.openWith(opts)
+			fork, err := server.Fork(t.Context(), id.String(), w.path("fork"), nil)
+			must(t, err)
+			defer func() {
+				_, err := fork.Remove(context.Background(), nil)
+				must(t, err)
+			}()
+			sameFile(t, fork.Dir+"/dir/6", content["dir/6"])
+			if names := hotObjects(t, server, id); len(names) != 0 {
+				t.Errorf("profiles: %q", names)
+			}
+			creator := server
+			if !own {
+				creator = w.openWith(&Options{CacheDir: w.path("other"), Store: opts.Store, StateDir: opts.StateDir})
+			}
+			write(t, fork.Dir+"/new", []byte("new"))
+			child := complete(t, creator, fork.Dir, nil)
+			if child.Parent == nil || *child.Parent != id {
+				t.Errorf("%+v", child)
+			}
+			eventually(t, "profile", func() bool { return len(hotObjects(t, server, id)) == 1 })
+		})
+	}
+}
+
+// TestProfileOfTimes: the first snapshot of a directory has a profile of the files that
+// were read since they were written, and the very first mount goes by it.
+func TestProfileOfTimes(t *testing.T) {
+	needRoot(t)
+	w := newWobbly(t)
+	r, err := Init(t.Context(), "", nil, w.options())
+	must(t, err)
+	defer r.Close()
+	var names []string
+	for i := range 2000 {
+		name := fmt.Sprintf("%d/some-file-%d", i%50, i)
+		write(t, w.path("src", name), random(uint64(i), 3000))
+		if i%130 == 0 {
+			names = append(names, name)
+			// As reading it later would.
+			must(t, os.Chtimes(w.path("src", name), time.Now().Add(time.Duration(3600-i)*time.Second), time.Now()))
+		}
+	}
+	first := complete(t, r, w.path("src"), nil)
+	if n := len(hotObjects(t, r, first.ID)); n != 1 {
+		t.Fatalf("%d profiles", n)
+	}
+	reads := w.countPackReads()
+	other := w.open()
+	w.readInMount(other, first.ID, names, &MountOptions{Prefetch: PrefetchHot})
+	if n := reads.Load(); n > 0 {
+		t.Errorf("%d reads of packs", n)
+	}
+	// What has a parent goes by that one's mounts; a tree that was read as a whole tells
+	// nothing.
+	if second := complete(t, r, w.path("src"), nil); len(hotObjects(t, r, second.ID)) != 0 {
+		t.Error("a profile of the second snapshot")
+	}
+	for i := range 2000 {
+		name := w.path("src", fmt.Sprintf("%d/some-file-%d", i%50, i))
+		must(t, os.Chtimes(name, time.Now().Add(time.Hour), time.Now()))
+	}
+	if third := complete(t, w.open(), w.path("src"), nil); len(hotObjects(t, r, third.ID)) != 0 {
+		t.Error("a profile of what was all read")
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -19,26 +20,36 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// An access profile is which frames the readers of a mount touched, in the order
-// in which they first did. A later mount of the snapshot fetches them before
-// anybody asks. Profiles are objects hot/SNAPSHOT/ID, where ID is the BLAKE3-256
-// of the content. All numbers in it are little-endian:
+// An access profile is what the readers of a mount touched, in the order in which
+// they first did. A later mount of the snapshot fetches that before anybody asks:
+// frames where they are, and in a bundle copies of what lies scattered. Profiles are
+// objects hot/SNAPSHOT/ID, where ID is the BLAKE3-256 of the object:
+//
+//	offset  size  field
+//	0       4     length of the head as it is stored, h, little-endian
+//	4       h     head; in an encrypted repository sealed, together with the snapshot's
+//	              id (Repository.sealObject)
+//	4+h     ...   bundle: nothing, or a data pack (see chunk), up to the end
+//
+// and the head, whose numbers are little-endian:
 //
 //	offset  size  field
 //	0       8     magic "snaphot\x00"
-//	8       1     format version, 1
+//	8       1     format version, 2
 //	9       7     zero
 //	16      16    snapshot id
 //	32      ...   number of packs, uvarint; then each pack's id, 32 bytes
 //	...           number of frames, uvarint; then for each
 //	                pack            uvarint, place in the table of packs
 //	                offset, stored length   uvarints
+//	...           length of the bundle, uvarint
 //
 // No frame stands twice. Packs stand in the order in which frames first use them,
 // and each is used.
 type profile struct {
 	snapshot manifest.ID
 	frames   []touchedFrame
+	bundle   []byte // a pack, whose index is for openBundle to read; at the end of the object
 }
 
 type touchedFrame struct {
@@ -50,14 +61,17 @@ type touchedFrame struct {
 const (
 	profilePrefix  = "hot/"
 	profileMagic   = "snaphot\x00"
-	profileVersion = 1
+	profileVersion = 2
 	profileHead    = 16
 
 	maxProfileFrames = 64 << 10
-	maxProfile       = 4 << 20 // bytes
+	maxHead          = 4 << 20  // bytes
+	maxProfile       = 24 << 20 // bytes
 
-	// profilesUsed is how many of a snapshot's profiles a mount reads: the newest.
+	// profilesUsed is how many of a snapshot's profiles a mount reads: the newest,
+	// if they are not more than profileBytes in all.
 	profilesUsed = 4
+	profileBytes = 8 << 20
 	// profileAncestors is how many snapshots a mount looks at for profiles: its
 	// own, its parent, and so on. Each is a listing, in the background.
 	profileAncestors = 8
@@ -67,7 +81,8 @@ var errProfile = errors.New("damaged access profile")
 
 func profilesOf(id manifest.ID) string { return profilePrefix + id.String() + "/" }
 
-func (p *profile) encode() []byte {
+// encodeHead gives the plaintext of the head.
+func (p *profile) encodeHead() []byte {
 	b := append([]byte(profileMagic), profileVersion, 0, 0, 0, 0, 0, 0, 0)
 	b = append(b, p.snapshot[:]...)
 	at := map[chunk.PackID]uint64{}
@@ -88,19 +103,20 @@ func (p *profile) encode() []byte {
 		b = binary.AppendUvarint(b, uint64(f.offset))
 		b = binary.AppendUvarint(b, uint64(f.stored))
 	}
-	return b
+	return binary.AppendUvarint(b, uint64(len(p.bundle)))
 }
 
-func decodeProfile(b []byte) (*profile, error) {
+// decodeHead decodes a head. bundle is what comes behind it.
+func decodeHead(b, bundle []byte) (*profile, error) {
 	r := wire.NewReader(b)
-	if len(b) > maxProfile {
-		r.Failf("%d bytes, the most is %d", len(b), maxProfile)
+	if len(b) > maxHead {
+		r.Failf("%d bytes, the most is %d", len(b), maxHead)
 	}
 	head := r.Fixed("header", profileHead)
 	if r.Err() == nil && !bytes.Equal(head, append([]byte(profileMagic), profileVersion, 0, 0, 0, 0, 0, 0, 0)) {
 		r.Failf("not an access profile of version %d", profileVersion)
 	}
-	p := &profile{}
+	p := &profile{bundle: bundle}
 	copy(p.snapshot[:], r.Fixed("snapshot id", len(p.snapshot)))
 	packs := make([]chunk.PackID, r.Count("number of packs", chunk.IDSize))
 	seenPacks := make(map[chunk.PackID]bool, len(packs))
@@ -146,56 +162,13 @@ func decodeProfile(b []byte) (*profile, error) {
 	if r.Err() == nil && used != len(packs) {
 		r.Failf("unused pack")
 	}
+	if n := r.Uvarint("length of the bundle", maxProfile); r.Err() == nil && n != uint64(len(bundle)) {
+		r.Failf("bundle of %d bytes, %d expected", len(bundle), n)
+	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errProfile, err)
 	}
 	return p, nil
-}
-
-// recorder notes which frames a mount touched.
-type recorder struct {
-	mu     sync.Mutex
-	frames []touchedFrame
-	seen   map[frameKey]bool
-	known  map[frameKey]bool // by the profiles that there are
-	last   time.Time         // when the last one was noted
-	saved  int               // frames
-}
-
-func (r *recorder) touched(pack chunk.PackID, at chunk.Frame) {
-	key := frameKey{pack, at.Offset}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.seen[key] || len(r.frames) == maxProfileFrames {
-		return
-	}
-	if r.seen == nil {
-		r.seen = map[frameKey]bool{}
-	}
-	r.seen[key] = true
-	r.frames = append(r.frames, touchedFrame{pack, at.Offset, at.Stored})
-	r.last = time.Now()
-}
-
-// unsaved gives the frames if there are any that neither this mount has saved
-// nor another one had.
-func (r *recorder) unsaved() []touchedFrame {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, f := range r.frames[r.saved:] {
-		if !r.known[frameKey{f.pack, f.offset}] {
-			return slices.Clone(r.frames)
-		}
-	}
-	return nil
-}
-
-// touched is what to tell of frames that are read; nil for nothing.
-func (p *prefetcher) touched() func(chunk.PackID, chunk.Frame) {
-	if p == nil {
-		return nil
-	}
-	return p.rec.touched
 }
 
 const (
@@ -216,10 +189,7 @@ func (p *prefetcher) record() {
 			return
 		case <-tick.C:
 		}
-		p.rec.mu.Lock()
-		quiet := len(p.rec.frames) > 0 && time.Since(p.rec.last) >= profileQuiet
-		p.rec.mu.Unlock()
-		if quiet {
+		if p.rec.quiet(profileQuiet) {
 			p.save()
 			return
 		}
@@ -229,21 +199,79 @@ func (p *prefetcher) record() {
 // save puts the profile into the repository. That may not be allowed, and is no
 // reason to fail.
 func (p *prefetcher) save() {
-	frames := p.rec.unsaved()
-	if frames == nil {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	bundled, frames, n := p.rec.unsaved()
+	if n == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), profilePatience)
 	defer cancel()
-	b := (&profile{p.m.ID, frames}).encode()
-	sum := blake3.Sum256(b)
-	if err := p.repo.store.Put(ctx, profilesOf(p.m.ID)+hex.EncodeToString(sum[:]), b); err != nil {
+	bundle, err := p.bundle(ctx, bundled)
+	if err == nil {
+		err = p.repo.putProfile(ctx, &profile{p.m.ID, frames, bundle})
+	}
+	if err != nil {
 		p.repo.log.Info("saving the access profile", "err", err)
 		return
 	}
-	p.rec.mu.Lock()
-	p.rec.saved = len(frames)
-	p.rec.mu.Unlock()
+	p.rec.markSaved(n)
+}
+
+// bundle makes a bundle of what was touched.
+func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error) {
+	// In the order in which it lies in packs, so that each frame is decoded once. By a
+	// reader of its own: when the mount has ended its own does nothing any more.
+	slices.SortFunc(touched, func(a, b touch) int {
+		return cmp.Or(bytes.Compare(a.loc.Pack[:], b.loc.Pack[:]), cmp.Compare(a.loc.Frame.Offset, b.loc.Frame.Offset), cmp.Compare(a.loc.Offset, b.loc.Offset))
+	})
+	chunks := newChunkReader(ctx, p.repo, p.store, bundleFrame)
+	chunks.hot = p.hot
+	b := newBundler(p.repo.codec)
+	for i := range touched {
+		t := &touched[i]
+		data, err := chunks.Chunk(ctx, &manifest.Extent{ID: t.id, Location: t.loc})
+		if err != nil {
+			return nil, err
+		}
+		if !b.add(t.id, data, t.page) {
+			break
+		}
+	}
+	return b.finish(), nil
+}
+
+func (r *Repository) putProfile(ctx context.Context, p *profile) error {
+	b := r.encodeProfile(p)
+	sum := blake3.Sum256(b)
+	return r.store.Put(ctx, profilesOf(p.snapshot)+hex.EncodeToString(sum[:]), b)
+}
+
+// encodeProfile gives a profile's object.
+func (r *Repository) encodeProfile(p *profile) []byte {
+	head := r.sealObject(useProfile, p.snapshot.String(), p.encodeHead())
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(head)+len(p.bundle)), uint32(len(head)))
+	return append(append(b, head...), p.bundle...)
+}
+
+// decodeProfile decodes the object of a profile of a snapshot.
+func (r *Repository) decodeProfile(id manifest.ID, b []byte) (*profile, error) {
+	if len(b) > maxProfile || len(b) < 4 {
+		return nil, fmt.Errorf("%w: %d bytes", errProfile, len(b))
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if uint64(n) > uint64(len(b)-4) {
+		return nil, fmt.Errorf("%w: head of %d bytes in %d", errProfile, n, len(b))
+	}
+	head, err := r.openObject(useProfile, id.String(), b[4:4+n])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errProfile, err)
+	}
+	p, err := decodeHead(head, b[4+n:])
+	if err == nil && p.snapshot != id {
+		err = fmt.Errorf("%w: of snapshot %v", errProfile, p.snapshot)
+	}
+	return p, err
 }
 
 // hotGap is what is fetched in vain between two frames of a profile rather than
@@ -252,16 +280,12 @@ const hotGap = 128 << 10
 
 // fetchHot fetches what other mounts of the snapshot read, in few requests.
 func (p *prefetcher) fetchHot() {
-	frames, err := p.readProfiles(p.ctx)
+	frames, bundles, err := p.readProfiles(p.ctx)
+	p.hot.set(bundles)
 	if err != nil && p.ctx.Err() == nil {
 		p.repo.log.Info("reading access profiles", "err", err)
 	}
-	p.rec.mu.Lock()
-	p.rec.known = make(map[frameKey]bool, len(frames))
-	for _, f := range frames {
-		p.rec.known[frameKey{f.pack, f.offset}] = true
-	}
-	p.rec.mu.Unlock()
+	p.rec.know(frames, bundles)
 	ranges := mergeFrames(frames)
 	slices.Reverse(ranges) // the first one last: that is fetched first
 	var g sync.WaitGroup
@@ -290,32 +314,29 @@ func (p *prefetcher) fetchHot() {
 // readProfiles gives what was read from mounts of the snapshot or, if there were
 // none, of the nearest of its ancestors whose mounts left a profile: most of a
 // fork's snapshot lies where that of its parent does.
-func (p *prefetcher) readProfiles(ctx context.Context) ([]touchedFrame, error) {
+func (p *prefetcher) readProfiles(ctx context.Context) ([]touchedFrame, []*bundle, error) {
 	id, parent := p.m.ID, p.m.Parent
 	for generation := range profileAncestors {
-		frames, err := p.profilesOf(ctx, id)
-		if err != nil || len(frames) > 0 || parent.IsZero() {
-			return frames, err
+		frames, bundles, err := p.profilesOf(ctx, id)
+		if err != nil || len(frames)+len(bundles) > 0 || parent.IsZero() {
+			return frames, bundles, err
 		}
 		if generation > 0 {
 			// It may be gone, and with it the way further back.
 			s, err := p.repo.Get(ctx, id.String())
-			if err != nil {
-				return nil, nil
-			}
-			if s.Parent == nil {
-				return nil, nil
+			if err != nil || s.Parent == nil {
+				return nil, nil, nil
 			}
 			parent = *s.Parent
 		}
 		id = parent
 	}
-	return nil, nil
+	return nil, nil, nil
 }
 
-// profilesOf gives the frames of a snapshot's newest profiles, as far as they lie
-// in packs of the mounted one; the newest profile's first.
-func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedFrame, error) {
+// profilesOf gives the bundles of a snapshot's newest profiles, and their frames as
+// far as they lie in packs of the mounted one; the newest profile's first.
+func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedFrame, []*bundle, error) {
 	var found []remote.Info
 	prefix := profilesOf(id)
 	err := p.repo.store.List(ctx, prefix, func(o remote.Info) error {
@@ -326,20 +347,21 @@ func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedF
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	packs := make(map[chunk.PackID]bool, len(p.m.Packs))
 	for _, u := range p.m.Packs {
 		packs[u.ID] = true
 	}
 	newest := newestProfiles(found)
-	frames := make([][]touchedFrame, len(newest))
+	frames, bundles := make([][]touchedFrame, len(newest)), make([]*bundle, len(newest))
 	var g sync.WaitGroup
 	for i, o := range newest {
 		g.Go(func() {
-			prof, err := p.readProfile(ctx, id, o)
+			prof, b, err := p.readProfile(ctx, id, o)
 			if err == nil {
 				frames[i] = slices.DeleteFunc(prof.frames, func(f touchedFrame) bool { return !packs[f.pack] })
+				bundles[i] = b
 			} else if ctx.Err() == nil {
 				p.repo.log.Warn("access profile left out", "object", o.Name, "err", err)
 			}
@@ -354,31 +376,43 @@ func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedF
 			all = append(all, f)
 		}
 	}
-	return all, nil
+	return all, slices.DeleteFunc(bundles, func(b *bundle) bool { return b == nil }), nil
 }
 
 func newestProfiles(all []remote.Info) []remote.Info {
 	slices.SortStableFunc(all, func(a, b remote.Info) int { return b.ModTime.Compare(a.ModTime) })
-	return all[:min(len(all), profilesUsed)]
+	bytes := int64(0)
+	for i := range all {
+		if bytes += all[i].Size; i == profilesUsed || i > 0 && bytes > profileBytes {
+			return all[:i]
+		}
+	}
+	return all
 }
 
-func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.Info) (*profile, error) {
-	if o.Size > maxProfile {
-		return nil, fmt.Errorf("%w: %d bytes", errProfile, o.Size)
+func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.Info) (*profile, *bundle, error) {
+	if o.Size > maxProfile || o.Size == 0 {
+		return nil, nil, fmt.Errorf("%w: %d bytes", errProfile, o.Size)
 	}
-	b, err := p.repo.store.Get(ctx, o.Name)
-	if err != nil {
-		return nil, err
+	// Through the disk cache, from which the bundle is read later on.
+	if err := p.store.Prefetch(ctx, o.Name, 0, o.Size); err != nil && !errors.Is(err, remote.ErrNoCache) {
+		return nil, nil, err
+	}
+	b := make([]byte, o.Size)
+	if err := p.store.ReadAt(ctx, o.Name, 0, b); err != nil {
+		return nil, nil, err
 	}
 	sum := blake3.Sum256(b)
 	if name := o.Name[strings.LastIndexByte(o.Name, '/')+1:]; name != hex.EncodeToString(sum[:]) {
-		return nil, fmt.Errorf("%w: it is not what its name says", errProfile)
+		p.store.Invalidate(o.Name, 0, o.Size) // the disk may have spoiled it
+		return nil, nil, fmt.Errorf("%w: it is not what its name says", errProfile)
 	}
-	prof, err := decodeProfile(b)
-	if err == nil && prof.snapshot != id {
-		err = fmt.Errorf("%w: of snapshot %v", errProfile, prof.snapshot)
+	prof, err := p.repo.decodeProfile(id, b)
+	if err != nil || len(prof.bundle) == 0 {
+		return prof, nil, err
 	}
-	return prof, err
+	x, err := openBundle(p.repo.codec, o.Name, o.Size-int64(len(prof.bundle)), prof.bundle)
+	return prof, x, err
 }
 
 // mergeFrames gives the ranges in which frames lie, in the order in which their

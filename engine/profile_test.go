@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -12,43 +13,48 @@ import (
 
 func someProfile(id manifest.ID) *profile {
 	a, b := chunk.PackID{1}, chunk.PackID{2}
-	return &profile{id, []touchedFrame{{b, 500_000, 1000}, {a, 16, 100_000}, {b, 16, 200_000}, {a, 400_000, 5}}}
+	return &profile{id, []touchedFrame{{b, 500_000, 1000}, {a, 16, 100_000}, {b, 16, 200_000}, {a, 400_000, 5}}, []byte("a pack")}
 }
 
 func TestProfileEncoding(t *testing.T) {
 	id := manifest.NewID(0)
 	for name, p := range map[string]*profile{"some": someProfile(id), "empty": {snapshot: id, frames: []touchedFrame{}}} {
-		b := p.encode()
-		got, err := decodeProfile(b)
-		if err != nil || got.snapshot != p.snapshot || !slices.Equal(got.frames, p.frames) {
+		b := p.encodeHead()
+		got, err := decodeHead(b, p.bundle)
+		if err != nil || got.snapshot != p.snapshot || !slices.Equal(got.frames, p.frames) || !bytes.Equal(got.bundle, p.bundle) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 		for i := range b {
-			if _, err := decodeProfile(b[:i]); !errors.Is(err, errProfile) {
+			if _, err := decodeHead(b[:i], p.bundle); !errors.Is(err, errProfile) {
 				t.Errorf("%s: cut at %d: %v", name, i, err)
 			}
 		}
 	}
-	twice := &profile{id, []touchedFrame{{chunk.PackID{1}, 16, 5}, {chunk.PackID{1}, 16, 6}}}
-	outside := &profile{id, []touchedFrame{{chunk.PackID{1}, chunk.MaxPack, 5}}}
-	nothing := &profile{id, []touchedFrame{{chunk.PackID{1}, 16, 0}}}
-	long := &profile{id, make([]touchedFrame, maxProfileFrames+1)}
+	twice := &profile{id, []touchedFrame{{chunk.PackID{1}, 16, 5}, {chunk.PackID{1}, 16, 6}}, nil}
+	outside := &profile{id, []touchedFrame{{chunk.PackID{1}, chunk.MaxPack, 5}}, nil}
+	nothing := &profile{id, []touchedFrame{{chunk.PackID{1}, 16, 0}}, nil}
+	long := &profile{id, make([]touchedFrame, maxProfileFrames+1), nil}
 	for i := range long.frames {
 		long.frames[i] = touchedFrame{chunk.PackID{1}, uint32(i), 1}
 	}
 	for name, p := range map[string]*profile{"twice": twice, "outside": outside, "nothing": nothing, "long": long} {
-		if _, err := decodeProfile(p.encode()); !errors.Is(err, errProfile) {
+		if _, err := decodeHead(p.encodeHead(), nil); !errors.Is(err, errProfile) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
 func FuzzProfile(f *testing.F) {
-	f.Add(someProfile(manifest.NewID(0)).encode())
-	f.Add((&profile{}).encode())
+	r := &Repository{}
+	f.Add(r.encodeProfile(someProfile(manifest.NewID(0))))
+	f.Add(r.encodeProfile(&profile{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := decodeProfile(b)
-		if err == nil && !bytes.Equal(p.encode(), b) {
+		var id manifest.ID
+		if len(b) > 4+profileHead+len(id) {
+			copy(id[:], b[4+profileHead:])
+		}
+		p, err := r.decodeProfile(id, b)
+		if err == nil && !bytes.Equal(r.encodeProfile(p), b) {
 			t.Errorf("%+v is encoded in another way", p)
 		}
 	})
@@ -63,36 +69,64 @@ func TestMergeFrames(t *testing.T) {
 	}
 }
 
-// TestRecorder: frames are noted once, and saved when another mount has not.
+// touchOf is a chunk of that length in a frame of 1 MiB.
+func touchOf(i int, pack byte, frame, length uint32) (chunk.ID, *chunk.Location) {
+	at := chunk.Frame{Offset: frame, Stored: 1000, Raw: 1 << 20}
+	return hasher.Sum([]byte(fmt.Sprint(i))), &chunk.Location{Pack: chunk.PackID{pack}, Frame: at, Length: length}
+}
+
+var hasher chunk.Hasher
+
+// TestRecorder: what is touched is noted once, and saved when enough of it is new.
 func TestRecorder(t *testing.T) {
 	var r recorder
-	at := func(i int) chunk.Frame { return chunk.Frame{Offset: uint32(i), Stored: 1, Raw: 1} }
-	if r.unsaved() != nil {
+	if _, _, n := r.unsaved(); n != 0 {
 		t.Error("there is nothing to save")
 	}
 	for range 2 {
 		for i := range 5 {
-			r.touched(chunk.PackID{1}, at(i))
+			id, at := touchOf(i, 1, uint32(16+i/4), 200<<10)
+			r.note(id, at, false)
 		}
 	}
-	if n := len(r.unsaved()); n != 5 {
-		t.Errorf("%d frames", n)
+	id, at := touchOf(100, 2, 16, 50_000)
+	r.note(id, at, true)
+	// Four chunks of the first frame, one of the second, and a page.
+	bundled, frames, n := r.unsaved()
+	if len(bundled) != 2 || !bundled[1].page || len(frames) != 1 || frames[0].offset != 16 || n != 6 {
+		t.Errorf("%v, %v, %d", bundled, frames, n)
 	}
-	r.known = map[frameKey]bool{}
-	for i := range 5 {
-		r.known[frameKey{chunk.PackID{1}, uint32(i)}] = true
-	}
-	if r.unsaved() != nil {
+	known := &bundle{chunks: map[chunk.ID]chunk.Location{id: {}, bundled[0].id: {}}}
+	r.know(frames, []*bundle{known})
+	if _, _, n := r.unsaved(); n != 0 {
 		t.Error("it is known")
 	}
-	r.touched(chunk.PackID{2}, at(0))
-	if n := len(r.unsaved()); n != 6 {
-		t.Errorf("%d frames", n)
+	id, at = touchOf(101, 2, 500, 1000)
+	r.note(id, at, false)
+	if _, _, n := r.unsaved(); n != 0 {
+		t.Error("too little is new")
 	}
-	for i := range maxProfileFrames + 10 {
-		r.touched(chunk.PackID{3}, at(i))
+	id, at = touchOf(102, 2, 600, newsBytes)
+	r.note(id, at, false)
+	if bundled, frames, n = r.unsaved(); len(bundled) != 3 || len(frames) != 2 || n != 8 {
+		t.Errorf("%v, %v, %d", bundled, frames, n)
 	}
-	if n := len(r.frames); n != maxProfileFrames {
-		t.Errorf("%d frames", n)
+	r.markSaved(n)
+	if _, _, n := r.unsaved(); n != 0 {
+		t.Error("it is saved")
+	}
+}
+
+// TestRecorderBounds: of very much, what came first is bundled, and frames are noted
+// of the rest.
+func TestRecorderBounds(t *testing.T) {
+	var r recorder
+	for i := range maxTouched + 10 {
+		id, at := touchOf(i, byte(i%7), uint32(16+i), 10_000)
+		r.note(id, at, false)
+	}
+	bundled, frames, _ := r.unsaved()
+	if len(bundled) != maxBundle/10_000 || len(frames) != maxTouched+10-len(bundled) {
+		t.Errorf("%d bundled, %d frames", len(bundled), len(frames))
 	}
 }

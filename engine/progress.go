@@ -29,12 +29,14 @@ type Phase string
 
 // The phases of operations.
 const (
-	PhaseReading    Phase = "reading"    // create: walking, hashing, uploading
-	PhaseCommitting Phase = "committing" // create: tree, index and manifest
-	PhasePlanning   Phase = "planning"   // restore: reading the tree
-	PhaseWriting    Phase = "writing"    // restore: files
-	PhaseVerifying  Phase = "verifying"  // restore: reading back
-	PhaseMarking    Phase = "marking"    // gc: reading manifests
-	PhaseCopying    Phase = "copying"    // copy: reading one repository, uploading to another
-	PhaseSweeping   Phase = "sweeping"   // gc: deleting and announcing
+	PhaseReading    Phase = "reading"      // create: walking, hashing, uploading
+	PhaseCommitting Phase = "committing"   // create: tree, index and manifest
+	PhasePlanning   Phase = "planning"     // restore: reading the tree
+	PhaseWriting    Phase = "writing"      // restore: files
+	PhaseVerifying  Phase = "verifying"    // restore: reading back
+	PhaseChecking   Phase = "checking"     // verify: manifests, trees and index
+	PhaseData       Phase = "reading data" // verify: packs, of which Stats counts the stored bytes
+	PhaseCopying    Phase = "copying"      // copy: reading one repository, uploading to another
+	PhaseMarking    Phase = "marking"      // gc: reading manifests
+	PhaseSweeping   Phase = "sweeping"     // gc: deleting and announcing
 )

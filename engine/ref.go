@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -38,6 +40,17 @@ func checkName(name string) error {
 	return nil
 }
 
+// checkTag reports a tag that a snapshot cannot have. A value may be empty.
+func checkTag(key, value string) error {
+	if err := manifest.CheckLabel(key); err != nil {
+		return fmt.Errorf("%w: tag %q %w", ErrInvalid, key, err)
+	}
+	if err := manifest.CheckLabel(value); value != "" && err != nil {
+		return fmt.Errorf("%w: value %q of tag %q %w", ErrInvalid, value, key, err)
+	}
+	return nil
+}
+
 // Get finds the snapshot that a reference names. A reference is
 //
 //   - an id, or a prefix of one, of at least four digits, that no other has;
@@ -58,9 +71,12 @@ func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
 	return s, nil
 }
 
+// timeFormat is how messages show a time.
+const timeFormat = "2006-01-02 15:04:05 MST"
+
 func (r *Repository) checkExpiry(s *Snapshot) error {
 	if s.Expired(r.now()) {
-		return fmt.Errorf("%w on %s", ErrExpired, s.ExpiresAt.Format("2006-01-02 15:04:05 MST"))
+		return fmt.Errorf("%w on %s", ErrExpired, s.ExpiresAt.Format(timeFormat))
 	}
 	return nil
 }
@@ -96,16 +112,46 @@ func printable(ref string) string {
 	return ref
 }
 
+// resolve finds the snapshot that a reference names, expired or not.
 func (r *Repository) resolve(ctx context.Context, ref string) (*Snapshot, error) {
+	return r.newResolver(ctx, 1).resolve(ref)
+}
+
+// A resolver finds the snapshots that several references name, and lists them once.
+type resolver struct {
+	repo *Repository
+	ctx  context.Context
+	many bool // a listing costs less than to ask for each id
+	list func() *listing
+}
+
+type listing struct {
+	all     []*Snapshot
+	damaged []damagedHead
+	err     error
+}
+
+// manyRefs is how many ids are asked for one by one.
+const manyRefs = 16
+
+func (r *Repository) newResolver(ctx context.Context, refs int) *resolver {
+	return &resolver{r, ctx, refs > manyRefs, sync.OnceValue(func() *listing {
+		l := &listing{}
+		l.all, l.damaged, l.err = r.snapshots(ctx)
+		return l
+	})}
+}
+
+func (x *resolver) resolve(ref string) (*Snapshot, error) {
 	if isHandle(ref) {
 		id, err := parseHandle(ref)
 		if err != nil {
 			return nil, err
 		}
-		return r.byID(ctx, id)
+		return x.byID(id)
 	}
 	if id, err := manifest.ParseID(ref); err == nil {
-		return r.byID(ctx, id)
+		return x.byID(id)
 	}
 	name, n := ref, 0
 	if m := nthPattern.FindStringSubmatch(ref); m != nil {
@@ -118,18 +164,38 @@ func (r *Repository) resolve(ctx context.Context, ref string) (*Snapshot, error)
 	if name == "" {
 		return nil, fmt.Errorf("%w: an empty reference", ErrInvalid)
 	}
-	all, damaged, err := r.snapshots(ctx)
-	if err != nil {
-		return nil, err
+	l := x.list()
+	if l.err != nil {
+		return nil, l.err
 	}
-	s, err := choose(all, ref, name, n, func(s *Snapshot) bool { return s.Expired(r.now()) })
-	for _, d := range damaged {
+	s, err := choose(l.all, ref, name, n, func(s *Snapshot) bool { return s.Expired(x.repo.now()) })
+	for _, d := range l.damaged {
 		// It may be the one that is meant: better no answer than an older one.
 		if err != nil || d.id.Compare(s.ID) > 0 {
 			return nil, fmt.Errorf("%w; it may be the one that is meant (remove it, or name another by its id)", d.err)
 		}
 	}
 	return s, err
+}
+
+func (x *resolver) byID(id manifest.ID) (*Snapshot, error) {
+	if !x.many {
+		return x.repo.byID(x.ctx, id)
+	}
+	l := x.list()
+	if l.err != nil {
+		return nil, l.err
+	}
+	for _, d := range l.damaged {
+		if d.id == id {
+			return nil, d.err
+		}
+	}
+	at, ok := slices.BinarySearchFunc(l.all, id, func(s *Snapshot, id manifest.ID) int { return id.Compare(s.ID) })
+	if !ok {
+		return nil, ErrNotFound
+	}
+	return l.all[at], nil
 }
 
 // choose picks among all snapshots, newest first.
@@ -183,40 +249,23 @@ func describe(all []*Snapshot) string {
 	return b.String()
 }
 
+// byID finds a snapshot, and its notes side by side.
 func (r *Repository) byID(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	noted := begin(func() ([]*manifest.Note, error) { return r.notesOf(ctx, id) })
 	s, err := r.head(ctx, id, 0)
 	if errors.Is(err, remote.ErrNotExist) {
 		r.cache.remove("heads", id.String())
 		return nil, ErrNotFound
 	}
-	return s, err
-}
-
-// Remove removes snapshots, and tells which. All references are resolved before
-// anything is removed; expired snapshots can be removed too. What only they
-// held is freed by garbage collection.
-func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, error) {
-	var all []*Snapshot
-	var names []string
-	seen := map[manifest.ID]bool{}
-	for _, ref := range refs {
-		s, err := r.resolve(ctx, ref)
-		if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
-			s, err = &Snapshot{ID: id}, nil // what is damaged can be removed by its id
-		}
-		if err != nil {
-			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
-		}
-		if !seen[s.ID] {
-			seen[s.ID] = true
-			all, names = append(all, s), append(names, s.ID.ObjectName())
-		}
+	if err != nil {
+		return nil, err
 	}
-	if err := r.store.Delete(ctx, names...); err != nil {
-		return nil, fmt.Errorf("removing snapshots: %w", err)
+	notes, err := noted(ctx)
+	if err != nil {
+		return nil, err
 	}
-	for _, s := range all {
-		r.cache.remove("heads", s.ID.String())
-	}
-	return all, nil
+	s.annotate(notes)
+	return s, nil
 }

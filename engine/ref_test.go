@@ -18,7 +18,7 @@ func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
 	t.Helper()
 	p = newPlace(t)
 	at := time.Now()
-	r, err := Init(t.Context(), p.repo, nil, &Options{CacheDir: p.cache, Now: func() time.Time { return at }})
+	r, err := Init(t.Context(), p.repo, initOf(t), keyed(t, &Options{CacheDir: p.cache, Now: func() time.Time { return at }}))
 	must(t, err)
 	t.Cleanup(func() { r.Close() })
 	p.files("src", map[string]string{"f": "1"})
@@ -228,7 +228,7 @@ func TestListFilters(t *testing.T) {
 // openAt opens the place's repository with a cache and a clock.
 func (p *place) openAt(cache string, now *time.Time) *Repository {
 	p.Helper()
-	r, err := Open(p.Context(), p.repo, &Options{CacheDir: p.path(cache), Now: func() time.Time { return *now }})
+	r, err := Open(p.Context(), p.repo, keyed(p, &Options{CacheDir: p.path(cache), Now: func() time.Time { return *now }}))
 	must(p, err)
 	p.Cleanup(func() { r.Close() })
 	return r

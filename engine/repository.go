@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/age"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/remote"
@@ -33,6 +34,16 @@ type Options struct {
 	// them. It must not be deleted while something is mounted. The default is none;
 	// that of the command is DefaultStateDir.
 	StateDir string
+	// Passphrase is asked for the passphrase of the repository at a URL, if that is
+	// encrypted and has a key that takes one. It is not asked again when it was wrong.
+	Passphrase func(ctx context.Context, url string) (string, error)
+	// Identities are tried on the keys of an encrypted repository first.
+	Identities []age.Identity
+	// Key opens an encrypted repository as another process has: see Repository.Key.
+	Key *chunk.Key
+	// Encrypted refuses a repository that is not encrypted, with ErrNotEncrypted: so
+	// that nobody can put one in its place. Identities and Key do too.
+	Encrypted bool
 	// Store is used instead of what the URL names, if it is not nil.
 	Store remote.Store
 	// Log is told what a developer wants to know. The default is silence.
@@ -54,6 +65,10 @@ type InitOptions struct {
 	// needs any more, in whole seconds, at least ten; 0 is the default, a day. Whoever
 	// writes to the repository has to commit within half of it, or begins anew.
 	GCGrace time.Duration
+	// Keys, if there are any, have all that is stored encrypted, and say who can
+	// open it. More can be added later; but a repository is encrypted from the
+	// beginning, or never.
+	Keys []*NewKey
 }
 
 // A Repository holds snapshots. It is safe for parallel use.
@@ -64,6 +79,7 @@ type Repository struct {
 	store remote.Store
 	count *remote.Counter
 	cfg   *config
+	key   *chunk.Key // nil without encryption
 	cache cacheDir
 	log   *slog.Logger
 	now   func() time.Time
@@ -100,11 +116,7 @@ func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*R
 		return nil, fmt.Errorf("making repository%s: %w", r.where(), err)
 	}
 	cfg.CreatedAt = r.now().UTC().Truncate(time.Second)
-	err = r.store.Put(ctx, configName, cfg.encode())
-	if errors.Is(err, remote.ErrExist) {
-		err = ErrExists
-	}
-	if err == nil {
+	if err = r.make(ctx, cfg, init, opts); err == nil {
 		err = r.use(cfg, opts)
 	}
 	if err != nil {
@@ -113,9 +125,47 @@ func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*R
 	return r, nil
 }
 
+// make puts the objects that make a repository.
+func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, opts *Options) error {
+	if opts == nil {
+		opts = &Options{}
+	}
+	check, undo := "", func() {}
+	if init != nil && len(init.Keys) > 0 {
+		// Not into one that is there.
+		if _, err := r.store.Stat(ctx, configName); err == nil {
+			return ErrExists
+		} else if !errors.Is(err, remote.ErrNotExist) {
+			return err
+		}
+		r.key = chunk.NewKey()
+		cfg.encrypt(r.key)
+		check = cfg.Encryption.KeyCheck
+		var err error
+		if undo, err = r.makeKeys(ctx, r.key, init.Keys); err != nil {
+			return err
+		}
+	} else if opts.wantsEncryption() {
+		return fmt.Errorf("%w: it is to be, but no keys were given", ErrNotEncrypted)
+	}
+	err := r.store.Put(ctx, configName, cfg.encode())
+	if errors.Is(err, remote.ErrExist) {
+		err = ErrExists
+	}
+	if err != nil {
+		// If it came through nevertheless the keys are its own, and must stay.
+		if errors.Is(err, ErrExists) {
+			undo()
+		}
+		return err
+	}
+	return r.pin(opts).set(check)
+}
+
 // Open opens the repository at a URL: a path, file:///path,
 // s3://bucket/prefix or r2://ACCOUNT/bucket/prefix. It fails with
-// ErrNotInitialised where there is none.
+// ErrNotInitialised where there is none, and with ErrLocked where there is an
+// encrypted one that opts do not open.
 func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	r, err := connect(ctx, url, opts, false)
 	if errors.Is(err, remote.ErrNoBucket) {
@@ -125,7 +175,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 		return nil, fmt.Errorf("opening repository%s: %w", r.where(), err)
 	}
 	if opts != nil {
-		r.lookAhead(ctx, opts.Ref)
+		r.lookAhead(ctx, opts)
 	}
 	var cfg *config
 	b, err := r.store.Get(ctx, configName)
@@ -134,6 +184,9 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 		err = ErrNotInitialised
 	case err == nil:
 		cfg, err = decodeConfig(b)
+	}
+	if err == nil {
+		err = r.unlock(ctx, cfg, opts)
 	}
 	if err == nil {
 		err = r.use(cfg, opts)
@@ -204,7 +257,13 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	if r.splitter, err = chunk.NewSplitter(cfg.Chunker); err != nil {
 		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
 	}
-	if r.codec, err = chunk.NewCodec(cfg.Compression.Level); err != nil {
+	if r.key == nil {
+		r.codec, err = chunk.NewCodec(cfg.Compression.Level)
+	} else {
+		r.hasher = chunk.NewKeyedHasher(r.key.Derive(chunk.UseChunkID))
+		r.codec, err = chunk.NewSealingCodec(cfg.Compression.Level, r.key)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
 	}
 	if opts == nil {

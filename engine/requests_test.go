@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/snapctl/snapctl/remote"
 )
@@ -51,15 +52,16 @@ func TestRequests(t *testing.T) {
 	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4}, create)
 	// Two packs of data and two of tree, of which only the index tells, are asked for.
 	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, create)
-	check("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 1}, func(r *Repository) {
+	// Manifests and notes are listed side by side.
+	check("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 2}, func(r *Repository) {
 		_, err := r.List(t.Context(), nil)
 		must(t, err)
 	})
-	check("list", "third", counts{remote.OpGet: 1, remote.OpList: 1}, func(r *Repository) {
+	check("list", "third", counts{remote.OpGet: 1, remote.OpList: 2}, func(r *Repository) {
 		_, err := r.List(t.Context(), nil)
 		must(t, err)
 	})
-	check("get by id", "fourth", counts{remote.OpGet: 2}, func(r *Repository) {
+	check("get by id", "fourth", counts{remote.OpGet: 2, remote.OpList: 1}, func(r *Repository) {
 		_, err := r.Get(t.Context(), id)
 		must(t, err)
 	})
@@ -70,7 +72,22 @@ func TestRequests(t *testing.T) {
 	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, func(r *Repository) {
 		complete(t, r, p.path("out"), nil)
 	})
-	check("remove", "cache", counts{remote.OpGet: 2, remote.OpDelete: 1}, func(r *Repository) {
+	check("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, func(r *Repository) {
+		_, err := r.List(t.Context(), nil)
+		must(t, err)
+	})
+	check("rename", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, func(r *Repository) {
+		changed(t, r, id, renamed("other"))
+	})
+	// The note is in the cache.
+	check("list with a note", "third", counts{remote.OpGet: 1, remote.OpList: 2}, func(r *Repository) {
+		_, err := r.List(t.Context(), nil)
+		must(t, err)
+	})
+	check("extend", "third", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 1}, func(r *Repository) {
+		changed(t, r, id, &Changes{Until: time.Now().Add(time.Hour)})
+	})
+	check("remove", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpDelete: 1}, func(r *Repository) {
 		_, err := r.Remove(t.Context(), id)
 		must(t, err)
 	})

@@ -91,7 +91,7 @@ func (r *Repository) open(ctx context.Context, ref string) (*manifest.Manifest, 
 	}
 	m, err := r.manifest(ctx, id)
 	if err == nil {
-		err = r.checkExpiry(snapshotOf(&m.Info))
+		err = r.checkLive(ctx, snapshotOf(&m.Info))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), err)

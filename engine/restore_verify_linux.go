@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -93,6 +94,12 @@ func (v *verifier) file(ctx context.Context, key manifest.Key, e *manifest.Entry
 		return err
 	}
 	defer unix.Close(fd)
+	return holdsContents(ctx, v.repo.hasher, v.tree, e, fd, &v.buf)
+}
+
+// holdsContents compares an open file with what an entry says of it: errDiffers if
+// they are not the same. Zeros are the same as a hole. buf is memory to read into.
+func holdsContents(ctx context.Context, hasher *chunk.Hasher, tree *manifest.Tree, e *manifest.Entry, fd int, buf *[]byte) error {
 	size, err := unix.Seek(fd, 0, io.SeekEnd)
 	if err != nil {
 		return err
@@ -100,26 +107,75 @@ func (v *verifier) file(ctx context.Context, key manifest.Key, e *manifest.Entry
 	if uint64(size) != e.Size {
 		return errDiffers
 	}
-	return v.tree.Extents(ctx, e, func(at uint64, ext *manifest.Extent) error {
-		if int(ext.Length) > len(v.buf) {
-			v.buf = make([]byte, ext.Length)
+	done := uint64(0)
+	err = tree.Extents(ctx, e, func(at uint64, ext *manifest.Extent) error {
+		if err := allZero(fd, done, at, buf); err != nil {
+			return err
 		}
-		data := v.buf[:ext.Length]
-		for n := 0; n < len(data); {
-			m, err := pread(fd, data[n:], int64(at)+int64(n))
-			if err != nil {
-				return err
-			}
-			if m == 0 {
-				return errDiffers
-			}
-			n += m
+		done = at + uint64(ext.Length)
+		if int(ext.Length) > len(*buf) {
+			*buf = make([]byte, ext.Length)
 		}
-		if v.repo.hasher.Sum(data) != ext.ID {
+		data := (*buf)[:ext.Length]
+		if err := readFull(fd, data, at); err != nil {
+			return err
+		}
+		if hasher.Sum(data) != ext.ID {
 			return errDiffers
 		}
 		return nil
 	})
+	if err == nil {
+		err = allZero(fd, done, e.Size, buf)
+	}
+	return err
+}
+
+// readFull reads a range of a file: errDiffers where it ends before.
+func readFull(fd int, data []byte, at uint64) error {
+	for n := 0; n < len(data); {
+		m, err := pread(fd, data[n:], int64(at)+int64(n))
+		if err != nil {
+			return err
+		}
+		if m == 0 {
+			return errDiffers
+		}
+		n += m
+	}
+	return nil
+}
+
+// allZero compares a range of a file with a hole.
+func allZero(fd int, from, to uint64, buf *[]byte) error {
+	for from < to {
+		data, err := unix.Seek(fd, int64(from), unix.SEEK_DATA)
+		switch {
+		case errors.Is(err, unix.ENXIO): // nothing but hole
+			return nil
+		case err == nil:
+			from = max(from, uint64(data))
+		case !errors.Is(err, unix.EINVAL): // EINVAL: the file system does not tell
+			return err
+		}
+		if from >= to {
+			return nil
+		}
+		if len(*buf) == 0 {
+			*buf = make([]byte, 64<<10)
+		}
+		part := (*buf)[:min(uint64(len(*buf)), to-from)]
+		if err := readFull(fd, part, from); err != nil {
+			return err
+		}
+		for _, b := range part {
+			if b != 0 {
+				return errDiffers
+			}
+		}
+		from += uint64(len(part))
+	}
+	return nil
 }
 
 // unchanged reports whether the file is in the target already, by size and time,

@@ -89,6 +89,7 @@ func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
 		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
 		return s.append(ctx, &it, false)
 	}
+	s.recent.see(dir, d)
 	it.print = fingerprint(d, s.started.Unix())
 	all, contents := s.parent.reuse(ctx, &it)
 	if all {

@@ -8,7 +8,9 @@ import (
 )
 
 // A Snapshot describes a directory at a point in time. Its JSON form holds
-// "id" and "dir", which alone are a handle that every command takes back.
+// "id" and "dir", which alone are a handle that every command takes back. Get, List
+// and Log give name, tags and expiry as Change has left them; what else names a
+// snapshot may have them as they were when it was made.
 type Snapshot struct {
 	ID        manifest.ID       `json:"id"`
 	Dir       string            `json:"dir"` // as it was given to Create, made absolute
@@ -17,6 +19,7 @@ type Snapshot struct {
 	Parent    *manifest.ID      `json:"parent,omitempty"` // what unchanged files were taken from
 	CreatedAt time.Time         `json:"createdAt"`
 	ExpiresAt *time.Time        `json:"expiresAt,omitempty"`
+	Pinned    bool              `json:"pinned,omitempty"` // it never expires, and Prune keeps it
 	Host      string            `json:"host,omitempty"`
 	User      string            `json:"user,omitempty"`
 	Version   string            `json:"version,omitempty"` // of the snapctl that made it
@@ -29,6 +32,8 @@ type Snapshot struct {
 	Skipped     int64 `json:"skipped,omitempty"` // sockets
 	Unreadable  int64 `json:"unreadable,omitempty"`
 	Incomplete  bool  `json:"incomplete"` // something that was asked for is not in it
+
+	notes []manifest.NoteID // that Name, Tags, ExpiresAt and Pinned have come from, in order
 }
 
 // Expired reports whether the time to live has passed.

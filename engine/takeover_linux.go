@@ -190,16 +190,15 @@ func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	tree, err := man.Tree(r)
-	if err != nil {
-		return nil, err
-	}
 	opts := *given
 	opts.AllowOther, opts.Memory, opts.Share = rec.Options.AllowOther, rec.Options.Memory, rec.Share
 	if opts.Prefetch, err = ParsePrefetch(rec.Options.Prefetch); err != nil {
 		return nil, err
 	}
-	s := r.newMountServer(ctx, man, tree, &opts)
+	s, err := r.newMountServer(ctx, man, &opts)
+	if err != nil {
+		return nil, err
+	}
 	s.entry, s.record, s.encoded = entry, rec, encodedFile
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +209,7 @@ func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File
 	s.lease = r.holdLeaseAs(v.Lease, encoded, opts.warn)
 	for i, x := range v.Systems {
 		c := &fusefs.Connection{Device: devices[i], Init: x.Init, Answer: x.Answer}
-		fs, err := fusefs.TakeOver(c, string(s.dirOf(x.Device)), man, tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
+		fs, err := fusefs.TakeOver(c, string(s.dirOf(x.Device)), man, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
 		if err != nil {
 			// The others end with this process.
 			s.stop()

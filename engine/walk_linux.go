@@ -73,6 +73,7 @@ type dirent struct {
 	ino   uint64
 	size  int64
 	alloc int64 // bytes allocated
+	atime unix.Timespec
 	mtime unix.Timespec
 	ctime unix.Timespec
 }
@@ -81,7 +82,7 @@ func direntOf(name string, st *unix.Stat_t) dirent {
 	return dirent{
 		name: name, mode: st.Mode, uid: st.Uid, gid: st.Gid, nlink: uint32(st.Nlink),
 		rdev: st.Rdev, dev: st.Dev, ino: st.Ino, size: st.Size, alloc: st.Blocks * 512,
-		mtime: st.Mtim, ctime: st.Ctim,
+		atime: st.Atim, mtime: st.Mtim, ctime: st.Ctim,
 	}
 }
 

@@ -101,8 +101,9 @@ func (w *writer) indexedPage(id chunk.ID) (manifest.PageRef, bool) {
 	return manifest.PageRef{ID: id, Pack: loc.Pack, Frame: loc.Frame}, true
 }
 
-// publish commits: the index segment and the manifest, when all packs are there.
-func (w *writer) publish(ctx context.Context, m *manifest.Manifest) error {
+// publish commits: the index segment and the manifest, when all packs are there. beside,
+// if not nil, is called side by side.
+func (w *writer) publish(ctx context.Context, m *manifest.Manifest, beside func()) error {
 	data, err := m.Encode(w.repo.codec)
 	if err != nil {
 		return err
@@ -113,14 +114,17 @@ func (w *writer) publish(ctx context.Context, m *manifest.Manifest) error {
 	}
 	// Side by side: the manifest needs no segment. Without one the snapshot is
 	// whole, and only what it holds is stored again by whoever has it too.
-	var segment sync.WaitGroup
-	segment.Go(func() {
+	var others sync.WaitGroup
+	if beside != nil {
+		others.Go(beside)
+	}
+	others.Go(func() {
 		if err := w.commit.flushAll(ctx); err != nil {
 			w.tell(fmt.Errorf("%w; the next snapshot may store again what this one stored", err))
 		}
 	})
 	err = w.repo.store.Put(ctx, m.ID.ObjectName(), data)
-	segment.Wait()
+	others.Wait()
 	if err != nil && w.shared {
 		// What is there now may be another run's. If it is not, it came through.
 		ours, _ := w.isOurs(ctx, m.ID, data)

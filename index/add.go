@@ -99,7 +99,10 @@ func (ix *Index) takePack(p Pack) uint32 {
 	if !ok {
 		n = ix.number(p)
 	}
-	insert(ix.recent, n, p)
+	// Of a chunk that lies in two packs one place is known: not that in the excluded.
+	if !ix.packs[n].excluded {
+		insert(ix.recent, n, p)
+	}
 	if ix.packs[n].added {
 		for id := range p.Index.All(p.ID) {
 			if ix.added[id].pack == n {
@@ -112,7 +115,8 @@ func (ix *Index) takePack(p Pack) uint32 {
 
 // Exclude makes lookups blind to packs that are doomed, known already or not:
 // what is found must not be about to be deleted. It holds until Close, for this
-// Index alone, and adds to what was excluded before.
+// Index alone, and adds to what was excluded before. A Sync that brings such packs
+// later leaves the places of their chunks to other packs, for good: doomed is for ever.
 func (ix *Index) Exclude(packs []chunk.PackID) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()

@@ -402,3 +402,29 @@ func copyDir(t interface {
 	}
 	return to
 }
+
+// TestExcludedLeavesThePlace: of a chunk that lies in an excluded pack and another one
+// the place in the other is known, in whatever order they come.
+func TestExcludedLeavesThePlace(t *testing.T) {
+	dir := t.TempDir()
+	b := newBucket()
+	doomed, other := makePack(1, span(0, 5000)...), makePack(2, span(0, 5000)...)
+	b.put(t, other)
+	first := open(t, dir)
+	first.Exclude([]chunk.PackID{doomed.ID})
+	b.sync(t, first)
+	b.put(t, doomed)
+	b.sync(t, first)
+	mustClose(t, first)
+	for _, dir := range []string{dir, t.TempDir()} {
+		ix := open(t, dir)
+		ix.Exclude([]chunk.PackID{doomed.ID})
+		b.sync(t, ix)
+		for _, n := range []int{0, 4999} {
+			if loc, ok := ix.Lookup(chunkID(n)); !ok || loc.Pack != other.ID {
+				t.Errorf("chunk %d: %+v, %v", n, loc, ok)
+			}
+		}
+		mustClose(t, ix)
+	}
+}

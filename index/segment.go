@@ -26,7 +26,8 @@ import (
 //	        4       size of the pack in bytes
 //	        4       stored length of its index
 //	        4       plaintext length of its index
-//	        n       its index: chunk.PackIndex, stored like a frame
+//	        n       its index: chunk.PackIndex, stored like a frame; if it is sealed,
+//	                with the first 36 of these bytes
 //	end-32  32    BLAKE3-256 of everything before
 //
 // The indexes are those at the ends of the packs, so a segment can be made
@@ -74,9 +75,9 @@ type Segment struct {
 }
 
 // Encode gives the segment's bytes. The same packs give the same bytes whatever
-// their order, as long as salt and the codec's library are the same. It is an error if
-// there are no packs, if one comes twice, or if the result would be longer than
-// [MaxSegment].
+// their order, as long as salt and the codec's library are the same and it does not
+// seal. It is an error if there are no packs, if one comes twice, or if the result would
+// be longer than [MaxSegment].
 func (s *Segment) Encode(c *chunk.Codec) ([]byte, error) {
 	packs := slices.Clone(s.Packs)
 	slices.SortFunc(packs, func(a, b Pack) int { return bytes.Compare(a.ID[:], b.ID[:]) })
@@ -93,11 +94,11 @@ func (s *Segment) Encode(c *chunk.Codec) ([]byte, error) {
 		if err := checkPack(p, len(raw)); err != nil {
 			return nil, fmt.Errorf("encoding segment: pack %s: %w", p.ID, err)
 		}
-		dst = append(dst, p.ID[:]...)
-		dst = binary.LittleEndian.AppendUint32(dst, uint32(p.Size))
+		place := binary.LittleEndian.AppendUint32(p.ID[:], uint32(p.Size))
+		dst = append(dst, place...)
 		lengths := len(dst)
 		dst = append(dst, make([]byte, 8)...)
-		dst = c.Encode(dst, raw)
+		dst = c.For(chunk.UseSegmentedPack, place).Encode(dst, raw)
 		binary.LittleEndian.PutUint32(dst[lengths:], uint32(len(dst)-lengths-8))
 		binary.LittleEndian.PutUint32(dst[lengths+4:], uint32(len(raw)))
 		if len(dst)+segmentSumSize > MaxSegment {
@@ -178,18 +179,19 @@ func readPack(c *chunk.Codec, r *wire.Reader, buf *[]byte) (Pack, error) {
 		return Pack{}, r.Err()
 	}
 	p := Pack{ID: chunk.PackID(head[:chunk.IDSize])}
+	place := head[:chunk.IDSize+4]
 	head = head[chunk.IDSize:]
 	p.Size = int64(binary.LittleEndian.Uint32(head))
 	stored := binary.LittleEndian.Uint32(head[4:])
 	rawLen := binary.LittleEndian.Uint32(head[8:])
-	if stored > chunk.MaxPackIndex || rawLen > chunk.MaxPackIndex {
+	if stored > chunk.MaxPackIndex+chunk.MaxOverhead || rawLen > chunk.MaxPackIndex {
 		return p, fmt.Errorf("index of %d bytes stored for %d", stored, rawLen)
 	}
 	part := r.Fixed("pack index", int(stored))
 	if part == nil {
 		return p, r.Err()
 	}
-	raw, err := c.Decode(*buf, part, int(rawLen))
+	raw, err := c.For(chunk.UseSegmentedPack, place).Decode(*buf, part, int(rawLen))
 	if err != nil {
 		return p, err
 	}

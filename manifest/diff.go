@@ -191,7 +191,23 @@ func (w *differ) changes(ctx context.Context, old, new *Entry) (Changes, error) 
 	if old.Type != new.Type {
 		return ChangedType, nil
 	}
-	var c Changes
+	c := MetaChanges(old, new)
+	same := old.Size == new.Size && old.Target == new.Target && old.Device == new.Device
+	if same && old.Type == File {
+		var err error
+		if same, err = w.sameExtents(ctx, old, new); err != nil {
+			return 0, fmt.Errorf("%q: %w", new.Path(), err)
+		}
+	}
+	if !same {
+		c |= ChangedContent
+	}
+	return c, nil
+}
+
+// MetaChanges compares mode, owner, time and extended attributes of entries of one
+// type.
+func MetaChanges(old, new *Entry) (c Changes) {
 	if old.Mode != new.Mode {
 		c |= ChangedMode
 	}
@@ -204,17 +220,7 @@ func (w *differ) changes(ctx context.Context, old, new *Entry) (Changes, error) 
 	if !slices.EqualFunc(old.Xattrs, new.Xattrs, func(a, b Xattr) bool { return a.Name == b.Name && bytes.Equal(a.Value, b.Value) }) {
 		c |= ChangedXattrs
 	}
-	same := old.Size == new.Size && old.Target == new.Target && old.Device == new.Device
-	if same && old.Type == File {
-		var err error
-		if same, err = w.sameExtents(ctx, old, new); err != nil {
-			return 0, fmt.Errorf("%q: %w", new.Path(), err)
-		}
-	}
-	if !same {
-		c |= ChangedContent
-	}
-	return c, nil
+	return c
 }
 
 // linked compares what entries lead to of which one at least is a link.

@@ -20,6 +20,17 @@ func NewID(c Class) ID {
 	return id
 }
 
+// Next makes an id that comes right behind id in the order of snapshots, of the same
+// class: for one that is to take its place.
+func (id ID) Next() ID {
+	next := NewID(id.Class())
+	ms := id.Time().UnixMilli() + 1
+	for i := range 6 {
+		next[i] = byte(ms >> (8 * (5 - i)))
+	}
+	return next
+}
+
 // ParseID parses the 36-character form of [ID.String].
 func ParseID(s string) (ID, error) {
 	u, err := uuid.Parse(s)
@@ -50,6 +61,12 @@ func (id ID) Time() time.Time {
 
 // Class is the lifetime class that the id carries.
 func (id ID) Class() Class { return Class(id[15]) }
+
+// InClass is the id with another lifetime class.
+func (id ID) InClass(c Class) ID {
+	id[15] = byte(c)
+	return id
+}
 
 // Compare orders ids by time, then by their random part.
 func (id ID) Compare(other ID) int { return strings.Compare(string(id[:]), string(other[:])) }
@@ -114,10 +131,15 @@ const Prefix = "manifests/"
 // ObjectName is the name of the object that holds the manifest.
 func (id ID) ObjectName() string { return id.Class().Prefix() + id.String() }
 
-// ParseObjectName is the inverse of [ID.ObjectName].
+// KeptName is where the manifest of a snapshot that is to outlive its class lies too,
+// byte for byte: no bucket's lifecycle rule is about that name. Where the id has no
+// class it is ObjectName.
+func (id ID) KeptName() string { return Prefix + id.String() }
+
+// ParseObjectName is the inverse of [ID.ObjectName] and [ID.KeptName].
 func ParseObjectName(name string) (ID, error) {
 	id, err := ParseID(name[strings.LastIndexByte(name, '/')+1:])
-	if err == nil && id.ObjectName() != name {
+	if err == nil && id.ObjectName() != name && id.KeptName() != name {
 		err = fmt.Errorf("%q does not belong under that name", name)
 	}
 	return id, err

@@ -88,14 +88,7 @@ func DecodeLease(b []byte) (*Lease, error) {
 	if want := blake3.Sum256(b[:end]); !bytes.Equal(sum, want[:]) {
 		return nil, fmt.Errorf("%w: checksum of the lease does not match", ErrDamaged)
 	}
-	h, err := decodeHeader(m)
-	if err == nil && h.size() != len(m) {
-		err = fmt.Errorf("%w: manifest of %d bytes, %d expected", ErrDamaged, len(m), h.size())
-	}
-	if err == nil {
-		err = checkSum(m, len(m)-sumSize)
-	}
-	if err != nil {
+	if err := CheckObject(m); err != nil {
 		return nil, fmt.Errorf("lease: %w", err)
 	}
 	return &Lease{hold, m}, nil

@@ -31,6 +31,9 @@ import (
 //	64+i    t     tree, stored like a frame: see appendTree
 //	64+i+t  32    BLAKE3-256 of all before
 //
+// Where they are sealed the tree is with the BLAKE3-256 of the stored info, so that
+// the two stay together.
+//
 // So that a listing can read the head alone, and a mount all in one request.
 const (
 	magic      = "snapmani"
@@ -126,7 +129,8 @@ func (m *Manifest) Encode(c *chunk.Codec) ([]byte, error) {
 	if err := (&Manifest{Info: m.Info}).decodeTree(tree); err != nil {
 		return nil, err
 	}
-	storedInfo, storedTree := c.Encode(nil, info), c.Encode(nil, tree)
+	storedInfo := c.For(chunk.UseManifestInfo, nil).Encode(nil, info)
+	storedTree := treeCodec(c, storedInfo).Encode(nil, tree)
 	b := append(make([]byte, 0, headerSize+len(storedInfo)+len(storedTree)+2*sumSize), magic...)
 	b = append(b, version, 0, 0, 0, 0, 0, 0, 0)
 	for _, n := range []int{len(storedInfo), len(info), len(storedTree), len(tree)} {
@@ -136,6 +140,12 @@ func (m *Manifest) Encode(c *chunk.Codec) ([]byte, error) {
 	b = appendSum(b)
 	b = append(b, storedTree...)
 	return appendSum(b), nil
+}
+
+// treeCodec is the codec for the tree that goes with an info.
+func treeCodec(c *chunk.Codec, storedInfo []byte) *chunk.Codec {
+	sum := blake3.Sum256(storedInfo)
+	return c.For(chunk.UseManifestTree, sum[:])
 }
 
 func appendSum(b []byte) []byte {
@@ -177,6 +187,19 @@ func checkSum(b []byte, end int) error {
 	return nil
 }
 
+// CheckObject reports bytes that are no manifest, or not a whole one, by its lengths and
+// checksum alone.
+func CheckObject(b []byte) error {
+	h, err := decodeHeader(b)
+	if err != nil {
+		return err
+	}
+	if len(b) != h.size() {
+		return fmt.Errorf("%w: manifest of %d bytes, %d expected", ErrDamaged, len(b), h.size())
+	}
+	return checkSum(b, len(b)-sumSize)
+}
+
 // HeadLen tells from the first 32 bytes of a manifest or more how many bytes
 // [DecodeHead] needs.
 func HeadLen(b []byte) (int, error) {
@@ -194,7 +217,7 @@ func DecodeHead(c *chunk.Codec, b []byte) (*Info, error) {
 	if err := checkSum(b, headerSize+h.storedInfo); err != nil {
 		return nil, err
 	}
-	raw, err := c.Decode(nil, b[headerSize:headerSize+h.storedInfo], h.info)
+	raw, err := c.For(chunk.UseManifestInfo, nil).Decode(nil, b[headerSize:headerSize+h.storedInfo], h.info)
 	if err != nil {
 		return nil, fmt.Errorf("%w: manifest info: %w", ErrDamaged, err)
 	}
@@ -211,13 +234,10 @@ func Decode(c *chunk.Codec, b []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) != h.size() {
-		return nil, fmt.Errorf("%w: manifest of %d bytes, %d expected", ErrDamaged, len(b), h.size())
-	}
-	if err := checkSum(b, len(b)-sumSize); err != nil {
+	if err := CheckObject(b); err != nil {
 		return nil, err
 	}
-	raw, err := c.Decode(nil, b[h.headLen():h.headLen()+h.storedTree], h.tree)
+	raw, err := treeCodec(c, b[headerSize:headerSize+h.storedInfo]).Decode(nil, b[h.headLen():h.headLen()+h.storedTree], h.tree)
 	if err != nil {
 		return nil, fmt.Errorf("%w: manifest tree: %w", ErrDamaged, err)
 	}

@@ -292,7 +292,7 @@ func TestParseIDRefuses(t *testing.T) {
 			t.Errorf("%q is %v", bad, got)
 		}
 	}
-	for _, bad := range []string{"", "manifests/", s, Prefix + s, "x" + id.ObjectName(), id.ObjectName() + "/", Class(3).Prefix() + s, "/" + id.ObjectName()} {
+	for _, bad := range []string{"", "manifests/", s, "x" + id.ObjectName(), id.ObjectName() + "/", Class(3).Prefix() + s, "/" + id.ObjectName()} {
 		if got, err := ParseObjectName(bad); err == nil {
 			t.Errorf("%q is %v", bad, got)
 		}

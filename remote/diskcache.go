@@ -64,8 +64,8 @@ type DiskCache struct {
 
 // DiskCacheOptions are optional; nil and zero values give the defaults.
 type DiskCacheOptions struct {
-	// Prefix is what the names of cached objects begin with. Default "packs/".
-	Prefix string
+	// Prefixes are what the names of cached objects begin with. Default "packs/".
+	Prefixes []string
 	// Window is what a miss fetches around what is wanted: so many bytes from a
 	// multiple of so many, as far as they are missing. Default 1 MiB: a round
 	// trip takes as long as that, or longer.
@@ -114,8 +114,8 @@ func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
 	set(&c.opts.Parallel, 24)
 	set(&c.opts.Background, 4)
 	set(&c.opts.OpenFiles, 256)
-	if c.opts.Prefix == "" {
-		c.opts.Prefix = "packs/"
+	if c.opts.Prefixes == nil {
+		c.opts.Prefixes = []string{"packs/"}
 	}
 	// Whole blocks, so that every request begins and ends at a block's border.
 	c.opts.Window = int(ceilBlock(int64(c.opts.Window)) * cacheBlock)

@@ -3,11 +3,12 @@ package remote
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 )
 
 // A CachedStore is a [Store] behind a [DiskCache]. ReadAt of objects with the
-// cache's prefix is what is cached; everything else goes through. Make one
+// cache's prefixes is what is cached; everything else goes through. Make one
 // with [DiskCache.Wrap]; it is safe for parallel use.
 type CachedStore struct {
 	store Store
@@ -34,7 +35,8 @@ func (s *CachedStore) OnMiss(f func(name string, offset, length int64)) *CachedS
 
 // caches tells whether there is a cache for the object.
 func (s *CachedStore) caches(name string) bool {
-	return !s.off && strings.HasPrefix(name, s.cache.opts.Prefix) && checkName(name) == nil
+	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+	return !s.off && slices.ContainsFunc(s.cache.opts.Prefixes, begins) && checkName(name) == nil
 }
 
 // readTries is how often a read looks at the disk when what it says is there

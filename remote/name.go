@@ -18,10 +18,11 @@ const (
 	OpStat
 	OpDelete
 	OpReplace
+	OpLifecycle // its name is "rules"
 	numOps
 )
 
-var opNames = [numOps]string{"put", "get", "read", "list", "stat", "delete", "replace"}
+var opNames = [numOps]string{"put", "get", "read", "list", "stat", "delete", "replace", "lifecycle"}
 
 // String gives the operation's name in lower case, as in "put".
 func (op Op) String() string { return opNames[op] }

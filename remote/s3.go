@@ -64,6 +64,12 @@ type S3 struct {
 	place   string
 	secure  bool
 	reached atomic.Bool // the server has answered, so its name is right
+
+	// What a request needs that minio does not make: see lifecycleRequest.
+	creds     *credentials.Credentials
+	transport http.RoundTripper
+	region    string
+	agent     string
 }
 
 var (
@@ -108,10 +114,11 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	if err := getCredentials(ctx, creds); err != nil {
 		return fail(err)
 	}
+	s.creds, s.transport, s.region, s.agent = creds, roundTripper{c.Transport}, c.Region, c.UserAgent
 	core, err := minio.NewCore(host, &minio.Options{
 		Creds:        creds,
 		Secure:       s.secure,
-		Transport:    roundTripper{c.Transport},
+		Transport:    s.transport,
 		Region:       c.Region,
 		BucketLookup: lookup,
 		MaxRetries:   1, // one attempt: minio's retries are too short, and would multiply with ours

@@ -69,6 +69,7 @@ func completeDir(wanted bool) ([]cobra.Completion, cobra.ShellCompDirective) {
 func (a *app) snapshotsToComplete(ctx context.Context) []*engine.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
+	a.terminal = nil
 	a.quiet = true                        // a retry's message would land in the middle of the user's line
 	snapshots, _ := a.snapshots(ctx, nil) // an error has no place in a shell's menu
 	return snapshots

@@ -22,6 +22,7 @@ const (
 	exitNotFound    = 4
 	exitExpired     = 5
 	exitIntegrity   = 6
+	exitLocked      = 7
 	exitInterrupted = 130 // 128 + SIGINT
 	exitPipe        = 141 // 128 + SIGPIPE
 )
@@ -80,6 +81,8 @@ func exitCode(err error) int {
 		return exitIncomplete
 	case errors.Is(err, engine.ErrIntegrity):
 		return exitIntegrity
+	case errors.Is(err, engine.ErrLocked):
+		return exitLocked
 	case errors.Is(err, engine.ErrExpired):
 		return exitExpired
 	case errors.Is(err, engine.ErrNotFound):
@@ -147,6 +150,8 @@ func hintFor(err error) string {
 		return "give more of the id; see: snapctl list"
 	case errors.Is(err, engine.ErrNotFound):
 		return "see what there is: snapctl list"
+	case errors.Is(err, engine.ErrLocked), errors.Is(err, engine.ErrNotEncrypted):
+		return "see: snapctl help encryption"
 	case errors.Is(err, engine.ErrUnsupported):
 		return "get a newer snapctl: https://github.com/snapctl/snapctl/releases"
 	}

@@ -142,7 +142,7 @@ func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions
 func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
 	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
 	opts.Serve = func(ctx context.Context, id manifest.ID, dir string, prefetch engine.Prefetch) error {
-		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil)
+		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
 	}
 }
 

@@ -46,14 +46,18 @@ func helpTopics() []*cobra.Command {
     0  done
     1  failed; also an ambiguous REF, a repository or a target that exists, and
        a mount that is in use, or whose process does not end; with diff
-       --exit-code also that there are differences, and then without an error
+       --exit-code and verify REF DIR also that there are differences, and then
+       without an error
     2  the command line cannot be meant
     3  done but incomplete: some files could not be read, or not be restored as
-       they were; each is named on standard error
+       they were; each is named on standard error; with repair --apply, that
+       what is left of a snapshot is not all of it
     4  no such snapshot
     5  the snapshot has expired
     6  damaged repository: an object of it is not what was written; no byte of
        it was used
+    7  locked repository: it is encrypted, and the passphrase is wrong, or
+       nothing was given that opens it
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create or copy had
        uploaded is reused by the next one, and a restore's target is as it was
        (with --into, each file of it is)
@@ -87,6 +91,42 @@ error. The REF ends at the first colon: a snapshot whose name holds one is named
 by its id here.`,
 		},
 		{
+			Use:   "encryption",
+			Short: "Encrypted repositories, passphrases and identities",
+			Long: `A repository made by snapctl init --encrypt holds nothing in clear but what
+cannot be hidden from whoever keeps it: how many objects there are, how large
+they are, and when each is written and read. Names, contents, trees and tags are
+encrypted by AES-256-GCM, and nobody can tell whether a known file is in it. All
+is checked when it is read, so that nobody without a key can change it either.
+
+What opens it:
+  a passphrase     asked for at the terminal, or read from the file that
+                   SNAPCTL_PASSPHRASE_FILE names. Each command then takes about
+                   0.4 seconds longer, and 128 MiB of memory for that time
+  an age identity  of a recipient, age1..., as age-keygen makes both: from the
+                   file that SNAPCTL_IDENTITY_FILE names. It takes no time: the
+                   better choice for machines
+
+  snapctl init --encrypt
+  age-keygen -o key.txt; snapctl init --recipient age1...
+  snapctl key add --label laptop --recipient age1...
+  snapctl key list
+  snapctl key remove 4f1d
+
+Without any of its keys nothing can be read again: have two.
+
+Mounts and forks need no passphrase while they last: the process that serves
+them has the key in memory, and so has its keeper. After a restart of the
+machine, snapctl resume needs one.
+
+Where one of the two variables is set a repository that is not encrypted is
+refused: so nobody can put one in its place. This machine also remembers the key
+of each encrypted repository that it has used, and refuses another one.
+
+On this machine the cache holds what was fetched as it is stored, encrypted. The
+state folder says in clear what is mounted. A mount shows files as they are.`,
+		},
+		{
 			Use:   "repositories",
 			Short: "Repository URLs, credentials and environment variables",
 			Long: `A repository is named by --repo or SNAPCTL_REPO:
@@ -103,6 +143,8 @@ Environment:
   SNAPCTL_CACHE_DIR       as --cache-dir
   SNAPCTL_CACHE_SIZE      as --cache-size
   SNAPCTL_STATE_DIR       as --state-dir
+  SNAPCTL_PASSPHRASE_FILE, SNAPCTL_IDENTITY_FILE
+                          what opens an encrypted one: snapctl help encryption
   XDG_DATA_HOME           holds the default repository, snapctl (~/.local/share)
   XDG_CACHE_HOME          holds the default cache, snapctl (~/.cache)
   XDG_STATE_HOME          holds what is mounted, snapctl (~/.local/state)

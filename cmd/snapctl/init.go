@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -10,6 +11,8 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var opts engine.InitOptions
+	var keys newKeys
+	encrypt := false
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository",
@@ -18,16 +21,29 @@ folder is made. How to write a URL, and where credentials come from:
 snapctl help repositories.
 
 A repository that exists is left as it is, with exit code 1. Without --repo,
-create makes the default repository by itself.`,
+create makes the default repository by itself.
+
+With --encrypt all that is stored is encrypted, from the beginning or never. It
+asks for a passphrase twice, or reads it from the file that
+SNAPCTL_PASSPHRASE_FILE names; with --recipient age identities open it instead.
+Whoever loses the passphrase, or the identities, has lost the snapshots. See:
+snapctl help encryption.`,
 		Example: `  snapctl init --repo /srv/snapshots
   snapctl init --repo 's3://bucket/prefix?region=eu-central-1'
-  snapctl init --repo r2://ACCOUNT/bucket/prefix --compression 9`,
+  snapctl init --repo r2://ACCOUNT/bucket/prefix --compression 9
+  snapctl init --repo /srv/secret --encrypt`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			location, _, err := a.location()
 			if err != nil {
 				return err
+			}
+			if encrypt || len(keys.recipients) > 0 {
+				keys.file = a.getenv(passphraseFileEnv)
+				if opts.Keys, err = keys.keys(cmd.Context(), a); err != nil {
+					return fmt.Errorf("making an encrypted repository: %w", err)
+				}
 			}
 			repo, err := engine.Init(cmd.Context(), location, &opts, a.engineOptions())
 			if errors.Is(err, engine.ErrExists) {
@@ -42,10 +58,16 @@ create makes the default repository by itself.`,
 					Repo string `json:"repo"`
 				}{location})
 			}
-			a.say("made a repository at " + location)
+			made := "made a repository at "
+			if len(opts.Keys) > 0 {
+				made = "made an encrypted repository at "
+			}
+			a.say(made + location)
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt all that is stored")
+	keys.recipientFlag(cmd)
 	cmd.Flags().IntVar(&opts.Compression, "compression", 0, "zstd `level`, 1 to 22 (default 1)")
 	cmd.Flags().Var((*ttlFlag)(&opts.GCGrace), "gc-grace", "let gc wait for `DURATION` before it deletes what nothing needs, at least 10s; a\ncreate that is stopped for half of it begins anew (default 1d)")
 	noCompletions(cmd, "gc-grace")

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/chunk"
 )
 
 // A keeper is a small process beside one that serves a mount in the background. It
@@ -47,8 +49,9 @@ const (
 
 // keepMessage is what comes with a k.
 type keepMessage struct {
-	Args  []string `json:"args"`  // that make this program a server which takes over
-	State []byte   `json:"state"` // engine.Handover
+	Args  []string   `json:"args"`          // that make this program a server which takes over
+	Key   *chunk.Key `json:"key,omitempty"` // of an encrypted repository
+	State []byte     `json:"state"`         // engine.Handover
 }
 
 // A server that dies again and again will go on doing so: perhaps because of one

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/remote"
@@ -24,8 +25,8 @@ import (
 
 // keepMount has a keeper of its own for what this process serves. That there is
 // none is no reason to end: then the mount dies with this process.
-func (a *app) keepMount(m *engine.Mount, args []string) {
-	k, err := startKeeper(args, m.Dir)
+func (a *app) keepMount(m *engine.Mount, args []string, key *chunk.Key) {
+	k, err := startKeeper(args, key, m.Dir)
 	if err == nil {
 		err = a.keptBy(k, m)
 	}
@@ -106,6 +107,7 @@ func (a *app) takeOver(ctx context.Context, socket *os.File) error {
 	if err := json.Unmarshal(received.data, &message); err != nil {
 		return fmt.Errorf("mount: from the keeper: %w", err)
 	}
+	a.key = message.Key
 	repo, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -117,7 +119,7 @@ func (a *app) takeOver(ctx context.Context, socket *os.File) error {
 		return err
 	}
 	a.console.line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
-	k, err := keeperBehind(conn, message.Args)
+	k, err := keeperBehind(conn, message.Args, message.Key)
 	if err == nil {
 		err = a.keptBy(k, m)
 	}
@@ -128,7 +130,7 @@ func (a *app) takeOver(ctx context.Context, socket *os.File) error {
 }
 
 // keeperBehind is the keeper that started this process, if it still lives.
-func keeperBehind(conn *net.UnixConn, args []string) (*keeperOf, error) {
+func keeperBehind(conn *net.UnixConn, args []string, key *chunk.Key) (*keeperOf, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -139,7 +141,7 @@ func keeperBehind(conn *net.UnixConn, args []string) (*keeperOf, error) {
 	if err = errors.Join(err, peerErr); err != nil {
 		return nil, err
 	}
-	k, err := newKeeperOf(conn, int(peer.Pid), args)
+	k, err := newKeeperOf(conn, int(peer.Pid), args, key)
 	if err == nil && os.Getppid() != int(peer.Pid) { // else it is that process, and not another with its number
 		err = errors.New("the keeper has died")
 	}
@@ -153,6 +155,7 @@ func keeperBehind(conn *net.UnixConn, args []string) (*keeperOf, error) {
 type keeperOf struct {
 	conn  *net.UnixConn
 	args  []string
+	key   *chunk.Key // of an encrypted repository; else nil
 	pid   int
 	pidfd int
 	gone  chan struct{} // closed when it is
@@ -164,8 +167,8 @@ type keeperOf struct {
 const keeperGrace = 5 * time.Second
 
 // startKeeper starts the keeper of this process. args are those of a server that
-// takes over; about is for lists of processes.
-func startKeeper(args []string, about string) (*keeperOf, error) {
+// takes over, and key that of an encrypted repository; about is for lists of processes.
+func startKeeper(args []string, key *chunk.Key, about string) (*keeperOf, error) {
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return nil, os.NewSyscallError("pidfd_open", err)
@@ -189,7 +192,7 @@ func startKeeper(args []string, about string) (*keeperOf, error) {
 		return nil, err
 	}
 	go cmd.Wait()
-	k, err := newKeeperOf(conn, cmd.Process.Pid, args)
+	k, err := newKeeperOf(conn, cmd.Process.Pid, args, key)
 	if err == nil {
 		go func() {
 			m, err := receive(conn)
@@ -199,13 +202,13 @@ func startKeeper(args []string, about string) (*keeperOf, error) {
 	return k, err
 }
 
-func newKeeperOf(conn *net.UnixConn, pid int, args []string) (*keeperOf, error) {
+func newKeeperOf(conn *net.UnixConn, pid int, args []string, key *chunk.Key) (*keeperOf, error) {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		conn.Close()
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	k := &keeperOf{conn: conn, args: args, pid: pid, pidfd: pidfd, gone: make(chan struct{})}
+	k := &keeperOf{conn: conn, args: args, key: key, pid: pid, pidfd: pidfd, gone: make(chan struct{})}
 	go func() {
 		defer close(k.gone)
 		pollDead(pidfd)
@@ -228,7 +231,7 @@ func (k *keeperOf) Pid() int {
 
 // Keep is engine.Keeper.
 func (k *keeperOf) Keep(h *engine.Handover) error {
-	b, err := json.Marshal(keepMessage{Args: k.args, State: h.State})
+	b, err := json.Marshal(keepMessage{Args: k.args, Key: k.key, State: h.State})
 	if err == nil && len(b) >= maxMessage {
 		err = errors.New("there is too much to hand over")
 	}

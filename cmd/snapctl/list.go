@@ -19,8 +19,9 @@ func (a *app) listCommand() *cobra.Command {
 		Long: `Lists the snapshots that have not expired, newest first, in the columns id,
 created, name, tags, files, size, expires and dir. Where standard output is no
 terminal, times are in UTC as 2026-11-23T15:04:05Z instead of relative. A field
-without a value is "-"; one with spaces or special characters is quoted. With
---json, prints an array of the objects that show --json prints.`,
+without a value is "-"; one with spaces or special characters is quoted; expires
+is "pinned" for what snapctl pin keeps. With --json, prints an array of the
+objects that show --json prints.`,
 		Example: `  snapctl list --name app --limit 5
   snapctl list --tag branch=main --tag ci=yes
   snapctl list --json --tag scratch=yes | snapctl rm -`,
@@ -87,7 +88,10 @@ func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
 	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {
 		expires := "-"
-		if s.ExpiresAt != nil {
+		switch {
+		case s.Pinned:
+			expires = "pinned"
+		case s.ExpiresAt != nil:
 			expires = when(*s.ExpiresAt)
 		}
 		t.add(s.ID.String(), when(s.CreatedAt), cell(s.Name), cell(tagList(s.Tags, ",")),

@@ -80,6 +80,11 @@ fields that show --json prints.`,
 				return a.takeOver(cmd.Context(), keeper)
 			}
 			started := a.startedByMount()
+			if started != nil {
+				if err := a.inherit(started); err != nil {
+					return err
+				}
+			}
 			if !foreground && started == nil {
 				a.dropProfiles() // they are for the process that serves
 				return a.mountInBackground(cmd.Context())
@@ -139,7 +144,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 			err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
-			a.keepMount(m, args)
+			a.keepMount(m, args, repo.Key())
 		}
 		if err == nil {
 			err = started.ready()

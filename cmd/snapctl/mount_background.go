@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/chunk"
 )
 
 // A mount in the background is this program once more, with the same arguments,
@@ -27,12 +29,12 @@ const (
 
 // mountInBackground starts the process that mounts and waits until it serves.
 func (a *app) mountInBackground(ctx context.Context) error {
-	return a.startInBackground(ctx, a.args, a.stdout)
+	return a.startInBackground(ctx, a.args, a.stdout, nil)
 }
 
 // startInBackground is that for a mount command of any arguments. What it prints goes
-// to stdout; nil for nowhere.
-func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer) error {
+// to stdout; nil for nowhere. key is that of an encrypted repository, if it is known.
+func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer, key *chunk.Key) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("mount: starting a process: %w", err)
@@ -42,11 +44,17 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	defer ready.Close()
+	secrets, err := newSecretPipe(4, key)
+	if err != nil {
+		theirs.Close()
+		return fmt.Errorf("mount: starting a process: %w", err)
+	}
+	defer secrets.close()
 	cmd := exec.Command(self)
 	cmd.Args = append([]string{os.Args[0]}, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, stdout, a.stderr
-	cmd.Env = append(os.Environ(), readyEnv+"=3")
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Env = append(os.Environ(), readyEnv+"=3", secrets.env)
+	cmd.ExtraFiles = []*os.File{theirs, secrets.theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// Whatever else we inherited, such as a lock or the end of a pipe, should
 	// end with us.
@@ -59,10 +67,14 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	word, err := io.ReadAll(ready)
+	word, err := secrets.answer(ctx, ready, a.passphrase)
 	stop()
-	if err == nil && string(word) == readyWord {
+	if err == nil && word == readyWord {
 		return cmd.Process.Release()
+	}
+	if err != nil {
+		cmd.Wait() // it leaves it to us to say why
+		return err
 	}
 	err = cmd.Wait()
 	var exit *exec.ExitError

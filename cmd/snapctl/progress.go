@@ -162,7 +162,12 @@ func describe(s engine.Stats, m *meter) []string {
 	if s.TotalBytes > 0 {
 		bytes += "/" + size(s.TotalBytes)
 	}
-	words = append(words, entries+" entries", bytes)
+	if s.Phase != engine.PhaseData { // of packs
+		words = append(words, entries+" entries")
+	}
+	if s.Phase != engine.PhaseChecking { // of what has no contents
+		words = append(words, bytes)
+	}
 	if left := m.left(); left > 0 {
 		words = append(words, max(left.Round(time.Second), time.Second).String()+" left")
 	}
@@ -174,7 +179,7 @@ func describe(s engine.Stats, m *meter) []string {
 		if s.InFlight > 0 {
 			words = append(words, plural(int64(s.InFlight), "upload"))
 		}
-	} else if s.InFlight > 0 {
+	} else if s.InFlight > 0 && s.Phase != engine.PhaseData {
 		words = append(words, plural(int64(s.InFlight), "download"))
 	}
 	return words

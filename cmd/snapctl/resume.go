@@ -102,7 +102,7 @@ func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
 			return fmt.Errorf("mounting at %s: %w", m.Dir, err)
 		}
 	}
-	err := a.startInBackground(ctx, a.serverOf(m.Repository, m.Snapshot.ID, m.Dir, flags...), nil)
+	err := a.startInBackground(ctx, a.serverOf(m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
 	var said *exitError
 	if errors.As(err, &said) {
 		err = fmt.Errorf("%s is not mounted again", quoted(m.Dir)) // it said why

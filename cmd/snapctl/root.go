@@ -10,8 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -33,6 +35,12 @@ type app struct {
 	verbose    int
 	cpuProfile string
 	memProfile string
+
+	// What opens encrypted repositories.
+	key         *chunk.Key // from who started this process; else nil
+	starter     *starter   // to be asked for a passphrase; else nil
+	identities  []age.Identity
+	passphrases map[string]string // by URL of the repository
 
 	log          *slog.Logger
 	stopProfiles func() error
@@ -60,8 +68,8 @@ and brings them back. What two snapshots share is stored once. The repository
 is a local folder, or a bucket of S3 or Cloudflare R2.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 no such
-snapshot, 5 expired, 6 damaged repository, 130 interrupted. Data goes to
-standard output, everything else to standard error.`,
+snapshot, 5 expired, 6 damaged repository, 7 locked repository, 130
+interrupted. Data goes to standard output, everything else to standard error.`,
 		Example: `  snapctl create .                       # into ~/.local/share/snapctl
   snapctl restore latest /tmp/copy
 
@@ -78,6 +86,9 @@ standard output, everything else to standard error.`,
 				if err := (*sizeFlag)(&a.cacheSize).Set(size); err != nil {
 					return &usageError{err: fmt.Errorf("SNAPCTL_CACHE_SIZE: %w", err)}
 				}
+			}
+			if err := a.readIdentities(); err != nil {
+				return err
 			}
 			return a.startProfiles()
 		},
@@ -130,21 +141,32 @@ standard output, everything else to standard error.`,
 		a.diffCommand(),
 		a.doctorCommand(),
 		a.dumpCommand(),
+		a.extendCommand(),
 		a.findCommand(),
 		a.forkCommand(),
 		a.forksCommand(),
 		a.gcCommand(),
+		a.keyCommand(),
+		a.lifecycleCommand(),
 		a.listCommand(),
 		a.logCommand(),
 		a.lsCommand(),
 		a.mountCommand(),
 		a.mountsCommand(),
+		a.pinCommand(),
+		a.pruneCommand(),
+		a.renameCommand(),
 		a.showCommand(),
+		a.repairCommand(),
 		a.restoreCommand(),
 		a.resumeCommand(),
 		a.rmCommand(),
+		a.statsCommand(),
+		a.tagCommand(),
 		a.umountCommand(),
 		a.unforkCommand(),
+		a.unpinCommand(),
+		a.verifyCommand(),
 		a.versionCommand(),
 	)
 	root.AddCommand(helpTopics()...)
@@ -291,6 +313,7 @@ func (a *app) engineOptions() *engine.Options {
 	}
 	opts.CacheSize = a.cacheSize
 	opts.StateDir = a.state()
+	a.setSecrets(&opts)
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
 	if !a.quiet && a.verbose == 0 { // the log has them

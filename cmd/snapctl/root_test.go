@@ -36,8 +36,8 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "copy", "create", "diff", "doctor", "dump", "exit-codes", "find", "fork", "forks", "gc", "help", "init", "list", "log", "ls", "mount", "mounts",
-		"references", "repositories", "restore", "resume", "rm", "show", "umount", "unfork", "version",
+		"cat", "completion", "copy", "create", "diff", "doctor", "dump", "encryption", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "key", "lifecycle", "list", "log", "ls", "mount", "mounts",
+		"pin", "prune", "references", "rename", "repair", "repositories", "restore", "resume", "rm", "show", "stats", "tag", "umount", "unfork", "unpin", "verify", "version",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)

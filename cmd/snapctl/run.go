@@ -22,6 +22,10 @@ type env struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
+	// terminal opens the terminal of whoever runs the command; nil if there is none.
+	terminal func() (*os.File, error)
+	// workFactor is that of new passphrases: see engine.NewKey.
+	workFactor int
 	// engine is what every repository is opened with, beside what the flags say.
 	engine engine.Options
 }
@@ -33,6 +37,9 @@ func processEnv() *env {
 		stderr: os.Stderr,
 		getenv: os.Getenv,
 		now:    time.Now,
+		terminal: func() (*os.File, error) {
+			return os.OpenFile("/dev/tty", os.O_RDWR, 0)
+		},
 	}
 }
 

@@ -17,7 +17,7 @@ func (a *app) showCommand() *cobra.Command {
 		Long: `Shows what is known of a snapshot. How to write a REF: snapctl help references.
 
 With --json, prints one object with the fields id, dir, name, tags, parent,
-createdAt, expiresAt, host, user, version, files, dirs, bytes, newBytes,
+createdAt, expiresAt, pinned, host, user, version, files, dirs, bytes, newBytes,
 storedBytes, skipped, unreadable and incomplete; those without a value are left
 out. Sizes are in bytes.`,
 		Example: `  snapctl show latest
@@ -64,6 +64,9 @@ func (a *app) describeSnapshot(s *engine.Snapshot) string {
 	t.add("created", localTime(s.CreatedAt)+" ("+a.relative(s.CreatedAt)+")")
 	if s.ExpiresAt != nil {
 		t.add("expires", localTime(*s.ExpiresAt)+" ("+a.relative(*s.ExpiresAt)+")")
+	}
+	if s.Pinned {
+		t.add("pinned", "never expires, and prune keeps it")
 	}
 	if s.Parent != nil {
 		t.add("parent", s.Parent.String())

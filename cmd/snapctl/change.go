@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+// changeSnapshots is what the commands do that change what is said of snapshots: it
+// changes them and prints their ids. did says what was done to them.
+func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Changes, did string) error {
+	refs, err := a.refs(cmd, args)
+	if err != nil {
+		return err
+	}
+	changed := []*engine.Snapshot{}
+	if len(refs) > 0 { // standard input may hold an empty array
+		changed, err = a.change(cmd.Context(), refs, c)
+	}
+	// Some may be changed though others could not be.
+	if err != nil && len(changed) == 0 {
+		return err
+	}
+	var ids strings.Builder
+	for _, s := range changed {
+		ids.WriteString(s.ID.String() + "\n")
+	}
+	if a.json {
+		return errors.Join(err, a.printJSON(changed))
+	}
+	err = errors.Join(err, a.print(ids.String()))
+	a.say(plural(int64(len(changed)), "snapshot") + " " + did)
+	return err
+}
+
+func (a *app) change(ctx context.Context, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
+	repo, err := a.open(ctx)
+	if err != nil {
+		return nil, about(refs[0], err)
+	}
+	defer a.closeRepo(repo)
+	return repo.Change(ctx, c, refs...)
+}

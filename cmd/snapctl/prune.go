@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) pruneCommand() *cobra.Command {
+	opts := engine.PruneOptions{}
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove snapshots that no rule keeps",
+		Long: `Removes the snapshots that none of the given rules keeps, at least one of which
+is needed. With --dry-run it only tells which. Pinned snapshots are always kept,
+and those that have expired are left to snapctl gc, which also frees the room of
+what is removed here.
+
+The snapshots of a group are counted together: those of one name, or, without a
+name, of one directory; or what --group-by says. Rules look at them from the
+newest to the oldest, each by itself, as restic's do:
+  --keep-last N     the newest N
+  --keep-daily N    of the last N days that have any, the newest; so do the
+                    others for hours, weeks (from Monday), months and years, all
+                    of them in the local time zone. A rule that has not kept N
+                    keeps the oldest snapshot of the group too
+  --keep-within D   what was made less than D before the newest of the group
+  --keep-tag K=V    what has the tag, or with several of them, one of the tags
+N may be "all".
+
+Prints a line for each snapshot: action (keep or remove), id, created, name, dir
+and what it is kept for. With --json, prints an object with dryRun and groups:
+objects with name, dir or host, which they have in common, and snapshots, an
+array of objects with snapshot, as show --json prints it, keep, and reasons. If
+any manifest is damaged, nothing is removed: exit code 6.`,
+		Example: `  snapctl prune --keep-last 10 --keep-daily 7 --keep-weekly 4 --dry-run
+  snapctl prune --name app --keep-within 30d --keep-tag release=yes
+  snapctl prune --group-by dir,host --keep-last 3`,
+		Args:              takes(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.prune(cmd, &opts) },
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.Var((*keepFlag)(&opts.KeepLast), "keep-last", "keep the newest `N`")
+	for _, p := range []struct {
+		n    *int
+		name string
+		unit string
+	}{
+		{&opts.KeepHourly, "hourly", "hours"}, {&opts.KeepDaily, "daily", "days"}, {&opts.KeepWeekly, "weekly", "weeks"},
+		{&opts.KeepMonthly, "monthly", "months"}, {&opts.KeepYearly, "yearly", "years"},
+	} {
+		flags.Var((*keepFlag)(p.n), "keep-"+p.name, "keep the newest of the last `N` "+p.unit+" that have any")
+		noCompletions(cmd, "keep-"+p.name)
+	}
+	flags.Var((*ttlFlag)(&opts.KeepWithin), "keep-within", "keep what was made less than `DURATION` before the newest")
+	flags.Var((*keepTagFlag)(&opts.KeepTags), "keep-tag", "keep what is tagged `KEY=VALUE`; may be repeated")
+	flags.StringArrayVar(&opts.Names, "name", nil, "only snapshots called `NAME`; may be repeated")
+	flags.Var((*groupFlag)(&opts.GroupBy), "group-by", "count together what has this in common: name, dir, host,\nseveral of them with commas, or all for one group (default name)")
+	flags.BoolVarP(&opts.DryRun, "dry-run", "n", false, "remove nothing, tell what would be")
+	noCompletions(cmd, "keep-last", "keep-within", "keep-tag")
+	mustComplete(cmd, "name", a.completeName)
+	mustComplete(cmd, "group-by", cobra.FixedCompletions([]cobra.Completion{"name", "dir", "host", "all"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
+	groups, err := a.pruneGroups(cmd.Context(), opts)
+	if errors.Is(err, engine.ErrInvalid) {
+		return usagef(cmd, "%w", err)
+	}
+	if err != nil && groups == nil {
+		return err
+	}
+	if a.json {
+		if groups == nil {
+			groups = []engine.PruneGroup{}
+		}
+		return errors.Join(err, a.printJSON(struct {
+			DryRun bool                `json:"dryRun"`
+			Groups []engine.PruneGroup `json:"groups"`
+		}{opts.DryRun, groups}))
+	}
+	kept, gone, table := a.pruneTable(groups)
+	if kept+gone > 0 {
+		err = errors.Join(err, a.print(table.String()))
+	}
+	removed := ", removed "
+	if opts.DryRun {
+		removed = ", would remove "
+	}
+	if err == nil {
+		a.say("kept " + plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
+	}
+	return err
+}
+
+func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
+	repo, err := a.open(ctx)
+	if errors.Is(err, errNothingYet) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer a.closeRepo(repo)
+	return repo.Prune(ctx, opts)
+}
+
+func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table) {
+	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if isTerminal(a.stdout) {
+		when = a.relative
+	}
+	t = &table{right: []bool{5: false}}
+	t.add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
+	for _, g := range groups {
+		for _, d := range g.Snapshots {
+			what := "remove"
+			if d.Keep {
+				what = "keep"
+				kept++
+			} else {
+				gone++
+			}
+			t.add(what, d.Snapshot.ID.String(), when(d.Snapshot.CreatedAt), cell(d.Snapshot.Name), cell(d.Snapshot.Dir), cell(strings.Join(d.Reasons, ",")))
+		}
+	}
+	return kept, gone, t
+}
+
+// A keepFlag is how many are kept: a number, or all.
+type keepFlag int
+
+var _ pflag.Value = (*keepFlag)(nil)
+
+func (f *keepFlag) String() string { return "" }
+func (f *keepFlag) Type() string   { return "number" }
+func (f *keepFlag) Set(s string) error {
+	if s == "all" {
+		*f = engine.KeepAll
+		return nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return errors.New(`not a positive number, nor "all"`)
+	}
+	*f = keepFlag(n)
+	return nil
+}
+
+// A keepTagFlag collects --keep-tag key=value.
+type keepTagFlag []engine.Tag
+
+var _ pflag.Value = (*keepTagFlag)(nil)
+
+func (f *keepTagFlag) String() string { return "" }
+func (f *keepTagFlag) Type() string   { return "key=value" }
+func (f *keepTagFlag) Set(s string) error {
+	key, value, ok := strings.Cut(s, "=")
+	if !ok || key == "" {
+		return errors.New("not KEY=VALUE")
+	}
+	*f = append(*f, engine.Tag{Key: key, Value: value})
+	return nil
+}
+
+// A groupFlag is what snapshots of a group have in common.
+type groupFlag []engine.GroupBy
+
+var _ pflag.Value = (*groupFlag)(nil)
+
+func (f *groupFlag) String() string { return "" }
+func (f *groupFlag) Type() string   { return "list" }
+func (f *groupFlag) Set(s string) error {
+	for word := range strings.SplitSeq(s, ",") {
+		switch g := engine.GroupBy(word); g {
+		case engine.GroupName, engine.GroupDir, engine.GroupHost, engine.GroupAll:
+			*f = append(*f, g)
+		default:
+			return errors.New("not name, dir, host or all: " + quoted(word))
+		}
+	}
+	return nil
+}

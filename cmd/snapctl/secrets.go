@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine"
+)
+
+// How a process in the background opens an encrypted repository. If who starts it
+// has the key, it passes that through a pipe, whose number is in keyFdEnv. Else the
+// process asks for the passphrase when it turns out to need one: it writes askWord and
+// the URL to its ready pipe, as a line, and reads the passphrase from the pipe of
+// askFdEnv. So there is one place that talks to people, and one process that does
+// what scrypt costs.
+//
+// Nothing of that is in an argument, in the environment, or on a disk.
+const (
+	keyFdEnv = "SNAPCTL_MOUNT_KEY_FD"
+	askFdEnv = "SNAPCTL_MOUNT_PASSPHRASE_FD"
+	askWord  = "passphrase "
+)
+
+// secretPipe is the pipe to a process that is about to be started.
+type secretPipe struct {
+	env    string // for the process
+	theirs *os.File
+	ours   *os.File // nil if all was said
+}
+
+// newSecretPipe makes the pipe for a process whose descriptor fd it will be. key may
+// be nil.
+func newSecretPipe(fd int, key *chunk.Key) (*secretPipe, error) {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	p := &secretPipe{env: fmt.Sprintf("%s=%d", askFdEnv, fd), theirs: theirs, ours: ours}
+	if key != nil {
+		p.env = fmt.Sprintf("%s=%d", keyFdEnv, fd)
+		_, err = ours.Write(key[:]) // a pipe holds that much
+		p.say()
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// say ends what is said.
+func (p *secretPipe) say() {
+	if p.ours != nil {
+		p.ours.Close()
+		p.ours = nil
+	}
+}
+
+func (p *secretPipe) close() {
+	p.theirs.Close()
+	p.say()
+}
+
+// answer reads what the started process says until it is ready or ends, and answers it.
+// It gives the last word.
+func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase func(context.Context, string) (string, error)) (word string, err error) {
+	defer p.say()
+	r := bufio.NewReader(ready)
+	for {
+		line, rerr := r.ReadString('\n')
+		if !strings.HasPrefix(line, askWord) || rerr != nil {
+			if rerr != nil && !errors.Is(rerr, io.EOF) {
+				err = errors.Join(err, rerr)
+			}
+			return line, err
+		}
+		url := strings.TrimSuffix(strings.TrimPrefix(line, askWord), "\n")
+		s, perr := passphrase(ctx, url)
+		if perr == nil && p.ours != nil {
+			_, perr = io.WriteString(p.ours, s)
+		}
+		if perr != nil {
+			err = fmt.Errorf("opening repository %s: %w: passphrase: %w", url, engine.ErrLocked, perr)
+		}
+		p.say()
+	}
+}
+
+// starter is the process that has started this one, as a source of passphrases.
+type starter struct {
+	ready   io.Writer
+	secrets *os.File
+}
+
+// errNotSaid: whoever started this process could not get the passphrase, and says why.
+var errNotSaid = &exitError{exitLocked}
+
+func (s *starter) ask(url string) (string, error) {
+	if _, err := io.WriteString(s.ready, askWord+url+"\n"); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(io.LimitReader(s.secrets, maxPassphrase))
+	if err == nil && len(b) == 0 {
+		err = errNotSaid
+	}
+	return string(b), err
+}
+
+// inherit takes what whoever started this process has passed on.
+func (a *app) inherit(b *background) error {
+	take := func(name string) *os.File {
+		fd, err := strconv.Atoi(a.getenv(name))
+		if err != nil {
+			return nil
+		}
+		os.Unsetenv(name)
+		unix.CloseOnExec(fd)
+		return os.NewFile(uintptr(fd), "secrets")
+	}
+	if f := take(keyFdEnv); f != nil {
+		defer f.Close()
+		var key chunk.Key
+		if _, err := io.ReadFull(f, key[:]); err != nil {
+			return fmt.Errorf("mount: the key of the repository: %w", err)
+		}
+		a.key = &key
+	}
+	if f := take(askFdEnv); f != nil {
+		a.starter = &starter{ready: b.pipe, secrets: f}
+	}
+	return nil
+}

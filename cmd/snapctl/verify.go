@@ -1,0 +1,361 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	var opts engine.VerifyOptions
+	var dirOpts engine.VerifyDirOptions
+	cmd := &cobra.Command{
+		Use:   "verify [REF...] | REF DIR",
+		Short: "Look for damage, or compare a directory with a snapshot",
+		Long: `Looks for damage in what the snapshots need that are named or, without a REF, in
+all of the repository. How to write a REF: snapctl help references.
+
+Reads the config, manifests, index segments, leases and every page of the trees,
+and finds out whether every pack is there, with all that the trees refer to. The
+contents of files are read with --read-data: then every byte of every pack is
+checked. What was read in a run that is stopped, the next run passes over with
+--resume.
+
+Prints a line for each object that is damaged, and below it the snapshots and
+files that cannot be read because of it, the first ten of each. A "note" is no
+damage. Damage is exit code 6; snapctl repair tells what can be done.
+
+With --json, prints one object with the fields snapshots, entries, pages,
+segments, packs, packBytes, read, readBytes, skipped, skippedBytes, durationMs,
+and findings, an array of objects: object, problem, note, and affected, an array
+of objects: id, name, dir, whole (all of the snapshot is lost), files (how many
+are lost), paths (all of them), and ranges of entries whose names are lost too:
+entries, from, before. A path that is not UTF-8 is a Go string literal.
+
+With DIR, compares that directory with the snapshot, and prints what differs
+from the snapshot to the directory as diff does (snapctl help diff): content,
+type, mode, owner, times, xattrs and hard links. Every file is read. If anything
+differs the exit code is 1, without an error. DIR must have a slash in it, or be
+"." or "..", so that it is none of several REFs: ./build.`,
+		Example: `  snapctl verify
+  snapctl verify --read-data                # every byte
+  snapctl verify --read-data=5% --resume    # a random sample
+  snapctl verify app app~1
+  snapctl verify app ~/work/app`,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: a.completeVerify,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 && isDirArgument(args[1]) {
+				return a.verifyDirCommand(cmd, args, &dirOpts)
+			}
+			for _, name := range []string{"no-owner", "no-times"} {
+				if cmd.Flags().Changed(name) {
+					return usagef(cmd, "verify: --%s goes with REF DIR", name)
+				}
+			}
+			if opts.Resume && opts.ReadData == 0 {
+				return usagef(cmd, "verify: --resume goes with --read-data")
+			}
+			refs, err := a.refs(cmd, args)
+			if err != nil {
+				return err
+			}
+			return a.verify(cmd.Context(), refs, opts)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.Var((*shareFlag)(&opts.ReadData), "read-data", "read what files hold too: all of it, or a random sample, `SHARE` of the bytes such as 5%")
+	flags.Lookup("read-data").NoOptDefVal = "100%"
+	flags.BoolVar(&opts.Resume, "resume", false, "with --read-data: pass over what the run before read, if it was stopped")
+	flags.BoolVar(&dirOpts.NoOwner, "no-owner", false, "with DIR: users and groups do not count")
+	flags.BoolVar(&dirOpts.NoTimes, "no-times", false, "with DIR: times of modification do not count")
+	noCompletions(cmd, "read-data")
+	return cmd
+}
+
+// isDirArgument reports whether an argument behind a REF is a directory.
+func isDirArgument(arg string) bool {
+	return strings.Contains(arg, "/") && !strings.HasPrefix(arg, "{") || arg == "." || arg == ".."
+}
+
+func (a *app) completeVerify(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) == 1 && isDirArgument(typed) {
+		return completeDir(true)
+	}
+	return a.completeRef(cmd, args, typed)
+}
+
+// A shareFlag is a share in per cent, more than 0%.
+type shareFlag float64
+
+var _ pflag.Value = (*shareFlag)(nil)
+
+func (f *shareFlag) String() string { return "" }
+func (f *shareFlag) Type() string   { return "share" }
+func (f *shareFlag) Set(s string) error {
+	number, ok := strings.CutSuffix(s, "%")
+	share, err := strconv.ParseFloat(number, 64)
+	if !ok || err != nil || !(share > 0 && share <= 100) {
+		return errors.New("not a share such as 5%, up to 100%")
+	}
+	*f = shareFlag(share / 100)
+	return nil
+}
+
+func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptions) error {
+	repo, err := a.open(ctx)
+	if err != nil {
+		if len(refs) > 0 {
+			err = about(refs[0], err)
+		}
+		return err
+	}
+	defer a.closeRepo(repo)
+	if a.json {
+		opts.MaxFiles = -1
+	}
+	p := a.startProgress()
+	opts.Progress = p
+	report, err := repo.Verify(ctx, refs, &opts)
+	p.stop(nil)
+	switch {
+	case errors.Is(context.Cause(ctx), errInterrupted) && opts.ReadData > 0 && err != nil:
+		return &hintError{err: err, hint: "go on with the same command and --resume"}
+	case len(refs) == 2 && errors.Is(err, engine.ErrNotFound):
+		if st, serr := os.Stat(refs[1]); serr == nil && st.IsDir() {
+			return &hintError{err: err, hint: "to compare with that directory: snapctl verify " + shellQuote(refs[0]) + " " + shellQuote("./"+refs[1])}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.printJSON(newVerifyOutput(report))
+	} else {
+		err = a.print(findingsText(report.Findings))
+		a.say(verifySummary(report, &opts))
+	}
+	if err == nil {
+		err = report.Err()
+	}
+	if err != nil && errors.Is(err, engine.ErrIntegrity) {
+		err = &hintError{err: fmt.Errorf("verify: %w", err), hint: "see what can be done: snapctl repair"}
+	}
+	return err
+}
+
+func verifySummary(r *engine.VerifyReport, opts *engine.VerifyOptions) string {
+	s := fmt.Sprintf("verified %s: %s, %s, %s of %s", plural(int64(r.Snapshots), "snapshot"),
+		countEntries(r.Entries), plural(r.Pages, "page"), plural(int64(r.Packs), "pack"), size(r.PackBytes))
+	if opts.ReadData > 0 {
+		s += fmt.Sprintf(", %s of data read", size(r.ReadBytes))
+	}
+	if r.Skipped > 0 {
+		s += fmt.Sprintf(", %s passed over that the run of %s had read", size(r.SkippedBytes), localTime(r.SkippedSince))
+	}
+	if r.Damaged() == 0 {
+		s += "; nothing is damaged"
+	}
+	return s + "; took " + round(r.Duration).String()
+}
+
+func countEntries(n int64) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return humanize.Comma(n) + " entries"
+}
+
+// findingsText is what verify prints for people.
+func findingsText(all []engine.Finding) string {
+	var b strings.Builder
+	for i := range all {
+		f := &all[i]
+		kind := "damaged"
+		if f.Note {
+			kind = "note"
+		}
+		fmt.Fprintf(&b, "%s %s: %s\n", kind, quoted(f.Object), printable(f.Problem.Error()))
+		for j := range f.Affected {
+			b.WriteString(affectedText(&f.Affected[j]))
+		}
+	}
+	return b.String()
+}
+
+func affectedText(a *engine.Affected) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  snapshot %s", a.ID)
+	if a.Name != "" {
+		b.WriteString(" " + quoted(a.Name))
+	}
+	if a.Dir != "" {
+		b.WriteString(" of " + quoted(a.Dir))
+	}
+	lost := int64(0)
+	for _, r := range a.Ranges {
+		lost += r.Entries
+	}
+	switch {
+	case a.Whole:
+		b.WriteString(" cannot be read\n")
+		return b.String()
+	case a.Files > 0 && lost > 0:
+		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", plural(a.Files, "file"), countEntries(lost))
+	case lost > 0:
+		fmt.Fprintf(&b, ": %s cannot be found\n", countEntries(lost))
+	default:
+		fmt.Fprintf(&b, ": %s cannot be read\n", plural(a.Files, "file"))
+	}
+	for _, path := range a.Paths {
+		b.WriteString("    " + quoted(path) + "\n")
+	}
+	if more := a.Files - int64(len(a.Paths)); more > 0 {
+		fmt.Fprintf(&b, "    and %s more\n", humanize.Comma(more))
+	}
+	for _, r := range a.Ranges {
+		b.WriteString("    " + rangeText(&r) + "\n")
+	}
+	return b.String()
+}
+
+func rangeText(r *engine.LostRange) string {
+	from, to := r.From, "to the end"
+	if from == "" {
+		from = "."
+	}
+	if r.Before != "" {
+		to = "and before " + quoted(r.Before)
+	}
+	return fmt.Sprintf("%s from %s on %s", countEntries(r.Entries), quoted(from), to)
+}
+
+// verifyOutput is what verify --json prints.
+type verifyOutput struct {
+	Snapshots    int             `json:"snapshots"`
+	Entries      int64           `json:"entries"`
+	Pages        int64           `json:"pages"`
+	Segments     int             `json:"segments"`
+	Packs        int             `json:"packs"`
+	PackBytes    int64           `json:"packBytes"`
+	Read         int             `json:"read"`
+	ReadBytes    int64           `json:"readBytes"`
+	Skipped      int             `json:"skipped"`
+	SkippedBytes int64           `json:"skippedBytes"`
+	DurationMs   int64           `json:"durationMs"`
+	Findings     []findingOutput `json:"findings"`
+}
+
+type findingOutput struct {
+	Object   string           `json:"object"`
+	Problem  string           `json:"problem"`
+	Note     bool             `json:"note"`
+	Affected []affectedOutput `json:"affected,omitempty"`
+}
+
+type affectedOutput struct {
+	ID     string        `json:"id"`
+	Name   string        `json:"name,omitempty"`
+	Dir    string        `json:"dir,omitempty"`
+	Whole  bool          `json:"whole"`
+	Files  int64         `json:"files"`
+	Paths  []string      `json:"paths,omitempty"`
+	Ranges []rangeOutput `json:"ranges,omitempty"`
+}
+
+type rangeOutput struct {
+	Entries int64  `json:"entries"`
+	From    string `json:"from"`
+	Before  string `json:"before,omitempty"`
+}
+
+func newVerifyOutput(r *engine.VerifyReport) *verifyOutput {
+	o := &verifyOutput{
+		Snapshots: r.Snapshots, Entries: r.Entries, Pages: r.Pages, Segments: r.Segments,
+		Packs: r.Packs, PackBytes: r.PackBytes, Read: r.Read, ReadBytes: r.ReadBytes,
+		Skipped: r.Skipped, SkippedBytes: r.SkippedBytes, DurationMs: r.Duration.Milliseconds(),
+		Findings: []findingOutput{},
+	}
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		o.Findings = append(o.Findings, findingOutput{f.Object, f.Problem.Error(), f.Note, affectedOutputs(f.Affected)})
+	}
+	return o
+}
+
+func affectedOutputs(all []engine.Affected) (out []affectedOutput) {
+	for i := range all {
+		a := &all[i]
+		o := affectedOutput{ID: a.ID.String(), Name: a.Name, Dir: textOrQuoted(a.Dir), Whole: a.Whole, Files: a.Files}
+		for _, path := range a.Paths {
+			o.Paths = append(o.Paths, textOrQuoted(path))
+		}
+		o.Ranges = rangeOutputs(a.Ranges)
+		out = append(out, o)
+	}
+	return out
+}
+
+func rangeOutputs(all []engine.LostRange) (out []rangeOutput) {
+	for _, r := range all {
+		out = append(out, rangeOutput{r.Entries, textOrQuoted(r.From), textOrQuoted(r.Before)})
+	}
+	return out
+}
+
+// textOrQuoted is a path as JSON can hold it.
+func textOrQuoted(path string) string {
+	if bytesUnlessText(path) == nil {
+		return path
+	}
+	return strconv.Quote(path)
+}
+
+func (a *app) verifyDirCommand(cmd *cobra.Command, args []string, opts *engine.VerifyDirOptions) error {
+	for _, name := range []string{"read-data", "resume"} {
+		if cmd.Flags().Changed(name) {
+			return usagef(cmd, "verify: --%s and DIR do not go together", name)
+		}
+	}
+	ref, err := a.ref(cmd, args[0])
+	if err != nil {
+		return err
+	}
+	return a.verifyDir(cmd.Context(), ref, args[1], opts)
+}
+
+// verifyDir compares a directory with a snapshot.
+func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.VerifyDirOptions) error {
+	repo, err := a.openFor(ctx, ref)
+	if err != nil {
+		return about(ref, err)
+	}
+	defer a.closeRepo(repo)
+	progress := a.startProgress()
+	opts.Progress = progress
+	p := &diffPrinter{app: a, terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
+	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)
+	progress.stop(nil)
+	if err = p.finish(err); err != nil {
+		return err
+	}
+	a.say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), size(report.Bytes), report.Snapshot.ID))
+	switch n := len(report.Problems); {
+	case n > 0:
+		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", quoted(dir), errIncomplete, plural(int64(n), "problem"))
+	case p.counts != [3]int64{}:
+		return errDifferences
+	}
+	return nil
+}

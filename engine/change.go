@@ -1,0 +1,316 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// Changes say what is to be different about snapshots. At least one must be asked for.
+type Changes struct {
+	Name       *string           // "" takes it away
+	SetTags    map[string]string // beside those that there are, or instead
+	RemoveTags []string          // that a snapshot does not have one is no error
+	// Until is when they expire from now on, sooner or later than they would have; zero
+	// leaves that as it is. It takes a pin away.
+	Until time.Time
+	// Pin has them never expire, and be kept by Prune.
+	Pin bool
+	// Unpin takes that back: they still do not expire, but Prune may choose them.
+	Unpin bool
+}
+
+func (c *Changes) check(now time.Time) error {
+	if c.Name != nil && *c.Name != "" {
+		if err := checkName(*c.Name); err != nil {
+			return err
+		}
+	}
+	for k, v := range c.SetTags {
+		if err := checkTag(k, v); err != nil {
+			return err
+		}
+		if slices.Contains(c.RemoveTags, k) {
+			return fmt.Errorf("%w: tag %q is to be set and to be removed", ErrInvalid, k)
+		}
+	}
+	for _, k := range c.RemoveTags {
+		if err := checkTag(k, ""); err != nil {
+			return err
+		}
+	}
+	lifetimes := 0
+	for _, asked := range []bool{!c.Until.IsZero(), c.Pin, c.Unpin} {
+		if asked {
+			lifetimes++
+		}
+	}
+	switch {
+	case lifetimes > 1:
+		return fmt.Errorf("%w: more than one of a time to expire, a pin, and none", ErrInvalid)
+	case !c.Until.IsZero() && !c.Until.After(now):
+		return fmt.Errorf("%w: %s is not in the future", ErrInvalid, c.Until.Format(timeFormat))
+	case lifetimes == 0 && c.Name == nil && len(c.SetTags)+len(c.RemoveTags) == 0:
+		return fmt.Errorf("%w: nothing to change", ErrInvalid)
+	}
+	return nil
+}
+
+// note is what must be written for a snapshot to be as asked; nil for nothing.
+func (c *Changes) note(s *Snapshot) (*manifest.Note, error) {
+	n := &manifest.Note{Snapshot: s.ID, ID: manifest.NewNoteID(s.lastNote()), Name: c.Name, SetTags: c.SetTags}
+	n.RemoveTags = slices.Compact(slices.Sorted(slices.Values(c.RemoveTags)))
+	tags := maps.Clone(s.Tags)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	maps.Copy(tags, c.SetTags)
+	for _, k := range c.RemoveTags {
+		delete(tags, k)
+	}
+	if len(tags) > manifest.MaxTags {
+		return nil, fmt.Errorf("%w: %d tags, the most is %d", ErrInvalid, len(tags), manifest.MaxTags)
+	}
+	switch {
+	case !c.Until.IsZero():
+		n.Lifetime = &manifest.Lifetime{Expires: c.Until}
+	case c.Pin && !s.Pinned:
+		n.Lifetime = &manifest.Lifetime{Pinned: true}
+	case c.Unpin && s.Pinned:
+		n.Lifetime = &manifest.Lifetime{}
+	}
+	if n.Name == nil && len(n.SetTags)+len(n.RemoveTags) == 0 && n.Lifetime == nil {
+		return nil, nil
+	}
+	return n, nil
+}
+
+// changesAtOnce is how many snapshots are changed in parallel.
+const changesAtOnce = 8
+
+// Change changes what is said of snapshots: name, tags, and when they expire. It gives
+// them as they are then, in the order of the references, all of which are resolved
+// before anything is changed. What has expired cannot be changed: ErrExpired. If some
+// could not be changed, it gives the others together with an error that names those.
+//
+// A manifest is never changed. What is new goes into an object of its own, so that any
+// number of writers may change a snapshot at once: of those that change the same thing
+// the last one counts.
+//
+// When it returns without an error, garbage collection knows the new time to expire.
+func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]*Snapshot, error) {
+	if c == nil {
+		c = &Changes{}
+	}
+	if err := c.check(r.now()); err != nil {
+		return nil, err
+	}
+	var all []*Snapshot
+	x := r.newResolver(ctx, len(refs))
+	for _, ref := range refs {
+		s, err := x.resolve(ref)
+		if err == nil {
+			err = r.checkExpiry(s)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+		}
+		if !slices.ContainsFunc(all, func(o *Snapshot) bool { return o.ID == s.ID }) {
+			all = append(all, s)
+		}
+	}
+	errs := make([]error, len(all))
+	g := errgroup.Group{}
+	g.SetLimit(changesAtOnce)
+	for i, s := range all {
+		g.Go(func() error {
+			if err := r.change(ctx, s, c); err != nil {
+				errs[i] = fmt.Errorf("snapshot %v: %w", s.ID, integrity(err))
+				all[i] = nil
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // errs has them
+	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), errors.Join(errs...)
+}
+
+// change writes the note, and has the snapshot be as it says.
+func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error {
+	n, err := c.note(s)
+	if n == nil || err != nil {
+		return err
+	}
+	object, err := n.Encode()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	object = r.sealObject(useNote, n.ObjectName(), object)
+	copied := false
+	if n.Lifetime != nil {
+		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {
+			return err
+		}
+		if err := r.checkExpiry(s); err != nil { // that may have taken a while
+			return err
+		}
+	}
+	began := r.uptime()
+	if err = r.store.Put(ctx, n.ObjectName(), object); err != nil {
+		err = fmt.Errorf("writing a note: %w", err)
+	} else if n.Lifetime != nil {
+		err = r.confirm(ctx, n, copied, began)
+	}
+	if err != nil {
+		r.withdrawNote(ctx, n, copied && errors.Is(err, ErrNotFound))
+		return err
+	}
+	r.cacheNote(n, object)
+	r.dropSuperseded(ctx, s, n)
+	s.annotate([]*manifest.Note{n})
+	return nil
+}
+
+// keepLonger puts the manifest once more, where no lifecycle rule of the bucket is
+// about it, if the snapshot is to outlive its class. It reports whether it has.
+func (r *Repository) keepLonger(ctx context.Context, s *Snapshot, l *manifest.Lifetime) (copied bool, err error) {
+	id := s.ID
+	class := time.Duration(id.Class().Days()) * 24 * time.Hour
+	if class == 0 || !l.Expires.IsZero() && !l.Expires.After(s.CreatedAt.Add(class)) {
+		return false, nil
+	}
+	if _, err := r.store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
+		return false, err
+	}
+	_, b, err := r.encodedManifest(ctx, id)
+	if err == nil {
+		err = r.store.Put(ctx, id.KeptName(), b)
+	}
+	if errors.Is(err, remote.ErrExist) {
+		err = fmt.Errorf("%w: object %s: it is not the manifest of %v", ErrIntegrity, id.KeptName(), id)
+	}
+	return err == nil, err
+}
+
+// expirySlack is how long after its expiry, by the clock of the store, a snapshot is
+// left alone by garbage collection: a note that is durable by then is seen in time.
+func (r *Repository) expirySlack() time.Duration { return min(r.grace()/2, 15*time.Minute) }
+
+// coarse is how far the store's times may be rounded down.
+const coarse = time.Second
+
+// confirm makes sure that garbage collection sees a note about the lifetime before it
+// would remove the snapshot: the manifest is still there, and the note was durable no
+// later than the slack after the expiry that it takes the place of. The latter is known
+// by the store's clock alone: the note's time, and what has passed since its writing
+// began. copied is set if the manifest was just put under its second name.
+func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool, began time.Duration) error {
+	took := r.uptime() - began
+	id := n.Snapshot
+	there := begin(func() (remote.Info, error) {
+		info, err := r.store.Stat(ctx, id.ObjectName())
+		if errors.Is(err, remote.ErrNotExist) && !copied {
+			info, err = r.store.Stat(ctx, id.KeptName())
+		}
+		return info, err
+	})
+	var before []manifest.NoteID
+	var written time.Time
+	err := r.store.List(ctx, id.NotesOf(), func(o remote.Info) error {
+		_, note, err := manifest.ParseNoteName(o.Name)
+		switch {
+		case err != nil:
+		case note == n.ID:
+			written = o.ModTime
+		case note.Compare(n.ID) < 0:
+			before = append(before, note)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing notes: %w", err)
+	}
+	_, err = there(ctx)
+	switch {
+	case errors.Is(err, remote.ErrNotExist):
+		return fmt.Errorf("%w: it was removed meanwhile", ErrNotFound)
+	case err != nil:
+		return err
+	case written.IsZero():
+		return nil // another change has taken its place already, and was confirmed
+	}
+	old, err := r.before(ctx, n, before)
+	if err != nil || old.ExpiresAt == nil {
+		return err
+	}
+	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.expirySlack())) {
+		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", ErrExpired, old.ExpiresAt.Format(timeFormat), done.Format(timeFormat))
+	}
+	return nil
+}
+
+// before is a snapshot as it was before a note, with those notes of the listed ones
+// that come before it.
+func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []manifest.NoteID) (*Snapshot, error) {
+	s := r.cachedHead(n.Snapshot)
+	if s == nil {
+		var err error
+		if s, err = r.head(ctx, n.Snapshot, 0); err != nil {
+			return nil, err
+		}
+	}
+	notes, err := r.readNotes(ctx, n.Snapshot, listed)
+	if err != nil {
+		return nil, err
+	}
+	s.annotate(slices.DeleteFunc(notes, func(o *manifest.Note) bool { return o.ID.Compare(n.ID) >= 0 }))
+	return s, nil
+}
+
+// withdrawNote takes a note back that was not confirmed, or whose Put failed but may
+// have come through, and, if the snapshot was removed, the manifest put for it.
+func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifest bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
+	defer cancel()
+	names := []string{n.ObjectName()}
+	if manifest {
+		names = append(names, n.Snapshot.KeptName())
+	}
+	if err := r.store.Delete(ctx, names...); err != nil {
+		r.log.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
+	}
+}
+
+// dropSuperseded deletes notes of which nothing counts any more. Whatever else is
+// written meanwhile, they change nothing: for each thing that they say there is a later
+// note. Which there are is known from s, and what they say from the cache.
+func (r *Repository) dropSuperseded(ctx context.Context, s *Snapshot, n *manifest.Note) {
+	var names []string
+	for _, id := range s.notes {
+		if old := r.cachedNote(s.ID, id); old != nil && n.Supersedes(old) {
+			names = append(names, old.ObjectName())
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	if err := r.store.Delete(ctx, names...); err != nil {
+		r.log.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
+		return
+	}
+	for _, name := range names {
+		_, id, err := manifest.ParseNoteName(name)
+		if err != nil {
+			panic(err) // it is the name of a note
+		}
+		r.cache.remove("notes", id.String())
+		s.notes = slices.DeleteFunc(s.notes, func(o manifest.NoteID) bool { return o == id })
+	}
+}

@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"filippo.io/age"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/zeebo/blake3"
+)
+
+// An encrypted repository has a random master key, from which all others are derived
+// (chunk.Key). It lies in the repository only as key objects (see keyObject), each of
+// which somebody can open. What it is used for, beside what stands at chunk.Use:
+const (
+	useKeyCheck   chunk.Use = "snapctl 2026-11-26 key check"
+	useConfig     chunk.Use = "snapctl 2026-11-26 config"
+	useKeyDetails chunk.Use = "snapctl 2026-11-26 details of keys"
+	useProfile    chunk.Use = "snapctl 2026-11-26 access profiles"
+	useNote       chunk.Use = "snapctl 2026-11-26 notes"
+)
+
+// encryptionConfig is what the config of an encrypted repository says of that.
+type encryptionConfig struct {
+	// Algorithm seals: see package chunk.
+	Algorithm string `json:"algorithm"`
+	// KeyCheck tells the master key from others, and nothing else about it: the
+	// first 16 bytes of a key derived from it, in hex.
+	KeyCheck string `json:"keyCheck"`
+	// MAC is the BLAKE3-256, keyed with a key derived from the master key, of the
+	// config with MAC and Checksum empty: who has no key cannot change the config.
+	MAC string `json:"mac"`
+}
+
+const sealAlgorithm = "XAES-256-GCM"
+
+func (e *encryptionConfig) check() error {
+	for name, v := range map[string]struct {
+		s string
+		n int
+	}{"keyCheck": {e.KeyCheck, 16}, "mac": {e.MAC, 32}} {
+		if b, err := hex.DecodeString(v.s); err != nil || len(b) != v.n || hex.EncodeToString(b) != v.s {
+			return fmt.Errorf("%w: config: %s is not %d bytes in hex", ErrIntegrity, name, v.n)
+		}
+	}
+	return nil
+}
+
+// encrypt makes the config that of a repository with this master key. It is done
+// last, as what is changed after it no longer matches.
+func (c *config) encrypt(key *chunk.Key) {
+	c.Encryption = &encryptionConfig{Algorithm: sealAlgorithm, KeyCheck: keyCheck(key)}
+	c.Encryption.MAC = c.mac(key)
+}
+
+func keyCheck(key *chunk.Key) string {
+	d := key.Derive(useKeyCheck)
+	return hex.EncodeToString(d[:16])
+}
+
+func (c config) mac(key *chunk.Key) string {
+	enc := *c.Encryption
+	c.Checksum, c.Encryption, enc.MAC = "", &enc, ""
+	derived := key.Derive(useConfig)
+	h, err := blake3.NewKeyed(derived[:])
+	if err != nil {
+		panic(err) // only a key of another length is refused
+	}
+	h.Write(c.json())
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// fits reports whether it is the master key of the config's repository.
+func (c *config) fits(key *chunk.Key) bool { return same(keyCheck(key), c.Encryption.KeyCheck) }
+
+func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// wantsEncryption reports whether who opens the repository relies on its being
+// encrypted.
+func (o *Options) wantsEncryption() bool {
+	return o.Encrypted || o.Key != nil || len(o.Identities) > 0
+}
+
+// unlock gets the master key of the repository that cfg describes, and sees to it
+// that cfg is what it was when it was written. It does nothing for one without
+// encryption, unless that is not what was expected.
+func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) error {
+	if opts == nil {
+		opts = &Options{}
+	}
+	pin := r.pin(opts)
+	if cfg.Encryption == nil {
+		if opts.wantsEncryption() {
+			return ErrNotEncrypted
+		}
+		return pin.check("")
+	}
+	key, err := r.masterKey(ctx, cfg, opts)
+	if err != nil {
+		return err
+	}
+	if !same(cfg.mac(key), cfg.Encryption.MAC) {
+		return fmt.Errorf("%w: config: it was changed by somebody without the key", ErrIntegrity)
+	}
+	if err := pin.check(cfg.Encryption.KeyCheck); err != nil {
+		return err
+	}
+	r.key = key
+	return nil
+}
+
+// masterKey finds the master key with what opts hold.
+func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) (*chunk.Key, error) {
+	if opts.Key != nil {
+		if !cfg.fits(opts.Key) {
+			return nil, fmt.Errorf("%w: the key is that of another one", ErrLocked)
+		}
+		return opts.Key, nil
+	}
+	if len(opts.Identities) == 0 && opts.Passphrase == nil {
+		return nil, fmt.Errorf("%w: it is encrypted, and neither a passphrase nor an identity was given", ErrLocked)
+	}
+	keys, damaged := r.keyObjects(ctx)
+	if len(keys) == 0 {
+		if damaged == nil {
+			damaged = fmt.Errorf("%w: it has no keys", ErrIntegrity)
+		}
+		return nil, damaged
+	}
+	u := &unlocking{cfg: cfg}
+	if len(opts.Identities) > 0 {
+		for _, k := range keys {
+			if k.kind == recipientKey {
+				if key := u.try(k, opts.Identities...); key != nil {
+					return key, nil
+				}
+			}
+		}
+	}
+	if opts.Passphrase != nil && countKeys(keys, passphraseKey) > 0 {
+		passphrase, err := opts.Passphrase(ctx, r.url)
+		if err != nil {
+			return nil, fmt.Errorf("%w: passphrase: %w", ErrLocked, err)
+		}
+		id, err := age.NewScryptIdentity(passphrase)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrLocked, err)
+		}
+		id.SetMaxWorkFactor(maxWorkFactor)
+		for _, k := range keys {
+			if k.kind == passphraseKey && ctx.Err() == nil {
+				if key := u.try(k, id); key != nil {
+					return key, nil
+				}
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	if damaged != nil && !errors.Is(damaged, ErrIntegrity) {
+		return nil, damaged // it may have been the one
+	}
+	return nil, u.failed(keys, opts, damaged)
+}
+
+// unlocking is one search for the master key among key objects.
+type unlocking struct {
+	cfg   *config
+	tried map[keyKind]int
+	other *keyObject // one that holds another master key
+	errs  []error    // of objects that are no good
+}
+
+// try gives the master key, if the object holds it and the identities open it.
+func (u *unlocking) try(k *keyObject, identities ...age.Identity) *chunk.Key {
+	if u.tried == nil {
+		u.tried = map[keyKind]int{}
+	}
+	u.tried[k.kind]++
+	key, err := k.unwrap(identities)
+	switch {
+	case err != nil:
+		var noMatch *age.NoIdentityMatchError
+		if !errors.As(err, &noMatch) {
+			u.errs = append(u.errs, fmt.Errorf("key %s: %w", k.id, err))
+		}
+	case u.cfg.fits(key):
+		return key
+	default:
+		u.other = k
+	}
+	return nil
+}
+
+// failed tells why no object gave the key.
+func (u *unlocking) failed(keys []*keyObject, opts *Options, damaged error) error {
+	var err error
+	switch {
+	case u.other != nil:
+		return fmt.Errorf("%w: key %s is not of the repository that the config is of: one of them was replaced", ErrIntegrity, u.other.id)
+	case u.tried[passphraseKey] > 0 && u.tried[recipientKey] > 0:
+		err = fmt.Errorf("%w: wrong passphrase, and none of the identities opens one of its keys", ErrLocked)
+	case u.tried[passphraseKey] > 0:
+		err = fmt.Errorf("%w: wrong passphrase", ErrLocked)
+	case u.tried[recipientKey] > 0:
+		err = fmt.Errorf("%w: none of the identities opens one of its keys", ErrLocked)
+	case opts.Passphrase != nil && len(opts.Identities) == 0:
+		err = fmt.Errorf("%w: its keys take an identity, and there is no passphrase", ErrLocked)
+	default:
+		err = fmt.Errorf("%w: its keys take a passphrase, and no identity", ErrLocked)
+	}
+	for _, e := range append(u.errs, damaged) {
+		if e != nil {
+			err = fmt.Errorf("%w; %w", err, e)
+		}
+	}
+	return err
+}
+
+// Key is the master key of an encrypted repository that this process has opened:
+// for Options.Key of another process of the same user. It is nil for a repository
+// without encryption. Whoever has it can read, and forge, all that is in the
+// repository, for ever.
+func (r *Repository) Key() *chunk.Key {
+	if r.key == nil {
+		return nil
+	}
+	key := *r.key
+	return &key
+}
+
+// Encrypted reports whether the repository is.
+func (r *Repository) Encrypted() bool { return r.key != nil }
+
+// sealObject gives what is stored of a small object, where the repository is encrypted:
+// authenticated with about, which names its place.
+func (r *Repository) sealObject(use chunk.Use, about string, object []byte) []byte {
+	if r.key == nil {
+		return object
+	}
+	return r.codec.For(use, []byte(about)).Seal(nil, object)
+}
+
+// openObject is the inverse of sealObject. Errors are ErrIntegrity.
+func (r *Repository) openObject(use chunk.Use, about string, stored []byte) ([]byte, error) {
+	if r.key == nil {
+		return stored, nil
+	}
+	b, err := r.codec.For(use, []byte(about)).Open(nil, stored)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrIntegrity, err)
+	}
+	return b, nil
+}

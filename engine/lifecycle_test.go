@@ -1,0 +1,82 @@
+package engine
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
+)
+
+func TestLifecycle(t *testing.T) {
+	server := remotetest.StartLifecycleServer(t)
+	rules, err := remote.OpenS3(t.Context(), server.Config("some/prefix"))
+	must(t, err)
+	bucket := struct {
+		remote.Store
+		remote.Lifecycler
+	}{remote.NewMemory(), rules}
+	p := newPlace(t)
+	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: bucket})
+	must(t, err)
+	defer r.Close()
+	const other = `<Rule><ID>snapctl-other</ID><Filter><Prefix>some/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>1</Days></Expiration></Rule>`
+	server.Set("<LifecycleConfiguration>"+other+"</LifecycleConfiguration>", "")
+	check := func(what string, l *Lifecycle, err error, want LifecycleState) {
+		t.Helper()
+		must(t, err)
+		if l.Others != 1 || len(l.Rules) != len(manifest.Classes()) {
+			t.Errorf("%s: %+v", what, l)
+		}
+		for i, rule := range l.Rules {
+			class := manifest.Classes()[i]
+			if rule.State != want || rule.Prefix != class.Prefix() || rule.Days <= class.Days() {
+				t.Errorf("%s: %+v", what, rule)
+			}
+		}
+	}
+	l, err := r.Lifecycle(t.Context())
+	check("at first", l, err, LifecycleMissing)
+	l, err = r.ApplyLifecycle(t.Context())
+	check("applied", l, err, LifecycleApplied)
+	doc, _ := server.Doc()
+	if !strings.Contains(doc, "<Prefix>some/prefix/manifests/ttl-7d/</Prefix>") || strings.Count(doc, r.ID().String()) != len(l.Rules) {
+		t.Error(doc)
+	}
+	server.Set(strings.ReplaceAll(doc, "Enabled", "Disabled"), "")
+	l, err = r.Lifecycle(t.Context())
+	check("switched off", l, err, LifecycleAltered)
+	l, err = r.ApplyLifecycle(t.Context())
+	check("applied again", l, err, LifecycleApplied)
+
+	// Another repository of the bucket has rules of its own.
+	q, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: struct {
+		remote.Store
+		remote.Lifecycler
+	}{remote.NewMemory(), rules}})
+	must(t, err)
+	defer q.Close()
+	if l, err = q.ApplyLifecycle(t.Context()); err != nil || l.Others != 1+len(l.Rules) {
+		t.Errorf("%+v, %v", l, err)
+	}
+	_, err = q.RemoveLifecycle(t.Context())
+	must(t, err)
+	l, err = r.RemoveLifecycle(t.Context())
+	check("removed", l, err, LifecycleMissing)
+	if doc, _ := server.Doc(); !strings.Contains(doc, "snapctl-other") || strings.Contains(doc, "ttl-") {
+		t.Error(doc)
+	}
+
+	folder := newPlace(t).init()
+	for what, f := range map[string]func() (*Lifecycle, error){
+		"show":   func() (*Lifecycle, error) { return folder.Lifecycle(t.Context()) },
+		"apply":  func() (*Lifecycle, error) { return folder.ApplyLifecycle(t.Context()) },
+		"remove": func() (*Lifecycle, error) { return folder.RemoveLifecycle(t.Context()) },
+	} {
+		if l, err := f(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s of a folder: %+v, %v", what, l, err)
+		}
+	}
+}

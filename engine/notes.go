@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// listNotes lists the ids of notes below a prefix, in their order, by snapshot.
+func (r *Repository) listNotes(ctx context.Context, prefix string) (map[manifest.ID][]manifest.NoteID, error) {
+	all := map[manifest.ID][]manifest.NoteID{}
+	err := r.list(ctx, prefix, func(o remote.Info) error {
+		id, note, err := manifest.ParseNoteName(o.Name)
+		if err != nil {
+			r.log.Warn("not a note", "object", o.Name, "err", err)
+			return nil
+		}
+		all[id] = append(all[id], note)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing notes: %w", err)
+	}
+	return all, nil
+}
+
+// notesOf reads the notes of a snapshot, in the order in which they apply.
+func (r *Repository) notesOf(ctx context.Context, id manifest.ID) ([]*manifest.Note, error) {
+	listed, err := r.listNotes(ctx, id.NotesOf())
+	if err != nil {
+		return nil, err
+	}
+	return r.readNotes(ctx, id, listed[id])
+}
+
+const (
+	notesAtOnce = 4 // of one snapshot
+
+	// noteRounds bounds how often notes are listed again that were superseded while
+	// they were read.
+	noteRounds = 10
+)
+
+// readNotes reads notes that were listed. A note goes when later ones say all that it
+// said, or with its snapshot: so if one is gone, what was listed is not the whole of
+// it, and is listed again.
+func (r *Repository) readNotes(ctx context.Context, id manifest.ID, listed []manifest.NoteID) ([]*manifest.Note, error) {
+	for range noteRounds {
+		all := make([]*manifest.Note, len(listed))
+		var gone atomic.Bool
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(notesAtOnce)
+		for i, note := range listed {
+			if all[i] = r.cachedNote(id, note); all[i] != nil {
+				continue
+			}
+			g.Go(func() (err error) {
+				all[i], err = r.readNote(gctx, id, note)
+				if errors.Is(err, remote.ErrNotExist) {
+					gone.Store(true)
+					return nil
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+		if !gone.Load() {
+			return all, nil
+		}
+		again, err := r.listNotes(ctx, id.NotesOf())
+		if err != nil {
+			return nil, err
+		}
+		listed = again[id]
+	}
+	return nil, fmt.Errorf("notes of %v: they change faster than they can be read", id)
+}
+
+func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+	name := id.NotesOf() + note.String()
+	b, err := r.store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	n, err := r.decodeNote(b, id, note)
+	if err != nil {
+		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+	}
+	r.cacheNote(n, b)
+	return n, nil
+}
+
+// decodeNote decodes the object of a note.
+func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+	b, err := r.openObject(useNote, id.NotesOf()+note.String(), b)
+	if err != nil {
+		return nil, err
+	}
+	n, err := manifest.DecodeNote(b)
+	if err == nil && (n.Snapshot != id || n.ID != note) {
+		err = fmt.Errorf("it is the note %v of %v", n.ID, n.Snapshot)
+	}
+	return n, err
+}
+
+// cachedNote gives a note that the cache knows, nil for none.
+func (r *Repository) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
+	b := r.cache.read("notes", note.String())
+	if b == nil {
+		return nil
+	}
+	n, err := r.decodeNote(b, id, note)
+	if err != nil {
+		r.cache.remove("notes", note.String())
+		return nil
+	}
+	return n
+}
+
+// cachedNotes gives notes if the cache knows all of them, else nil.
+func (r *Repository) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*manifest.Note {
+	all := make([]*manifest.Note, len(listed))
+	for i, note := range listed {
+		if all[i] = r.cachedNote(id, note); all[i] == nil {
+			return nil
+		}
+	}
+	return all
+}
+
+func (r *Repository) cacheNote(n *manifest.Note, b []byte) {
+	if err := r.cache.write("notes", n.ID.String(), b); err != nil {
+		r.log.Info("caching a note", "err", err)
+	}
+}
+
+// forgetNotes drops what the cache has of notes that are gone.
+func (r *Repository) forgetNotes(listed map[manifest.ID][]manifest.NoteID) {
+	live := map[string]bool{}
+	for _, notes := range listed {
+		for _, note := range notes {
+			live[note.String()] = true
+		}
+	}
+	names := r.cache.names("notes")
+	if len(names) <= len(live) {
+		return
+	}
+	for _, name := range names {
+		if _, err := manifest.ParseNoteID(name); err == nil && !live[name] {
+			r.cache.remove("notes", name)
+		}
+	}
+}
+
+// annotate applies notes to a snapshot that is as its manifest has it.
+func (s *Snapshot) annotate(notes []*manifest.Note) {
+	if len(notes) > 0 {
+		s.Tags = maps.Clone(s.Tags)
+	}
+	for _, n := range notes {
+		s.notes = append(s.notes, n.ID)
+		if n.Name != nil {
+			s.Name = *n.Name
+		}
+		for _, key := range n.RemoveTags {
+			delete(s.Tags, key)
+		}
+		if len(n.SetTags) > 0 && s.Tags == nil {
+			s.Tags = map[string]string{}
+		}
+		maps.Copy(s.Tags, n.SetTags)
+		if l := n.Lifetime; l != nil {
+			s.Pinned, s.ExpiresAt = l.Pinned, nil
+			if !l.Expires.IsZero() {
+				s.ExpiresAt = &l.Expires
+			}
+		}
+	}
+}
+
+// checkLive is ErrExpired for a snapshot that has expired. s may be as its manifest
+// has it: only where that says so are its notes asked, so that what is opened by its
+// id takes one request.
+func (r *Repository) checkLive(ctx context.Context, s *Snapshot) error {
+	if !s.Expired(r.now()) {
+		return nil
+	}
+	notes, err := r.notesOf(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	now := *s
+	now.annotate(notes)
+	return r.checkExpiry(&now)
+}
+
+// lastNote is the last of a snapshot's notes, the zero id for none.
+func (s *Snapshot) lastNote() manifest.NoteID {
+	if len(s.notes) == 0 {
+		return manifest.NoteID{}
+	}
+	return slices.MaxFunc(s.notes, manifest.NoteID.Compare)
+}

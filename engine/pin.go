@@ -1,0 +1,84 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/zeebo/blake3"
+)
+
+// pin is what this machine remembers of an encrypted repository: the key check of its
+// config. It lies in the file encrypted/HASH of the cache, where HASH is of the URL: the
+// check and the first 8 bytes of its BLAKE3, in hex, and a newline. Whoever can write to the
+// repository could put another one in its place: one without encryption, or one
+// whose key he has made himself, and wrapped for a recipient that is no secret. This
+// machine then notices, if it was there before.
+type pin struct{ path string } // "" for none
+
+func (r *Repository) pin(opts *Options) pin {
+	if r.url == "" {
+		return pin{}
+	}
+	base := opts.CacheDir
+	if base == "" {
+		base = defaultCacheDir()
+	}
+	sum := blake3.Sum256([]byte(r.url))
+	return pin{filepath.Join(base, "encrypted", fmt.Sprintf("%x", sum[:16]))}
+}
+
+// check compares with what is remembered, and remembers what was not. An empty check is
+// that of a repository without encryption.
+func (p pin) check(keyCheck string) error {
+	if p.path == "" {
+		return nil
+	}
+	remembered := p.read()
+	var err error
+	switch {
+	case remembered == keyCheck:
+		return nil
+	case remembered == "":
+		return p.set(keyCheck)
+	case keyCheck == "":
+		err = errors.New("it is not encrypted, but was when this machine used it last")
+	default:
+		err = errors.New("it has another key than when this machine used it last")
+	}
+	return fmt.Errorf("%w: %w: somebody put another repository in its place; if that was you, delete %s", ErrIntegrity, err, p.path)
+}
+
+// read gives what is remembered, "" for nothing: what is damaged is not there.
+func (p pin) read() string {
+	b, err := os.ReadFile(p.path)
+	check, _, _ := strings.Cut(string(b), " ")
+	if err != nil || string(b) != pinLine(check) {
+		return ""
+	}
+	return check
+}
+
+func pinLine(keyCheck string) string {
+	sum := blake3.Sum256([]byte(keyCheck))
+	return fmt.Sprintf("%s %x\n", keyCheck, sum[:8])
+}
+
+// set remembers, as far as it can: a cache is no reason to fail.
+func (p pin) set(keyCheck string) error {
+	if p.path == "" {
+		return nil
+	}
+	if keyCheck == "" {
+		if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forgetting the repository that was here: %w", err)
+		}
+		return nil
+	}
+	dir := cacheDir{filepath.Dir(filepath.Dir(p.path))}
+	_ = dir.write("encrypted", filepath.Base(p.path), []byte(pinLine(keyCheck)))
+	return nil
+}

@@ -1,0 +1,78 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/snapctl/snapctl/manifest"
+)
+
+// Remove removes snapshots, and tells which. All references are resolved before
+// anything is removed; expired snapshots can be removed too. What only they
+// held is freed by garbage collection.
+func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, error) {
+	var all []*Snapshot
+	seen := map[manifest.ID]bool{}
+	x := r.newResolver(ctx, len(refs))
+	for _, ref := range refs {
+		s, err := x.resolve(ref)
+		if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
+			s, err = r.damagedSnapshot(ctx, id) // it can be removed by its id
+		}
+		if err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+		}
+		if seen[s.ID] {
+			continue
+		}
+		seen[s.ID] = true
+		all = append(all, s)
+	}
+	if err := r.remove(ctx, all); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// remove removes snapshots, whether or not they are there still.
+func (r *Repository) remove(ctx context.Context, all []*Snapshot) error {
+	var names []string
+	for _, s := range all {
+		names = append(names, manifestNames(s.ID)...)
+	}
+	// Notes after all manifests: without them a snapshot might seem to have expired.
+	for _, s := range all {
+		for _, note := range s.notes {
+			names = append(names, s.ID.NotesOf()+note.String())
+		}
+	}
+	if err := r.store.Delete(ctx, names...); err != nil {
+		return fmt.Errorf("removing snapshots: %w", err)
+	}
+	for _, s := range all {
+		r.cache.remove("heads", s.ID.String())
+		for _, note := range s.notes {
+			r.cache.remove("notes", note.String())
+		}
+	}
+	return nil
+}
+
+// manifestNames are the names that a manifest may lie under.
+func manifestNames(id manifest.ID) []string {
+	if name := id.ObjectName(); name != id.KeptName() {
+		return []string{name, id.KeptName()}
+	}
+	return []string{id.ObjectName()}
+}
+
+// damagedSnapshot is what there is to remove of a snapshot whose manifest or notes
+// cannot be read.
+func (r *Repository) damagedSnapshot(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+	listed, err := r.listNotes(ctx, id.NotesOf())
+	if err != nil {
+		return nil, err
+	}
+	return &Snapshot{ID: id, notes: listed[id]}, nil
+}

@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// condemn finds out which of the packs that something is wrong with are not what was
+// written. With the others something else is: a segment, or a tree, says of them what
+// is not so.
+func (x *repairer) condemn(ctx context.Context) error {
+	x.bad = map[chunk.PackID]bool{}
+	var b packBuffers
+	for id, p := range x.packs {
+		if p.missing() || !x.suspected(p) {
+			continue
+		}
+		bad := p.size > chunk.MaxPack
+		if !bad {
+			b.pack = slices.Grow(b.pack[:0], int(p.size))[:p.size]
+			err := x.repo.store.ReadAt(ctx, packName(id), 0, b.pack)
+			if errors.Is(err, remote.ErrNotExist) {
+				p.size = -1 // collected meanwhile
+				continue
+			}
+			if err == nil {
+				err = x.checkPack(p, &b)
+			}
+			if err != nil && !damaged(ctx, err) {
+				return fmt.Errorf("reading %s: %w", packName(id), err)
+			}
+			bad = err != nil
+		}
+		x.bad[id] = bad
+		if bad && !x.guard.refuses(id) {
+			x.report.Doomed = append(x.report.Doomed, packName(id))
+		}
+	}
+	slices.Sort(x.report.Doomed)
+	return nil
+}
+
+// doomBad puts tombstones for what was condemned, when what can be saved of it is.
+func (x *repairer) doomBad(ctx context.Context) error {
+	if !x.opts.Apply {
+		return nil
+	}
+	for names := range slices.Chunk(x.report.Doomed, stonePacks) {
+		t := &tombstone{}
+		for _, name := range names {
+			id, err := parsePackName(name)
+			if err != nil {
+				return err
+			}
+			t.packs = append(t.packs, doomedPack{id: id, size: min(x.pack(id).size, chunk.MaxPack)})
+		}
+		t.sort()
+		id, err := uuid.NewV7()
+		if err != nil {
+			return err
+		}
+		if err := x.repo.store.Put(ctx, gcPrefix+id.String(), t.encode()); err != nil {
+			return fmt.Errorf("writing a tombstone: %w", err)
+		}
+	}
+	return nil
+}

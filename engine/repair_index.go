@@ -1,0 +1,136 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// rebuildIndex makes segments of the packs that are whole and that no good segment
+// lists, and of those that this run has put.
+func (x *repairer) rebuildIndex(ctx context.Context) error {
+	w := &segmentMaker{repairer: x}
+	good := map[chunk.PackID]bool{}
+	var replaced []segmentFacts
+	for _, s := range x.segments {
+		if x.misleads(&s) {
+			replaced = append(replaced, s)
+			continue
+		}
+		for id := range s.sizes {
+			good[id] = true
+		}
+	}
+	x.report.BadSegments = slices.Clone(x.badSegments)
+	for i := range replaced {
+		name := segmentPrefix + replaced[i].id.String()
+		s, err := x.repo.segment(ctx, replaced[i].id)
+		if errors.Is(err, remote.ErrNotExist) {
+			continue // compacted meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("object %s: %w", name, err)
+		}
+		x.report.BadSegments = append(x.report.BadSegments, name)
+		for j := range s.Packs {
+			p := &s.Packs[j]
+			if facts := x.pack(p.ID); good[p.ID] || facts.missing() || x.suspected(facts) {
+				continue
+			}
+			good[p.ID] = true
+			if err := w.add(ctx, *p); err != nil {
+				return err
+			}
+		}
+	}
+	slices.Sort(x.report.BadSegments)
+	// In the order of names: the packs that no segment lists.
+	var unlisted []*packFacts
+	for id, p := range x.packs {
+		if !good[id] && !p.missing() && !x.bad[id] {
+			unlisted = append(unlisted, p)
+		}
+	}
+	slices.SortFunc(unlisted, func(a, b *packFacts) int { return comparePacks(a.id, b.id) })
+	for _, p := range unlisted {
+		tail, err := x.repo.packIndex(ctx, p.id, p.size)
+		switch {
+		case err == nil:
+			if err := w.add(ctx, index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {
+				return err
+			}
+		case !damaged(ctx, err):
+			return err
+		case !errors.Is(err, remote.ErrNotExist):
+			// Nothing refers to it, or it would be suspected.
+			x.found(Finding{Object: packName(p.id), Problem: integrity(err)})
+		}
+	}
+	x.report.Indexed = w.listed
+	for i := range x.fresh {
+		if err := w.add(ctx, x.fresh[i]); err != nil {
+			return err
+		}
+	}
+	return w.flush(ctx)
+}
+
+// misleads reports whether whoever goes by a segment may be led to what is not there.
+func (x *repairer) misleads(s *segmentFacts) bool {
+	for id := range s.sizes {
+		if p := x.pack(id); p.missing() || x.suspected(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// segmentMaker puts packs into segments.
+type segmentMaker struct {
+	*repairer
+	open   index.Segment
+	chunks int
+	listed int
+}
+
+// add lists a pack, unless it is about to be deleted.
+func (w *segmentMaker) add(ctx context.Context, p index.Pack) error {
+	if w.guard.refuses(p.ID) {
+		return nil
+	}
+	w.listed++
+	n := chunksIn(p)
+	if len(w.open.Packs) > 0 && w.chunks+n > segmentFull {
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+	}
+	w.open.Packs = append(w.open.Packs, p)
+	w.chunks += n
+	return nil
+}
+
+func (w *segmentMaker) flush(ctx context.Context) error {
+	s := w.open
+	w.open, w.chunks = index.Segment{}, 0
+	if !w.opts.Apply || len(s.Packs) == 0 {
+		return nil
+	}
+	if err := w.guard.refresh(ctx); err != nil {
+		return err
+	}
+	s.Packs = slices.DeleteFunc(s.Packs, func(p index.Pack) bool { return w.guard.refuses(p.ID) })
+	if len(s.Packs) == 0 {
+		return nil
+	}
+	// Never the name of a segment that was, which a collector may be about to delete.
+	rand.Read(s.Salt[:]) // never fails
+	_, err := w.repo.putSegment(ctx, &s)
+	return err
+}

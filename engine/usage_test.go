@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// TestUsage: what removing a snapshot and collecting garbage frees is what Usage says
+// before.
+func TestUsage(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	if u, err := r.Usage(t.Context()); err != nil || u.Snapshots != 0 || u.Total() == 0 {
+		t.Errorf("of an empty repository: %+v, %v", u, err)
+	}
+	src := p.files("src", map[string]string{"shared": string(random(1, 500_000)), "mine": string(random(2, 300_000))})
+	first := complete(t, r, src, &CreateOptions{Name: "one"})
+	write(t, src+"/mine", random(3, 200_000))
+	second := complete(t, r, src, &CreateOptions{Name: "two"})
+	write(t, src+"/more", random(4, 100_000))
+	third := complete(t, r, src, nil)
+
+	u, err := r.Usage(t.Context())
+	must(t, err)
+	if u.Snapshots != 3 || u.Logical != first.Bytes+second.Bytes+third.Bytes || u.Unique != 1_100_000 || u.Unused != 0 ||
+		u.Stored < u.Unique || u.Stored > u.Unique+10_000 || len(u.Of) != 3 {
+		t.Errorf("%+v", u)
+	}
+	if u.Of[0].ID != third.ID || u.Of[2].Name != "one" || u.Of[2].Only >= 100_000 || u.Of[1].Only >= 100_000 || u.Of[0].Only < 100_000 || u.Of[0].Only > 110_000 {
+		t.Errorf("%+v", u.Of) // what the second needs the third does too, and what is shared lies with the first one's
+	}
+	two, err := r.Usage(t.Context(), "two", third.ID.String())
+	must(t, err)
+	if len(two.Of) != 2 || two.Together < 300_000 || two.Together > 320_000 || two.Unique != u.Unique {
+		t.Errorf("%+v", two)
+	}
+	total := func() int64 {
+		u, err := r.Usage(t.Context())
+		must(t, err)
+		return u.Total()
+	}
+	// The two of them go, and what no other needs with them.
+	before := total()
+	_, err = r.Remove(t.Context(), "two", third.ID.String())
+	must(t, err)
+	left, err := r.Usage(t.Context())
+	must(t, err)
+	if freed := left.Unused + before - left.Total(); freed != two.Together {
+		t.Errorf("%d bytes are of no use now, and not %d", freed, two.Together)
+	}
+	if _, err := r.Usage(t.Context(), "two"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+// TestUsageReads: no pack is read but the end of those that no segment lists, and a
+// manifest that is damaged does not hide the rest.
+func TestUsageReads(t *testing.T) {
+	w := newWobbly(t)
+	_, _ = w.snapshot()
+	r := w.open()
+	segments, err := r.listSegments(t.Context())
+	must(t, err)
+	for _, id := range segments {
+		must(t, r.store.Delete(t.Context(), segmentPrefix+id.String()))
+	}
+	second := complete(t, w.open(), w.path("src"), nil)
+	alter(t, r, second.ID.ObjectName(), flipAt(60))
+	read := 0
+	w.fail(func(op remote.Op, name string) remote.Fault {
+		if id, err := parsePackName(name); err == nil {
+			if read++; op != remote.OpReadAt || id == (chunk.PackID{}) {
+				t.Errorf("%v %s", op, name)
+			}
+		}
+		return remote.Fault{}
+	})
+	u, err := r.Usage(t.Context())
+	if !errors.Is(err, ErrIntegrity) || u == nil || u.Snapshots != 1 || u.Unique != 8<<20 || len(u.Of) != 1 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if read == 0 || read > 4 {
+		t.Errorf("%d requests for packs", read)
+	}
+}

@@ -1,0 +1,173 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/index"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+)
+
+// readRest reads what no snapshot consists of: the config as the store has it now,
+// leases, access profiles and tombstones. It tells of objects that are none of ours.
+func (v *checkup) readRest(ctx context.Context) error {
+	b, err := v.repo.store.Get(ctx, configName)
+	switch {
+	case err == nil && !bytes.Equal(b, v.repo.cfg.encode()):
+		v.found(Finding{Object: configName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", ErrIntegrity)})
+	case err != nil && damaged(ctx, err):
+		v.found(Finding{Object: configName, Problem: err})
+	case err != nil:
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(headsAtOnce)
+	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
+		check := checkOf(o.Name)
+		switch {
+		case check == nil:
+			v.note(o.Name, errors.New("it is no object of a repository"))
+		case check.read == nil: // read before
+		case o.Size > check.limit:
+			v.found(Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", ErrIntegrity, o.Size)})
+		default:
+			g.Go(func() error { return v.readObject(gctx, o.Name, check.read) })
+		}
+		return gctx.Err()
+	})
+	if werr := g.Wait(); werr != nil {
+		err = werr
+	}
+	return err
+}
+
+func (v *checkup) readObject(ctx context.Context, name string, check func(*Repository, string, []byte) error) error {
+	b, err := v.repo.store.Get(ctx, name)
+	if errors.Is(err, remote.ErrNotExist) {
+		return nil // deleted since it was listed
+	}
+	if err == nil {
+		err = check(v.repo, name, b)
+	}
+	if err != nil && damaged(ctx, err) {
+		v.found(Finding{Object: name, Problem: err})
+		return nil
+	}
+	return err
+}
+
+// objectCheck is how an object of a kind is checked.
+type objectCheck struct {
+	limit int64                                            // of its size in bytes
+	read  func(r *Repository, name string, b []byte) error // nil if it is read elsewhere
+}
+
+// checkOf tells how an object is checked: nil for one that is none of a repository.
+func checkOf(name string) *objectCheck {
+	kind, rest, _ := strings.Cut(name, "/")
+	switch kind + "/" {
+	case manifest.Prefix, packsPrefix:
+		return &objectCheck{}
+	case manifest.NotePrefix:
+		return &objectCheck{limit: manifest.MaxNote + chunk.MaxOverhead, read: checkNote}
+	case segmentPrefix:
+		if _, err := index.ParseSegmentID(rest); err == nil {
+			return &objectCheck{}
+		}
+	case gcPrefix:
+		if n, ok := parseGCName(name); ok {
+			if n.id == "" || n.kind != "" {
+				return &objectCheck{limit: maxTombstone, read: checkEmpty}
+			}
+			return &objectCheck{limit: maxTombstone, read: checkTombstone}
+		}
+	case leasePrefix:
+		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
+	case profilePrefix:
+		return &objectCheck{limit: maxProfile, read: checkProfile}
+	}
+	if name == configName {
+		return &objectCheck{}
+	}
+	return nil
+}
+
+// checkEmpty checks an object whose name says all.
+func checkEmpty(_ *Repository, _ string, b []byte) error {
+	if len(b) > 0 {
+		return fmt.Errorf("%w: %d bytes, none expected", ErrIntegrity, len(b))
+	}
+	return nil
+}
+
+// checkTombstone checks a tombstone.
+func checkTombstone(_ *Repository, _ string, b []byte) error {
+	_, err := decodeTombstone(b)
+	if err != nil {
+		err = fmt.Errorf("%w: %w; no create or gc goes on without it; delete it while no snapctl gc runs", ErrIntegrity, err)
+	}
+	return err
+}
+
+// checkLease checks a lease and the manifest that it holds.
+func checkLease(r *Repository, name string, b []byte) error {
+	l, err := manifest.DecodeLease(b)
+	if err != nil {
+		return err
+	}
+	m, err := manifest.Decode(r.codec, l.Manifest)
+	if err != nil {
+		return fmt.Errorf("its manifest: %w", err)
+	}
+	parts := strings.Split(name, "/")
+	if len(parts) != 3 || parts[1] != m.ID.String() {
+		return fmt.Errorf("%w: it is a lease of snapshot %v", ErrIntegrity, m.ID)
+	}
+	if _, err := uuid.Parse(parts[2]); err != nil {
+		return fmt.Errorf("%w: its name is no lease's: %w", ErrIntegrity, err)
+	}
+	return nil
+}
+
+// checkNote checks a note.
+func checkNote(r *Repository, name string, b []byte) error {
+	id, at, err := manifest.ParseNoteName(name)
+	if err == nil {
+		_, err = r.decodeNote(b, id, at)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+	}
+	return err
+}
+
+// checkProfile checks an access profile, but for the contents of its bundle, which
+// are checked when they are used.
+func checkProfile(r *Repository, name string, b []byte) error {
+	parts := strings.Split(name, "/")
+	sum := blake3.Sum256(b)
+	if len(parts) != 3 || parts[2] != hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("%w: %w: it is not what its name says", ErrIntegrity, errProfile)
+	}
+	id, err := manifest.ParseID(parts[1])
+	var p *profile
+	if err == nil {
+		p, err = r.decodeProfile(id, b)
+	}
+	if err == nil && len(p.bundle) > 0 {
+		_, err = openBundle(r.codec, name, 0, p.bundle)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+	}
+	return err
+}
