@@ -96,11 +96,44 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if m.Entries != x.m.Entries || m.Xattrs != x.m.Xattrs || m.HardLinks != x.m.HardLinks {
 		return ofSource(fmt.Errorf("%w: its tree has %d entries, its manifest says %d", ErrIntegrity, m.Entries, x.m.Entries))
 	}
+	// Notes come first: by them alone it may not have expired.
+	lifetime, err := x.copyNotes(ctx)
+	if err != nil {
+		return err
+	}
 	err = x.publish(ctx, m, nil)
 	if errors.Is(err, remote.ErrExist) {
-		err = errTaken
+		return errTaken
+	}
+	if err == nil && lifetime != nil {
+		if _, err := x.to.keepLonger(ctx, snapshotOf(&m.Info), lifetime); err != nil {
+			x.warn(fmt.Errorf("%w; a lifecycle rule of the bucket may remove the copy early: extend it there", err))
+		}
 	}
 	return err
+}
+
+// copyNotes puts the notes of the snapshot, and gives the last one's lifetime that has
+// any.
+func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, err error) {
+	notes, err := x.from.notesOf(ctx, x.m.ID)
+	if err != nil {
+		return nil, ofSource(err)
+	}
+	for _, n := range notes {
+		object, err := n.Encode()
+		if err == nil {
+			err = x.to.store.Put(ctx, n.ObjectName(), x.to.sealObject(useNote, n.ObjectName(), object))
+		}
+		// One of that name says the same.
+		if err != nil && !errors.Is(err, remote.ErrExist) {
+			return nil, fmt.Errorf("writing a note: %w", err)
+		}
+		if n.Lifetime != nil {
+			last = n.Lifetime
+		}
+	}
+	return last, nil
 }
 
 // findBase looks for a snapshot to begin with: the parent, or the one before.

@@ -200,6 +200,30 @@ func leasesOf(t testing.TB, r *Repository) map[string]bool {
 	return all
 }
 
+// TestCopyNotes: what was changed of a snapshot since it was made is so in the copy.
+func TestCopyNotes(t *testing.T) {
+	w, from := emptyRepo(t)
+	src := w.files("src", map[string]string{"f": "1"})
+	id := complete(t, from, src, &CreateOptions{Name: "old", TTL: time.Hour}).ID
+	name := "new"
+	_, err := from.Change(t.Context(), &Changes{Name: &name, SetTags: map[string]string{"a": "b"}, Pin: true}, id.String())
+	must(t, err)
+	later := func() time.Time { return time.Now().Add(48 * time.Hour) }
+	there, to := emptyRepo(t)
+	from.now, to.now = later, later
+	copyTo(t, from, to, id)
+	next := there.open()
+	next.now = later
+	s, err := next.Get(t.Context(), "new")
+	must(t, err)
+	if s.ID != id || !s.Pinned || s.Tags["a"] != "b" || s.ExpiresAt != nil {
+		t.Errorf("%+v", s)
+	}
+	if _, err := there.mem.Get(t.Context(), id.KeptName()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestCopyMany copies snapshots that share most, in one call and one after the other: of
 // the second only what differs is looked at.
 func TestCopyMany(t *testing.T) {
