@@ -38,6 +38,9 @@ func TestIDs(t *testing.T) {
 func TestHasher(t *testing.T) {
 	var plain Hasher
 	a, b := NewKeyedHasher([32]byte{1}), NewKeyedHasher([32]byte{2})
+	if a.Alike(b) || a.Alike(&plain) || plain.Alike(a) || !a.Alike(NewKeyedHasher([32]byte{1})) || !plain.Alike(&Hasher{}) {
+		t.Error("hashers are alike that are not, or not that are")
+	}
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {

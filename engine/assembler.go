@@ -13,13 +13,10 @@ import (
 // not have into frames, and entries whose chunks have a place into the tree.
 type assembler struct {
 	*creator
-	framer  framer
+	placer
 	builder treeBuilder
 	fork    *overlayTree // the builder, if it is a fork's; else nil
 
-	// pending are the chunks of this run that the index does not have yet.
-	pending      map[chunk.ID]placed
-	pendingLimit int
 	// queue holds the entries, in order, of which some chunk has no place yet.
 	queue []*item
 	// goneDirs are directories that went away while they were read: what was
@@ -29,18 +26,11 @@ type assembler struct {
 	// name that took its place; nil where there is none yet.
 	heirs map[manifest.Key]*manifest.Key
 
-	root     *manifest.Root
-	prints   []uint64          // of the entries in the tree
-	memo     map[uint64]uint64 // of the entries of a fork's upper directory, by keyHash
-	files    uint64
-	bytes    uint64
-	newBytes uint64
-}
-
-// placed is a chunk's place in a frame.
-type placed struct {
-	frame  *frame
-	offset uint32
+	root   *manifest.Root
+	prints []uint64          // of the entries in the tree
+	memo   map[uint64]uint64 // of the entries of a fork's upper directory, by keyHash
+	files  uint64
+	bytes  uint64
 }
 
 // treeBuilder makes a tree of entries that come in order: a [manifest.Builder], or
@@ -51,13 +41,9 @@ type treeBuilder interface {
 }
 
 func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers int) (*assembler, error) {
-	sink := &treeSink{
-		codec: c.repo.codec, hasher: c.repo.hasher, up: c.up,
-		lookup: c.pageLookup(ctx), pages: map[chunk.ID]manifest.PageRef{},
-	}
+	sink := c.newSink(c.pageLookup(ctx))
 	a := &assembler{
-		creator: c,
-		pending: map[chunk.ID]placed{}, pendingLimit: maxPending,
+		creator:  c,
 		goneDirs: map[string]bool{}, heirs: map[manifest.Key]*manifest.Key{},
 	}
 	if c.fork != nil {
@@ -71,7 +57,7 @@ func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers in
 		}
 		a.builder = builder
 	}
-	a.framer.pack = newPacker(ctx, g, c.repo.codec, c.up, workers)
+	a.placer = newPlacer(c.writer, newPacker(ctx, g, c.repo.codec, c.up, workers))
 	return a, nil
 }
 
@@ -95,12 +81,7 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 		if ref, ok := known[id]; ok && !c.parent.bad.Load() && !c.guard.refuses(ref.Pack) {
 			return ref, true
 		}
-		loc, ok := c.commit.lookup(id)
-		// Only as a page of its own can it be referred to.
-		if !ok || loc.Offset != 0 || loc.Length != loc.Frame.Raw {
-			return manifest.PageRef{}, false
-		}
-		return manifest.PageRef{ID: id, Pack: loc.Pack, Frame: loc.Frame}, true
+		return c.indexedPage(id)
 	}
 }
 
@@ -132,19 +113,16 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 				return err
 			}
 		}
-		if len(a.pending) > a.pendingLimit {
-			if err := a.forgetPending(ctx); err != nil {
-				return err
-			}
+		if err := a.forgetPending(ctx); err != nil {
+			return err
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err // the walk may not be whole
 	}
-	if err := a.framer.flush(ctx); err != nil {
+	if err := a.noMore(ctx); err != nil {
 		return err
 	}
-	a.framer.pack.finish()
 	if err := a.drain(ctx, true); err != nil {
 		return err
 	}
@@ -156,37 +134,12 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 	return err
 }
 
-// maxQueue is how many entries wait for the place of some chunk: behind one new
-// file nothing else may be new, and its pack fills slowly.
-const maxQueue = 32 << 10
-
 // settleQueue closes the pack at hand, so that all that waits can go on.
 func (a *assembler) settleQueue(ctx context.Context) error {
-	if err := a.framer.flush(ctx); err != nil {
-		return err
-	}
-	if err := a.framer.pack.seal(ctx); err != nil {
+	if err := a.sealOpen(ctx); err != nil {
 		return err
 	}
 	return a.drain(ctx, true)
-}
-
-// maxPending is how many chunks of a run are known by memory alone, about 80 bytes
-// each. More are left to the index, which is slower and takes memory of its own.
-const maxPending = 1 << 20
-
-// forgetPending has the index learn what has landed, and forgets it.
-func (a *assembler) forgetPending(ctx context.Context) error {
-	if err := a.commit.learn(ctx); err != nil {
-		return err
-	}
-	for id, at := range a.pending {
-		if _, ok := a.commit.lookup(id); ok && at.frame.settled() {
-			delete(a.pending, id)
-		}
-	}
-	a.pendingLimit = len(a.pending) + maxPending // what has not landed stays
-	return nil
 }
 
 // settled queues an item of which all is known, unless it is not there any more.
@@ -276,7 +229,7 @@ func (a *assembler) stream(ctx context.Context, it *item, rd *reader) (*item, er
 // part takes the chunks of a part.
 func (a *assembler) part(ctx context.Context, b *batch, p *part) error {
 	if p.restart {
-		b.items[0].extents, b.items[0].frames = nil, nil
+		b.items[0].fileExtents = fileExtents{}
 		return nil
 	}
 	for i := range p.pieces {
@@ -288,38 +241,14 @@ func (a *assembler) part(ctx context.Context, b *batch, p *part) error {
 			x.Location = pc.loc
 		} else {
 			var err error
-			if f, x.Offset, err = a.place(ctx, it, pc); err != nil {
+			if f, x.Offset, err = a.put(ctx, it.lane, pc.id, pc.data); err != nil {
 				return err
 			}
 			x.Length = pc.length
-			if f.settled() {
-				x.Pack, x.Frame, f = f.pack, f.at, nil
-			}
 		}
-		it.extents = append(it.extents, x)
-		if f != nil || it.frames != nil {
-			for len(it.frames) < len(it.extents)-1 {
-				it.frames = append(it.frames, nil)
-			}
-			it.frames = append(it.frames, f)
-		}
+		it.fileExtents.add(x, f)
 	}
 	return nil
-}
-
-// place finds or makes the place of a chunk that the index does not have.
-func (a *assembler) place(ctx context.Context, it *item, pc *piece) (*frame, uint32, error) {
-	if at, ok := a.pending[pc.id]; ok {
-		return at.frame, at.offset, nil
-	}
-	f, off, err := a.framer.add(ctx, it.lane, pc.id, pc.data)
-	if err != nil {
-		return nil, 0, err
-	}
-	a.pending[pc.id] = placed{f, off}
-	a.newBytes += uint64(pc.length)
-	a.meter.addNew(int64(pc.length))
-	return f, off, nil
 }
 
 // drain adds entries to the tree, in order, up to the first that has to wait;
@@ -327,19 +256,13 @@ func (a *assembler) place(ctx context.Context, it *item, pc *piece) (*frame, uin
 func (a *assembler) drain(ctx context.Context, wait bool) error {
 	done := 0
 	for _, it := range a.queue {
-		for _, f := range it.frames {
-			if f == nil || f.settled() {
-				continue
-			}
-			if !wait {
-				a.queue = a.queue[done:]
-				return nil
-			}
-			select {
-			case <-f.sealed:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+		ok, err := it.fileExtents.settle(ctx, wait)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			a.queue = a.queue[done:]
+			return nil
 		}
 		if err := a.add(ctx, it); err != nil {
 			return err
@@ -357,11 +280,6 @@ func (a *assembler) add(ctx context.Context, it *item) error {
 		return a.fork.remove(ctx, it)
 	}
 	e := &it.entry
-	for i, f := range it.frames {
-		if f != nil {
-			it.extents[i].Pack, it.extents[i].Frame = f.pack, f.at
-		}
-	}
 	if it.extents != nil {
 		e.Extents = it.extents
 	}

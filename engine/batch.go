@@ -54,10 +54,7 @@ type item struct {
 	lower *lowerDir
 	bare  bool
 
-	// The assembler's: what the file's parts hold, and the frames of those
-	// extents that lie in one that has no place yet.
-	extents []manifest.Extent
-	frames  []*frame
+	fileExtents // the assembler's: what the file's parts hold
 }
 
 // itemOp is what is done with an item's entry.

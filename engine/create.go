@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -109,7 +107,7 @@ func (c *creator) close() {
 
 // creator is one run of Create.
 type creator struct {
-	repo    *Repository
+	*writer
 	opts    *CreateOptions
 	dir     string // absolute
 	place   string // dir without symbolic links: what the stat cache goes by
@@ -121,10 +119,6 @@ type creator struct {
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
 	recent *recentFiles   // nil if it does not matter which were read
-	commit committer
-	guard  *guard
-	up     *uploader
-	meter  *meter
 
 	problems struct {
 		sync.Mutex
@@ -161,12 +155,10 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
 	}
 	c := &creator{
-		repo: r, opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
+		opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
 		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
-		meter:   newMeter(opts.Progress),
-		guard:   r.newGuard(before),
-		commit:  committer{repo: r},
 	}
+	c.writer = r.newWriter(before, newMeter(opts.Progress), c.warn)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
@@ -218,23 +210,8 @@ func (c *creator) warn(err error) {
 func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	c.meter.start(PhaseReading)
 	defer c.meter.stop()
-	runCtx, cancel := context.WithCancel(ctx)
-	g, gctx := errgroup.WithContext(runCtx)
-	puts := uploads
-	if c.repo.local() {
-		puts = localPuts
-	}
-	c.up = newUploader(c.repo.store, g, puts)
-	c.up.busy = c.meter.transfer
-	c.commit.up, c.commit.last = c.up, c.repo.uptime()
-	c.up.onPut = c.landed
-	c.commit.guard = c.guard
-	c.guard.start(ctx)
-	defer c.guard.stop()
-	c.up.onLand = c.commit.flushSome
-	c.commit.start(gctx)
-	defer c.commit.listing.Wait()
-	defer cancel()
+	g, gctx := c.begin(ctx)
+	defer c.end()
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
@@ -243,7 +220,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	}
 	if c.fork != nil {
 		var asked sync.WaitGroup
-		asked.Go(func() { c.repo.askForProfile(runCtx, c.fork.overlay.Lower) })
+		asked.Go(func() { c.repo.askForProfile(ctx, c.fork.overlay.Lower) })
 		defer asked.Wait()
 	}
 
@@ -254,11 +231,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 		}
 		return err
 	})
-	if err := g.Wait(); err != nil {
-		c.commit.rescue(ctx)
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
+	if err := c.wait(ctx, g); err != nil {
 		return nil, err
 	}
 	c.meter.phase(PhaseCommitting)
@@ -309,39 +282,9 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	}
 	m := &manifest.Manifest{Info: *info}
 	m.SetTree(asm.root)
-	data, err := m.Encode(c.repo.codec)
-	if err != nil {
+	if err := c.publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
 		return nil, err
 	}
-	if err := c.guard.check(ctx, m.Packs); err != nil {
-		c.commit.rescue(ctx)
-		return nil, err
-	}
-	// Side by side: the manifest needs no segment. Without one the snapshot is
-	// whole, and only what it holds is stored again by whoever has it too.
-	var beside sync.WaitGroup
-	beside.Go(func() {
-		if err := c.commit.flushAll(ctx); err != nil {
-			c.warn(fmt.Errorf("%w; the next snapshot may store again what this one stored", err))
-		}
-	})
-	beside.Go(func() { c.saveRecent(ctx, m) })
-	err = c.repo.store.Put(ctx, m.ID.ObjectName(), data)
-	beside.Wait()
-	if err == nil {
-		err = c.guard.late(ctx, m.Packs)
-	}
-	if err != nil {
-		if werr := c.withdraw(ctx, m.ID); werr != nil && errors.Is(err, errAnew) {
-			return nil, fmt.Errorf("%v: what it refers to is gone, and removing it failed; remove it: %w", m.ID, werr)
-		}
-		c.commit.rescue(ctx) // the segment may have been cut short too
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("writing the manifest: %w", err)
-	}
-	c.repo.cacheHead(m.ID, data)
 	if c.fork != nil {
 		err = c.repo.cache.writeMemo(c.fork.overlay, m.ID, asm.memo)
 	} else {
@@ -351,18 +294,6 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 		c.repo.log.Info("caching what is known of the files", "err", err)
 	}
 	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
-}
-
-// withdraw removes a manifest whose Put failed, but may have come through, or came
-// through too late.
-func (c *creator) withdraw(ctx context.Context, id manifest.ID) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
-	defer cancel()
-	err := c.repo.store.Delete(ctx, id.ObjectName())
-	if err != nil {
-		c.repo.log.Info("withdrawing a manifest", "id", id, "err", err)
-	}
-	return err
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {
@@ -413,13 +344,4 @@ func moduleVersion() string {
 		return label(b.Main.Version, nil)
 	}
 	return ""
-}
-
-// landed is told of every pack that was put. Tree packs are kept for the next create,
-// which reads its parent's tree.
-func (c *creator) landed(pack index.Pack, data []byte) {
-	c.guard.vouch(pack.ID)
-	if pack.Index.Kind == chunk.TreePack && !c.repo.local() {
-		c.repo.keepTree(pack.ID, data)
-	}
 }

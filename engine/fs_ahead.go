@@ -32,6 +32,7 @@ const (
 type filePiece struct {
 	entry  *manifest.Entry // of the file that begins; nil where one goes on
 	link   string          // what the file is a further name of, for Dump
+	copied *copiedEntry    // whose next chunk it is, for Copy
 	at     uint64          // of the chunk in the file
 	extent manifest.Extent // of length 0 for none
 	data   []byte

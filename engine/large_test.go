@@ -95,3 +95,14 @@ func TestLargeDirectory(t *testing.T) {
 	}
 	p.check(complete(t, r, src, nil).ID, scan(t, src))
 }
+
+// TestModeZeroInPieces: a file that nobody may read has that mode after a restore that
+// wrote it in pieces.
+func TestModeZeroInPieces(t *testing.T) {
+	needRoot(t)
+	p := newPlace(t)
+	r := p.smallChunks()
+	src := p.files("src", map[string]string{"closed": string(random(1, 100_000))})
+	must(t, os.Chmod(src+"/closed", 0))
+	p.check(complete(t, r, src, nil).ID, scan(t, src))
+}

@@ -36,6 +36,7 @@ const (
 	PhaseVerifying  Phase = "verifying"    // restore: reading back
 	PhaseChecking   Phase = "checking"     // verify: manifests, trees and index
 	PhaseData       Phase = "reading data" // verify: packs, of which Stats counts the stored bytes
+	PhaseCopying    Phase = "copying"      // copy: reading one repository, uploading to another
 	PhaseMarking    Phase = "marking"      // gc: reading manifests
 	PhaseSweeping   Phase = "sweeping"     // gc: deleting and announcing
 )

@@ -328,11 +328,8 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 // finishFile gives a file whose contents are there its metadata and its name.
 func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) error {
 	x.meter.addFile()
-	made := e.Mode & 0o777
-	if len(e.Xattrs) > 0 || x.plan.parted[rank] != nil {
-		made = 0 // not as made
-	}
-	if x.owner.asMade(e, made) {
+	// What is written in pieces was made with other permissions.
+	if x.plan.parted[rank] == nil && x.owner.asMade(e, e.Mode&0o777) {
 		if err := setTimes(fd, "", e.Mtime); err != nil {
 			return err
 		}

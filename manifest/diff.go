@@ -87,6 +87,7 @@ type differ struct {
 	old, new *Tree
 	yield    func(*Difference) error
 	yielded  int
+	exact    bool // counts of links are compared too, and links by themselves
 }
 
 // alike looks at an entry that both trees have, or none: if it is a link, at what
@@ -170,8 +171,11 @@ func (w *differ) yields(d *Difference) error {
 // both compares entries of one key.
 func (w *differ) both(ctx context.Context, x, y *diffSide) error {
 	changes, err := w.changes(ctx, &x.e, &y.e)
-	if err != nil || changes == 0 {
+	if err != nil {
 		return err
+	}
+	if changes == 0 && !(w.exact && x.e.Links != y.e.Links) {
+		return nil
 	}
 	return w.yields(&Difference{Old: &x.e, New: &y.e, OldRank: x.rank(), NewRank: y.rank(), Changes: changes})
 }

@@ -58,9 +58,9 @@ func helpTopics() []*cobra.Command {
        it was used
     7  locked repository: it is encrypted, and the passphrase is wrong, or
        nothing was given that opens it
-  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create had uploaded is
-       reused by the next one, and a restore's target is as it was (with --into,
-       each file of it is)
+  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; what create or copy had
+       uploaded is reused by the next one, and a restore's target is as it was
+       (with --into, each file of it is)
   141  whoever read standard output stopped reading
 
 An error is one line on standard error, "snapctl: ...", and maybe a second one

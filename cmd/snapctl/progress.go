@@ -174,7 +174,7 @@ func describe(s engine.Stats, m *meter) []string {
 	if m.rate >= 1 && s.Bytes > 0 {
 		words = append(words, size(int64(m.rate))+"/s")
 	}
-	if s.Phase == engine.PhaseReading || s.Phase == engine.PhaseCommitting {
+	if s.Phase == engine.PhaseReading || s.Phase == engine.PhaseCopying || s.Phase == engine.PhaseCommitting {
 		words = append(words, size(s.NewBytes)+" new")
 		if s.InFlight > 0 {
 			words = append(words, plural(int64(s.InFlight), "upload"))

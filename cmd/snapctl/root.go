@@ -136,6 +136,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	root.AddCommand(
 		a.catCommand(),
 		a.initCommand(),
+		a.copyCommand(),
 		a.createCommand(),
 		a.diffCommand(),
 		a.doctorCommand(),

@@ -36,7 +36,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "create", "diff", "doctor", "dump", "encryption", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "key", "lifecycle", "list", "log", "ls", "mount", "mounts",
+		"cat", "completion", "copy", "create", "diff", "doctor", "dump", "encryption", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "key", "lifecycle", "list", "log", "ls", "mount", "mounts",
 		"pin", "prune", "references", "rename", "repair", "repositories", "restore", "resume", "rm", "show", "stats", "tag", "umount", "unfork", "unpin", "verify", "version",
 	}
 	if !slices.Equal(names, want) {

@@ -1,0 +1,262 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sync/errgroup"
+)
+
+// CopyOptions are how snapshots are copied. nil will do.
+type CopyOptions struct {
+	Progress Progress
+}
+
+// CopyResult is what Copy copied.
+type CopyResult struct {
+	Snapshots []*Copied // in the order of the references
+	Duration  time.Duration
+}
+
+// A Copied is a snapshot that is in the destination now. Its NewBytes and StoredBytes
+// tell, as everything in the Snapshot, of its making, and not of the copy.
+type Copied struct {
+	Snapshot
+	Existed     bool          `json:"existed"`     // it was there already, or somebody else put it there
+	CopiedBytes int64         `json:"copiedBytes"` // of contents that were not in the destination
+	PutBytes    int64         `json:"putBytes"`    // what that took there, tree included
+	Duration    time.Duration `json:"-"`
+}
+
+// Copy copies snapshots of this repository to another one, where they have the same
+// ids, and all that is said of them, and the same entries. Only what is not there yet is
+// read and put. A snapshot that is there is left as it is. Access profiles are not
+// copied: they tell of packs.
+//
+// All references are looked up before anything is copied; what has expired is refused
+// with ErrExpired. Each snapshot is durable and whole in the destination when it is
+// done, and not there before. If Copy fails or its context ends, the result holds those
+// that are done, and what was put of the others is found by the next Copy.
+//
+// While a snapshot is copied a lease keeps it from garbage collection here. There, Copy
+// keeps to what every writer does, so that both may be in use meanwhile.
+func (r *Repository) Copy(ctx context.Context, to *Repository, refs []string, opts *CopyOptions) (*CopyResult, error) {
+	if opts == nil {
+		opts = &CopyOptions{}
+	}
+	start := time.Now()
+	res := &CopyResult{}
+	c, snapshots, err := r.newCopier(ctx, to, refs, opts)
+	if err != nil {
+		return res, fmt.Errorf("copying from repository%s to%s: %w", r.where(), to.where(), err)
+	}
+	c.shown.start(PhaseCopying)
+	defer c.shown.stop()
+	// Oldest first: each then finds there what it has in common with those before.
+	order := slices.Clone(snapshots)
+	slices.SortFunc(order, func(a, b *Snapshot) int { return a.ID.Compare(b.ID) })
+	done := map[manifest.ID]*Copied{}
+	for _, s := range order {
+		var got *Copied
+		if got, err = c.copy(ctx, s); err != nil {
+			err = fmt.Errorf("copying snapshot %v: %w", s.ID, c.side(ctx, err))
+			break
+		}
+		done[s.ID] = got
+		c.last = s.ID
+		c.doneEntries += s.Files + s.Dirs
+		c.doneBytes += s.Bytes
+		c.tellDone()
+	}
+	for _, s := range snapshots {
+		if got, ok := done[s.ID]; ok {
+			res.Snapshots = append(res.Snapshots, got)
+		}
+	}
+	res.Duration = time.Since(start)
+	return res, err
+}
+
+// copier is one run of Copy.
+type copier struct {
+	from, to *Repository
+	opts     *CopyOptions
+	shown    *meter // of all snapshots together
+	names    *chunkNames
+	last     manifest.ID // the snapshot that was copied last, or was there
+
+	// Of the snapshots that are done.
+	doneEntries, doneBytes int64
+}
+
+func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []string, opts *CopyOptions) (*copier, []*Snapshot, error) {
+	switch {
+	case len(refs) == 0:
+		return nil, nil, fmt.Errorf("%w: no snapshot is named", ErrInvalid)
+	case r.ID() == to.ID():
+		return nil, nil, fmt.Errorf("%w: both are the same repository", ErrInvalid)
+	}
+	c := &copier{from: r, to: to, opts: opts, shown: newMeter(opts.Progress), names: newChunkNames(r.hasher, to.hasher)}
+	found := make([]*Snapshot, len(refs))
+	errs := make([]error, len(refs))
+	var g errgroup.Group
+	g.SetLimit(headsAtOnce)
+	for i, ref := range refs {
+		g.Go(func() error {
+			found[i], errs[i] = r.Get(ctx, ref)
+			return errs[i]
+		})
+	}
+	if g.Wait() != nil {
+		for _, err := range errs {
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	var all []*Snapshot
+	seen := map[manifest.ID]bool{}
+	for _, s := range found {
+		if !seen[s.ID] {
+			seen[s.ID] = true
+			all = append(all, s)
+			c.shown.totalFiles.Add(s.Files + s.Dirs)
+			c.shown.totalBytes.Add(s.Bytes)
+		}
+	}
+	return c, all, nil
+}
+
+func (c *copier) warn(err error) {
+	c.from.log.Warn("copy", "err", err)
+	if c.opts.Progress != nil {
+		c.opts.Progress.Warn(err)
+	}
+}
+
+// sourceError is an error about what is read.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
+
+// ofSource marks an error, if it is one, as one about what is read.
+func ofSource(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &sourceError{err}
+}
+
+// side says which repository an error is about.
+func (c *copier) side(ctx context.Context, err error) error {
+	var s *sourceError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &s):
+		return fmt.Errorf("reading from repository%s: %w", c.from.where(), integrity(err))
+	}
+	return fmt.Errorf("writing to repository%s: %w", c.to.where(), integrity(err))
+}
+
+// copy copies a snapshot, unless it is there.
+func (c *copier) copy(ctx context.Context, s *Snapshot) (*Copied, error) {
+	start := time.Now()
+	copied := &Copied{Snapshot: *s}
+	defer func() { copied.Duration = time.Since(start) }()
+	switch _, err := c.to.manifest(ctx, s.ID); {
+	case err == nil:
+		copied.Existed = true
+		return copied, nil
+	case errors.Is(err, ErrIntegrity):
+		return nil, fmt.Errorf("%w; it is there, and damaged: remove it there, and copy it again", err)
+	case !errors.Is(err, ErrNotFound):
+		return nil, err
+	}
+	m, encoded, err := c.from.encodedManifest(ctx, s.ID)
+	if err != nil {
+		return nil, ofSource(err)
+	}
+	// A lease is no lock: it is written in the background, and what it is for, that the
+	// snapshot is removed meanwhile, takes a collector two graces.
+	hold := c.from.holdLease(s.ID, encoded, c.warn)
+	defer hold.release()
+	var before *guard
+	fromScratch := false
+	for try := 1; ; try++ {
+		x := &snapshotCopy{copier: c, m: m}
+		x.writer = c.to.newWriter(before, c.shown, c.warn)
+		x.shared = true
+		c.tellDone()
+		err := x.run(ctx, fromScratch)
+		switch {
+		case err == nil:
+			copied.CopiedBytes, copied.PutBytes = int64(x.newBytes), x.up.storedBytes()
+			return copied, nil
+		case errors.Is(err, errTaken):
+			copied.Existed = true
+			return copied, nil
+		case ctx.Err() != nil:
+		case x.base != nil && errors.Is(integrity(err), ErrIntegrity):
+			// What it was to be made from cannot be relied on, here or there.
+			x.commit.sawDamage(err)
+			c.warn(fmt.Errorf("snapshot %v: %w; all of %v is looked up", x.base.id, err, s.ID))
+			fromScratch = true
+			continue
+		case errors.Is(err, errAnew) && try < anewTries:
+			c.to.log.Warn("copy begins anew", "snapshot", s.ID, "err", err)
+			before = x.guard
+			continue
+		case errors.Is(err, errAnew):
+			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, c.to.grace())
+		}
+		return nil, err
+	}
+}
+
+// tellDone sets the meter to what is done.
+func (c *copier) tellDone() {
+	c.shown.files.Store(c.doneEntries)
+	c.shown.bytes.Store(c.doneBytes)
+}
+
+// chunkNames tells what the destination calls the chunks of the source: the same, or,
+// if it has another key, what is found out when they are read. It is safe for parallel
+// use.
+type chunkNames struct {
+	alike bool
+	mu    sync.Mutex
+	names map[chunk.ID]chunk.ID // nil if alike
+}
+
+func newChunkNames(from, to *chunk.Hasher) *chunkNames {
+	return &chunkNames{alike: from.Alike(to), names: map[chunk.ID]chunk.ID{}}
+}
+
+func (n *chunkNames) of(id chunk.ID) (chunk.ID, bool) {
+	if n.alike {
+		return id, true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name, ok := n.names[id]
+	return name, ok
+}
+
+// learn keeps a name. Some are forgotten when there are too many: their chunks are then
+// read again.
+func (n *chunkNames) learn(id, name chunk.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.names) >= maxPending {
+		clear(n.names)
+	}
+	n.names[id] = name
+}

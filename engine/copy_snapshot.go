@@ -1,0 +1,445 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"golang.org/x/sync/errgroup"
+)
+
+// snapshotCopy is the copy of one snapshot:
+//
+//	entries of the source's tree ──▶ where does the destination have each chunk?
+//	    └─▶ those that it does not have, decoded ahead ──▶ frames and packs
+//	    └─▶ entries, when all their chunks have a place ──▶ the destination's tree
+//
+// If another snapshot is in both repositories that has much in common with this one,
+// only the pages of the source's tree that those two do not share are looked at, and
+// the new tree is a patch of what that snapshot has in the destination.
+type snapshotCopy struct {
+	*copier
+	*writer
+	placer
+	m      *manifest.Manifest // of the source
+	tree   *manifest.Tree     // of the source
+	chunks *chunkReader       // of the source
+	base   *copyBase          // nil for none
+	queue  []*copiedEntry
+	root   *manifest.Root
+
+	builder treeBuilder
+	patch   *manifest.Patch // the builder, if there is a base; else nil
+
+	asked map[chunk.ID]struct{} // chunks that are on their way, or were; the producer's
+}
+
+// copyBase is a snapshot that is in both repositories.
+type copyBase struct {
+	id     manifest.ID
+	source *manifest.Tree
+	there  *manifest.Tree
+	use    map[chunk.PackID]uint64 // of the latter
+}
+
+// copiedEntry is an entry on its way.
+type copiedEntry struct {
+	entry  manifest.Entry
+	remove bool // it is in the base and not in the snapshot
+
+	chunks []copiedChunk
+	next   int         // of chunks, that has no place in the new tree yet
+	places fileExtents // of those before
+}
+
+// copiedChunk is a chunk of a file. Its id and place are those of the destination if
+// that has it, else those of the source.
+type copiedChunk struct {
+	manifest.Extent
+	there bool
+}
+
+// errTaken: somebody else has put the manifest.
+var errTaken = errors.New("another copy was faster")
+
+func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
+	if x.tree, err = x.m.Tree(x.from); err != nil {
+		return ofSource(err)
+	}
+	x.meter.phase(PhaseCopying)
+	g, gctx := x.begin(ctx)
+	defer x.end()
+	if !fromScratch {
+		if err := x.findBase(ctx); err != nil {
+			return err
+		}
+	}
+	g.Go(func() error {
+		err := x.pipeline(gctx, g)
+		if err == nil {
+			err = x.guard.refresh(gctx)
+		}
+		return err
+	})
+	if err := x.wait(ctx, g); err != nil {
+		return err
+	}
+	x.meter.phase(PhaseCommitting)
+	m := &manifest.Manifest{Info: x.m.Info}
+	m.SetTree(x.root)
+	if m.Entries != x.m.Entries || m.Xattrs != x.m.Xattrs || m.HardLinks != x.m.HardLinks {
+		return ofSource(fmt.Errorf("%w: its tree has %d entries, its manifest says %d", ErrIntegrity, m.Entries, x.m.Entries))
+	}
+	// Notes come first: by them alone it may not have expired.
+	lifetime, err := x.copyNotes(ctx)
+	if err != nil {
+		return err
+	}
+	err = x.publish(ctx, m, nil)
+	if errors.Is(err, remote.ErrExist) {
+		return errTaken
+	}
+	if err == nil && lifetime != nil {
+		if _, err := x.to.keepLonger(ctx, snapshotOf(&m.Info), lifetime); err != nil {
+			x.warn(fmt.Errorf("%w; a lifecycle rule of the bucket may remove the copy early: extend it there", err))
+		}
+	}
+	return err
+}
+
+// copyNotes puts the notes of the snapshot, and gives the last one's lifetime that has
+// any.
+func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, err error) {
+	notes, err := x.from.notesOf(ctx, x.m.ID)
+	if err != nil {
+		return nil, ofSource(err)
+	}
+	for _, n := range notes {
+		object, err := n.Encode()
+		if err == nil {
+			err = x.to.store.Put(ctx, n.ObjectName(), x.to.sealObject(useNote, n.ObjectName(), object))
+		}
+		// One of that name says the same.
+		if err != nil && !errors.Is(err, remote.ErrExist) {
+			return nil, fmt.Errorf("writing a note: %w", err)
+		}
+		if n.Lifetime != nil {
+			last = n.Lifetime
+		}
+	}
+	return last, nil
+}
+
+// findBase looks for a snapshot to begin with: the parent, or the one before.
+func (x *snapshotCopy) findBase(ctx context.Context) error {
+	if err := x.guard.ready(ctx); err != nil {
+		return err
+	}
+	for _, id := range []manifest.ID{x.m.Parent, x.last} {
+		if id.IsZero() || x.base != nil {
+			continue
+		}
+		b, err := x.openBase(ctx, id)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			// It is not needed.
+			x.from.log.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
+		}
+		x.base = b
+	}
+	return nil
+}
+
+// openBase opens a snapshot, if it is one to begin with: of the entries at least half
+// must be in pages that both have.
+func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase, error) {
+	there, thereTree, err := x.to.liveTree(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if x.guard.refusesAny(there.Packs) {
+		return nil, errAnew
+	}
+	source, sourceTree, err := x.from.liveTree(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if there.Entries != source.Entries || !there.Created.Equal(source.Created) {
+		return nil, errors.New("it is another snapshot there")
+	}
+	shared, err := manifest.SharedEntries(ctx, sourceTree, x.tree)
+	if err != nil || 2*shared < max(x.m.Entries, source.Entries) {
+		return nil, err
+	}
+	x.guard.vouchAll(there.Packs)
+	b := &copyBase{id: id, source: sourceTree, there: thereTree, use: make(map[chunk.PackID]uint64, len(there.Packs))}
+	for _, p := range there.Packs {
+		b.use[p.ID] = p.Bytes
+	}
+	return b, nil
+}
+
+// pipeline runs until every entry is in the tree and all packs are on their way.
+func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
+	sink := x.newSink(x.indexedPage)
+	x.builder = manifest.NewBuilder(sink)
+	if x.base != nil {
+		var err error
+		if x.patch, err = manifest.NewPatch(ctx, x.base.there, x.base.use, sink); err != nil {
+			return err
+		}
+		x.builder = patchBuilder{x.patch}
+	}
+	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.codec, x.up, runtime.GOMAXPROCS(0)))
+	x.chunks = newChunkReader(ctx, x.from, x.from.packStore(), fsMemory)
+	x.asked = map[chunk.ID]struct{}{}
+	if err := x.chunks.readAhead(ctx, x.produce, func(p *filePiece) error { return x.take(ctx, p) }); err != nil {
+		return err
+	}
+	x.from.log.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
+	if err := x.noMore(ctx); err != nil {
+		return err
+	}
+	if err := x.drain(ctx, true); err != nil {
+		return err
+	}
+	var err error
+	if x.root, err = x.builder.Finish(ctx); err == nil {
+		err = x.commit.err()
+	}
+	return err
+}
+
+// produce emits what has to be put and removed, in the order of keys.
+func (x *snapshotCopy) produce(ctx context.Context, emit func(filePiece) error) error {
+	if x.base != nil {
+		return manifest.Revised(ctx, x.base.source, x.tree, func(old, new *manifest.Entry) error {
+			if new == nil {
+				gone := manifest.Entry{Dir: old.Dir, Name: old.Name}
+				return emit(filePiece{copied: &copiedEntry{entry: gone, remove: true}})
+			}
+			e := *new
+			e.Extents, e.Xattrs = slices.Clone(e.Extents), slices.Clone(e.Xattrs)
+			return x.emit(ctx, &e, emit)
+		})
+	}
+	c, err := x.tree.Seek(ctx, manifest.Key{})
+	for err == nil {
+		var more bool
+		e := &manifest.Entry{}
+		if more, err = c.Next(ctx, e); err == nil && !more {
+			return nil
+		}
+		if err == nil {
+			err = x.emit(ctx, e, emit)
+		}
+	}
+	return err
+}
+
+// emit emits an entry: in one piece, or in as many as it has chunks that the
+// destination does not have.
+func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(filePiece) error) error {
+	it := &copiedEntry{entry: *e}
+	var missing []int
+	err := x.tree.Extents(ctx, e, func(_ uint64, ext *manifest.Extent) error {
+		c := copiedChunk{Extent: *ext}
+		if id, ok := x.names.of(ext.ID); ok {
+			if c.Location, c.there = x.commit.lookup(id); c.there {
+				c.ID = id
+			} else {
+				c.Location = ext.Location
+			}
+		}
+		if !c.there {
+			missing = append(missing, len(it.chunks))
+		}
+		it.chunks = append(it.chunks, c)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%q: %w", e.Path(), err)
+	}
+	it.entry.Extents, it.entry.Spill = nil, nil
+	if len(missing) == 0 {
+		return emit(filePiece{copied: it})
+	}
+	for _, i := range missing {
+		// The consumer has it from then on, but for what must not change: the extent.
+		p := filePiece{copied: it, extent: it.chunks[i].Extent}
+		if _, ok := x.asked[p.extent.ID]; ok {
+			p.extent = manifest.Extent{}
+		} else if len(x.asked) < maxPending {
+			x.asked[p.extent.ID] = struct{}{}
+		}
+		if err := emit(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take takes a piece: the next chunk of an entry that is missing, or an entry of which
+// none is.
+func (x *snapshotCopy) take(ctx context.Context, p *filePiece) error {
+	it := p.copied
+	switch {
+	case x.commit.err() != nil:
+		return x.commit.err()
+	case p.err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case p.err != nil && it == nil:
+		return ofSource(p.err)
+	case p.err != nil:
+		return ofSource(x.lost(ctx, it, &p.extent, p.err))
+	}
+	placed := false
+	for it.next < len(it.chunks) {
+		c := &it.chunks[it.next]
+		if c.there {
+			it.places.add(c.Extent, nil)
+		} else if placed {
+			return x.forgetPending(ctx) // the next piece goes on
+		} else if err := x.place(ctx, it, c, p.data); err != nil {
+			return err
+		} else {
+			placed = true
+		}
+		it.next++
+	}
+	x.meter.addFile()
+	if it.entry.Type == manifest.File {
+		x.meter.addBytes(int64(it.entry.Size))
+	}
+	x.queue = append(x.queue, it)
+	if err := x.drain(ctx, false); err != nil {
+		return err
+	}
+	if len(x.queue) > maxQueue {
+		if err := x.sealOpen(ctx); err != nil {
+			return err
+		}
+		if err := x.drain(ctx, true); err != nil {
+			return err
+		}
+	}
+	return x.forgetPending(ctx)
+}
+
+// place gives a chunk of the source a place in the destination. data is nil for one that
+// was on its way before.
+func (x *snapshotCopy) place(ctx context.Context, it *copiedEntry, c *copiedChunk, data []byte) (err error) {
+	read := func() error {
+		if data == nil {
+			if data, err = x.chunks.Chunk(ctx, &c.Extent); err != nil {
+				return ofSource(x.lost(ctx, it, &c.Extent, err))
+			}
+		}
+		return nil
+	}
+	name, ok := x.names.of(c.ID)
+	if !ok {
+		if err := read(); err != nil {
+			return err
+		}
+		name = x.to.hasher.Sum(data)
+		x.names.learn(c.ID, name)
+	}
+	ext := manifest.Extent{Hole: c.Hole, ID: name}
+	if at, ok := x.pending[name]; ok {
+		ext.Offset, ext.Length = at.offset, c.Length
+		it.places.add(ext, at.frame)
+		return nil
+	}
+	// Its name may have been unknown before, or the index have learnt of it.
+	if ext.Location, ok = x.commit.lookup(name); ok {
+		it.places.add(ext, nil)
+		return nil
+	}
+	if err := read(); err != nil {
+		return err
+	}
+	f, off, err := x.put(ctx, laneOf(it.entry.Name), name, data)
+	if err != nil {
+		return err
+	}
+	ext.Offset, ext.Length = off, c.Length
+	it.places.add(ext, f)
+	return nil
+}
+
+// drain puts entries into the tree, in order, up to the first that has to wait; with
+// wait, it waits.
+func (x *snapshotCopy) drain(ctx context.Context, wait bool) error {
+	for len(x.queue) > 0 {
+		it := x.queue[0]
+		ok, err := it.places.settle(ctx, wait)
+		if !ok || err != nil {
+			return err
+		}
+		x.queue[0] = nil
+		x.queue = x.queue[1:]
+		if it.remove {
+			_, err = x.patch.Remove(ctx, it.entry.Key())
+		} else {
+			it.entry.Extents = it.places.extents
+			err = x.builder.Add(ctx, &it.entry)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lost adds to an error about a chunk which files need what cannot be read.
+func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.Extent, err error) error {
+	if !errors.Is(integrity(err), ErrIntegrity) {
+		return fmt.Errorf("%q: %w", it.entry.Path(), err)
+	}
+	_, serr := x.from.store.Stat(ctx, packName(ext.Pack))
+	all := errors.Is(serr, remote.ErrNotExist) // of the pack
+	var names []string
+	more := 0
+	var e manifest.Entry
+	c, cerr := x.tree.Seek(ctx, manifest.Key{})
+	for cerr == nil {
+		var ok bool
+		if ok, cerr = c.Next(ctx, &e); cerr != nil || !ok {
+			break
+		}
+		needs := false
+		cerr = x.tree.Extents(ctx, &e, func(_ uint64, at *manifest.Extent) error {
+			needs = needs || at.Pack == ext.Pack && (all || at.Frame.Offset == ext.Frame.Offset)
+			return nil
+		})
+		switch {
+		case !needs:
+		case len(names) < maxTold:
+			names = append(names, fmt.Sprintf("%q", e.Path()))
+		default:
+			more++
+		}
+	}
+	if len(names) == 0 {
+		names = []string{fmt.Sprintf("%q", it.entry.Path())}
+	}
+	if more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%w; pack %v has contents of %s", err, ext.Pack, strings.Join(names, ", "))
+}
+
+// patchBuilder is a treeBuilder of a patch.
+type patchBuilder struct{ *manifest.Patch }
+
+// Add is treeBuilder's.
+func (b patchBuilder) Add(ctx context.Context, e *manifest.Entry) error { return b.Put(ctx, e) }
