@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -380,6 +381,30 @@ func TestCopyContinued(t *testing.T) {
 			sameSnapshot(t, from, next, id)
 		})
 	}
+}
+
+// TestCopyEncrypted copies to a repository that is encrypted, to another one, and back.
+func TestCopyEncrypted(t *testing.T) {
+	w, from := emptyRepo(t)
+	src := manyFiles(w.place, "src")
+	id := complete(t, from, src, nil).ID
+	at := from
+	for range 2 {
+		o := newWobbly(t).options()
+		o.Identities = []age.Identity{testIdentity()}
+		to, err := Init(t.Context(), "", &InitOptions{Keys: []*NewKey{{Recipient: testIdentity().Recipient()}}}, o)
+		must(t, err)
+		t.Cleanup(func() { to.Close() })
+		copyTo(t, at, to, id)
+		sameSnapshot(t, at, to, id)
+		at = to
+	}
+	_, back := emptyRepo(t)
+	copyTo(t, at, back, id)
+	sameSnapshot(t, from, back, id)
+	out := w.path("out")
+	restore(t, back, id.String(), out, nil)
+	compare(t, scan(t, src), scan(t, out))
 }
 
 // TestCopyTwice copies the same snapshots several times at once.

@@ -18,7 +18,7 @@ type copyOutput struct {
 }
 
 func (a *app) copyCommand() *cobra.Command {
-	var to string
+	var to, plain string
 	cmd := &cobra.Command{
 		Use:   "copy REF... --to URL",
 		Short: "Copy snapshots to another repository",
@@ -38,8 +38,9 @@ An interrupted copy leaves whole the snapshots that were done, and no part of
 others. The same command continues where it was. Both repositories may be in use
 meanwhile, also by gc. What mounts have recorded of a snapshot is not copied.
 
-For both repositories, credentials come from the environment: snapctl help
-repositories.`,
+For both repositories, credentials and what opens encrypted ones come from the
+environment: snapctl help repositories, snapctl help encryption. If that says
+what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 		Example: `  snapctl copy app --to r2://ACCOUNT/bucket/prefix
   snapctl list --json --tag keep=yes | snapctl copy - --to /mnt/disk/snapshots
   snapctl copy --repo s3://bucket/prefix 0193a5b2-7c1e --to ~/.local/share/snapctl`,
@@ -48,6 +49,9 @@ repositories.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if to == "" {
 				return usagef(cmd, "copy: --to is missing")
+			}
+			if plain != "" && plain != "from" && plain != "to" {
+				return usagef(cmd, "copy: --unencrypted is %s, not from or to", quoted(plain))
 			}
 			if _, err := remote.ParseURL(to); err != nil {
 				return &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
@@ -59,19 +63,25 @@ repositories.`,
 			if len(refs) == 0 { // standard input may hold an empty array
 				return nil
 			}
-			return a.copy(cmd.Context(), refs, to)
+			return a.copy(cmd.Context(), refs, to, plain)
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "copy to the repository at `URL`, which snapctl init has made")
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&to, "to", "", "copy to the repository at `URL`, which snapctl init has made")
+	flags.StringVar(&plain, "unencrypted", "", "the one that is copied `from|to` is not encrypted, the other is")
+	noCompletions(cmd, "unencrypted")
 	return cmd
 }
 
-func (a *app) copy(ctx context.Context, refs []string, url string) error {
+func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
+	a.unencrypted = plain == "from"
 	from, err := a.open(ctx)
 	if err != nil {
 		return about(refs[0], err)
 	}
 	defer a.closeRepo(from)
+	a.unencrypted = plain == "to"
 	opts := a.engineOptions()
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)

@@ -32,6 +32,9 @@ var errNoTerminal = errors.New("there is no terminal to ask for it, and " + pass
 
 // setSecrets adds to opts what opens an encrypted repository.
 func (a *app) setSecrets(opts *engine.Options) {
+	if a.unencrypted {
+		return
+	}
 	if a.key != nil {
 		opts.Key = a.key
 		return

@@ -41,6 +41,7 @@ type app struct {
 	starter     *starter   // to be asked for a passphrase; else nil
 	identities  []age.Identity
 	passphrases map[string]string // by URL of the repository
+	unencrypted bool              // the next repository may not be encrypted though secrets are given
 
 	log          *slog.Logger
 	stopProfiles func() error
