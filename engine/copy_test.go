@@ -25,7 +25,7 @@ import (
 func emptyRepo(t testing.TB) (*wobbly, *Repository) {
 	t.Helper()
 	w := newWobbly(t)
-	r, err := Init(t.Context(), "", nil, w.options())
+	r, err := Init(t.Context(), "", initOf(t), keyed(t, w.options()))
 	must(t, err)
 	t.Cleanup(func() { r.Close() })
 	return w, r
