@@ -66,6 +66,9 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
 			if opts.Resume && opts.ReadData == 0 {
 				return usagef(cmd, "verify: --resume goes with --read-data")
 			}
+			if n := len(args); n > 0 && opts.ReadData > 0 && new(shareFlag).Set(args[n-1]) == nil {
+				return usagef(cmd, "verify: a share goes right behind its flag: --read-data=%s", args[n-1])
+			}
 			refs, err := a.refs(cmd, args)
 			if err != nil {
 				return err
