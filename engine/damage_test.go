@@ -445,18 +445,47 @@ func TestDamagedManifestInList(t *testing.T) {
 	}
 }
 
-// TestDamagedConfig: a repository whose config is damaged is not opened.
+// TestDamagedConfig: a repository whose config is damaged is not opened, and not taken
+// for a place where there is none.
 func TestDamagedConfig(t *testing.T) {
 	for name, damage := range damages {
 		p := newPlace(t)
-		p.init()
+		complete(t, p.init(), p.files("src", map[string]string{"a": "1"}), nil)
 		must(t, damage(p.repo+"/config"))
-		want := ErrIntegrity
-		if name == "deleted" {
-			want = ErrNotInitialised
-		}
-		if _, err := Open(t.Context(), p.repo, &Options{CacheDir: p.cache}); !errors.Is(err, want) {
+		if _, err := Open(t.Context(), p.repo, &Options{CacheDir: p.cache}); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "config") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestLostConfig: a config that is missing is made anew only if what is there can be
+// read with it.
+func TestLostConfig(t *testing.T) {
+	p := newPlace(t)
+	snap := complete(t, p.init(), p.files("src", map[string]string{"a": "1"}), nil)
+	must(t, os.Remove(p.repo+"/config"))
+	keys := &InitOptions{Keys: []*NewKey{{Passphrase: "x", WorkFactor: 1}}}
+	if _, err := Init(t.Context(), p.repo, keys, nil); !errors.Is(err, ErrIntegrity) {
+		t.Error("encrypted, over what is not:", err)
+	}
+	if _, err := os.Stat(p.repo + "/keys"); !os.IsNotExist(err) {
+		t.Error("there are keys now:", err)
+	}
+	again := p.init()
+	if _, err := again.Restore(t.Context(), snap.ID.String(), p.path("out"), nil); err != nil {
+		t.Error("with a new config:", err)
+	}
+	clean(t, again, &VerifyOptions{ReadData: 1})
+
+	v := newVault(t)
+	complete(t, v.open(), p.path("src"), nil)
+	must(t, v.mem.Delete(t.Context(), configName))
+	for name, init := range map[string]*InitOptions{"plain": nil, "encrypted": keys} {
+		if _, err := Init(t.Context(), "", init, &Options{CacheDir: v.cache, Store: v.mem}); !errors.Is(err, ErrIntegrity) {
+			t.Errorf("%s, over what is encrypted: %v", name, err)
+		}
+	}
+	if _, err := Open(t.Context(), "", v.options()); !errors.Is(err, ErrIntegrity) || strings.Contains(err.Error(), "init") {
+		t.Error(err)
 	}
 }

@@ -273,7 +273,7 @@ func (r *Repository) manifest(ctx context.Context, id manifest.ID) (*manifest.Ma
 func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
 	name, b, err := r.getManifest(ctx, id)
 	if errors.Is(err, remote.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%v: %w", id, ErrNotFound)
+		return nil, nil, ErrNotFound // callers say of which snapshot
 	}
 	if err != nil {
 		return nil, nil, err

@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -106,7 +107,8 @@ type Repository struct {
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
-// where there is one.
+// where there is one, and with ErrIntegrity where there is what is left of one that a
+// new config would not help.
 func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
 	cfg, err := newConfig(init)
 	if err != nil {
@@ -132,13 +134,10 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 		opts = &Options{}
 	}
 	check, undo := "", func() {}
+	if err := r.mayMake(ctx, init); err != nil {
+		return err
+	}
 	if init != nil && len(init.Keys) > 0 {
-		// Not into one that is there.
-		if _, err := r.store.Stat(ctx, configName); err == nil {
-			return ErrExists
-		} else if !errors.Is(err, remote.ErrNotExist) {
-			return err
-		}
 		r.key = chunk.NewKey()
 		cfg.encrypt(r.key)
 		check = cfg.Encryption.KeyCheck
@@ -163,10 +162,33 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 	return r.pin(opts).set(check)
 }
 
+// mayMake says why no repository can be made here. One that lost its config may get a new
+// one, which does as well, but not if what is in it could then not be read: all
+// that encrypted ones hold.
+func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
+	if _, err := r.store.Stat(ctx, configName); err == nil {
+		return ErrExists
+	} else if !errors.Is(err, remote.ErrNotExist) {
+		return err
+	}
+	lost, err := r.holds(ctx, manifest.Prefix)
+	if err != nil || !lost {
+		return err
+	}
+	sealed := init != nil && len(init.Keys) > 0
+	if !sealed {
+		sealed, err = r.holds(ctx, keyPrefix)
+	}
+	if err == nil && sealed {
+		err = fmt.Errorf("%w: there are snapshots of a repository whose config is missing, and with a new one they could not be read", ErrIntegrity)
+	}
+	return err
+}
+
 // Open opens the repository at a URL: a path, file:///path,
 // s3://bucket/prefix or r2://ACCOUNT/bucket/prefix. It fails with
-// ErrNotInitialised where there is none, and with ErrLocked where there is an
-// encrypted one that opts do not open.
+// ErrNotInitialised where there is none, with ErrIntegrity where its config is damaged or
+// missing, and with ErrLocked where there is an encrypted one that opts do not open.
 func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	r, err := connect(ctx, url, opts, false)
 	if errors.Is(err, remote.ErrNoBucket) {
@@ -182,7 +204,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	b, err := r.store.Get(ctx, configName)
 	switch {
 	case errors.Is(err, remote.ErrNotExist):
-		err = ErrNotInitialised
+		err = r.withoutConfig(ctx)
 	case err == nil:
 		cfg, err = decodeConfig(b)
 	}
@@ -197,6 +219,35 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
 	}
 	return r, nil
+}
+
+// withoutConfig is what is wrong where there is no config: there is no repository, or
+// one that lost it.
+func (r *Repository) withoutConfig(ctx context.Context) error {
+	lost, err := r.holds(ctx, manifest.Prefix)
+	if err != nil {
+		return fmt.Errorf("config: it is missing; looking for snapshots: %w", err)
+	}
+	if !lost {
+		return ErrNotInitialised
+	}
+	sealed, err := r.holds(ctx, keyPrefix)
+	switch {
+	case err != nil:
+		return err
+	case sealed:
+		return fmt.Errorf("%w: config: it is missing, and there are snapshots, which nothing opens without it: put it back from a copy", ErrIntegrity)
+	}
+	return fmt.Errorf("%w: config: it is missing, and there are snapshots: put it back from a copy, or make it anew with snapctl init", ErrIntegrity)
+}
+
+// holds reports whether there is any object whose name begins with prefix.
+func (r *Repository) holds(ctx context.Context, prefix string) (bool, error) {
+	err := r.store.List(ctx, prefix, func(remote.Info) error { return errFound })
+	if errors.Is(err, errFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // where names the repository in a message; not a URL that could not be parsed,

@@ -18,7 +18,7 @@ import (
 )
 
 // readRest reads what no snapshot consists of: the config as the store has it now,
-// leases, access profiles and tombstones. It tells of objects that are none of ours.
+// keys, leases, access profiles and tombstones. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
 	b, err := v.repo.store.Get(ctx, configName)
 	switch {
@@ -34,7 +34,7 @@ func (v *checkup) readRest(ctx context.Context) error {
 	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
 		check := checkOf(o.Name)
 		switch {
-		case check == nil:
+		case check == nil, v.repo.key == nil && strings.HasPrefix(o.Name, keyPrefix):
 			v.note(o.Name, errors.New("it is no object of a repository"))
 		case check.read == nil: // read before
 		case o.Size > check.limit:
@@ -94,6 +94,8 @@ func checkOf(name string) *objectCheck {
 		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 	case profilePrefix:
 		return &objectCheck{limit: maxProfile, read: checkProfile}
+	case keyPrefix:
+		return &objectCheck{limit: maxKeyObject, read: checkKey}
 	}
 	if name == configName {
 		return &objectCheck{}
@@ -146,6 +148,18 @@ func checkNote(r *Repository, name string, b []byte) error {
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+	}
+	return err
+}
+
+// checkKey checks a key object. Whether it is of this repository only its details say.
+func checkKey(r *Repository, name string, b []byte) error {
+	k, err := decodeKeyObject(b)
+	if err == nil && keyPrefix+k.id != name {
+		err = fmt.Errorf("%w: it is not what its name says", ErrIntegrity)
+	}
+	if err == nil {
+		_, err = k.details(r.key)
 	}
 	return err
 }

@@ -409,3 +409,27 @@ func TestVerifySample(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyKeys: the keys of an encrypted repository are part of it, and are checked.
+func TestVerifyKeys(t *testing.T) {
+	v := newVault(t)
+	r := v.open()
+	clean(t, r, nil)
+	u, err := r.Usage(t.Context())
+	must(t, err)
+	if i := slices.IndexFunc(u.Objects, func(o ObjectUsage) bool { return o.Kind == "keys" }); i < 0 || u.Objects[i].Count != 2 {
+		t.Errorf("%+v", u.Objects)
+	}
+	keys, err := r.Keys(t.Context())
+	must(t, err)
+	alter(t, r, keyPrefix+keys[0].ID, flipAt(40))
+	for name, b := range memObjects(t, newVault(t).mem) {
+		if strings.HasPrefix(name, keyPrefix) {
+			must(t, v.mem.Put(t.Context(), name, b))
+		}
+	}
+	rep := verify(t, r, nil)
+	if rep.Damaged() != 3 || !errors.Is(rep.Err(), ErrIntegrity) || !slices.ContainsFunc(rep.Findings, func(f Finding) bool { return f.Object == keyPrefix+keys[0].ID }) {
+		t.Errorf("%+v", rep.Findings)
+	}
+}

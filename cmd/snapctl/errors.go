@@ -137,6 +137,8 @@ func separate(err error) []error {
 	return all
 }
 
+const encryptionHint = "see: snapctl help encryption"
+
 // hintFor says what to do about an error, or nothing.
 func hintFor(err error) string {
 	var usage *usageError
@@ -151,7 +153,7 @@ func hintFor(err error) string {
 	case errors.Is(err, engine.ErrNotFound):
 		return "see what there is: snapctl list"
 	case errors.Is(err, engine.ErrLocked), errors.Is(err, engine.ErrNotEncrypted):
-		return "see: snapctl help encryption"
+		return encryptionHint
 	case errors.Is(err, engine.ErrUnsupported):
 		return "get a newer snapctl: https://github.com/snapctl/snapctl/releases"
 	}

@@ -193,6 +193,9 @@ func forkHint(err error) error {
 	if errors.Is(err, engine.ErrNoFork) {
 		return &hintError{err: err, hint: "see what there is: snapctl forks"}
 	}
+	if errors.Is(err, engine.ErrAmbiguous) {
+		return &hintError{err: err, hint: "./ before it means the directory; see: snapctl forks"}
+	}
 	return err
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -53,7 +54,7 @@ exit code is 6.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVarP(&opts.DryRun, "dry-run", "n", false, "write and delete nothing; tell what would be done")
-	flags.IntVar(&repack, "repack", repack, "write anew what is needed of packs of which less than `PERCENT` is; 0 for none")
+	flags.IntVar(&repack, "repack", repack, "write anew what is needed of packs of which less than `PERCENT` is, 90 at most; 0 for none")
 	noCompletions(cmd, "repack")
 	return cmd
 }
@@ -68,6 +69,9 @@ func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
 	opts.Progress = p
 	report, err := repo.GC(ctx, opts)
 	p.stop(nil)
+	if errors.Is(err, engine.ErrIntegrity) {
+		return &hintError{err: err, hint: "see what can be done: snapctl repair"}
+	}
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ folder is made. How to write a URL, and where credentials come from:
 snapctl help repositories.
 
 A repository that exists is left as it is, with exit code 1. Without --repo,
-create makes the default repository by itself.
+create makes the default repository by itself. One that has lost its config gets
+a new one, unless it is encrypted: exit code 6.
 
 With --encrypt all that is stored is encrypted, from the beginning or never. It
 asks for a passphrase twice, or reads it from the file that

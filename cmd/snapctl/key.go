@@ -46,6 +46,9 @@ With --json, prints an array of objects: id, kind, label, recipient, createdAt.`
 			}
 			defer a.closeRepo(repo)
 			keys, err := repo.Keys(cmd.Context())
+			if len(keys) == 0 && err != nil {
+				return err
+			}
 			return errors.Join(a.printKeys(keys), err)
 		},
 	}
@@ -127,7 +130,7 @@ func (n *newKeys) keys(ctx context.Context, a *app) ([]*engine.NewKey, error) {
 	for _, s := range n.recipients {
 		r, err := parseRecipient(s)
 		if err != nil {
-			return nil, &usageError{err: err, help: "snapctl help encryption"}
+			return nil, &hintError{err: &usageError{err: err}, hint: encryptionHint}
 		}
 		all = append(all, &engine.NewKey{Recipient: r, Label: n.label})
 	}

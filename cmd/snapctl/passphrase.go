@@ -52,11 +52,11 @@ func (a *app) readIdentities() error {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return &usageError{err: fmt.Errorf("%s: %w", identityFileEnv, err), help: "snapctl help encryption"}
+		return &hintError{err: &usageError{err: fmt.Errorf("%s: %w", identityFileEnv, err)}, hint: encryptionHint}
 	}
 	defer f.Close()
 	if a.identities, err = age.ParseIdentities(io.LimitReader(f, maxIdentities)); err != nil {
-		return &usageError{err: fmt.Errorf("%s: %s is not a file that age-keygen made: %w", identityFileEnv, quoted(path), err), help: "snapctl help encryption"}
+		return &hintError{err: &usageError{err: fmt.Errorf("%s: %s is not a file that age-keygen made: %w", identityFileEnv, quoted(path), err)}, hint: encryptionHint}
 	}
 	return nil
 }

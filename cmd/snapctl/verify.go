@@ -25,7 +25,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		Long: `Looks for damage in what the snapshots need that are named or, without a REF, in
 all of the repository. How to write a REF: snapctl help references.
 
-Reads the config, manifests, index segments, leases and every page of the trees,
+Reads the config, keys, manifests, index segments, leases and all pages of trees,
 and finds out whether every pack is there, with all that the trees refer to. The
 contents of files are read with --read-data: then every byte of every pack is
 checked. What was read in a run that is stopped, the next run passes over with
@@ -65,6 +65,9 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
 			}
 			if opts.Resume && opts.ReadData == 0 {
 				return usagef(cmd, "verify: --resume goes with --read-data")
+			}
+			if n := len(args); n > 0 && opts.ReadData > 0 && new(shareFlag).Set(args[n-1]) == nil {
+				return usagef(cmd, "verify: a share goes right behind its flag: --read-data=%s", args[n-1])
 			}
 			refs, err := a.refs(cmd, args)
 			if err != nil {
