@@ -137,7 +137,7 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 // kinds of objects, by the first part of their names, in the order of a report.
 var objectKinds = [...]struct{ prefix, kind string }{
 	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {segmentPrefix, "segments"}, {leasePrefix, "leases"},
-	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {gcPrefix, "tombstones"}, {configName, "config"}, {"", "others"},
+	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {keyPrefix, "keys"}, {gcPrefix, "tombstones"}, {configName, "config"}, {"", "others"},
 }
 
 // countObjects lists everything.

@@ -114,10 +114,10 @@ func (r *VerifyReport) Err() error {
 // Verify looks for damage in the repository, in what the snapshots need that refs
 // name or, without refs, in all of it; snapshots that have expired are part of it
 // until they are collected. It reads config, manifests, every page of their trees,
-// index segments, leases and access profiles, and checks each against its name or
-// checksum and against the others: that pack tables are what trees refer to, and that
-// every pack is there, of the size and with the chunks in the places that the index
-// tells. A page that several snapshots share is read once.
+// index segments, notes, leases, access profiles, tombstones and keys, and checks each
+// against its name or checksum and against the others: that pack tables are what trees
+// refer to, and that every pack is there, of the size and with the chunks in the places
+// that the index tells. A page that several snapshots share is read once.
 //
 // With ReadData, packs are read too, whole and in the order of their names: the name
 // must be the BLAKE3 of the bytes, each frame must decode, and each chunk must be what

@@ -18,7 +18,7 @@ import (
 )
 
 // readRest reads what no snapshot consists of: the config as the store has it now,
-// leases, access profiles and tombstones. It tells of objects that are none of ours.
+// leases, access profiles, notes, tombstones and keys. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
 	b, err := v.repo.store.Get(ctx, configName)
 	switch {
@@ -32,7 +32,7 @@ func (v *checkup) readRest(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
 	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
-		check := checkOf(o.Name)
+		check := v.repo.checkOf(o.Name)
 		switch {
 		case check == nil:
 			v.note(o.Name, errors.New("it is no object of a repository"))
@@ -72,7 +72,7 @@ type objectCheck struct {
 }
 
 // checkOf tells how an object is checked: nil for one that is none of a repository.
-func checkOf(name string) *objectCheck {
+func (r *Repository) checkOf(name string) *objectCheck {
 	kind, rest, _ := strings.Cut(name, "/")
 	switch kind + "/" {
 	case manifest.Prefix, packsPrefix:
@@ -94,6 +94,10 @@ func checkOf(name string) *objectCheck {
 		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 	case profilePrefix:
 		return &objectCheck{limit: maxProfile, read: checkProfile}
+	case keyPrefix:
+		if r.Encrypted() && isKeyName(name) {
+			return &objectCheck{limit: maxKeyObject, read: checkKey}
+		}
 	}
 	if name == configName {
 		return &objectCheck{}
@@ -136,6 +140,16 @@ func checkLease(r *Repository, name string, b []byte) error {
 		return fmt.Errorf("%w: its name is no lease's: %w", ErrIntegrity, err)
 	}
 	return nil
+}
+
+// checkKey checks a key object, as far as that can be done without what opens it: that
+// whoever made it had the master key.
+func checkKey(r *Repository, name string, b []byte) error {
+	k, err := decodeKeyAt(name, b)
+	if err == nil {
+		_, err = k.details(r.key)
+	}
+	return err
 }
 
 // checkNote checks a note.
