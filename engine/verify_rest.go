@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
-	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -93,7 +91,9 @@ func (r *Repository) checkOf(name string) *objectCheck {
 	case leasePrefix:
 		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 	case profilePrefix:
-		return &objectCheck{limit: maxProfile, read: checkProfile}
+		if _, ok := parseProfileName(name); ok {
+			return &objectCheck{limit: maxProfile, read: checkProfile}
+		}
 	case keyPrefix:
 		if r.Encrypted() && isKeyName(name) {
 			return &objectCheck{limit: maxKeyObject, read: checkKey}
@@ -167,16 +167,11 @@ func checkNote(r *Repository, name string, b []byte) error {
 // checkProfile checks an access profile, but for the contents of its bundle, which
 // are checked when they are used.
 func checkProfile(r *Repository, name string, b []byte) error {
-	parts := strings.Split(name, "/")
-	sum := blake3.Sum256(b)
-	if len(parts) != 3 || parts[2] != hex.EncodeToString(sum[:]) {
+	if !strings.HasSuffix(name, "/"+sumHex(b)) {
 		return fmt.Errorf("%w: %w: it is not what its name says", ErrIntegrity, errProfile)
 	}
-	id, err := manifest.ParseID(parts[1])
-	var p *profile
-	if err == nil {
-		p, err = r.decodeProfile(id, b)
-	}
+	id, _ := parseProfileName(name)
+	p, err := r.decodeProfile(id, b)
 	if err == nil && len(p.bundle) > 0 {
 		_, err = openBundle(r.codec, name, 0, p.bundle)
 	}
