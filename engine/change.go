@@ -115,12 +115,9 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 	var all []*Snapshot
 	x := r.newResolver(ctx, len(refs))
 	for _, ref := range refs {
-		s, err := x.resolve(ref)
-		if err == nil {
-			err = r.checkExpiry(s)
-		}
+		s, err := x.get(ref)
 		if err != nil {
-			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+			return nil, err
 		}
 		if !slices.ContainsFunc(all, func(o *Snapshot) bool { return o.ID == s.ID }) {
 			all = append(all, s)

@@ -61,14 +61,7 @@ func checkTag(key, value string) error {
 //
 // It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
 func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
-	s, err := r.resolve(ctx, ref)
-	if err == nil {
-		err = r.checkExpiry(s)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
-	}
-	return s, nil
+	return r.newResolver(ctx, 1).get(ref)
 }
 
 // timeFormat is how messages show a time.
@@ -140,6 +133,18 @@ func (r *Repository) newResolver(ctx context.Context, refs int) *resolver {
 		l.all, l.damaged, l.err = r.snapshots(ctx)
 		return l
 	})}
+}
+
+// get is resolve for what has not expired, with errors that name the reference.
+func (x *resolver) get(ref string) (*Snapshot, error) {
+	s, err := x.resolve(ref)
+	if err == nil {
+		err = x.repo.checkExpiry(s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+	}
+	return s, nil
 }
 
 func (x *resolver) resolve(ref string) (*Snapshot, error) {

@@ -214,8 +214,9 @@ func (v *checkup) run(ctx context.Context, refs []string) error {
 // listSnapshots chooses the snapshots.
 func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	if len(refs) > 0 {
+		x := v.repo.newResolver(ctx, len(refs))
 		for _, ref := range refs {
-			s, err := v.repo.resolve(ctx, ref)
+			s, err := x.resolve(ref)
 			if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
 				s, err = &Snapshot{ID: id}, nil // what is wrong with it is told later
 			}
