@@ -145,11 +145,10 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 	if n == nil || err != nil {
 		return err
 	}
-	object, err := n.Encode()
+	object, err := r.encodeNote(n)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return err
 	}
-	object = r.sealObject(useNote, n.ObjectName(), object)
 	copied := false
 	if n.Lifetime != nil {
 		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {

@@ -69,7 +69,7 @@ func TestEncrypted(t *testing.T) {
 		"Overlay":            TestOverlayByHand,
 		"Verify":             TestRestoreVerify,
 		"VerifyFindsFiles":   TestVerifyFindsFiles,
-		"RepairData":         TestRepairData,
+		"RepairNotes":        TestRepairNotes,
 		"Usage":              TestUsage,
 		"Change":             TestChange,
 	} {

@@ -99,6 +99,15 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 	return n, nil
 }
 
+// encodeNote gives the object of a note.
+func (r *Repository) encodeNote(n *manifest.Note) ([]byte, error) {
+	b, err := n.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return r.sealObject(useNote, n.ObjectName(), b), nil
+}
+
 // decodeNote decodes the object of a note.
 func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
 	b, err := r.openObject(useNote, id.NotesOf()+note.String(), b)

@@ -166,14 +166,26 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, x.again(err))
 		}
 		id := s.fresh.ID
-		err = x.repo.store.Put(ctx, id.ObjectName(), data)
+		names := []string{id.ObjectName()}
+		if s.now.Pinned {
+			// Before the manifest: whoever stops here leaves a note of nothing.
+			pin := &manifest.Note{Snapshot: id, ID: manifest.NewNoteID(manifest.NoteID{}), Lifetime: &manifest.Lifetime{Pinned: true}}
+			names = append(names, pin.ObjectName())
+			var object []byte
+			if object, err = x.repo.encodeNote(pin); err == nil {
+				err = x.repo.store.Put(ctx, pin.ObjectName(), object)
+			}
+		}
+		if err == nil {
+			err = x.repo.store.Put(ctx, id.ObjectName(), data)
+		}
 		if err == nil {
 			err = x.guard.late(ctx, s.fresh.Packs)
 		}
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
 			defer cancel()
-			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.store.Delete(ctx, id.ObjectName())))
+			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.store.Delete(ctx, names...)))
 		}
 		s.New = id
 	}

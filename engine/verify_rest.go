@@ -29,6 +29,11 @@ func (v *checkup) readRest(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
+	for _, s := range v.snapshots {
+		if s.copied {
+			g.Go(func() error { return v.readObject(gctx, s.id.KeptName(), checkCopy) })
+		}
+	}
 	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
 		check := v.repo.checkOf(o.Name)
 		switch {
@@ -148,6 +153,19 @@ func checkKey(r *Repository, name string, b []byte) error {
 	k, err := decodeKeyAt(name, b)
 	if err == nil {
 		_, err = k.details(r.key)
+	}
+	return err
+}
+
+// checkCopy checks the manifest of a snapshot that is to outlive its class, where it
+// lies for later.
+func checkCopy(r *Repository, name string, b []byte) error {
+	m, err := manifest.Decode(r.codec, b)
+	if err == nil && m.ID.KeptName() != name {
+		err = fmt.Errorf("%w: it is the manifest of %v", ErrIntegrity, m.ID)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w; delete it, and extend or pin the snapshot again", err)
 	}
 	return err
 }
