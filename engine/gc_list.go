@@ -225,8 +225,8 @@ const packsPrefix = "packs/"
 
 func (c *collector) listPacks(ctx context.Context) error {
 	return c.each(ctx, packsPrefix, "packs", func(o remote.Info) {
-		id, err := chunk.ParsePackID(o.Name[strings.LastIndexByte(o.Name, '/')+1:])
-		if err != nil || packName(id) != o.Name {
+		id, err := parsePackName(o.Name)
+		if err != nil {
 			c.foreign(o)
 			return
 		}

@@ -105,11 +105,6 @@ func printable(ref string) string {
 	return ref
 }
 
-// resolve finds the snapshot that a reference names, expired or not.
-func (r *Repository) resolve(ctx context.Context, ref string) (*Snapshot, error) {
-	return r.newResolver(ctx, 1).resolve(ref)
-}
-
 // A resolver finds the snapshots that several references name, and lists them once.
 type resolver struct {
 	repo *Repository
@@ -147,6 +142,7 @@ func (x *resolver) get(ref string) (*Snapshot, error) {
 	return s, nil
 }
 
+// resolve finds the snapshot that a reference names, expired or not.
 func (x *resolver) resolve(ref string) (*Snapshot, error) {
 	if isHandle(ref) {
 		id, err := parseHandle(ref)
