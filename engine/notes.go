@@ -93,7 +93,7 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 	}
 	n, err := r.decodeNote(b, id, note)
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+		return nil, fmt.Errorf("%w: object %s: %w; delete it and say again what it said, or remove the snapshot by its id", ErrIntegrity, name, err)
 	}
 	r.cacheNote(n, b)
 	return n, nil

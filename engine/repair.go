@@ -84,11 +84,13 @@ func (r *RepairReport) Nothing() bool {
 // are replaced by new ones, made from the packs' own indexes; packs that no segment
 // lists are listed again. Of each snapshot that lost something a new one is made, of
 // all that can still be read: chunks are copied out of damaged packs, or found in other
-// ones. If files are lost it is marked incomplete. It has the name and the time of the
-// old one, which is its parent, and comes right behind it in the history, so that a name
-// goes on leading to its newest snapshot. The old one stays, unless RemoveDamaged is set: another
-// machine may have more of it in its cache. But garbage collection does not run while
-// there are snapshots whose packs are missing.
+// ones. If files are lost it is marked incomplete. It has the time of the old one, and
+// name, tags, expiry and pin as Change has left them; where notes are damaged, so that
+// nobody knows when it ends, it does not. The old one is its parent, and it comes right
+// behind that in the history, so that a name goes on leading to its newest snapshot. The
+// old one stays, unless RemoveDamaged is set: another machine may have more of it in its
+// cache. But garbage collection does not run while there are snapshots whose packs are
+// missing.
 //
 // It can be stopped and run again at any time.
 func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairReport, error) {
