@@ -115,12 +115,9 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 	var all []*Snapshot
 	x := r.newResolver(ctx, len(refs))
 	for _, ref := range refs {
-		s, err := x.resolve(ref)
-		if err == nil {
-			err = r.checkExpiry(s)
-		}
+		s, err := x.get(ref)
 		if err != nil {
-			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+			return nil, err
 		}
 		if !slices.ContainsFunc(all, func(o *Snapshot) bool { return o.ID == s.ID }) {
 			all = append(all, s)
@@ -148,11 +145,10 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 	if n == nil || err != nil {
 		return err
 	}
-	object, err := n.Encode()
+	object, err := r.encodeNote(n)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return err
 	}
-	object = r.sealObject(useNote, n.ObjectName(), object)
 	copied := false
 	if n.Lifetime != nil {
 		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {

@@ -68,6 +68,10 @@ func TestEncrypted(t *testing.T) {
 		"ForkProcesses":      TestForkProcesses,
 		"Overlay":            TestOverlayByHand,
 		"Verify":             TestRestoreVerify,
+		"VerifyFindsFiles":   TestVerifyFindsFiles,
+		"RepairNotes":        TestRepairNotes,
+		"Usage":              TestUsage,
+		"Change":             TestChange,
 	} {
 		t.Run(name, f)
 	}

@@ -779,4 +779,44 @@ func TestKeyPassed(t *testing.T) {
 	}
 }
 
+// TestKeysVerified: key objects are part of the repository, and damaged ones are found.
+func TestKeysVerified(t *testing.T) {
+	v := newVault(t)
+	r := v.open()
+	complete(t, r, v.files("src", map[string]string{"a": "1"}), nil)
+	clean(t, r, &VerifyOptions{ReadData: 1})
+	u, err := r.Usage(t.Context())
+	must(t, err)
+	if !slices.ContainsFunc(u.Objects, func(o ObjectUsage) bool { return o.Kind == "keys" && o.Count == 2 }) {
+		t.Errorf("%+v", u.Objects)
+	}
+	keys, err := r.Keys(t.Context())
+	must(t, err)
+	name := keyPrefix + keys[0].ID
+	alien := newVault(t)
+	for other, b := range memObjects(t, alien.mem) {
+		if strings.HasPrefix(other, keyPrefix) { // valid, but of another repository
+			put(t, v.mem, other, b)
+		}
+	}
+	put(t, v.mem, name, append(memObjects(t, v.mem)[name], 0))
+	put(t, v.mem, keyPrefix+"note", nil)
+	rep := verify(t, r, nil)
+	if rep.Damaged() != 3 || len(rep.Findings) != 4 || !errors.Is(rep.Err(), ErrIntegrity) {
+		t.Errorf("%+v", rep.Findings)
+	}
+	for _, f := range rep.Findings {
+		if f.Note != (f.Object == keyPrefix+"note") {
+			t.Errorf("%+v", f)
+		}
+	}
+	// Without encryption they are nobody's.
+	p := newPlace(t)
+	plain := p.init()
+	must(t, plain.store.Put(t.Context(), name, nil))
+	if rep := verify(t, plain, nil); rep.Damaged() != 0 || len(rep.Findings) != 1 {
+		t.Errorf("%+v", rep.Findings)
+	}
+}
+
 func someTime() time.Time { return time.Unix(1_764_000_000, 0).UTC() }

@@ -82,7 +82,11 @@ func (c *collector) list(ctx context.Context) error {
 	g.Go(func() error { return c.listLeases(ctx) })
 	g.Go(func() error { return c.listSegments(ctx) })
 	g.Go(func() error {
-		return errors.Join(c.listKept(ctx, profilePrefix), c.listKept(ctx, manifest.NotePrefix))
+		// One after the other: both add to what is kept.
+		if err := c.listProfiles(ctx); err != nil {
+			return err
+		}
+		return c.listNotes(ctx)
 	})
 	if err := g.Wait(); err != nil {
 		return err
@@ -221,8 +225,8 @@ const packsPrefix = "packs/"
 
 func (c *collector) listPacks(ctx context.Context) error {
 	return c.each(ctx, packsPrefix, "packs", func(o remote.Info) {
-		id, err := chunk.ParsePackID(o.Name[strings.LastIndexByte(o.Name, '/')+1:])
-		if err != nil || packName(id) != o.Name {
+		id, err := parsePackName(o.Name)
+		if err != nil {
 			c.foreign(o)
 			return
 		}
@@ -253,23 +257,26 @@ func (c *collector) listSegments(ctx context.Context) error {
 	})
 }
 
-// listKept lists what is kept for snapshots below a prefix.
-func (c *collector) listKept(ctx context.Context, prefix string) error {
-	return c.each(ctx, prefix, prefix, func(o remote.Info) {
-		dir, _, _ := strings.Cut(strings.TrimPrefix(o.Name, prefix), "/")
-		id, err := manifest.ParseID(dir)
+// listProfiles lists access profiles.
+func (c *collector) listProfiles(ctx context.Context) error {
+	return c.each(ctx, profilePrefix, "access profiles", func(o remote.Info) {
+		if id, ok := parseProfileName(o.Name); ok {
+			c.listed.kept = append(c.listed.kept, keptFor{o, id})
+		} else {
+			c.foreign(o)
+		}
+	})
+}
+
+// listNotes lists notes, in the order in which they apply.
+func (c *collector) listNotes(ctx context.Context) error {
+	return c.each(ctx, manifest.NotePrefix, "notes", func(o remote.Info) {
+		id, note, err := manifest.ParseNoteName(o.Name)
 		if err != nil {
 			c.foreign(o)
 			return
 		}
-		if prefix == manifest.NotePrefix {
-			_, note, err := manifest.ParseNoteName(o.Name)
-			if err != nil {
-				c.foreign(o)
-				return
-			}
-			c.listed.notes[id] = append(c.listed.notes[id], note)
-		}
+		c.listed.notes[id] = append(c.listed.notes[id], note)
 		c.listed.kept = append(c.listed.kept, keptFor{o, id})
 	})
 }

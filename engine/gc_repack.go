@@ -45,6 +45,10 @@ func (c *collector) repack(ctx context.Context) error {
 		return err
 	}
 	rp := &repacker{collector: c, moved: map[chunk.PackID][]chunk.PackID{}}
+	rp.index.put = func(ctx context.Context, s *index.Segment) error {
+		c.report.SegmentsAfter++
+		return c.putSegment(ctx, s)
+	}
 	for _, id := range sortedPacks(contents) {
 		total, needed := plainBytes(contents[id], nil), plainBytes(contents[id], used[id])
 		// Several snapshots may each use another part.
@@ -229,8 +233,7 @@ type repacker struct {
 	count int             // chunks of the open one
 	moved map[chunk.PackID][]chunk.PackID
 
-	segment index.Segment
-	chunks  int
+	index segmentFiller
 }
 
 // take writes what is needed of a pack.
@@ -311,29 +314,14 @@ func (rp *repacker) seal(ctx context.Context) error {
 		rp.moved[from] = append(rp.moved[from], id)
 	}
 	rp.open, rp.from, rp.count = nil, nil, 0
-	rp.segment.Packs = append(rp.segment.Packs, index.Pack{ID: id, Size: int64(len(data)), Index: x})
-	if rp.chunks += chunksIn(index.Pack{Index: x}); rp.chunks >= segmentFull {
-		return rp.putSegment(ctx)
-	}
-	return nil
-}
-
-func (rp *repacker) putSegment(ctx context.Context) error {
-	if len(rp.segment.Packs) == 0 {
-		return nil
-	}
-	s := rp.segment
-	rp.segment, rp.chunks = index.Segment{}, 0
-	rp.report.SegmentsAfter++
-	_, err := rp.repo.putSegment(ctx, &s)
-	return err
+	return rp.index.add(ctx, &index.Pack{ID: id, Size: int64(len(data)), Index: x})
 }
 
 // finish tells where everything is now: the index, and then tombstones.
 func (rp *repacker) finish(ctx context.Context) error {
 	err := rp.seal(ctx)
 	if err == nil {
-		err = rp.putSegment(ctx)
+		err = rp.index.flush(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("repacking: %w", err)

@@ -76,6 +76,13 @@ func TestGCRepack(t *testing.T) {
 	restore(t, other, id.String(), y.path("again"), nil)
 	compare(t, want, scan(t, y.path("again")))
 
+	// What removing it frees is the new pack.
+	u, err := r.Usage(t.Context(), id.String())
+	must(t, err)
+	if u.Unused != 0 || u.Unique < 1<<20 || len(u.Of) != 1 || u.Of[0].Referred != u.Stored+u.Trees {
+		t.Errorf("%+v", u)
+	}
+
 	// A snapshot made from it needs nothing to be read again.
 	write(t, dir+"/new", []byte("new"))
 	res := complete(t, r, dir, nil)

@@ -16,8 +16,6 @@ import (
 const (
 	smallSegment = 1 << 20 // bytes
 	manySmall    = 32
-	// segmentFull is how many chunks a segment is filled up with: some 4 MiB.
-	segmentFull = 128 << 10
 	// segmentsAhead is how many segments are fetched before they are wanted.
 	segmentsAhead = 4
 )
@@ -38,7 +36,12 @@ func (c *collector) compact(ctx context.Context, dying bool) error {
 	if !merge && !dying {
 		return nil
 	}
-	w := &segmentWriter{collector: c, listed: map[chunk.PackID]bool{}}
+	written := 0
+	w := &segmentFiller{put: func(ctx context.Context, s *index.Segment) error {
+		written++
+		return c.putSegment(ctx, s)
+	}}
+	listed := map[chunk.PackID]bool{}
 	var old []string
 	err := c.eachSegment(ctx, func(at *listedSegment, s *index.Segment) error {
 		if !(merge && at.Size < smallSegment) && !c.listsGone(at, s) {
@@ -46,10 +49,13 @@ func (c *collector) compact(ctx context.Context, dying bool) error {
 		}
 		old = append(old, at.Name)
 		for i := range s.Packs {
-			if !c.gone(at, s.Packs[i].ID) {
-				if err := w.add(ctx, &s.Packs[i]); err != nil {
-					return err
-				}
+			p := &s.Packs[i]
+			if listed[p.ID] || c.gone(at, p.ID) {
+				continue
+			}
+			listed[p.ID] = true
+			if err := w.add(ctx, p); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -66,7 +72,7 @@ func (c *collector) compact(ctx context.Context, dying bool) error {
 	if err := c.delete(ctx, old); err != nil {
 		return fmt.Errorf("deleting index segments: %w", err)
 	}
-	c.report.SegmentsAfter += w.written - len(old)
+	c.report.SegmentsAfter += written - len(old)
 	return nil
 }
 
@@ -96,36 +102,30 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 	defer cancel()
 	type fetched struct {
 		at  *listedSegment
-		get func(context.Context) ([]byte, error)
+		get func(context.Context) (*index.Segment, error)
 	}
 	queue := make(chan fetched, segmentsAhead)
 	go func() {
 		defer close(queue)
 		for i := range c.listed.segments {
 			at := &c.listed.segments[i]
-			f := fetched{at, begin(func() ([]byte, error) { return c.repo.store.Get(ctx, at.Name) })}
+			f := fetched{at, begin(func() (*index.Segment, error) { return c.repo.segment(ctx, at.id) })}
 			if !send(ctx, queue, f) {
 				return
 			}
 		}
 	}()
 	for f := range queue {
-		b, err := f.get(ctx)
+		s, err := f.get(ctx)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue // another collector was here
 		}
-		if err != nil {
-			return fmt.Errorf("reading index segments: %w", err)
-		}
-		var s *index.Segment
-		if index.SumSegment(b) == f.at.id {
-			s, err = index.DecodeSegment(c.repo.codec, b)
-		} else {
-			err = fmt.Errorf("%w: bytes are of another name", index.ErrBadSegment)
-		}
-		if err != nil {
+		if err != nil && damaged(ctx, err) {
 			c.repo.log.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
 			continue
+		}
+		if err != nil {
+			return fmt.Errorf("reading index segments: %w", err)
 		}
 		if err := yield(f.at, s); err != nil {
 			return err
@@ -134,50 +134,14 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 	return ctx.Err()
 }
 
-// segmentWriter puts packs of old segments into new ones.
-type segmentWriter struct {
-	*collector
-	listed  map[chunk.PackID]bool
-	open    index.Segment
-	chunks  int
-	written int
-}
-
-func (w *segmentWriter) add(ctx context.Context, p *index.Pack) error {
-	if w.listed[p.ID] {
-		return nil
-	}
-	w.listed[p.ID] = true
-	n := chunksIn(*p)
-	if len(w.open.Packs) > 0 && w.chunks+n > segmentFull {
-		if err := w.flush(ctx); err != nil {
-			return err
-		}
-	}
-	w.open.Packs = append(w.open.Packs, *p)
-	w.chunks += n
-	return nil
-}
-
-func (w *segmentWriter) flush(ctx context.Context) error {
-	if len(w.open.Packs) == 0 {
-		return nil
-	}
-	w.written++
-	s := w.open
-	w.open, w.chunks = index.Segment{}, 0
-	if w.opts.DryRun {
+// putSegment puts a segment in the place of others.
+func (c *collector) putSegment(ctx context.Context, s *index.Segment) error {
+	if c.opts.DryRun {
 		return nil
 	}
 	// Never the name of a segment that was, which another collector may be about to
 	// delete.
 	rand.Read(s.Salt[:]) // never fails
-	data, err := s.Encode(w.repo.codec)
-	if err != nil {
-		return err
-	}
-	if err := w.repo.store.Put(ctx, segmentPrefix+index.SumSegment(data).String(), data); err != nil {
-		return fmt.Errorf("writing an index segment: %w", err)
-	}
-	return nil
+	_, err := c.repo.putSegment(ctx, s)
+	return err
 }

@@ -394,6 +394,8 @@ func TestGCExpired(t *testing.T) {
 	id := complete(t, r, y.dirOf("a", 1), &CreateOptions{TTL: 2 * time.Hour}).ID
 	changed(t, r, id.String(), renamed("a"))
 	must(t, y.mem.Put(t.Context(), profilesOf(id)+strings.Repeat("0", 64), []byte("profile")))
+	foreign := profilesOf(id) + "another" // whose that is cannot be known
+	must(t, y.mem.Put(t.Context(), foreign, nil))
 	y.pass(2*time.Hour + 15*time.Minute)
 	if rep := y.gc(r, nil); len(rep.Removed) != 0 || rep.Snapshots != 1 || rep.Leftovers != 0 {
 		t.Errorf("%+v", rep)
@@ -404,7 +406,7 @@ func TestGCExpired(t *testing.T) {
 	}
 	y.pass(yardGrace + time.Second)
 	y.collectAll(r)
-	if left := y.objects(""); !slices.Equal(left, []string{configName}) {
+	if left := y.objects(""); !slices.Equal(left, []string{configName, foreign}) {
 		t.Errorf("left: %v", left)
 	}
 }

@@ -166,25 +166,20 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 
 // readNew reads the tombstones that there are and that were not read before.
 func (g *guard) readNew(ctx context.Context) error {
-	var names []string
-	all := map[string]bool{}
-	err := g.repo.store.List(ctx, gcPrefix, func(o remote.Info) error {
-		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" {
-			all[n.id] = true
-			if !g.read[o.Name] {
-				names = append(names, o.Name)
-			}
-		}
-		return nil
-	})
+	names, err := g.repo.listTombstones(ctx)
 	if err != nil {
-		return fmt.Errorf("listing tombstones: %w", err)
+		return err
+	}
+	all := map[string]bool{}
+	for _, name := range names {
+		all[strings.TrimPrefix(name, gcPrefix)] = true
 	}
 	for _, id := range g.repo.cache.names("tombstones") {
 		if validUUID(id) && !all[id] {
 			g.repo.cache.remove("tombstones", id)
 		}
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return g.read[name] })
 	eg, ectx := errgroup.WithContext(ctx)
 	eg.SetLimit(asksAtOnce)
 	for _, name := range names {

@@ -268,14 +268,26 @@ func (r *Repository) keyObject(ctx context.Context, name string) (*keyObject, er
 	if err != nil {
 		return nil, err
 	}
-	k, err := decodeKeyObject(b)
-	if err == nil && keyPrefix+k.id != name {
-		err = fmt.Errorf("%w: it is not what its name says", ErrIntegrity)
-	}
+	k, err := decodeKeyAt(name, b)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", name, err)
 	}
 	return k, nil
+}
+
+// decodeKeyAt decodes the key object of a name.
+func decodeKeyAt(name string, b []byte) (*keyObject, error) {
+	k, err := decodeKeyObject(b)
+	if err == nil && keyPrefix+k.id != name {
+		err = fmt.Errorf("%w: it is not what its name says", ErrIntegrity)
+	}
+	return k, err
+}
+
+// isKeyName reports whether a key object may have the name.
+func isKeyName(name string) bool {
+	id, ok := strings.CutPrefix(name, keyPrefix)
+	return ok && len(id) == 2*len(chunk.ID{})
 }
 
 // keyNames lists key objects.
@@ -290,7 +302,7 @@ func (r *Repository) keyNames(ctx context.Context) ([]string, error) {
 
 func (r *Repository) listKeys(ctx context.Context) (names []string, err error) {
 	err = r.store.List(ctx, keyPrefix, func(o remote.Info) error {
-		if id := strings.TrimPrefix(o.Name, keyPrefix); len(id) != 2*len(chunk.ID{}) || len(names) == maxKeyObjects || o.Size > maxKeyObject {
+		if !isKeyName(o.Name) || len(names) == maxKeyObjects || o.Size > maxKeyObject {
 			r.log.Warn("not a key", "object", o.Name)
 			return nil
 		}

@@ -30,7 +30,11 @@ func (r *Repository) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID
 	if !ok {
 		// The tombstone was there for a grace when the pack went.
 		if now := r.uptime(); !m.asked || len(m.moved[gone]) == 0 && now-m.at > r.grace()/2 {
-			moved, err := r.readMoved(ctx)
+			names, err := r.listTombstones(ctx)
+			if err != nil {
+				return chunk.Location{}, false, err
+			}
+			moved, err := r.readMoved(ctx, names)
 			if err != nil {
 				return chunk.Location{}, false, err
 			}
@@ -54,11 +58,10 @@ func (r *Repository) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID
 	return loc, ok, nil
 }
 
-// readMoved reads which packs were repacked, and to which.
-func (r *Repository) readMoved(ctx context.Context) (map[chunk.PackID][]chunk.PackID, error) {
-	var names []string
-	err := r.store.List(ctx, gcPrefix, func(o remote.Info) error {
-		if n, ok := parseGCName(o.Name); ok && n.id != "" && n.kind == "" {
+// listTombstones lists the names of tombstones.
+func (r *Repository) listTombstones(ctx context.Context) (names []string, err error) {
+	err = r.store.List(ctx, gcPrefix, func(o remote.Info) error {
+		if isTombstone(o.Name) {
 			names = append(names, o.Name)
 		}
 		return nil
@@ -66,6 +69,11 @@ func (r *Repository) readMoved(ctx context.Context) (map[chunk.PackID][]chunk.Pa
 	if err != nil {
 		return nil, fmt.Errorf("listing tombstones: %w", err)
 	}
+	return names, nil
+}
+
+// readMoved reads which packs were repacked, and to which, from tombstones.
+func (r *Repository) readMoved(ctx context.Context, names []string) (map[chunk.PackID][]chunk.PackID, error) {
 	moved := map[chunk.PackID][]chunk.PackID{}
 	for _, name := range names {
 		t, err := r.tombstone(ctx, name)

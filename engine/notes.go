@@ -93,10 +93,19 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 	}
 	n, err := r.decodeNote(b, id, note)
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+		return nil, fmt.Errorf("%w: object %s: %w; delete it and say again what it said, or remove the snapshot by its id", ErrIntegrity, name, err)
 	}
 	r.cacheNote(n, b)
 	return n, nil
+}
+
+// encodeNote gives the object of a note.
+func (r *Repository) encodeNote(n *manifest.Note) ([]byte, error) {
+	b, err := n.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return r.sealObject(useNote, n.ObjectName(), b), nil
 }
 
 // decodeNote decodes the object of a note.

@@ -17,7 +17,6 @@ import (
 	"github.com/snapctl/snapctl/chunk/wire"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
-	"github.com/zeebo/blake3"
 )
 
 // An access profile is what the readers of a mount touched, in the order in which
@@ -80,6 +79,15 @@ const (
 var errProfile = errors.New("damaged access profile")
 
 func profilesOf(id manifest.ID) string { return profilePrefix + id.String() + "/" }
+
+// parseProfileName tells which snapshot the object is a profile of that has the name.
+func parseProfileName(name string) (manifest.ID, bool) {
+	rest, ok := strings.CutPrefix(name, profilePrefix)
+	dir, sum, _ := strings.Cut(rest, "/")
+	id, err := manifest.ParseID(dir)
+	b, serr := hex.DecodeString(sum)
+	return id, ok && err == nil && serr == nil && len(b) == 32 && hex.EncodeToString(b) == sum
+}
 
 // encodeHead gives the plaintext of the head.
 func (p *profile) encodeHead() []byte {
@@ -243,8 +251,7 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 
 func (r *Repository) putProfile(ctx context.Context, p *profile) error {
 	b := r.encodeProfile(p)
-	sum := blake3.Sum256(b)
-	return r.store.Put(ctx, profilesOf(p.snapshot)+hex.EncodeToString(sum[:]), b)
+	return r.store.Put(ctx, profilesOf(p.snapshot)+sumHex(b), b)
 }
 
 // encodeProfile gives a profile's object.
@@ -402,8 +409,7 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 	if err := p.store.ReadAt(ctx, o.Name, 0, b); err != nil {
 		return nil, nil, err
 	}
-	sum := blake3.Sum256(b)
-	if name := o.Name[strings.LastIndexByte(o.Name, '/')+1:]; name != hex.EncodeToString(sum[:]) {
+	if !strings.HasSuffix(o.Name, "/"+sumHex(b)) {
 		p.store.Invalidate(o.Name, 0, o.Size) // the disk may have spoiled it
 		return nil, nil, fmt.Errorf("%w: it is not what its name says", errProfile)
 	}

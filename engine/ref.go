@@ -61,14 +61,7 @@ func checkTag(key, value string) error {
 //
 // It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
 func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
-	s, err := r.resolve(ctx, ref)
-	if err == nil {
-		err = r.checkExpiry(s)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
-	}
-	return s, nil
+	return r.newResolver(ctx, 1).get(ref)
 }
 
 // timeFormat is how messages show a time.
@@ -112,11 +105,6 @@ func printable(ref string) string {
 	return ref
 }
 
-// resolve finds the snapshot that a reference names, expired or not.
-func (r *Repository) resolve(ctx context.Context, ref string) (*Snapshot, error) {
-	return r.newResolver(ctx, 1).resolve(ref)
-}
-
 // A resolver finds the snapshots that several references name, and lists them once.
 type resolver struct {
 	repo *Repository
@@ -142,6 +130,19 @@ func (r *Repository) newResolver(ctx context.Context, refs int) *resolver {
 	})}
 }
 
+// get is resolve for what has not expired, with errors that name the reference.
+func (x *resolver) get(ref string) (*Snapshot, error) {
+	s, err := x.resolve(ref)
+	if err == nil {
+		err = x.repo.checkExpiry(s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+	}
+	return s, nil
+}
+
+// resolve finds the snapshot that a reference names, expired or not.
 func (x *resolver) resolve(ref string) (*Snapshot, error) {
 	if isHandle(ref) {
 		id, err := parseHandle(ref)

@@ -84,11 +84,13 @@ func (r *RepairReport) Nothing() bool {
 // are replaced by new ones, made from the packs' own indexes; packs that no segment
 // lists are listed again. Of each snapshot that lost something a new one is made, of
 // all that can still be read: chunks are copied out of damaged packs, or found in other
-// ones. If files are lost it is marked incomplete. It has the name and the time of the
-// old one, which is its parent, and comes right behind it in the history, so that a name
-// goes on leading to its newest snapshot. The old one stays, unless RemoveDamaged is set: another
-// machine may have more of it in its cache. But garbage collection does not run while
-// there are snapshots whose packs are missing.
+// ones. If files are lost it is marked incomplete. It has the time of the old one, and
+// name, tags, expiry and pin as Change has left them; where notes are damaged, so that
+// nobody knows when it ends, it does not. The old one is its parent, and it comes right
+// behind that in the history, so that a name goes on leading to its newest snapshot. The
+// old one stays, unless RemoveDamaged is set: another machine may have more of it in its
+// cache. But garbage collection does not run while there are snapshots whose packs are
+// missing.
 //
 // It can be stopped and run again at any time.
 func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairReport, error) {
@@ -166,14 +168,26 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, x.again(err))
 		}
 		id := s.fresh.ID
-		err = x.repo.store.Put(ctx, id.ObjectName(), data)
+		names := []string{id.ObjectName()}
+		if s.now.Pinned {
+			// Before the manifest: whoever stops here leaves a note of nothing.
+			pin := &manifest.Note{Snapshot: id, ID: manifest.NewNoteID(manifest.NoteID{}), Lifetime: &manifest.Lifetime{Pinned: true}}
+			names = append(names, pin.ObjectName())
+			var object []byte
+			if object, err = x.repo.encodeNote(pin); err == nil {
+				err = x.repo.store.Put(ctx, pin.ObjectName(), object)
+			}
+		}
+		if err == nil {
+			err = x.repo.store.Put(ctx, id.ObjectName(), data)
+		}
 		if err == nil {
 			err = x.guard.late(ctx, s.fresh.Packs)
 		}
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
 			defer cancel()
-			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.store.Delete(ctx, id.ObjectName())))
+			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.store.Delete(ctx, names...)))
 		}
 		s.New = id
 	}

@@ -15,7 +15,14 @@ import (
 // rebuildIndex makes segments of the packs that are whole and that no good segment
 // lists, and of those that this run has put.
 func (x *repairer) rebuildIndex(ctx context.Context) error {
-	w := &segmentMaker{repairer: x}
+	w := &segmentFiller{put: x.putSegment}
+	list := func(p *index.Pack) error {
+		if x.guard.refuses(p.ID) {
+			return nil
+		}
+		x.report.Indexed++
+		return w.add(ctx, p)
+	}
 	good := map[chunk.PackID]bool{}
 	var replaced []segmentFacts
 	for _, s := range x.segments {
@@ -44,7 +51,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 				continue
 			}
 			good[p.ID] = true
-			if err := w.add(ctx, *p); err != nil {
+			if err := list(p); err != nil {
 				return err
 			}
 		}
@@ -62,7 +69,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 		tail, err := x.repo.packIndex(ctx, p.id, p.size)
 		switch {
 		case err == nil:
-			if err := w.add(ctx, index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {
+			if err := list(&index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {
 				return err
 			}
 		case !damaged(ctx, err):
@@ -72,9 +79,8 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 			x.found(Finding{Object: packName(p.id), Problem: integrity(err)})
 		}
 	}
-	x.report.Indexed = w.listed
 	for i := range x.fresh {
-		if err := w.add(ctx, x.fresh[i]); err != nil {
+		if err := w.add(ctx, &x.fresh[i]); err != nil {
 			return err
 		}
 	}
@@ -91,46 +97,20 @@ func (x *repairer) misleads(s *segmentFacts) bool {
 	return false
 }
 
-// segmentMaker puts packs into segments.
-type segmentMaker struct {
-	*repairer
-	open   index.Segment
-	chunks int
-	listed int
-}
-
-// add lists a pack, unless it is about to be deleted.
-func (w *segmentMaker) add(ctx context.Context, p index.Pack) error {
-	if w.guard.refuses(p.ID) {
+// putSegment puts a segment, but for the packs of it that are about to be deleted.
+func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
+	if !x.opts.Apply {
 		return nil
 	}
-	w.listed++
-	n := chunksIn(p)
-	if len(w.open.Packs) > 0 && w.chunks+n > segmentFull {
-		if err := w.flush(ctx); err != nil {
-			return err
-		}
-	}
-	w.open.Packs = append(w.open.Packs, p)
-	w.chunks += n
-	return nil
-}
-
-func (w *segmentMaker) flush(ctx context.Context) error {
-	s := w.open
-	w.open, w.chunks = index.Segment{}, 0
-	if !w.opts.Apply || len(s.Packs) == 0 {
-		return nil
-	}
-	if err := w.guard.refresh(ctx); err != nil {
+	if err := x.guard.refresh(ctx); err != nil {
 		return err
 	}
-	s.Packs = slices.DeleteFunc(s.Packs, func(p index.Pack) bool { return w.guard.refuses(p.ID) })
+	s.Packs = slices.DeleteFunc(s.Packs, func(p index.Pack) bool { return x.guard.refuses(p.ID) })
 	if len(s.Packs) == 0 {
 		return nil
 	}
 	// Never the name of a segment that was, which a collector may be about to delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := w.repo.putSegment(ctx, &s)
+	_, err := x.repo.putSegment(ctx, s)
 	return err
 }

@@ -17,6 +17,8 @@ import (
 type lostSnapshot struct {
 	RepairedSnapshot
 	m     *manifest.Manifest // nil if nothing can be done
+	now   *Snapshot          // as its notes have it
+	known bool               // that they could be read
 	tree  *manifest.Tree
 	fresh *manifest.Manifest // of what is left, to be put
 }
@@ -55,21 +57,44 @@ func (x *repairer) findLost(ctx context.Context) error {
 	return nil
 }
 
-// open reads the manifest of a snapshot, or what a lease has of it.
+// open reads the manifest of a snapshot, or the copy for later, or what a lease has of it.
 func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
 	s.m, err = x.repo.manifest(ctx, s.ID)
 	if err != nil && damaged(ctx, err) {
-		if m, lerr := x.leased(ctx, s.ID); m != nil || lerr != nil {
-			s.m, err = m, lerr
+		m, oerr := x.kept(ctx, s.ID)
+		if m == nil && oerr == nil {
+			m, oerr = x.leased(ctx, s.ID)
+		}
+		if m != nil || oerr != nil {
+			s.m, err = m, oerr
 		}
 	}
 	if err == nil {
 		s.tree, err = s.m.Tree(x.saved)
 	}
-	if err == nil {
-		s.Name, s.Dir = s.m.Name, s.m.Dir
+	if err != nil {
+		return err
 	}
+	s.now = snapshotOf(&s.m.Info)
+	s.known, err = x.annotate(ctx, s.now)
+	s.Name, s.Dir = s.now.Name, s.now.Dir
 	return err
+}
+
+// kept gives a snapshot's manifest from where it lies to outlive its class, nil if it
+// is not there.
+func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
+	b, err := x.repo.store.Get(ctx, id.KeptName())
+	if errors.Is(err, remote.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m, err := manifest.Decode(x.repo.codec, b); err == nil && m.ID == id {
+		return m, nil
+	}
+	return nil, nil
 }
 
 // leased gives a snapshot's manifest from a lease, nil if none has it.

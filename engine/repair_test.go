@@ -335,6 +335,64 @@ func TestRepairManifest(t *testing.T) {
 	}
 }
 
+// TestRepairNotes: what is said of a snapshot that lost something is said of what is left
+// of it, and where nobody can know when it ends it does not.
+func TestRepairNotes(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := manyFiles(p, "src")
+	pinned := complete(t, r, src, &CreateOptions{Name: "old", TTL: time.Hour}).ID
+	changed(t, r, pinned.String(), &Changes{Name: renamed("new").Name, Pin: true})
+	unknown := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
+	changed(t, r, unknown.String(), &Changes{Until: time.Now().Add(100 * time.Hour)})
+	alter(t, r, objects(t, r.store, unknown.NotesOf())[0], flipAt(60))
+	alter(t, r, packName(packsOf(t, r, pinned, chunk.DataPack)[0]), flipAt(100_000))
+	r = p.open("fresh")
+	rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
+	if len(rep.Snapshots) != 2 || rep.Snapshots[0].ID != pinned || rep.Snapshots[0].Name != "new" {
+		t.Fatalf("%+v", rep.Snapshots)
+	}
+	for _, f := range rep.Found.Findings {
+		if len(f.Affected) > 0 && f.Affected[0].Name != "new" {
+			t.Errorf("%+v", f)
+		}
+	}
+	if s, err := r.Get(t.Context(), "new"); err != nil || s.ID != rep.Snapshots[0].New || !s.Pinned {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err := r.Get(t.Context(), rep.Snapshots[1].New.String()); err != nil || s.ExpiresAt != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestRepairKept: of two copies of a manifest one is enough, and both are looked at.
+func TestRepairKept(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := p.files("src", map[string]string{"f": "text"})
+	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
+	changed(t, r, id.String(), &Changes{Pin: true})
+	clean(t, r, nil)
+	good, err := r.store.Get(t.Context(), id.KeptName())
+	must(t, err)
+	alter(t, r, id.KeptName(), flipAt(100))
+	if rep := verify(t, p.open("a"), nil); rep.Damaged() != 1 || rep.Findings[0].Object != id.KeptName() || len(rep.Findings[0].Affected) > 0 {
+		t.Errorf("%+v", rep.Findings)
+	}
+	must(t, r.store.Delete(t.Context(), id.ObjectName()))
+	if rep := verify(t, p.open("b"), nil); rep.Damaged() != 1 || rep.Findings[0].Object != id.KeptName() || len(rep.Findings[0].Affected) != 1 {
+		t.Errorf("%+v", rep.Findings)
+	}
+	alter(t, r, id.KeptName(), func([]byte) []byte { return good })
+	must(t, r.store.Put(t.Context(), id.ObjectName(), good[1:]))
+	rep := repair(t, p.open("c"), RepairOptions{RemoveDamaged: true})
+	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed {
+		t.Fatalf("%+v", rep.Snapshots)
+	}
+	survivors(t, p, p.open("d"), &rep.Snapshots[0], scan(t, src))
+	clean(t, p.open("e"), nil)
+}
+
 // TestRepairGuarded: repair is a writer: what is doomed neither comes into the index
 // nor into a snapshot.
 func TestRepairGuarded(t *testing.T) {

@@ -189,9 +189,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	}
 	fresh := &manifest.Manifest{Info: s.m.Info}
 	fresh.ID, fresh.Parent = s.m.ID.Next(), s.m.ID
-	if err := x.asNoted(ctx, fresh); err != nil {
-		return err
-	}
+	x.asNoted(fresh, s)
 	fresh.Files, fresh.Bytes = uint64(s.Files), left.bytes
 	fresh.Unreadable += uint64(s.LostEntries())
 	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.ver
@@ -200,27 +198,20 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	return nil
 }
 
-// asNoted has a manifest that takes the place of its parent say what the notes of that
-// one do.
-func (x *repairer) asNoted(ctx context.Context, fresh *manifest.Manifest) error {
-	notes, err := x.repo.notesOf(ctx, fresh.Parent)
-	if err != nil && damaged(ctx, err) {
-		x.repo.log.Warn("repair: notes are left out", "id", fresh.Parent, "err", err)
-		return nil
+// asNoted has a manifest that takes the place of a snapshot's say what the notes of that
+// one do. Of a pin, putManifests makes a note.
+func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
+	if s.known && len(s.now.notes) == 0 {
+		return
 	}
-	if err != nil || len(notes) == 0 {
-		return err
-	}
-	snap := snapshotOf(&fresh.Info)
-	snap.annotate(notes)
-	fresh.Name, fresh.Tags, fresh.Expires = snap.Name, snap.Tags, time.Time{}
+	fresh.Name, fresh.Tags, fresh.Expires = s.now.Name, s.now.Tags, time.Time{}
 	class := manifest.ClassFor(0)
-	if snap.ExpiresAt != nil {
-		fresh.Expires = *snap.ExpiresAt
+	// If it is not known when it ends, it does not.
+	if s.known && s.now.ExpiresAt != nil {
+		fresh.Expires = *s.now.ExpiresAt
 		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.now())))
 	}
 	fresh.ID = fresh.ID.InClass(class)
-	return nil
 }
 
 // build adds what is left to a tree.

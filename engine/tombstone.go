@@ -151,6 +151,12 @@ func parseGCName(name string) (n gcName, ok bool) {
 	return n, validUUID(n.id)
 }
 
+// isTombstone reports whether an object is a tombstone by its name.
+func isTombstone(name string) bool {
+	n, ok := parseGCName(name)
+	return ok && strings.HasPrefix(name, gcPrefix) && n.id != "" && n.kind == ""
+}
+
 func validUUID(s string) bool {
 	u, err := uuid.Parse(s)
 	return err == nil && u.String() == s

@@ -57,8 +57,9 @@ type ObjectUsage struct {
 type SnapshotUsage struct {
 	Snapshot
 	// Only is what removing this snapshot alone, and collecting garbage, would free:
-	// its manifest, and the packs that no other snapshot's manifest names. Chunks that
-	// only it refers to do not count where they lie in packs that others need too.
+	// its manifest, notes and access profiles, and the packs that no other snapshot's
+	// manifest names. Chunks that only it refers to do not count where they lie in packs
+	// that others need too.
 	Only int64
 	// Referred is what the packs take that it refers to.
 	Referred int64
@@ -72,15 +73,16 @@ type packUse struct {
 	sole  int // place in Of of the last that uses it
 	kind  chunk.PackKind
 	plain int64
-	known bool // kind and plain are
+	known bool           // kind and plain are
+	moved []chunk.PackID // if it was repacked
 }
 
 // Usage counts what the repository holds, and what the snapshots do that refs name,
 // or all of them. It lists objects and reads manifests and index segments: of packs
 // that no segment lists it reads the index, and of no pack what it holds.
 //
-// Where manifests are damaged the usage leaves them out, and comes together with an
-// error that is ErrIntegrity.
+// Where manifests are damaged the usage leaves them out, where notes are it does not
+// know them, and comes together with an error that is ErrIntegrity.
 func (r *Repository) Usage(ctx context.Context, refs ...string) (*Usage, error) {
 	u, err := r.usage(ctx, refs)
 	if err != nil {
@@ -91,8 +93,9 @@ func (r *Repository) Usage(ctx context.Context, refs ...string) (*Usage, error) 
 
 func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 	asked := map[manifest.ID]bool{}
+	x := r.newResolver(ctx, len(refs))
 	for _, ref := range refs {
-		s, err := r.Get(ctx, ref)
+		s, err := x.get(ref)
 		if err != nil {
 			return nil, err
 		}
@@ -103,18 +106,20 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 		return nil, err
 	}
 	u := &Usage{}
-	packs := map[chunk.PackID]*packUse{}
-	if err := r.countObjects(ctx, u, packs); err != nil {
+	c := &usageCount{repo: r, u: u, packs: map[chunk.PackID]*packUse{}, notes: map[manifest.ID][]manifest.NoteID{}, own: map[manifest.ID]int64{}}
+	if err := c.objects(ctx); err != nil {
 		return nil, err
 	}
-	bad, err := r.countSnapshots(ctx, u, packs, all, func(id manifest.ID) bool { return len(refs) == 0 || asked[id] })
-	if err != nil {
+	if err := c.moves(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.weighPacks(ctx, packs); err != nil {
+	if err := c.snapshots(ctx, all, func(id manifest.ID) bool { return len(refs) == 0 || asked[id] }); err != nil {
 		return nil, err
 	}
-	for _, p := range packs {
+	if err := c.weigh(ctx); err != nil {
+		return nil, err
+	}
+	for _, p := range c.packs {
 		switch {
 		case p.uses == 0:
 			u.Unused += p.size
@@ -131,19 +136,30 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 			u.Together += p.size
 		}
 	}
-	return u, errors.Join(bad...)
+	return u, errors.Join(c.bad...)
+}
+
+// usageCount is one run of Usage.
+type usageCount struct {
+	repo   *Repository
+	u      *Usage
+	packs  map[chunk.PackID]*packUse
+	notes  map[manifest.ID][]manifest.NoteID
+	own    map[manifest.ID]int64 // bytes of objects that go with a snapshot
+	stones []string              // names of tombstones
+	bad    []error               // of manifests and notes that are damaged
 }
 
 // kinds of objects, by the first part of their names, in the order of a report.
 var objectKinds = [...]struct{ prefix, kind string }{
 	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {segmentPrefix, "segments"}, {leasePrefix, "leases"},
-	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {gcPrefix, "tombstones"}, {configName, "config"}, {keyPrefix, "keys"}, {"", "others"},
+	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {keyPrefix, "keys"}, {gcPrefix, "tombstones"}, {configName, "config"}, {"", "others"},
 }
 
-// countObjects lists everything.
-func (r *Repository) countObjects(ctx context.Context, u *Usage, packs map[chunk.PackID]*packUse) error {
+// objects lists everything.
+func (c *usageCount) objects(ctx context.Context) error {
 	counts := make([]ObjectUsage, len(objectKinds))
-	err := r.store.List(ctx, "", func(o remote.Info) error {
+	err := c.repo.store.List(ctx, "", func(o remote.Info) error {
 		for i, k := range objectKinds {
 			if strings.HasPrefix(o.Name, k.prefix) {
 				counts[i].Kind = k.kind
@@ -153,25 +169,81 @@ func (r *Repository) countObjects(ctx context.Context, u *Usage, packs map[chunk
 			}
 		}
 		if id, err := parsePackName(o.Name); err == nil {
-			packs[id] = &packUse{size: o.Size}
+			c.packs[id] = &packUse{size: o.Size}
+		} else if id, note, err := manifest.ParseNoteName(o.Name); err == nil {
+			c.notes[id] = append(c.notes[id], note)
+			c.own[id] += o.Size
+		} else if id, err := manifest.ParseObjectName(o.Name); err == nil {
+			c.own[id] += o.Size
+		} else if id, ok := parseProfileName(o.Name); ok {
+			c.own[id] += o.Size
+		} else if isTombstone(o.Name) {
+			c.stones = append(c.stones, o.Name)
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("listing objects: %w", err)
 	}
-	u.Objects = slices.DeleteFunc(counts, func(o ObjectUsage) bool { return o.Count == 0 })
+	c.u.Objects = slices.DeleteFunc(counts, func(o ObjectUsage) bool { return o.Count == 0 })
 	return nil
 }
 
-// countSnapshots reads all manifests: bad tells of those that are damaged.
-func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chunk.PackID]*packUse, all []sizedID, asked func(manifest.ID) bool) (bad []error, err error) {
+// moves finds out where the contents of packs are now that were repacked: what names
+// the old one needs the new ones, and garbage collection frees the old one.
+func (c *usageCount) moves(ctx context.Context) error {
+	moved, err := c.repo.readMoved(ctx, c.stones)
+	var bad error
+	if err := unlessDamaged(err, &bad); err != nil {
+		return err
+	}
+	if bad != nil {
+		c.bad = append(c.bad, bad)
+	}
+	for id, to := range moved {
+		// Two collectors may have repacked at once, and the packs of one of them be gone.
+		to = slices.DeleteFunc(to, func(id chunk.PackID) bool { return c.packs[id] == nil })
+		if c.packs[id] == nil {
+			c.packs[id] = &packUse{}
+		}
+		c.packs[id].moved = to
+	}
+	return nil
+}
+
+// needs gives the packs that a snapshot needs, each once.
+func (c *usageCount) needs(m *manifest.Manifest) []*packUse {
+	var all []*packUse
+	seen := map[*packUse]bool{}
+	add := func(id chunk.PackID) {
+		// That one is missing is for Verify to tell.
+		if p := c.packs[id]; p != nil && !seen[p] {
+			seen[p] = true
+			all = append(all, p)
+		}
+	}
+	for i := range m.Packs {
+		id := m.Packs[i].ID
+		if p := c.packs[id]; p != nil && len(p.moved) > 0 {
+			for _, to := range p.moved {
+				add(to)
+			}
+			continue
+		}
+		add(id)
+	}
+	return all
+}
+
+// snapshots reads all manifests, and the notes of those that are asked for.
+func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(manifest.ID) bool) error {
+	u := c.u
 	place := make([]int, len(all)) // in u.Of
 	for i, id := range all {
 		if place[i] = -1; asked(id.ID) {
 			place[i] = len(u.Of)
-			u.Of = append(u.Of, SnapshotUsage{Only: id.size})
-			u.Together += id.size
+			u.Of = append(u.Of, SnapshotUsage{Only: c.own[id.ID]})
+			u.Together += c.own[id.ID]
 		}
 	}
 	var mu sync.Mutex
@@ -179,17 +251,25 @@ func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chu
 	g.SetLimit(marksAtOnce)
 	for i, id := range all {
 		g.Go(func() error {
-			m, err := r.manifest(gctx, id.ID)
+			m, err := c.repo.manifest(gctx, id.ID)
+			var notes []*manifest.Note
+			var noteErr error
+			if err == nil && place[i] >= 0 {
+				notes, err = c.repo.readNotes(gctx, id.ID, c.notes[id.ID])
+				err = unlessDamaged(err, &noteErr)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case errors.Is(err, ErrNotFound):
 				return nil // removed since it was listed
 			case errors.Is(err, ErrIntegrity):
-				bad = append(bad, err)
+				c.bad = append(c.bad, err)
 				return nil
 			case err != nil:
 				return err
+			case noteErr != nil: // it counts nevertheless
+				c.bad = append(c.bad, noteErr)
 			}
 			u.Snapshots++
 			u.Logical += int64(m.Bytes)
@@ -197,12 +277,9 @@ func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chu
 			if place[i] >= 0 {
 				of = &u.Of[place[i]]
 				of.Snapshot = *snapshotOf(&m.Info)
+				of.annotate(notes)
 			}
-			for j := range m.Packs {
-				p := packs[m.Packs[j].ID]
-				if p == nil {
-					continue // that it is missing is for Verify to tell
-				}
+			for _, p := range c.needs(m) {
 				p.uses++
 				if of != nil {
 					p.asked++
@@ -214,7 +291,7 @@ func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chu
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return err
 	}
 	// Those that could not be read have no place any more.
 	gone := map[int]int{}
@@ -227,16 +304,16 @@ func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chu
 		kept = append(kept, u.Of[i])
 	}
 	u.Of = kept
-	for _, p := range packs {
+	for _, p := range c.packs {
 		p.sole = gone[p.sole]
 	}
-	return bad, nil
+	return nil
 }
 
-// weighPacks finds out what is in the packs: from index segments, and for packs that
+// weigh finds out what is in the packs: from index segments, and for packs that
 // none lists, from their own index.
-func (r *Repository) weighPacks(ctx context.Context, packs map[chunk.PackID]*packUse) error {
-	ids, err := r.listSegments(ctx)
+func (c *usageCount) weigh(ctx context.Context) error {
+	ids, err := c.repo.listSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -245,7 +322,7 @@ func (r *Repository) weighPacks(ctx context.Context, packs map[chunk.PackID]*pac
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := r.segment(gctx, id)
+			s, err := c.repo.segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) || errors.Is(err, index.ErrBadSegment) {
 				return nil // then their own indexes tell
 			}
@@ -255,7 +332,7 @@ func (r *Repository) weighPacks(ctx context.Context, packs map[chunk.PackID]*pac
 			mu.Lock()
 			defer mu.Unlock()
 			for i := range s.Packs {
-				packs[s.Packs[i].ID].weigh(s.Packs[i].Index)
+				c.packs[s.Packs[i].ID].weigh(s.Packs[i].Index)
 			}
 			return nil
 		})
@@ -265,12 +342,12 @@ func (r *Repository) weighPacks(ctx context.Context, packs map[chunk.PackID]*pac
 	}
 	g, gctx = errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
-	for id, p := range packs {
+	for id, p := range c.packs {
 		if p.known || p.uses == 0 {
 			continue
 		}
 		g.Go(func() error {
-			x, err := r.packIndex(gctx, id, p.size)
+			x, err := c.repo.packIndex(gctx, id, p.size)
 			if err != nil && damaged(gctx, err) {
 				return nil // what it takes is known all the same
 			}

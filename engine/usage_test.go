@@ -22,6 +22,9 @@ func TestUsage(t *testing.T) {
 	second := complete(t, r, src, &CreateOptions{Name: "two"})
 	write(t, src+"/more", random(4, 100_000))
 	third := complete(t, r, src, nil)
+	changed(t, r, second.ID.String(), renamed("2"))
+	changed(t, r, "2", renamed("two"))
+	changed(t, r, third.ID.String(), renamed("three"))
 
 	u, err := r.Usage(t.Context())
 	must(t, err)
@@ -29,7 +32,7 @@ func TestUsage(t *testing.T) {
 		u.Stored < u.Unique || u.Stored > u.Unique+10_000 || len(u.Of) != 3 {
 		t.Errorf("%+v", u)
 	}
-	if u.Of[0].ID != third.ID || u.Of[2].Name != "one" || u.Of[2].Only >= 100_000 || u.Of[1].Only >= 100_000 || u.Of[0].Only < 100_000 || u.Of[0].Only > 110_000 {
+	if u.Of[0].ID != third.ID || u.Of[2].Name != "one" || u.Of[0].Name != "three" || u.Of[2].Only >= 100_000 || u.Of[1].Only >= 100_000 || u.Of[0].Only < 100_000 || u.Of[0].Only > 110_000 {
 		t.Errorf("%+v", u.Of) // what the second needs the third does too, and what is shared lies with the first one's
 	}
 	two, err := r.Usage(t.Context(), "two", third.ID.String())

@@ -114,10 +114,10 @@ func (r *VerifyReport) Err() error {
 // Verify looks for damage in the repository, in what the snapshots need that refs
 // name or, without refs, in all of it; snapshots that have expired are part of it
 // until they are collected. It reads config, manifests, every page of their trees,
-// index segments, leases and access profiles, and checks each against its name or
-// checksum and against the others: that pack tables are what trees refer to, and that
-// every pack is there, of the size and with the chunks in the places that the index
-// tells. A page that several snapshots share is read once.
+// index segments, notes, leases, access profiles, tombstones and keys, and checks each
+// against its name or checksum and against the others: that pack tables are what trees
+// refer to, and that every pack is there, of the size and with the chunks in the places
+// that the index tells. A page that several snapshots share is read once.
 //
 // With ReadData, packs are read too, whole and in the order of their names: the name
 // must be the BLAKE3 of the bytes, each frame must decode, and each chunk must be what
@@ -171,6 +171,8 @@ type checkup struct {
 // checkedSnapshot is what is kept of a snapshot: little, for there may be many.
 type checkedSnapshot struct {
 	id        manifest.ID
+	object    string // name of its manifest
+	copied    bool   // which lies under KeptName too
 	name, dir string
 	parent    manifest.ID
 	created   time.Time
@@ -214,8 +216,9 @@ func (v *checkup) run(ctx context.Context, refs []string) error {
 // listSnapshots chooses the snapshots.
 func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	if len(refs) > 0 {
+		x := v.repo.newResolver(ctx, len(refs))
 		for _, ref := range refs {
-			s, err := v.repo.resolve(ctx, ref)
+			s, err := x.resolve(ref)
 			if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
 				s, err = &Snapshot{ID: id}, nil // what is wrong with it is told later
 			}
@@ -223,19 +226,25 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 				return fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
 			}
 			if !slices.ContainsFunc(v.snapshots, func(c *checkedSnapshot) bool { return c.id == s.ID }) {
-				v.snapshots = append(v.snapshots, &checkedSnapshot{id: s.ID})
+				v.snapshots = append(v.snapshots, &checkedSnapshot{id: s.ID, object: s.ID.ObjectName()})
 			}
 		}
 		slices.SortFunc(v.snapshots, func(a, b *checkedSnapshot) int { return a.id.Compare(b.id) })
 		return nil
 	}
+	at := map[manifest.ID]*checkedSnapshot{}
 	err := v.repo.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			v.note(o.Name, fmt.Errorf("not the name of a manifest: %w", err))
 			return nil
 		}
-		v.snapshots = append(v.snapshots, &checkedSnapshot{id: id})
+		if s := at[id]; s != nil {
+			s.object, s.copied = id.ObjectName(), true
+			return nil
+		}
+		at[id] = &checkedSnapshot{id: id, object: o.Name}
+		v.snapshots = append(v.snapshots, at[id])
 		return nil
 	})
 	if err != nil {
@@ -243,7 +252,6 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	}
 	// The oldest first: its packs hold what later ones share, in order.
 	slices.SortFunc(v.snapshots, func(a, b *checkedSnapshot) int { return a.id.Compare(b.id) })
-	v.snapshots = slices.CompactFunc(v.snapshots, func(a, b *checkedSnapshot) bool { return a.id == b.id })
 	return nil
 }
 
@@ -257,6 +265,18 @@ func (v *checkup) found(f Finding) {
 
 func (v *checkup) note(object string, err error) {
 	v.found(Finding{Object: object, Problem: err, Note: true})
+}
+
+// annotate has a snapshot be as its notes say. It reports whether that is known: notes
+// that are damaged are left out.
+func (v *checkup) annotate(ctx context.Context, s *Snapshot) (known bool, err error) {
+	notes, err := v.repo.notesOf(ctx, s.ID)
+	if err != nil && damaged(ctx, err) {
+		v.repo.log.Warn("verify: notes are left out", "id", s.ID, "err", err)
+		return false, nil
+	}
+	s.annotate(notes)
+	return true, err
 }
 
 // damaged tells whether an error is of damage, and not of a store that does not

@@ -85,7 +85,15 @@ func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
 	if err != nil {
 		return err
 	}
+	if len(a.hits) == 0 {
+		return nil
+	}
+	now := snapshotOf(&m.Info) // as people know it
+	if _, err := a.annotate(ctx, now); err != nil {
+		return err
+	}
 	for p, hit := range a.hits {
+		hit.Name = now.Name
 		p.affected = append(p.affected, *hit)
 	}
 	return nil

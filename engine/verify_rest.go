@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,12 +12,11 @@ import (
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
-	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 )
 
 // readRest reads what no snapshot consists of: the config as the store has it now,
-// keys, leases, access profiles and tombstones. It tells of objects that are none of ours.
+// leases, access profiles, notes, tombstones and keys. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
 	b, err := v.repo.store.Get(ctx, configName)
 	switch {
@@ -31,10 +29,15 @@ func (v *checkup) readRest(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headsAtOnce)
+	for _, s := range v.snapshots {
+		if s.copied {
+			g.Go(func() error { return v.readObject(gctx, s.id.KeptName(), checkCopy) })
+		}
+	}
 	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
-		check := checkOf(o.Name)
+		check := v.repo.checkOf(o.Name)
 		switch {
-		case check == nil, v.repo.key == nil && strings.HasPrefix(o.Name, keyPrefix):
+		case check == nil:
 			v.note(o.Name, errors.New("it is no object of a repository"))
 		case check.read == nil: // read before
 		case o.Size > check.limit:
@@ -72,7 +75,7 @@ type objectCheck struct {
 }
 
 // checkOf tells how an object is checked: nil for one that is none of a repository.
-func checkOf(name string) *objectCheck {
+func (r *Repository) checkOf(name string) *objectCheck {
 	kind, rest, _ := strings.Cut(name, "/")
 	switch kind + "/" {
 	case manifest.Prefix, packsPrefix:
@@ -93,9 +96,13 @@ func checkOf(name string) *objectCheck {
 	case leasePrefix:
 		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 	case profilePrefix:
-		return &objectCheck{limit: maxProfile, read: checkProfile}
+		if _, ok := parseProfileName(name); ok {
+			return &objectCheck{limit: maxProfile, read: checkProfile}
+		}
 	case keyPrefix:
-		return &objectCheck{limit: maxKeyObject, read: checkKey}
+		if r.Encrypted() && isKeyName(name) {
+			return &objectCheck{limit: maxKeyObject, read: checkKey}
+		}
 	}
 	if name == configName {
 		return &objectCheck{}
@@ -140,6 +147,29 @@ func checkLease(r *Repository, name string, b []byte) error {
 	return nil
 }
 
+// checkKey checks a key object, as far as that can be done without what opens it: that
+// whoever made it had the master key.
+func checkKey(r *Repository, name string, b []byte) error {
+	k, err := decodeKeyAt(name, b)
+	if err == nil {
+		_, err = k.details(r.key)
+	}
+	return err
+}
+
+// checkCopy checks the manifest of a snapshot that is to outlive its class, where it
+// lies for later.
+func checkCopy(r *Repository, name string, b []byte) error {
+	m, err := manifest.Decode(r.codec, b)
+	if err == nil && m.ID.KeptName() != name {
+		err = fmt.Errorf("%w: it is the manifest of %v", ErrIntegrity, m.ID)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w; delete it, and extend or pin the snapshot again", err)
+	}
+	return err
+}
+
 // checkNote checks a note.
 func checkNote(r *Repository, name string, b []byte) error {
 	id, at, err := manifest.ParseNoteName(name)
@@ -152,31 +182,14 @@ func checkNote(r *Repository, name string, b []byte) error {
 	return err
 }
 
-// checkKey checks a key object. Whether it is of this repository only its details say.
-func checkKey(r *Repository, name string, b []byte) error {
-	k, err := decodeKeyObject(b)
-	if err == nil && keyPrefix+k.id != name {
-		err = fmt.Errorf("%w: it is not what its name says", ErrIntegrity)
-	}
-	if err == nil {
-		_, err = k.details(r.key)
-	}
-	return err
-}
-
 // checkProfile checks an access profile, but for the contents of its bundle, which
 // are checked when they are used.
 func checkProfile(r *Repository, name string, b []byte) error {
-	parts := strings.Split(name, "/")
-	sum := blake3.Sum256(b)
-	if len(parts) != 3 || parts[2] != hex.EncodeToString(sum[:]) {
+	if !strings.HasSuffix(name, "/"+sumHex(b)) {
 		return fmt.Errorf("%w: %w: it is not what its name says", ErrIntegrity, errProfile)
 	}
-	id, err := manifest.ParseID(parts[1])
-	var p *profile
-	if err == nil {
-		p, err = r.decodeProfile(id, b)
-	}
+	id, _ := parseProfileName(name)
+	p, err := r.decodeProfile(id, b)
 	if err == nil && len(p.bundle) > 0 {
 		_, err = openBundle(r.codec, name, 0, p.bundle)
 	}

@@ -140,9 +140,12 @@ func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, 
 	}
 	s.whole = true
 	if head := v.repo.cachedHead(s.id); head != nil { // for people, who know it by that
+		if _, err := v.annotate(ctx, head); err != nil {
+			return nil, err
+		}
 		s.name, s.dir = head.Name, head.Dir
 	}
-	v.found(Finding{Object: s.id.ObjectName(), Problem: integrity(err), Affected: []Affected{{ID: s.id, Name: s.name, Dir: s.dir, Whole: true}}})
+	v.found(Finding{Object: s.object, Problem: integrity(err), Affected: []Affected{{ID: s.id, Name: s.name, Dir: s.dir, Whole: true}}})
 	return nil, nil
 }
 

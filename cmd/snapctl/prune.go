@@ -39,7 +39,7 @@ Prints a line for each snapshot: action (keep or remove), id, created, name, dir
 and what it is kept for. With --json, prints an object with dryRun and groups:
 objects with name, dir or host, which they have in common, and snapshots, an
 array of objects with snapshot, as show --json prints it, keep, and reasons. If
-any manifest is damaged, nothing is removed: exit code 6.`,
+any manifest or note is damaged, nothing is removed: exit code 6.`,
 		Example: `  snapctl prune --keep-last 10 --keep-daily 7 --keep-weekly 4 --dry-run
   snapctl prune --name app --keep-within 30d --keep-tag release=yes
   snapctl prune --group-by dir,host --keep-last 3`,

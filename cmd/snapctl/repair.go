@@ -25,8 +25,9 @@ Nothing is changed without --apply. With it
 - of each snapshot that lost something a new one is made of all that can still
   be read: out of the damaged packs, or from others with the same contents. If
   files are lost it is marked incomplete, and each of them is named here. It has
-  name, tags and time of the old one, which is its parent, and comes right
-  behind it in the history: a name goes on leading to its newest snapshot;
+  time, name, tags, expiry and pin of the old one, which is its parent, and
+  comes right behind it in the history: a name goes on leading to its newest
+  snapshot. Where it cannot be known when it expires, it does not;
 - the old ones stay, since another machine may have more of them in its cache.
   With --remove-damaged they are removed, also those of which nothing is left.
   Until then snapctl gc refuses to run if packs are missing;

@@ -35,9 +35,10 @@ are read: manifests and the index say it.
             requests come on top
 
 ONLY is what snapctl rm of that snapshot alone, and snapctl gc, would free: the
-packs that no other snapshot refers to, and the manifest. REFERRED is what all
-packs take that it refers to, those that others do too included. "together" is
-what removing all of the named snapshots would free.
+packs that no other snapshot refers to, and its manifest, notes and access
+profiles. REFERRED is what all packs take that it refers to, those that others
+do too included. "together" is what removing all of the named snapshots would
+free.
 
 With --json, prints one object with the fields snapshots, logical, unique,
 stored, trees, unused, total, deduplication, compression, dollarsPerMonth,
