@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -407,5 +409,30 @@ func TestVerifySample(t *testing.T) {
 		if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: share}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%v: %v", share, err)
 		}
+	}
+}
+
+// TestVerifyForeign: what is no object of a repository, by its name, is not damaged but
+// somebody else's, wherever it lies; and gc leaves it alone.
+func TestVerifyForeign(t *testing.T) {
+	y := newYard(t)
+	r := y.enter()
+	id := complete(t, r, y.dirOf("a", 1), nil).ID.String()
+	names := []string{
+		"mine", "gc/mine", "hot/mine", "hot/" + id + "/mine", "index/mine", "keys/mine", "leases/mine",
+		"leases/" + id + "/mine", "manifests/mine", "notes/mine", "notes/" + id + "/mine", "packs/mine",
+	}
+	for _, name := range names {
+		must(t, y.mem.Put(t.Context(), name, []byte("mine")))
+	}
+	rep := verify(t, r, nil)
+	if rep.Err() != nil || len(rep.Findings) != len(names) {
+		t.Errorf("%v: %+v", rep.Err(), rep.Findings)
+	}
+	must(t, y.remove(r, manifest.ID(uuid.MustParse(id))))
+	y.pass(yardGrace + time.Second)
+	y.collectAll(r)
+	if left := y.objects(""); !slices.Equal(left, slices.Sorted(slices.Values(append(names, configName)))) {
+		t.Errorf("left: %q", left)
 	}
 }
