@@ -811,8 +811,9 @@ func TestKeysVerified(t *testing.T) {
 		}
 	}
 	// Without encryption they are nobody's.
-	p := newPlace(t)
-	plain := p.init()
+	plain, err := Init(t.Context(), "", nil, &Options{CacheDir: v.path("plain"), Store: remote.NewMemory()})
+	must(t, err)
+	defer plain.Close()
 	must(t, plain.store.Put(t.Context(), name, nil))
 	if rep := verify(t, plain, nil); rep.Damaged() != 0 || len(rep.Findings) != 1 {
 		t.Errorf("%+v", rep.Findings)

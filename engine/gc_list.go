@@ -236,9 +236,8 @@ func (c *collector) listPacks(ctx context.Context) error {
 
 func (c *collector) listLeases(ctx context.Context) error {
 	return c.each(ctx, leasePrefix, "leases", func(o remote.Info) {
-		dir, name, _ := strings.Cut(strings.TrimPrefix(o.Name, leasePrefix), "/")
-		id, err := manifest.ParseID(dir)
-		if err != nil || !validUUID(name) {
+		id, ok := parseLeaseName(o.Name)
+		if !ok {
 			c.foreign(o)
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,14 @@ const (
 
 // leasePrefix is where leases lie.
 const leasePrefix = "leases/"
+
+// parseLeaseName tells which snapshot the object is a lease of that has the name.
+func parseLeaseName(name string) (manifest.ID, bool) {
+	rest, ok := strings.CutPrefix(name, leasePrefix)
+	dir, own, _ := strings.Cut(rest, "/")
+	id, err := manifest.ParseID(dir)
+	return id, ok && err == nil && validUUID(own)
+}
 
 // leaseGoodbye is how long the end of a mount waits for its lease to be deleted.
 // What is left counts no longer than leaseHold.

@@ -149,7 +149,7 @@ func (c *creator) mayUse(m *manifest.Manifest) error {
 }
 
 // liveTree opens a snapshot that must be in the repository: only then are its packs
-// sure to be.
+// sure to be. What has expired may be collected at any moment.
 func (r *Repository) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
 	m, err := r.manifest(ctx, id)
 	if err == nil {

@@ -64,15 +64,7 @@ func (c *creator) findParent(ctx context.Context) error {
 }
 
 func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTree, error) {
-	m, err := r.manifest(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	// What has expired may be collected at any moment.
-	if err := r.checkLive(ctx, snapshotOf(&m.Info)); err != nil {
-		return nil, err
-	}
-	tree, err := m.Tree(r)
+	m, tree, err := r.liveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}

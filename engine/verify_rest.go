@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -81,7 +80,9 @@ func (r *Repository) checkOf(name string) *objectCheck {
 	case manifest.Prefix, packsPrefix:
 		return &objectCheck{}
 	case manifest.NotePrefix:
-		return &objectCheck{limit: manifest.MaxNote + chunk.MaxOverhead, read: checkNote}
+		if _, _, err := manifest.ParseNoteName(name); err == nil {
+			return &objectCheck{limit: manifest.MaxNote + chunk.MaxOverhead, read: checkNote}
+		}
 	case segmentPrefix:
 		if _, err := index.ParseSegmentID(rest); err == nil {
 			return &objectCheck{}
@@ -94,7 +95,9 @@ func (r *Repository) checkOf(name string) *objectCheck {
 			return &objectCheck{limit: maxTombstone, read: checkTombstone}
 		}
 	case leasePrefix:
-		return &objectCheck{limit: manifest.MaxLease, read: checkLease}
+		if _, ok := parseLeaseName(name); ok {
+			return &objectCheck{limit: manifest.MaxLease, read: checkLease}
+		}
 	case profilePrefix:
 		if _, ok := parseProfileName(name); ok {
 			return &objectCheck{limit: maxProfile, read: checkProfile}
@@ -137,12 +140,8 @@ func checkLease(r *Repository, name string, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("its manifest: %w", err)
 	}
-	parts := strings.Split(name, "/")
-	if len(parts) != 3 || parts[1] != m.ID.String() {
+	if id, _ := parseLeaseName(name); id != m.ID {
 		return fmt.Errorf("%w: it is a lease of snapshot %v", ErrIntegrity, m.ID)
-	}
-	if _, err := uuid.Parse(parts[2]); err != nil {
-		return fmt.Errorf("%w: its name is no lease's: %w", ErrIntegrity, err)
 	}
 	return nil
 }

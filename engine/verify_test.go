@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -410,26 +412,27 @@ func TestVerifySample(t *testing.T) {
 	}
 }
 
-// TestVerifyKeys: the keys of an encrypted repository are part of it, and are checked.
-func TestVerifyKeys(t *testing.T) {
-	v := newVault(t)
-	r := v.open()
-	clean(t, r, nil)
-	u, err := r.Usage(t.Context())
-	must(t, err)
-	if i := slices.IndexFunc(u.Objects, func(o ObjectUsage) bool { return o.Kind == "keys" }); i < 0 || u.Objects[i].Count != 2 {
-		t.Errorf("%+v", u.Objects)
+// TestVerifyForeign: what is no object of a repository, by its name, is not damaged but
+// somebody else's, wherever it lies; and gc leaves it alone.
+func TestVerifyForeign(t *testing.T) {
+	y := newYard(t)
+	r := y.enter()
+	id := complete(t, r, y.dirOf("a", 1), nil).ID.String()
+	names := []string{
+		"mine", "gc/mine", "hot/mine", "hot/" + id + "/mine", "index/mine", "keys/mine", "leases/mine",
+		"leases/" + id + "/mine", "manifests/mine", "notes/mine", "notes/" + id + "/mine", "packs/mine",
 	}
-	keys, err := r.Keys(t.Context())
-	must(t, err)
-	alter(t, r, keyPrefix+keys[0].ID, flipAt(40))
-	for name, b := range memObjects(t, newVault(t).mem) {
-		if strings.HasPrefix(name, keyPrefix) {
-			must(t, v.mem.Put(t.Context(), name, b))
-		}
+	for _, name := range names {
+		must(t, y.mem.Put(t.Context(), name, []byte("mine")))
 	}
 	rep := verify(t, r, nil)
-	if rep.Damaged() != 3 || !errors.Is(rep.Err(), ErrIntegrity) || !slices.ContainsFunc(rep.Findings, func(f Finding) bool { return f.Object == keyPrefix+keys[0].ID }) {
-		t.Errorf("%+v", rep.Findings)
+	if rep.Err() != nil || len(rep.Findings) != len(names) {
+		t.Errorf("%v: %+v", rep.Err(), rep.Findings)
+	}
+	must(t, y.remove(r, manifest.ID(uuid.MustParse(id))))
+	y.pass(yardGrace + time.Second)
+	y.collectAll(r)
+	if left := y.objects(""); !slices.Equal(left, slices.Sorted(slices.Values(append(names, configName)))) {
+		t.Errorf("left: %q", left)
 	}
 }
