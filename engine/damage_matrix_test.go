@@ -63,7 +63,7 @@ var matrix = map[string]map[string]verdict{
 	},
 	"lease":     {"gc": fails},
 	"profile":   {},
-	"tombstone": {"create": fails, "gc": fails},
+	"tombstone": {"create": fails, "gc": fails, "stats": fails},
 }
 
 // expect is the verdict for an operation.

@@ -76,11 +76,12 @@ type packUse struct {
 }
 
 // Usage counts what the repository holds, and what the snapshots do that refs name,
-// or all of them. It lists objects and reads manifests and index segments: of packs
-// that no segment lists it reads the index, and of no pack what it holds.
+// or all of them. It lists objects and reads manifests, tombstones and index segments:
+// of packs that no segment lists it reads the index, and of no pack what it holds.
 //
 // Where manifests are damaged the usage leaves them out, and comes together with an
-// error that is ErrIntegrity.
+// error that is ErrIntegrity; as it does where a tombstone is, which may have said where
+// the contents of a pack are now.
 func (r *Repository) Usage(ctx context.Context, refs ...string) (*Usage, error) {
 	u, err := r.usage(ctx, refs)
 	if err != nil {
@@ -107,9 +108,16 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 	if err := r.countObjects(ctx, u, packs); err != nil {
 		return nil, err
 	}
-	bad, err := r.countSnapshots(ctx, u, packs, all, func(id manifest.ID) bool { return len(refs) == 0 || asked[id] })
+	moved, damage := r.readMoved(ctx)
+	if damage != nil && !errors.Is(damage, ErrIntegrity) {
+		return nil, damage
+	}
+	bad, err := r.countSnapshots(ctx, u, packs, moved, all, func(id manifest.ID) bool { return len(refs) == 0 || asked[id] })
 	if err != nil {
 		return nil, err
+	}
+	if damage != nil {
+		bad = append(bad, damage)
 	}
 	if err := r.weighPacks(ctx, packs); err != nil {
 		return nil, err
@@ -164,8 +172,33 @@ func (r *Repository) countObjects(ctx context.Context, u *Usage, packs map[chunk
 	return nil
 }
 
+// usedBy gives the packs that a snapshot needs and that are there, each once: in the place
+// of one that was repacked those that it was moved to.
+func usedBy(m *manifest.Manifest, packs map[chunk.PackID]*packUse, moved map[chunk.PackID][]chunk.PackID) []*packUse {
+	var all []*packUse
+	seen := make(map[*packUse]bool, len(m.Packs))
+	add := func(id chunk.PackID) bool {
+		p := packs[id]
+		if p != nil && !seen[p] {
+			seen[p] = true
+			all = append(all, p)
+		}
+		return p != nil
+	}
+	for i := range m.Packs {
+		found := false
+		for _, to := range moved[m.Packs[i].ID] {
+			found = add(to) || found
+		}
+		if !found {
+			add(m.Packs[i].ID) // that it is missing is for Verify to tell
+		}
+	}
+	return all
+}
+
 // countSnapshots reads all manifests: bad tells of those that are damaged.
-func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chunk.PackID]*packUse, all []sizedID, asked func(manifest.ID) bool) (bad []error, err error) {
+func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chunk.PackID]*packUse, moved map[chunk.PackID][]chunk.PackID, all []sizedID, asked func(manifest.ID) bool) (bad []error, err error) {
 	place := make([]int, len(all)) // in u.Of
 	for i, id := range all {
 		if place[i] = -1; asked(id.ID) {
@@ -198,11 +231,7 @@ func (r *Repository) countSnapshots(ctx context.Context, u *Usage, packs map[chu
 				of = &u.Of[place[i]]
 				of.Snapshot = *snapshotOf(&m.Info)
 			}
-			for j := range m.Packs {
-				p := packs[m.Packs[j].ID]
-				if p == nil {
-					continue // that it is missing is for Verify to tell
-				}
+			for _, p := range usedBy(m, packs, moved) {
 				p.uses++
 				if of != nil {
 					p.asked++
