@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/remote"
@@ -87,5 +88,37 @@ func TestUsageReads(t *testing.T) {
 	}
 	if read == 0 || read > 4 {
 		t.Errorf("%d requests for packs", read)
+	}
+}
+
+// TestUsageRepacked: of a pack that was repacked what it was moved to is in use, also
+// before it goes.
+func TestUsageRepacked(t *testing.T) {
+	y, r, _, id, pack := thinned(t)
+	old, err := r.store.Stat(t.Context(), pack)
+	must(t, err)
+	check := func(unused int64) {
+		t.Helper()
+		u, err := y.enter().Usage(t.Context())
+		must(t, err)
+		if len(u.Of) != 1 || u.Of[0].ID != id || u.Unique != 1<<20 || u.Stored < 1<<20 || u.Stored > 5<<18 || u.Unused != unused || u.Of[0].Referred != u.Stored+u.Trees {
+			t.Errorf("%+v", u)
+		}
+	}
+	y.gc(r, nil)
+	check(old.Size)
+	y.pass(yardGrace + time.Second)
+	y.gc(r, nil)
+	if y.has(pack) {
+		t.Fatal("that is no test")
+	}
+	check(0)
+	for _, name := range y.objects(gcPrefix) {
+		if n, ok := parseGCName(name); ok && n.id != "" && n.kind == "" {
+			alter(t, r, name, func(b []byte) []byte { return b[:len(b)-1] })
+		}
+	}
+	if u, err := y.enter().Usage(t.Context()); !errors.Is(err, ErrIntegrity) || u == nil || len(u.Of) != 1 {
+		t.Errorf("%+v, %v", u, err)
 	}
 }

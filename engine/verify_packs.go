@@ -236,7 +236,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 		case err != nil:
 			return err
 		case there:
-			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists %d packs that are missing, %s among them", ErrIntegrity, gone, packName(first))})
+			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", ErrIntegrity, gone, packName(first))})
 		}
 	}
 	return nil
@@ -294,7 +294,7 @@ func (v *checkup) choosePacks(context.Context) error {
 	}
 	if n := len(unlisted); n > 0 {
 		slices.Sort(unlisted)
-		v.note(unlisted[0], fmt.Errorf("it is one of %d packs that are in use and that no index segment lists: whoever has what they hold stores that again", n))
+		v.note(unlisted[0], fmt.Errorf("it is in use, and no index segment lists it: whoever has what it holds stores that again (packs like this: %d)", n))
 	}
 	return nil
 }

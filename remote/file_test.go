@@ -83,9 +83,13 @@ func TestFileMissing(t *testing.T) {
 		"List":          s.List(ctx, "", func(remote.Info) error { return nil }),
 		"List of packs": s.List(ctx, "packs/", func(remote.Info) error { return nil }),
 		"Delete":        s.Delete(ctx, "a"),
+		"Delete of two": s.Delete(ctx, "a", "b"),
 	} {
 		if !errors.Is(err, remote.ErrNoBucket) {
 			t.Errorf("%s: got %v, want ErrNoBucket", what, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") { // it is one line that users see
+			t.Errorf("%s: %q", what, err)
 		}
 	}
 }

@@ -164,7 +164,7 @@ func (s *File) Delete(ctx context.Context, names ...string) error {
 	for dir, name := range dirs {
 		errs = append(errs, wrap(OpDelete, name, s.fileErr(syncDir(dir))))
 	}
-	return errors.Join(errs...)
+	return deleteErrors(errs)
 }
 
 // syncedDir makes a folder beneath s.dir if need be, and sees to it that its

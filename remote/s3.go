@@ -376,7 +376,7 @@ func (s *S3) Delete(ctx context.Context, names ...string) error {
 	for batch := range slices.Chunk(valid, deleteBatch) {
 		errs = append(errs, s.deleteMany(ctx, batch)...)
 	}
-	return errors.Join(errs...)
+	return deleteErrors(errs)
 }
 
 func (s *S3) deleteOne(ctx context.Context, name string) error {
