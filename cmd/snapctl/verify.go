@@ -25,7 +25,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		Long: `Looks for damage in what the snapshots need that are named or, without a REF, in
 all of the repository. How to write a REF: snapctl help references.
 
-Reads the config, keys, manifests, index segments, leases and all pages of trees,
+Reads config, keys, manifests, index segments, leases and every page of trees,
 and finds out whether every pack is there, with all that the trees refer to. The
 contents of files are read with --read-data: then every byte of every pack is
 checked. What was read in a run that is stopped, the next run passes over with
