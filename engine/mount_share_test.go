@@ -690,3 +690,29 @@ func BenchmarkSharedMount(b *testing.B) {
 		})
 	}
 }
+
+// TestReapProbed: garbage is removed although somebody just looks whether its server
+// lives, which takes the lock for a moment.
+func TestReapProbed(t *testing.T) {
+	g, err := newRegistry(t.TempDir())
+	must(t, err)
+	rec := &record{Version: recordVersion, Snapshot: Snapshot{ID: manifest.NewID(0)}, Boot: bootID(), Namespace: mountNamespace()}
+	e, err := g.make(rec, func(*entry) error { return nil })
+	must(t, err)
+	must(t, e.lock.Close()) // the server is gone
+	e.lock = nil
+	probe, err := os.Open(e.path(lockName))
+	must(t, err)
+	must(t, unix.Flock(int(probe.Fd()), unix.LOCK_SH|unix.LOCK_NB))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.reap()
+	}()
+	time.AfterFunc(5*time.Millisecond, func() { probe.Close() })
+	<-done
+	e.close()
+	if left, err := os.ReadDir(g.dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

@@ -503,7 +503,7 @@ func (s *entryState) find(points []fusefs.Point, claimed map[fusefs.Point]bool) 
 
 // reap removes an entry that is garbage.
 func (e *entry) reap() {
-	if err := e.tryOwn(); err == nil || errors.Is(err, fs.ErrNotExist) {
+	if err := e.own(); err == nil || errors.Is(err, fs.ErrNotExist) {
 		e.remove()
 	}
 }
