@@ -68,10 +68,11 @@ func begin[T any](f func() (T, error)) answer[T] {
 	return func(ctx context.Context) (T, error) {
 		select {
 		case <-done:
-		case <-ctx.Done():
-			return v, ctx.Err()
+			return v, err
+		case <-ctx.Done(): // f may still write what it found
+			var none T
+			return none, ctx.Err()
 		}
-		return v, err
 	}
 }
 

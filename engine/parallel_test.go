@@ -85,17 +85,26 @@ func goroutines(t testing.TB, before int) {
 	}
 }
 
-// cancelAt is a store that cancels a context at its nth operation.
-func cancelAt(s remote.Store, n int, cancel func()) remote.Store {
-	var mu sync.Mutex
-	return remote.NewFaulty(s, func(remote.Op, string) remote.Fault {
-		mu.Lock()
-		defer mu.Unlock()
-		if n--; n == 0 {
-			cancel()
-		}
-		return remote.Fault{}
-	})
+// canceller is the hook of a store that cancels a context at one of its operations.
+type canceller struct {
+	mu     sync.Mutex
+	left   int // operations until then
+	cancel func()
+}
+
+func (c *canceller) set(left int, cancel func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left, c.cancel = left, cancel
+}
+
+func (c *canceller) hook(remote.Op, string) remote.Fault {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left--; c.left == 0 {
+		c.cancel()
+	}
+	return remote.Fault{}
 }
 
 // TestCancel ends contexts at every operation on the store, and at random moments
@@ -114,20 +123,22 @@ func TestCancel(t *testing.T) {
 		write(t, src+"/new", random(uint64(n), 12<<20))
 		running := runtime.NumGoroutine()
 		r := p.open("cache")
-		whole := r.store
+		// Once: what was cancelled may ask for a moment still.
+		var at canceller
+		r.store = remote.NewFaulty(r.store, at.hook)
 		snapshotsBefore, err := r.List(t.Context(), nil)
 		must(t, err)
 		try := func(what string, f func(context.Context) error) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			if n%2 == 0 {
-				r.store = cancelAt(whole, n/2+1, func() { cancel(errAway) })
+				at.set(n/2+1, func() { cancel(errAway) })
 			} else {
 				timer := time.AfterFunc(time.Duration(rnd.Int64N(int64(60*time.Millisecond))), func() { cancel(errAway) })
 				defer timer.Stop()
 			}
 			err := f(ctx)
-			r.store = whole
+			at.set(0, nil)
 			switch {
 			case err == nil:
 			case !errors.Is(err, errAway) && !errors.Is(err, context.Canceled) || errors.Is(err, ErrIntegrity):
