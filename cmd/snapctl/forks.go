@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,10 +49,7 @@ func (a *app) forks(ctx context.Context) error {
 }
 
 func (a *app) forkTable(forks []*engine.ForkStatus) string {
-	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	if isTerminal(a.stdout) {
-		when = a.relative
-	}
+	when := a.when()
 	t := table{right: []bool{3: true, 6: false}}
 	t.add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
 	for _, f := range forks {

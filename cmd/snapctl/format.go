@@ -157,6 +157,14 @@ func round(d time.Duration) time.Duration {
 // localTime is a time for a person.
 func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
+// when is how tables show times: as seen from now on a terminal, and in full elsewhere.
+func (a *app) when() func(time.Time) string {
+	if isTerminal(a.stdout) {
+		return a.relative
+	}
+	return func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+}
+
 // relative is a time as seen from now: 3 hours ago, 2 days from now.
 func (a *app) relative(t time.Time) string {
 	return humanize.RelTime(t, a.now(), "ago", "from now")

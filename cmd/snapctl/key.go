@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -64,10 +63,7 @@ func (a *app) printKeys(keys []*engine.KeyInfo) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	if isTerminal(a.stdout) {
-		when = a.relative
-	}
+	when := a.when()
 	t := &table{right: []bool{4: false}}
 	t.add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
 	for _, k := range keys {

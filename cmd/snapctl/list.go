@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -80,10 +79,7 @@ func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engin
 }
 
 func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
-	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	if isTerminal(a.stdout) {
-		when = a.relative
-	}
+	when := a.when()
 	t := &table{right: []bool{4: true, 5: true, 7: false}}
 	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -59,10 +58,7 @@ func (a *app) mounts(ctx context.Context) error {
 }
 
 func (a *app) mountTable(mounts []*engine.MountStatus) string {
-	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	if isTerminal(a.stdout) {
-		when = a.relative
-	}
+	when := a.when()
 	t := table{right: []bool{5: true, 6: true, 7: true, 8: true, 9: true}}
 	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "RESTARTS", "FETCHED", "HITS", "ERRORS")
 	for _, m := range mounts {

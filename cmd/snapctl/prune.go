@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -116,10 +115,7 @@ func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]eng
 }
 
 func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table) {
-	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	if isTerminal(a.stdout) {
-		when = a.relative
-	}
+	when := a.when()
 	t = &table{right: []bool{5: false}}
 	t.add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
 	for _, g := range groups {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -179,10 +178,7 @@ func trimLines(s string) string {
 }
 
 func (a *app) usageTable(all []engine.SnapshotUsage) *table {
-	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	if isTerminal(a.stdout) {
-		when = a.relative
-	}
+	when := a.when()
 	t := &table{right: []bool{3: true, 4: true, 5: true, 6: false}}
 	t.add("ID", "CREATED", "NAME", "SIZE", "REFERRED", "ONLY", "DIR")
 	for i := range all {
