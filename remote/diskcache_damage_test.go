@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -381,7 +380,8 @@ func TestCacheEvictsNotWhatIsFilled(t *testing.T) {
 }
 
 // TestCacheTurmoil: readers, fills, invalidations, damage and evictions at
-// once, by three caches on one folder that is much too small.
+// once, by three caches on one folder that is much too small. It goes on until
+// all of that happened.
 func TestCacheTurmoil(t *testing.T) {
 	const packs, size, limit = 10, 2*mib + 777, 6 * mib
 	seed := rand.Uint64()
@@ -399,16 +399,31 @@ func TestCacheTurmoil(t *testing.T) {
 	if testing.Short() {
 		rounds = 100
 	}
-	var evicted, damaged atomic.Int64
+	var caches [3]*remote.DiskCache
+	happened := func() (evicted, damaged int64) {
+		for _, c := range caches {
+			evicted += c.Stats().Evicted
+			damaged += c.Stats().Damaged
+		}
+		return evicted, damaged
+	}
+	for k := range caches {
+		caches[k] = openCache(t, dir, limit, &remote.DiskCacheOptions{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
+	}
 	var wg sync.WaitGroup
-	for k := range 3 {
-		c := openCache(t, dir, limit, &remote.DiskCacheOptions{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
+	for k, c := range caches {
 		s := c.Wrap(o, "repo")
 		var mine sync.WaitGroup
 		for w := range 3 {
 			rnd := rand.New(rand.NewPCG(seed, uint64(10*k+w)))
 			mine.Go(func() {
-				for range rounds {
+				for round := 0; ; round++ {
+					if evicted, damaged := happened(); round >= rounds && evicted > 0 && damaged > 0 {
+						return
+					}
+					if t.Failed() || round == 100*rounds {
+						return
+					}
 					i := rnd.IntN(packs)
 					name := fmt.Sprintf("packs/%d", i)
 					off := rnd.IntN(size)
@@ -438,13 +453,12 @@ func TestCacheTurmoil(t *testing.T) {
 		wg.Go(func() {
 			mine.Wait()
 			c.Close()
-			evicted.Add(c.Stats().Evicted)
-			damaged.Add(c.Stats().Damaged)
 		})
 	}
 	wg.Wait()
-	t.Logf("%d evicted, %d damaged", evicted.Load(), damaged.Load())
-	if evicted.Load() == 0 || damaged.Load() == 0 {
+	evicted, damaged := happened()
+	t.Logf("%d evicted, %d damaged", evicted, damaged)
+	if evicted == 0 || damaged == 0 {
 		t.Error("nothing of that happened")
 	}
 	if used := diskUse(t, dir); used > limit {
