@@ -107,8 +107,9 @@ type Repository struct {
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
-// where there is one, and with ErrIntegrity where there is what is left of one that a
-// new config would not help.
+// where there is one, with ErrIntegrity where there is what is left of one that a
+// new config would not help, and with errors.ErrUnsupported where the store replaces
+// objects.
 func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
 	cfg, err := newConfig(init)
 	if err != nil {
@@ -135,6 +136,9 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 	}
 	check, undo := "", func() {}
 	if err := r.mayMake(ctx, init); err != nil {
+		return err
+	}
+	if err := r.neverReplaces(ctx); err != nil {
 		return err
 	}
 	if init != nil && len(init.Keys) > 0 {
@@ -181,6 +185,27 @@ func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
 	}
 	if err == nil && sealed {
 		err = fmt.Errorf("%w: there are snapshots of a repository whose config is missing, and with a new one they could not be read", ErrIntegrity)
+	}
+	return err
+}
+
+// neverReplaces makes sure that the store keeps an object when another of its name is
+// put, as everything here counts on: there are servers that pass over the condition of a
+// put (If-None-Match). What it cannot delete again the first gc does.
+func (r *Repository) neverReplaces(ctx context.Context) error {
+	name := clockPrefix + uuid.NewString()
+	if err := r.store.Put(ctx, name, []byte("first")); err != nil {
+		return err
+	}
+	err := r.store.Put(ctx, name, []byte("second"))
+	switch {
+	case err == nil:
+		err = fmt.Errorf("%w: it replaces objects that are there: conditional writes (If-None-Match: *) are needed", errors.ErrUnsupported)
+	case errors.Is(err, remote.ErrExist):
+		err = nil
+	}
+	if derr := r.store.Delete(ctx, name); derr != nil {
+		r.log.Info("deleting what a store was tried with", "err", derr)
 	}
 	return err
 }
