@@ -181,7 +181,7 @@ const rescueTime = 700 * time.Millisecond
 
 // rescue makes what an interrupted create uploaded known to the next.
 func (c *committer) rescue(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescueTime)
+	ctx, cancel := c.repo.afterwards(ctx, rescueTime)
 	defer cancel()
 	if err := c.flushAll(ctx); err != nil {
 		c.repo.log.Info("what was uploaded is not in the index", "err", err)

@@ -113,7 +113,7 @@ func (l *lease) write(ctx context.Context) error {
 func (l *lease) release() {
 	l.cancel()
 	<-l.ended
-	ctx, cancel := context.WithTimeout(context.Background(), leaseGoodbye)
+	ctx, cancel := l.repo.afterwards(context.Background(), leaseGoodbye)
 	defer cancel()
 	if err := l.repo.store.Delete(ctx, l.name); err != nil {
 		l.repo.log.Info("deleting a lease", "err", err)

@@ -213,7 +213,7 @@ func (p *prefetcher) save() {
 	if n == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), profilePatience)
+	ctx, cancel := p.repo.afterwards(p.ctx, profilePatience)
 	defer cancel()
 	bundle, err := p.bundle(ctx, bundled)
 	if err == nil {

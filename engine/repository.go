@@ -104,6 +104,16 @@ type Repository struct {
 	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
 
 	uptime func() time.Duration // a clock that goes on whatever becomes of this process
+	calm   bool                 // for tests whose clock is not the machine's: afterwards takes its time
+}
+
+// afterwards is the context of what is still to be done when an operation has ended or
+// was interrupted, and for how long that may be tried.
+func (r *Repository) afterwards(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
+	if r.calm {
+		patience = time.Hour
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), patience)
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
