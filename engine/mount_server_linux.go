@@ -228,6 +228,12 @@ func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
 			continue
 		}
 		err := fusefs.Bind(p.Dir, p.Device, path)
+		if err == nil && !s.has(p.Device) { // it ended meanwhile, and the number is another's
+			if err := fusefs.Unmount(path, true); err != nil {
+				s.repo.log.Warn("sharing a mount", "err", err)
+			}
+			return nil
+		}
 		if err == nil {
 			return s.add(path, p.Device, opts)
 		}
@@ -244,9 +250,14 @@ func (s *mountServer) points() []fusefs.Point {
 		return nil
 	}
 	source := fusefs.SourceOf(s.snapshot.ID)
-	return slices.DeleteFunc(all, func(p fusefs.Point) bool {
-		return p.Source != source || !slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.device == p.Device })
-	})
+	return slices.DeleteFunc(all, func(p fusefs.Point) bool { return p.Source != source || !s.has(p.Device) })
+}
+
+// has reports whether a device number that was just seen is that of one of the server's
+// file systems. It is another's soon after the kernel has freed it, which may be
+// before we hear of the end.
+func (s *mountServer) has(d fusefs.Device) bool {
+	return slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.device == d && x.Connected() })
 }
 
 // register writes an entry in the registry.

@@ -345,6 +345,31 @@ func TestSharedNot(t *testing.T) {
 	s.check("c")
 }
 
+// TestSharedNumber: when a file system has ended the kernel gives its number to the next.
+// A server that has not heard of the end yet does not take that for its own.
+func TestSharedNumber(t *testing.T) {
+	s := newShared(t)
+	for range 100 {
+		m := mountAt(t, s.open(), s.id, s.path("a"), nil)
+		number := infoOf(t, m.Dir).Minor
+		m.mu.Lock() // so that it hears of nothing
+		must(t, fusefs.Unmount(m.Dir, false))
+		n := mountAt(t, s.open(), s.id, s.path("b"), nil)
+		same := infoOf(t, n.Dir).Minor == number
+		points := m.points()
+		m.mu.Unlock()
+		m.Wait()
+		must(t, n.Unmount(false))
+		if len(points) > 0 {
+			t.Fatalf("the other's mount is taken for its own: %v", points)
+		}
+		if same {
+			return
+		}
+	}
+	t.Skip("the kernel never used a number again")
+}
+
 // TestSharedRace: many who mount one snapshot at once all get it, from one server.
 func TestSharedRace(t *testing.T) {
 	s := newShared(t)

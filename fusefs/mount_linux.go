@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
 )
 
 // Options are how a snapshot is mounted. nil will do.
@@ -116,6 +117,21 @@ func (s *Server) Unmount(detach bool) error { return Unmount(s.dir, detach) }
 
 // Wait waits until the mount is gone, and nothing asks its source any more.
 func (s *Server) Wait() { <-s.ended }
+
+// Connected reports whether the kernel still has the file system. As long as it says so,
+// the file system's device number is not another's: the kernel disconnects it first.
+func (s *Server) Connected() bool {
+	raw, err := s.device.file.SyscallConn()
+	if err != nil {
+		return false
+	}
+	fds := []unix.PollFd{{}} // for an error, which is always told
+	perr := raw.Control(func(fd uintptr) {
+		fds[0].Fd = int32(fd)
+		_, err = retry(func() (int, error) { return unix.Poll(fds, 0) })
+	})
+	return perr == nil && err == nil && fds[0].Revents == 0
+}
 
 // Errors is how many requests failed for want of data.
 func (s *Server) Errors() int64 { return s.fs.Errors() }
