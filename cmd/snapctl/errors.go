@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/remote"
 )
 
 // Exit codes. They are documented in the help topic exit-codes, and scripts
@@ -154,6 +155,8 @@ func hintFor(err error) string {
 		return "see what there is: snapctl list"
 	case errors.Is(err, engine.ErrLocked), errors.Is(err, engine.ErrNotEncrypted):
 		return encryptionHint
+	case errors.Is(err, remote.ErrAccess):
+		return "see: snapctl help permissions"
 	case errors.Is(err, engine.ErrUnsupported):
 		return "get a newer snapctl: https://github.com/snapctl/snapctl/releases"
 	}

@@ -71,9 +71,9 @@ func start(ctx context.Context, bin, temp string) (*Server, error) {
 		dead:        make(chan struct{}),
 	}
 	// The folder of metadata must not lie in the root, nor begin like it.
-	metadata := filepath.Join(temp, "metadata")
+	metadata, users := filepath.Join(temp, "metadata"), filepath.Join(temp, "users")
 	// The gateway takes every folder in its root for a bucket.
-	for _, d := range []string{filepath.Join(s.root, s.Bucket), metadata} {
+	for _, d := range []string{filepath.Join(s.root, s.Bucket), metadata, users} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
@@ -87,7 +87,7 @@ func start(ctx context.Context, bin, temp string) (*Server, error) {
 	s.Endpoint = "http://" + addr
 
 	s.cmd = exec.Command(bin, "--port", addr, "--region", region, "--quiet", "--keep-alive",
-		"posix", "--sidecar", metadata, s.root)
+		"--iam-dir", users, "posix", "--sidecar", metadata, s.root)
 	// Its own environment, so that our AWS_* do not reach it.
 	s.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + temp,
