@@ -68,11 +68,11 @@ func (a *app) doctor(ctx context.Context) error {
 	if err := os.MkdirAll(a.state(), 0o700); err != nil {
 		a.logger().Info("state folder", "err", err) // which is said below
 	}
-	fuse := a.fuseCheck()
+	fuse, namespace := a.fuseCheck(), a.namespaceCheck(ctx)
 	checks = append(checks, fuse)
-	checks = append(checks, a.forkChecks(ctx, fuse.State == checkOK)...)
+	checks = append(checks, a.forkChecks(ctx, fuse.State == checkOK, namespace.State == checkOK)...)
 	checks = append(checks,
-		a.namespaceCheck(ctx),
+		namespace,
 		programCheck(ctx, "fusermount3", fusefs.Helper(), "users other than root mount by means of it: install the package fuse3", "--version"),
 		programCheck(ctx, "fuse-overlayfs", lookPath("fuse-overlayfs"), "users other than root fork by means of it: install the package fuse-overlayfs", "--version"),
 		memoryCheck(),
@@ -159,14 +159,17 @@ func (a *app) fuseCheck() check {
 		c.Hint = "install the package fuse3"
 	case errors.Is(err, os.ErrNotExist):
 		c.Hint = "there must be a /dev/fuse: modprobe fuse, or for a container --device /dev/fuse"
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(unix.Access("/dev/fuse", unix.R_OK|unix.W_OK), unix.EACCES):
+		c.Hint = "its user must be able to open it, as most systems let all: chmod 666 /dev/fuse"
+	default:
 		c.Hint = "mounting must be allowed: for a container --cap-add SYS_ADMIN --device /dev/fuse"
 	}
 	return c
 }
 
-// forkChecks tries modes of forks, and says which one fork would choose.
-func (a *app) forkChecks(ctx context.Context, fuse bool) []check {
+// forkChecks tries modes of forks, and says which one fork would choose. fuse and
+// namespace say whether mounts work, and whether they and forks do in a user namespace.
+func (a *app) forkChecks(ctx context.Context, fuse, namespace bool) []check {
 	var checks []check
 	chosen := engine.ForkRestore
 	for _, mode := range []engine.ForkMode{engine.ForkFuse, engine.ForkUserOverlay, engine.ForkOverlay} {
@@ -182,6 +185,9 @@ func (a *app) forkChecks(ctx context.Context, fuse bool) []check {
 	if chosen == engine.ForkRestore {
 		c.State, c.Text = checkWarning, "mode restore: each fork is a whole copy"
 		c.Hint = "run as root, or install the packages fuse3 and fuse-overlayfs"
+		if namespace {
+			c.Hint = "they work in a user namespace: unshare --user --map-root-user --mount snapctl fork ..."
+		}
 	} else {
 		for i := range checks {
 			checks[i].State = checkOK // one is enough
