@@ -1,0 +1,124 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func readme(t *testing.T) string {
+	b, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestReadmeLinks: what README.md and the pages of help link to is there.
+func TestReadmeLinks(t *testing.T) {
+	for _, link := range regexp.MustCompile(`(?:\]\(|src(?:set)?=")([^)"#]+)`).FindAllStringSubmatch(readme(t), -1) {
+		if strings.Contains(link[1], "://") {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("../..", link[1])); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, topic := range helpTopics() {
+		if !strings.Contains(readme(t), "(cmd/snapctl/help/"+topic.Name()+".md)") {
+			t.Errorf("it has no link to %s", topic.Name())
+		}
+	}
+	mentions := regexp.MustCompile("`?snapctl help ([a-z-]+)")
+	root := newRootCommand(processEnv())
+	pages, err := filepath.Glob("help/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range mentions.FindAllStringSubmatch(string(b), -1) {
+			if cmd, _, err := root.Find(m[1:]); err != nil || cmd == root {
+				t.Errorf("%s: no help about %q", page, m[1])
+			}
+		}
+	}
+}
+
+// TestReadmeCommands: the table of commands has every command, and only flags that there are.
+func TestReadmeCommands(t *testing.T) {
+	rows := map[string]string{}
+	for line := range strings.Lines(readme(t)) {
+		if cells := strings.Split(line, " | "); strings.HasPrefix(line, "| `") && len(cells) == 2 {
+			for _, m := range regexp.MustCompile("`([a-z]+)[^`]*`").FindAllStringSubmatch(cells[0], -1) {
+				rows[m[1]] = cells[1]
+			}
+		}
+	}
+	for _, cmd := range newRootCommand(processEnv()).Commands() {
+		name := cmd.Name()
+		if cmd.Hidden || cmd.IsAdditionalHelpTopicCommand() || name == "help" || name == "completion" || name == "version" {
+			continue
+		}
+		row, ok := rows[name]
+		if !ok {
+			t.Errorf("it has no row of %s", name)
+		}
+		for _, m := range regexp.MustCompile("`--([a-z-]+)").FindAllStringSubmatch(row, -1) {
+			known := cmd.Flags().Lookup(m[1]) != nil
+			for _, sub := range cmd.Commands() {
+				known = known || sub.Flags().Lookup(m[1]) != nil
+			}
+			for other, text := range rows { // of another command in the same row
+				if text == row {
+					c, _, _ := cmd.Root().Find([]string{other})
+					known = known || c.Flags().Lookup(m[1]) != nil
+				}
+			}
+			if !known {
+				t.Errorf("%s has no --%s", name, m[1])
+			}
+		}
+	}
+}
+
+// TestReadmeProgram: the program of README.md compiles.
+func TestReadmeProgram(t *testing.T) {
+	_, rest, ok := strings.Cut(readme(t), "```go\n")
+	program, _, ok2 := strings.Cut(rest, "```\n")
+	if !ok || !ok2 {
+		t.Fatal("there is none")
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := exec.CommandContext(t.Context(), "gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("gofmt: %v %s", err, out)
+	}
+}
+
+// TestUnit: the unit in snapctl help sandboxes is the one that is installed.
+func TestUnit(t *testing.T) {
+	unit, err := os.ReadFile("../../tools/snapctl.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := helpPages.ReadFile("help/sandboxes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	indented := strings.ReplaceAll("    "+strings.TrimSpace(string(unit)), "\n", "\n    ")
+	if !strings.Contains(string(page), strings.ReplaceAll(indented, "\n    \n", "\n\n")) {
+		t.Errorf("it is not\n%s", unit)
+	}
+}
