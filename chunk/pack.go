@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/snapctl/snapctl/chunk/wire"
 	"github.com/zeebo/blake3"
@@ -131,6 +132,11 @@ func (x *PackIndex) All(id PackID) func(yield func(ID, Location) bool) {
 //
 // Frames lie back to back from offset 16, so offsets are not stored either.
 func (x *PackIndex) AppendTo(dst []byte) []byte {
+	size := 0
+	for i := range x.Frames {
+		size += 2*binary.MaxVarintLen32 + len(x.Frames[i].Chunks)*(IDSize+4)
+	}
+	dst = slices.Grow(dst, 1+binary.MaxVarintLen32+size)
 	dst = append(dst, byte(x.Kind))
 	dst = binary.AppendUvarint(dst, uint64(len(x.Frames)))
 	for _, f := range x.Frames {

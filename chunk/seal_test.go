@@ -185,25 +185,3 @@ func FuzzSealedFrame(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkSeal(b *testing.B) {
-	for _, size := range []int{64 << 10, 512 << 10} {
-		raw := randomBytes(1, size)
-		c := sealingCodec(b, NewKey())
-		b.Run(fmt.Sprintf("seal-%dK", size>>10), func(b *testing.B) {
-			b.SetBytes(int64(size))
-			var dst []byte
-			for b.Loop() {
-				dst = c.Seal(dst[:0], raw)
-			}
-		})
-		sealed := c.Seal(nil, raw)
-		b.Run(fmt.Sprintf("open-%dK", size>>10), func(b *testing.B) {
-			b.SetBytes(int64(size))
-			var dst []byte
-			for b.Loop() {
-				dst, _ = c.Open(dst[:0], sealed)
-			}
-		})
-	}
-}

@@ -351,6 +351,9 @@ func (s *diffSide) skip() {
 // It reads no page of extents that both have, and none behind the first
 // difference.
 func (w *differ) sameExtents(ctx context.Context, old, new *Entry) (bool, error) {
+	if old.Spill == nil && new.Spill == nil {
+		return slices.EqualFunc(old.Extents, new.Extents, Extent.alike), nil
+	}
 	x, y := newExtentSide(w.old, old), newExtentSide(w.new, new)
 	for {
 		a, b := x.top(), y.top()
@@ -361,8 +364,7 @@ func (w *differ) sameExtents(ctx context.Context, old, new *Entry) (bool, error)
 		var err error
 		switch al, bl := a.level, b.level; {
 		case al < 0 && bl < 0:
-			p, q := &a.extents[a.next], &b.extents[b.next]
-			if p.Hole != q.Hole || p.Length != q.Length || p.ID != q.ID {
+			if !a.extents[a.next].alike(b.extents[b.next]) {
 				return false, nil
 			}
 			a.next++
@@ -383,6 +385,9 @@ func (w *differ) sameExtents(ctx context.Context, old, new *Entry) (bool, error)
 		}
 	}
 }
+
+// alike reports whether extents are the same hole and the same chunk, wherever it lies.
+func (x Extent) alike(y Extent) bool { return x.Hole == y.Hole && x.Length == y.Length && x.ID == y.ID }
 
 // extentSide is a place in the extents of a file.
 type extentSide struct {

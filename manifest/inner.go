@@ -78,9 +78,8 @@ func decodeInner(page []byte) (*inner, error) {
 		r.ref(&c.PageRef)
 		c.entries = r.Uvarint("number of entries", maxEntries)
 		c.flags = r.Byte("flags")
-		// A page is kept for long: its keys do not keep its bytes alive.
-		c.first.Dir = strings.Clone(r.str("directory", MaxPath))
-		c.first.Name = strings.Clone(r.str("name", MaxName))
+		c.first.Dir = r.str("directory", MaxPath)
+		c.first.Name = r.str("name", MaxName)
 		if c.first != (Key{}) {
 			if err := c.first.check(); err != nil {
 				r.Failf("%v", err)
@@ -104,7 +103,32 @@ func decodeInner(page []byte) (*inner, error) {
 	if err := r.close(); err != nil {
 		return nil, fmt.Errorf("%w: inner page: %w", ErrDamaged, err)
 	}
+	n.ownKeys()
 	return n, nil
+}
+
+// ownKeys copies the keys out of the page: a decoded one is kept for long, and they must
+// not keep its bytes alive.
+func (n *inner) ownKeys() {
+	var all strings.Builder
+	size := 0
+	for i := range n.children {
+		size += len(n.children[i].first.Dir) + len(n.children[i].first.Name)
+	}
+	all.Grow(size)
+	for i := range n.children {
+		all.WriteString(n.children[i].first.Dir)
+		all.WriteString(n.children[i].first.Name)
+	}
+	rest := all.String()
+	take := func(s *string) {
+		n := len(*s)
+		*s, rest = rest[:n], rest[n:]
+	}
+	for i := range n.children {
+		take(&n.children[i].first.Dir)
+		take(&n.children[i].first.Name)
+	}
 }
 
 // byRank is the child that holds the entry of that rank in the page.

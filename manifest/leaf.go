@@ -3,6 +3,7 @@ package manifest
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/snapctl/snapctl/chunk"
@@ -246,6 +247,7 @@ func (l *Leaf) readRuns(r *pageReader) {
 		if n == 0 {
 			r.Failf("directory without entries")
 		}
+		l.at = slices.Grow(l.at, n)
 		for j := range n {
 			l.at = append(l.at, uint32(r.Offset()))
 			r.entry(&e, dir)

@@ -207,19 +207,3 @@ func TestPatchOfWrongUse(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkPatch(b *testing.B) {
-	for _, n := range []int{10_000, 100_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			entries := smallFiles(n)
-			s := newPageStore()
-			before, _ := build(b, s, entries)
-			e := entries[len(entries)/2]
-			e.Mtime.Nsec ^= 1
-			for b.Loop() {
-				from := newTree(b, before, s)
-				patch(b, s, from, before.Use, []edit{{at: e.Key(), put: &e}}, nil)
-			}
-		})
-	}
-}

@@ -169,70 +169,82 @@ func (t *Tree) At(ctx context.Context, rank uint64, e *Entry) error {
 	if rank >= t.Len() {
 		return fmt.Errorf("rank %d of %d: %w", rank, t.Len(), ErrNotExist)
 	}
-	c, err := t.SeekRank(ctx, rank)
+	l, before, err := t.descend(ctx, nil, func(n *inner, before uint64) int { return n.byRank(rank - before) })
 	if err != nil {
 		return err
 	}
-	c.leaf.Entry(c.next, e)
+	l.Entry(int(rank-before), e)
 	return nil
 }
 
 // Lookup finds an entry by its key, reads it into e and tells its rank. It
 // fails with ErrNotExist where there is none.
 func (t *Tree) Lookup(ctx context.Context, k Key, e *Entry) (rank uint64, err error) {
-	c, err := t.Seek(ctx, k)
+	l, before, err := t.descend(ctx, nil, func(n *inner, _ uint64) int { return n.byKey(k) })
 	if err != nil {
 		return 0, err
 	}
-	rank = c.Rank()
-	ok, err := c.Next(ctx, e)
-	if err != nil {
-		return 0, err
+	i := l.search(k)
+	if i == l.Len() {
+		return 0, missing(k)
 	}
-	if !ok || e.Key() != k {
-		return 0, fmt.Errorf("%q: %w", k.Path(), ErrNotExist)
+	if l.Entry(i, e); e.Key() != k {
+		return 0, missing(k)
 	}
-	return rank, nil
+	return before + uint64(i), nil
 }
+
+// missing is the ErrNotExist of a key: most look-ups of a running program miss, and
+// nobody reads what it says.
+type missing Key
+
+func (k missing) Error() string { return fmt.Sprintf("%q: %v", Key(k).Path(), ErrNotExist) }
+func (k missing) Unwrap() error { return ErrNotExist }
 
 // Seek gives a cursor before the first entry whose key is k or later.
 func (t *Tree) Seek(ctx context.Context, k Key) (*Cursor, error) {
-	return t.seek(ctx, func(n *inner, _ uint64) int { return n.byKey(k) }, func(l *Leaf, _ uint64) int { return l.search(k) })
+	c := &Cursor{tree: t}
+	l, before, err := t.descend(ctx, &c.above, func(n *inner, _ uint64) int { return n.byKey(k) })
+	if err != nil {
+		return nil, err
+	}
+	c.setLeaf(l, l.search(k))
+	c.rank = before + uint64(c.next)
+	return c, nil
 }
 
 // SeekRank gives a cursor before the entry of a rank, at the end from Len on.
 func (t *Tree) SeekRank(ctx context.Context, rank uint64) (*Cursor, error) {
 	rank = min(rank, t.Len())
-	// The end is a place in the last leaf.
-	return t.seek(ctx,
-		func(n *inner, before uint64) int { return n.byRank(rank - before) },
-		func(_ *Leaf, before uint64) int { return int(rank - before) })
+	c := &Cursor{tree: t, rank: rank}
+	l, before, err := t.descend(ctx, &c.above, func(n *inner, before uint64) int { return n.byRank(rank - before) })
+	if err != nil {
+		return nil, err
+	}
+	c.setLeaf(l, int(rank-before)) // the end is a place in the last leaf
+	return c, nil
 }
 
-// seek goes down by what child and entry tell of a page, before which there are
-// so many entries.
-func (t *Tree) seek(ctx context.Context, child func(*inner, uint64) int, entry func(*Leaf, uint64) int) (*Cursor, error) {
-	c := &Cursor{tree: t}
+// descend goes down to a leaf, by what child tells of a page before which there are so
+// many entries, and tells that of the leaf. The steps are added to above, if it is not
+// nil.
+func (t *Tree) descend(ctx context.Context, above *[]step, child func(n *inner, before uint64) int) (l *Leaf, before uint64, err error) {
 	n := t.root
+	var end *Key
 	for {
 		in, ok := n.(*inner)
 		if !ok {
-			l := n.(*Leaf)
-			c.setLeaf(l, entry(l, c.rank))
-			c.rank += uint64(c.next)
-			return c, nil
+			return n.(*Leaf), before, nil
 		}
-		i := child(in, c.rank)
-		c.rank += in.ranks[i]
-		s := step{page: in, child: i}
-		if up := len(c.above); up > 0 {
-			s.end = c.above[up-1].childEnd()
+		s := step{page: in, child: child(in, before), end: end}
+		before += in.ranks[s.child]
+		if above != nil {
+			*above = append(*above, s)
 		}
-		c.above = append(c.above, s)
-		var err error
 		if n, err = t.down(ctx, &s); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
+		end = s.childEnd()
 	}
 }
 
