@@ -23,6 +23,24 @@ import (
 // If another snapshot is in both repositories that has much in common with this one,
 // only the pages of the source's tree that those two do not share are looked at, and
 // the new tree is a patch of what that snapshot has in the destination.
+//
+//  1. Snapshots are copied oldest first. One whose manifest is there is done. Else a lease
+//     keeps it in the source, and a writer begins in the destination: guard, committer
+//     and uploader, the same as a create's.
+//  2. findBase looks for a snapshot to begin with that is in both repositories, the parent
+//     or the one copied before. If half of the entries are in pages of the source that both
+//     have, the new tree is a manifest.Patch of what the base has in the destination, by the
+//     entries in which the source's trees differ (manifest.Revised: to the last field, unlike
+//     Diff). Else it is a Builder's, of every entry.
+//  3. produce goes through entries and asks the destination's index for each chunk. Of what
+//     is missing the source's frames are decoded ahead (readAhead), in the order of the
+//     tree, mostly each once; placer puts it into frames and packs, and an entry goes into
+//     the tree when its chunks have places. Keyed ids (chunkNames) are known when the bytes
+//     are: then every chunk that no base has is read.
+//  4. publish puts segment and manifest, as a create does, but others may put the same
+//     name. What is there is never taken back unless it is what this run put, byte for byte;
+//     another run may even have put the same bytes, if it found the packs in the index.
+//     The snapshot's notes (copyNotes) are put before: without them it may have expired.
 type snapshotCopy struct {
 	*copier
 	*writer

@@ -18,7 +18,7 @@ import (
 
 // A guard keeps a writer from committing what refers to packs that garbage collection
 // is about to delete. It is the writers' half of a protocol without locks: see
-// ARCHITECTURE.md, "The life of a gc". What a writer has to do:
+// gc_protocol.go. What a writer has to do:
 //
 //  1. start, before it looks at anything in the repository that tells it of packs;
 //  2. vouch for packs that it has put, and for those of a snapshot whose manifest it

@@ -13,6 +13,23 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// How notes are read and written:
+//
+// - snapshots lists notes beside manifests, and Get by id beside the manifest; what the
+//   cache has of them is not fetched. What opens a snapshot by its id asks for the manifest
+//   alone, and for notes only if that says that it has expired (checkLive): a mount by id
+//   stays at one round trip. The price: a TTL that was made shorter is not seen that way,
+//   until garbage collection has removed the snapshot.
+// - The id says which lifetime class, and so which name, a manifest has. To outlive its
+//   class it is put once more, byte for byte, as manifests/<id> before the note is
+//   (keepLonger), and readers who find the first one gone ask for that (getManifest).
+// - Garbage collection removes a snapshot only expirySlack after its expiry, by the
+//   store's clock. A change of the expiry succeeds only if the note was durable by then
+//   (confirm): the store's time of it, and CLOCK_BOOTTIME since its writing began, which
+//   counts what a stopped process does not notice. Else the note is taken back and the
+//   change has failed. Then it also makes sure that the manifest is there still: what is
+//   removed meanwhile stays removed.
+
 // listNotes lists the ids of notes below a prefix, in their order, by snapshot.
 func (r *Repository) listNotes(ctx context.Context, prefix string) (map[manifest.ID][]manifest.NoteID, error) {
 	all := map[manifest.ID][]manifest.NoteID{}

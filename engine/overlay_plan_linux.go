@@ -16,6 +16,33 @@ import (
 // of the same path: then what has no name in the upper directory stays as it is in
 // the tree, and costs nothing. If the directory was moved it is another one: then
 // all that shows is put into the tree under its new path.
+//
+// 1. The same walker lists the upper directory. overlayPlan.resolve finds out for each
+//    of its directories which directory of the snapshot shows through: the one of the same
+//    path, another one (it was moved, and has a redirect), or none (it is opaque or new).
+//    In the first case the acts are edits: what the upper directory names is put or,
+//    if it is a whiteout, removed. In the others what the tree has below that path is
+//    removed, and all that shows is put, what is the snapshot's with its old extents.
+// 2. overlaySequencer passes acts on in tree order, as items like any other. Readers read
+//    what is to be put from the upper directory: a file without contents of its own
+//    (metacopy) takes the extents of the snapshot's, wherever its redirect leads; the
+//    overlay's own attributes are left out, and escaped ones get their name back.
+// 3. The assembler's treeBuilder is an overlayTree, around a manifest.Patch of the
+//    snapshot's tree: pages that no act is about are never read. Its Dropped keeps the
+//    totals. The result is, byte for byte, the tree that a Builder makes of all entries.
+// 4. Instead of a stat cache an overlayMemo is written: fingerprints of what was read.
+//    The next create of the fork takes what is unchanged from the snapshot made then, and
+//    records that as its parent.
+//
+// Hard links of the snapshot: when the first name of a file goes, or moves behind another
+// one, entries change that nobody touched and that may come earlier in the order. So for a
+// snapshot that has any (the manifest says so) all acts are made before the first is
+// passed on, and if a name was touched that may be one of several, linkPlan reads the
+// leaves that have links and decides for each file which name is the first now.
+//
+// What cannot be right, such as a redirect to nowhere or a file without contents of
+// another size than the snapshot's, is errBadUpper: no snapshot, and the path in the
+// message. If a page of the snapshot's tree turns out damaged all of the fork is read.
 
 // overlayDir is what shows in a directory of a fork.
 type overlayDir struct {

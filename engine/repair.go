@@ -117,6 +117,25 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairRe
 }
 
 // repairer is one run of Repair. What is wrong it knows from a checkup.
+//
+// It is a writer with a guard. condemn reads suspected
+// packs once more: only those whose bytes are not those of their name are bad, whatever a
+// forged manifest says. Chunks that the snapshots need which lost something are copied out of
+// bad packs, or found in good ones (salvage); the trees of what is left are built from
+// entries that remain, with directories made up where only what is below them is left; index
+// segments are made of good packs alone. Order: packs, segments, manifests, a tombstone for
+// the bad packs, and only then deletes of segments and, if that is wanted, of snapshots.
+//
+// The tombstone is what keeps a bad pack from coming back: its own index may be in order, so
+// that whoever rebuilds the index from it would have creates refer to it again. A snapshot
+// that lost something is not rewritten in its place but made anew: manifests are immutable,
+// mounts and caches go by the id, and as long as the old one is there nothing is lost that
+// another machine's cache may still have. Its id is that of the old one a millisecond later
+// (ID.Next), since names go by the order of ids: the copy of an old snapshot must not
+// become the newest of its name. A second repair knows it by parent and time. What the notes
+// of the old one say stands in its manifest, but for a pin, which is a note put before that
+// (asNoted); if they are damaged it never expires, as nobody knows that it may. A manifest
+// that lies under two names is checked under both, and either is enough.
 type repairer struct {
 	*checkup
 	opts   *RepairOptions

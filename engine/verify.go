@@ -149,6 +149,21 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 }
 
 // checkup is one run of Verify.
+//
+//  1. Segments tell where chunks lie. Of each chunk 8 bytes are kept, a fingerprint of id and
+//     place; packs that no segment lists tell it themselves (packIndex).
+//  2. Eight manifests at a time: Tree.Parts goes through the inner pages, and leaves that no
+//     tree before had (leafKey: with all that their parents say of them) are read by
+//     several goroutines. A leaf's facts are 150 bytes, whatever it holds: how much it uses
+//     of which pack. Their sum must be the pack table, to the byte. Each extent is looked
+//     up among the fingerprints of its pack.
+//  3. With the data: packs are read whole in the order of their names, each into one of a few
+//     buffers: name, index, every frame, every chunk. readLog writes down up to which name
+//     all were read. A pack that a resumed run passes over must be older, by the store's
+//     clock, than the newest one was when the first run began.
+//  4. What is wrong with a pack makes it suspected. In the end findAffected tries to read
+//     what lies in suspected packs, as a reader would, in those leaves alone that use one:
+//     only a file that cannot be read is named.
 type checkup struct {
 	repo  *Repository
 	opts  *VerifyOptions
