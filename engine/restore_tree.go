@@ -202,7 +202,7 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 			return nil
 		}
 		// It is no link: that was looked at. Its mode is set at the end.
-		return unix.Fchmodat(parent, e.Name, st.Mode&manifest.PermMask|0o700, 0)
+		return unix.Fchmodat(parent, e.Name, uint32(st.Mode)&manifest.PermMask|0o700, 0)
 	}
 	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
 		return err
@@ -265,13 +265,13 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 	case manifest.Symlink:
 		err = unix.Symlinkat(e.Target, dir, name)
 	case manifest.Fifo:
-		err = unix.Mknodat(dir, name, unix.S_IFIFO|e.Mode&0o777, 0)
+		err = mknodAt(dir, name, unix.S_IFIFO|e.Mode&0o777, manifest.Device{})
 	case manifest.CharDevice, manifest.BlockDevice:
 		kind := uint32(unix.S_IFCHR)
 		if e.Type == manifest.BlockDevice {
 			kind = unix.S_IFBLK
 		}
-		err = unix.Mknodat(dir, name, kind|e.Mode&0o777, int(unix.Mkdev(e.Device.Major, e.Device.Minor)))
+		err = mknodAt(dir, name, kind|e.Mode&0o777, e.Device)
 		if errors.Is(err, unix.EPERM) {
 			x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
 			x.plan.skipped[cloneKey(e.Key())] = true
