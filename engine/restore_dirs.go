@@ -66,7 +66,7 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 		return fmt.Errorf("directory %q: %w", dir, err)
 	}
 	for _, name := range names {
-		if keep[name] || dir == "" && name == x.workName {
+		if keep[name] || dir == "" && name == x.workName || x.folding.has(fd, name) {
 			continue
 		}
 		if ctx.Err() != nil {

@@ -210,6 +210,9 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 			return false, err
 		}
 	}
+	if err := x.folding.put(parent, e.Name, func() error { return nil }); err != nil {
+		return false, err
+	}
 	x.meter.addFile()
 	x.meter.addBytes(int64(e.Size))
 	fd, err := openFile(parent, e.Name)

@@ -320,7 +320,7 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 	for {
 		fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 		if !errors.Is(err, unix.EINTR) {
-			return fd, err
+			return fd, x.sameName(err)
 		}
 	}
 }

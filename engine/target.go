@@ -26,6 +26,7 @@ type target struct {
 	// Where root is path itself: a directory in it for files that are not whole yet.
 	work     int
 	workName string
+	folding  *folding // what was put there, if the file system folds names
 }
 
 // tempPrefix begins the name of a directory that a restore is making. While the
@@ -105,6 +106,9 @@ func (t *target) openInto() (err error) {
 	}
 	sweep(t.path, tempPrefix)
 	if t.work, t.workName, err = makeLocked(t.path, tempPrefix); err != nil {
+		return err
+	}
+	if t.folding, err = newFolding(t.work); err != nil {
 		return err
 	}
 	return dropDefaultACL(t.work)

@@ -21,34 +21,31 @@ type fileLocks struct {
 	fills int
 }
 
-// tryLock locks a range for a fill, or tells that another open file is being evicted.
-// Where the file system has no such locks, all succeed.
-func (f *cacheFile) tryLock(_, _ int64) bool {
-	f.locks.mu.Lock()
-	defer f.locks.mu.Unlock()
-	if f.locks.fills == 0 && !f.flock(unix.LOCK_SH) {
+func (l *fileLocks) try(fd int, _, _ int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fills == 0 && !flock(fd, unix.LOCK_SH) {
 		return false
 	}
-	f.locks.fills++
+	l.fills++
 	return true
 }
 
-// tryLockAll locks the whole file, or tells that another open file has some of it. It
-// stays so until the file is closed.
-func (f *cacheFile) tryLockAll() bool { return f.flock(unix.LOCK_EX) }
+// tryAll is for a descriptor of the caller's own, which is not used to fill.
+func (l *fileLocks) tryAll(fd int) bool { return flock(fd, unix.LOCK_EX) }
 
-func (f *cacheFile) unlock(_, _ int64) {
-	f.locks.mu.Lock()
-	defer f.locks.mu.Unlock()
-	if f.locks.fills--; f.locks.fills == 0 {
-		f.flock(unix.LOCK_UN)
+func (l *fileLocks) release(fd int, _, _ int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fills--; l.fills == 0 {
+		flock(fd, unix.LOCK_UN)
 	}
 }
 
-// flock sets the lock of the file, and reports whether nobody's is in the way.
-func (f *cacheFile) flock(how int) bool {
+// flock sets the lock of a file, and reports whether nobody's is in the way.
+func flock(fd, how int) bool {
 	for {
-		switch unix.Flock(f.fd, how|unix.LOCK_NB) {
+		switch unix.Flock(fd, how|unix.LOCK_NB) {
 		case unix.EINTR:
 		case unix.EWOULDBLOCK:
 			return false
