@@ -1,6 +1,6 @@
 # The targets are shorthands: every command here can be typed as it stands.
 
-.PHONY: build test ci bench peers fuzz
+.PHONY: build test ci bench peers fuzz release install
 
 build:
 	go build -trimpath -o snapctl ./cmd/snapctl
@@ -17,6 +17,26 @@ bench:
 # The programs that the benchmark puts beside ours, as Debian has them.
 peers:
 	apt-get install -y squashfs-tools squashfuse zstd restic borgbackup casync
+
+# Archives for all platforms in dist/: make release VERSION=v1.2.3
+release:
+	tools/release $(VERSION)
+
+# The binary, manual pages and completion: make install PREFIX=/usr DESTDIR=/tmp/package
+PREFIX ?= /usr/local
+install: build
+	rm -rf dist/install
+	./snapctl man dist/install >/dev/null
+	install -D -m 755 snapctl $(DESTDIR)$(PREFIX)/bin/snapctl
+	for s in 1 7; do \
+	  install -d $(DESTDIR)$(PREFIX)/share/man/man$$s && \
+	  install -m 644 dist/install/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s || exit 1; \
+	done
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	./snapctl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/snapctl
+	./snapctl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_snapctl
+	./snapctl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/snapctl.fish
+	rm -rf dist/install
 
 # Every fuzz target for a while: make fuzz FUZZTIME=1m
 FUZZTIME ?= 20s

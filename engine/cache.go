@@ -132,7 +132,7 @@ func (r *Repository) ownDirs() map[inode]bool {
 	for _, dir := range r.ownPaths() {
 		var st unix.Stat_t
 		if unix.Stat(dir, &st) == nil {
-			own[inode{st.Dev, st.Ino}] = true
+			own[inode{uint64(st.Dev), st.Ino}] = true
 		}
 	}
 	return own

@@ -10,7 +10,6 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/singleflight"
@@ -43,8 +42,6 @@ type chunkReader struct {
 	hot *hotSet   // where copies may be that come sooner; nil for none
 	rec *recorder // told of what is asked for; nil for nobody
 }
-
-var _ fusefs.Source = (*chunkReader)(nil)
 
 // frameKey says where a frame begins.
 type frameKey struct {

@@ -40,6 +40,9 @@ var (
 	ErrNoKey = errors.New("no key")
 	// ErrLastKey: the last key of an encrypted repository cannot be removed.
 	ErrLastKey = errors.New("it is the last key, without which nothing could be read again")
+	// ErrNeedsLinux: this system has not what mounts and forks are made of. It wraps
+	// errors.ErrUnsupported.
+	ErrNeedsLinux error = needsLinux{}
 	// ErrUnsupported: the repository needs a newer snapctl.
 	ErrUnsupported = errors.New("made by a newer version of snapctl")
 )

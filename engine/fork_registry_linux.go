@@ -426,9 +426,6 @@ func (g *forkRegistry) all() (all []*forkEntry, err error) {
 	return all, errors.Join(errs...)
 }
 
-// ErrNoFork: no fork answers to the name or directory.
-var ErrNoFork = errors.New("no such fork")
-
 // find loads the fork of a name, or at a directory.
 func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
 	if nameOrDir == "" {

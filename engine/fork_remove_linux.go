@@ -79,14 +79,6 @@ func (e *forkEntry) unmount(detach bool) (busy bool, err error) {
 	return busy, nil
 }
 
-// RemoveForkOptions are how RemoveFork removes. nil will do.
-type RemoveForkOptions struct {
-	// Keep keeps what the fork changed; RemoveFork says where.
-	Keep bool
-	// Force removes a fork that somebody uses.
-	Force bool
-}
-
 // RemoveFork removes a fork, named by its name or its directory, and what it changed.
 // With Keep that stays, and kept is the folder that it is in: ForkOptions.Upper
 // of another fork of the same snapshot. A directory that Fork made is removed too.

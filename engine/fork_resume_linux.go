@@ -9,9 +9,6 @@ import (
 	"github.com/snapctl/snapctl/fusefs"
 )
 
-// ErrForkLost: what a fork had changed is gone.
-var ErrForkLost = errors.New("what the fork had changed is gone")
-
 // ResumeFork mounts a fork of this repository again, which is named by its name or its
 // directory: one that was unmounted, that was mounted when the machine was stopped, or
 // whose server has died. What it changed is as it was. Processes that have files of a

@@ -13,36 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A ForkState says what has become of a fork.
-type ForkState string
-
-// States of forks.
-const (
-	// ForkMounted: it can be used. A copy (ForkRestore) always is, while it is there.
-	ForkMounted ForkState = "mounted"
-	// ForkSilent: the server of its snapshot does not answer within a second.
-	ForkSilent ForkState = "silent"
-	// ForkDead: the server of its snapshot has died. ResumeFork brings it back.
-	ForkDead ForkState = "server dead"
-	// ForkDetached: it was unmounted. ResumeFork mounts it.
-	ForkDetached ForkState = "detached"
-	// ForkLost: it was mounted when the machine, or the container, was stopped.
-	// ResumeFork mounts it, unless it was ephemeral, or a copy.
-	ForkLost ForkState = "lost"
-	// ForkElsewhere: it was mounted in another mount namespace.
-	ForkElsewhere ForkState = "elsewhere"
-)
-
-// A ForkStatus describes a fork.
-type ForkStatus struct {
-	Fork
-	State ForkState `json:"state"`
-	// Changed is how many bytes on disk what it changed takes, -1 if that is not
-	// known, as of a copy. If there is very much, it is less, and ChangedMore set.
-	Changed     int64 `json:"changed"`
-	ChangedMore bool  `json:"changedMore,omitempty"`
-}
-
 // Forks gives all forks of a state folder, in the order in which they were made. It
 // waits a second at most for servers that do not answer. What it can read it gives
 // together with the error about what it cannot.

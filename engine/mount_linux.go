@@ -11,47 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountOptions are how a snapshot is mounted. nil will do.
-type MountOptions struct {
-	// Force mounts over a directory that holds something, which is out of sight
-	// while the mount lasts.
-	Force bool
-	// AllowOther lets other users look at the mount, as far as the permissions
-	// of its files allow. Root's mounts always do.
-	AllowOther bool
-	// Prefetch is what is fetched before somebody asks for it. It does not matter
-	// for a local repository.
-	Prefetch Prefetch
-	// Share lets other processes of the same user have this one show the snapshot
-	// at mount points of theirs too. It should then live until ServerEnded, and no
-	// longer: who unmounts the last in another process waits for its end.
-	Share bool
-	// Memory is how many bytes of decoded contents are kept; the default is
-	// 32 MiB.
-	Memory int
-	// Fail is told of every request of a reader that failed for want of data:
-	// what was asked, of which path ("" if that is not known). It must be safe
-	// for parallel use.
-	Fail func(op, path string, err error)
-	// Warn is told of what does not go as it should but does not stop the mount,
-	// at any time while it lasts. It must be safe for parallel use.
-	Warn func(error)
-
-	// byOthers fails with errNoServer rather than have this process serve.
-	byOthers bool
-}
-
 // errNoServer: no process serves the snapshot.
 var errNoServer = errors.New("no process serves the snapshot")
-
-func (o *MountOptions) warn(err error) {
-	if o.Warn != nil {
-		o.Warn(err)
-	}
-}
-
-// defaultMemory is the default of MountOptions.Memory.
-const defaultMemory = 32 << 20
 
 // A Mount is a snapshot as a read-only file system at a directory. It ends with
 // Unmount, or when somebody else unmounts it; its repository must stay open until
@@ -66,24 +27,6 @@ type Mount struct {
 	point recordPoint
 	fail  func(op, path string, err error)
 	ended chan struct{}
-}
-
-// MountStats is what a mount did so far. The figures of the disk cache are those
-// of its repository, with its other mounts and restores in this process.
-type MountStats struct {
-	Errors    int64 `json:"errors"`    // requests that failed for want of data
-	Decoded   int64 `json:"decoded"`   // frames
-	Hits      int64 `json:"hits"`      // reads of packs that the disk cache answered
-	Misses    int64 `json:"misses"`    // and those that it did not
-	Fetched   int64 `json:"fetched"`   // bytes that the disk cache fetched
-	CacheUsed int64 `json:"cacheUsed"` // bytes of the disk cache, as far as this process knows
-
-	// Packs is how many the snapshot lies in, PacksHere how many of them the
-	// prefetch found or made complete in the disk cache, and Hydrated how many
-	// bytes it has fetched for that.
-	Packs     int64 `json:"packs"`
-	PacksHere int64 `json:"packsHere"`
-	Hydrated  int64 `json:"hydrated"`
 }
 
 // Mount mounts a snapshot at dir, an empty directory, and returns when it can be

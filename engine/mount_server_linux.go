@@ -15,6 +15,8 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
+var _ fusefs.Source = (*chunkReader)(nil)
+
 // A mountServer serves one snapshot from this process, at one mount point or
 // several: one tree, one set of decoded frames, one lease, one entry in the
 // registry. As root its mount points are one file system of the kernel's, with one

@@ -17,52 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A MountState says what has become of a mount.
-type MountState string
-
-// States of mounts.
-const (
-	// MountServing: it can be used.
-	MountServing MountState = "serving"
-	// MountSilent: there is a server, which does not answer within a second.
-	MountSilent MountState = "silent"
-	// MountDead: the server is gone, and the mount point is still there.
-	MountDead MountState = "dead"
-	// MountDetached: the mount point is gone, and the server still there: because
-	// somebody uses what was mounted, or for another moment.
-	MountDetached MountState = "detached"
-	// MountElsewhere: it is mounted in another mount namespace, such as a container's.
-	MountElsewhere MountState = "elsewhere"
-	// MountUnknown: it is not in the registry. Who serves it is not known, and it is
-	// not touched: while somebody looks at a mount it cannot be unmounted.
-	MountUnknown MountState = "unknown"
-	// MountLost: it was mounted when the machine, or the container, was stopped.
-	MountLost MountState = "lost"
-)
-
-// A MountStatus describes a mount point.
-type MountStatus struct {
-	Dir        string      `json:"dir"`
-	Snapshot   Snapshot    `json:"snapshot"`             // the id alone if the mount is not in the registry
-	Repository string      `json:"repository,omitempty"` // URL
-	Since      *time.Time  `json:"since,omitempty"`
-	Pid        int         `json:"pid,omitempty"`      // of the server, as that sees itself
-	Restarts   int         `json:"restarts,omitempty"` // how often it took over from one that had died
-	Keeper     int         `json:"keeper,omitempty"`   // pid of the process that would have it do so again
-	State      MountState  `json:"state"`
-	Stats      *MountStats `json:"stats,omitempty"` // of the server, all its mount points together
-
-	// Registered: it is in the registry of that state folder, and not merely in the
-	// kernel's table of mounts.
-	Registered bool `json:"registered"`
-	// Lower: it is there for forks that lie over it, and goes with the last.
-	Lower bool `json:"lower,omitempty"`
-
-	// AllowOther and Prefetch are as it was mounted.
-	AllowOther bool     `json:"-"`
-	Prefetch   Prefetch `json:"-"`
-}
-
 // Mounts gives what is mounted: by this user with that state folder, and whatever
 // else this process can see, in the order in which it was mounted; then what is
 // not mounted here but known. It waits a second at most for servers that
@@ -186,17 +140,6 @@ func (e *entryState) describe(dir string, reply *statusReply) *MountStatus {
 	}
 	return s
 }
-
-// UnmountOptions are how Unmount unmounts. nil will do.
-type UnmountOptions struct {
-	// Detach frees the path of a mount that is in use; the mount ends when nobody
-	// uses it any more.
-	Detach bool
-}
-
-// ErrServerStays: what was mounted is unmounted, but the process that served it
-// has not ended.
-var ErrServerStays = errors.New("it is unmounted, but the process that served it has not ended")
 
 // serverPatience is how long Unmount waits for a server to end. The longest that
 // one has to do is to delete its lease.

@@ -1,98 +1,42 @@
+//go:build !portable
+
 package engine
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// A tree is read and written relative to a file descriptor of its root, and no
-// path below it ever follows a symbolic link: whoever swaps a directory for a
-// link while snapctl works cannot lead it out of the tree.
-
-// maxOpenPath is how much of a path one system call takes: PATH_MAX with room.
-const maxOpenPath = 3 << 10
+const (
+	// openPath opens a directory to go on from, which takes no permission to read it.
+	openPath = unix.O_PATH
+	// openUnseen leaves the access time alone, which only a file's owner may do.
+	openUnseen = unix.O_NOATIME
+)
 
 // noOpenat2 is set once the kernel or a sandbox turned out not to have openat2.
 var noOpenat2 atomic.Bool
 
-// openBelow opens a path below the directory root, "" for root itself, without
-// following any symbolic link. The path may be longer than PATH_MAX.
-func openBelow(root int, path string, flags int) (int, error) {
-	if path == "" {
-		path = "."
+// openWhole opens a path in one system call. ok is false where there is none for that.
+func openWhole(dir int, path string, flags int) (fd int, ok bool, err error) {
+	if noOpenat2.Load() {
+		return -1, false, nil
 	}
-	dir := root
-	for len(path) > maxOpenPath {
-		cut := strings.LastIndexByte(path[:maxOpenPath], '/')
-		fd, err := openShort(dir, path[:cut], unix.O_PATH|unix.O_DIRECTORY)
-		if dir != root {
-			unix.Close(dir)
-		}
-		if err != nil {
-			return -1, err
-		}
-		dir, path = fd, path[cut+1:]
-	}
-	fd, err := openShort(dir, path, flags)
-	if dir != root {
-		unix.Close(dir)
-	}
-	return fd, err
-}
-
-func openShort(dir int, path string, flags int) (int, error) {
-	flags |= unix.O_CLOEXEC | unix.O_NOFOLLOW
-	if !noOpenat2.Load() {
-		how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-		for {
-			fd, err := unix.Openat2(dir, path, &how)
-			if err == nil {
-				return fd, nil
-			}
-			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
-				continue
-			}
+	how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	for {
+		fd, err := unix.Openat2(dir, path, &how)
+		switch {
+		case err == nil:
+			return fd, true, nil
+		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM):
 			// Old kernels do not know it, and some container runtimes forbid it.
-			if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
-				return -1, err
-			}
 			noOpenat2.Store(true)
-			break
+			return -1, false, nil
+		default:
+			return -1, true, err
 		}
 	}
-	at := dir
-	for {
-		name, rest, more := strings.Cut(path, "/")
-		f := flags
-		if more {
-			f = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-		}
-		fd, err := openat(at, name, f)
-		if at != dir {
-			unix.Close(at)
-		}
-		if err != nil || !more {
-			return fd, err
-		}
-		at, path = fd, rest
-	}
-}
-
-func openat(dir int, name string, flags int) (int, error) {
-	for {
-		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
-		if !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
-}
-
-// procPath names an entry of an open directory for the system calls that have
-// no *at form, without following a link at its end or on the way.
-func procPath(dir int, name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
 }

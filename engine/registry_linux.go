@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,22 +55,6 @@ const (
 	recordVersion = 1
 	maxRecord     = 4 << 20
 )
-
-// DefaultStateDir is where snapctl keeps what must outlive a process, if nobody
-// says otherwise: snapctl under $XDG_STATE_HOME, or ~/.local/state.
-func DefaultStateDir() string {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "snapctl")
-	}
-	home := os.Getenv("HOME")
-	if u, err := user.Current(); err == nil && !filepath.IsAbs(home) { // as for a system service
-		home = u.HomeDir
-	}
-	if filepath.IsAbs(home) {
-		return filepath.Join(home, ".local", "state", "snapctl")
-	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-state-%d", os.Getuid()))
-}
 
 // newRegistry gives the registry of a state folder, nil for none. It makes nothing.
 func newRegistry(stateDir string) (*registry, error) {

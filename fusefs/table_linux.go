@@ -154,12 +154,6 @@ func Watch(stop <-chan struct{}, look func()) error {
 	return nil
 }
 
-// Why Probe says that a mount cannot be used.
-var (
-	ErrNoServer = errors.New("the process that served it is gone")
-	ErrNoAnswer = errors.New("the process that serves it does not answer")
-)
-
 // Probe asks the server of the mount at a path whether it is there, and waits
 // that long for its answer.
 func Probe(path string, patience time.Duration) error {

@@ -29,10 +29,6 @@ type Connection struct {
 	Answer []byte   // what was answered
 }
 
-// ErrNoTakeOver: the kernel does not send again what a dead server had taken, so
-// that some readers would wait for ever. Linux 6.9 and newer do.
-var ErrNoTakeOver = errors.New("the kernel cannot repeat requests: it takes Linux 6.9")
-
 // Connection gives what TakeOver needs; the caller closes the Device. It fails with
 // ErrNoTakeOver where there is no TakeOver, and with os.ErrClosed if nothing is
 // mounted any more.

@@ -13,12 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotMounted: no snapshot is mounted at the directory.
-var ErrNotMounted = errors.New("no snapshot is mounted here")
-
-// ErrBusy: somebody uses the mount.
-var ErrBusy = errors.New("in use")
-
 // Resolve makes the path of a directory one that the kernel's table of mounts
 // has: absolute and without symbolic links. It does not look at what is mounted
 // there, which may be dead or wait for a network.
@@ -97,9 +91,6 @@ func unmount(dir string, detach bool) error {
 	}
 	return err
 }
-
-// ErrNoHelper: users other than root need a program to mount and unmount.
-var ErrNoHelper = errors.New("users other than root need the program fusermount3, which the package fuse3 has")
 
 // helper finds that program where go-fuse does: it may be in /bin alone for a
 // service that has no PATH.

@@ -86,7 +86,7 @@ func (c *DiskCache) sweep() {
 	var fsys unix.Statfs_t
 	if unix.Statfs(c.dir, &fsys) == nil {
 		// On a disk that gets full, the cache gives way.
-		limit = min(limit, used+int64(fsys.Bavail)*fsys.Bsize)
+		limit = min(limit, used+int64(fsys.Bavail)*int64(fsys.Bsize))
 	}
 	c.bound.Store(limit - limit/roomShare)
 	if files == nil {
@@ -170,7 +170,7 @@ func (c *DiskCache) discard(path string) bool {
 	f := &cacheFile{fd: fd}
 	f.refs.Store(1)
 	defer f.release() // and with it the lock
-	if !f.tryLock(0, 0) {
+	if !f.tryLockAll() {
 		return false
 	}
 	if !f.linked() { // another evicted it; the path may be that of a new file

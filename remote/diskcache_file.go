@@ -66,6 +66,7 @@ type cacheFile struct {
 	writable bool
 	nameSum  uint32
 	refs     atomic.Int32
+	locks    fileLocks
 }
 
 // openCacheFile opens the mirror of an object; the caller has one reference.
@@ -136,7 +137,7 @@ func publishCacheFile(tmp, path, name string) error {
 	header := cacheHeaderOf(crc32.Checksum([]byte(name), castagnoli), 0)
 	_, err = t.Write(header[:])
 	if err == nil {
-		err = rename(t.Name(), path, unix.RENAME_NOREPLACE)
+		err = publishNew(t.Name(), path)
 	}
 	if err != nil {
 		os.Remove(t.Name())

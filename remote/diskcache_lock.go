@@ -2,10 +2,7 @@ package remote
 
 import (
 	"context"
-	"io"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Locks of byte ranges of a mirror's file, by open file description: two
@@ -16,6 +13,9 @@ import (
 //
 // Background fetches lock at backgroundLocks plus the offset: whoever waits
 // for a fault does not wait for another process's large request.
+//
+// That is Linux, whose locks fileLocks are. Elsewhere there are none of ranges that
+// would do: see diskcache_lock_portable.go.
 const (
 	lockPatience    = 2 * time.Second
 	lockPollMin     = time.Millisecond
@@ -25,24 +25,12 @@ const (
 
 // tryLock locks a range, or tells that another open file has it. Where the
 // file system has no such locks, all succeed.
-func (f *cacheFile) tryLock(offset, length int64) bool {
-	err := f.setLock(unix.F_WRLCK, offset, length)
-	return err != unix.EAGAIN && err != unix.EACCES
-}
+func (f *cacheFile) tryLock(offset, length int64) bool { return f.locks.try(f.fd, offset, length) }
 
-func (f *cacheFile) unlock(offset, length int64) {
-	_ = f.setLock(unix.F_UNLCK, offset, length)
-}
+// tryLockAll locks the whole file, or tells that another open file has some of it.
+func (f *cacheFile) tryLockAll() bool { return f.locks.tryAll(f.fd) }
 
-func (f *cacheFile) setLock(kind int16, offset, length int64) error {
-	lock := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: offset, Len: length}
-	for {
-		err := unix.FcntlFlock(uintptr(f.fd), unix.F_OFD_SETLK, &lock)
-		if err != unix.EINTR {
-			return err
-		}
-	}
-}
+func (f *cacheFile) unlock(offset, length int64) { f.locks.release(f.fd, offset, length) }
 
 // lock waits until the range is locked, done says that there is no more need,
 // or patience ends. It tells whether it is locked.

@@ -394,6 +394,9 @@ func TestCacheClose(t *testing.T) {
 // TestCacheTwo: two caches on one folder, as two processes have them, fetch
 // once; and one that hangs does not hold up the other for long.
 func TestCacheTwo(t *testing.T) {
+	if !rangeLocks {
+		t.Skip("there are no locks of ranges here")
+	}
 	data := randomBytes(1, 3*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	dir := t.TempDir()

@@ -19,7 +19,7 @@ import (
 // Put is [Store.Put]. The object appears whole or not at all: it is written
 // under another name, synced, renamed, and its folder is synced.
 func (s *File) Put(ctx context.Context, name string, data []byte) error {
-	err := s.write(ctx, name, data, unix.RENAME_NOREPLACE)
+	err := s.write(ctx, name, data, publishNew)
 	if errors.Is(err, fs.ErrExist) {
 		err = s.compare(name, data)
 	}
@@ -28,17 +28,17 @@ func (s *File) Put(ctx context.Context, name string, data []byte) error {
 
 // Replace is [Replacer.Replace], whole or not at all.
 func (s *File) Replace(ctx context.Context, name string, data []byte) error {
-	return wrap(OpReplace, name, s.write(ctx, name, data, 0))
+	return wrap(OpReplace, name, s.write(ctx, name, data, unix.Rename))
 }
 
-func (s *File) write(ctx context.Context, name string, data []byte, flags uint) error {
+func (s *File) write(ctx context.Context, name string, data []byte, rename renamer) error {
 	if err := begin(ctx, name); err != nil {
 		return err
 	}
 	// If a writer is stopped for long, another's clean may take its temporary
 	// file away: that costs a second attempt.
 	for range 3 {
-		err := s.writeOnce(ctx, name, data, flags)
+		err := s.writeOnce(ctx, name, data, rename)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -49,7 +49,7 @@ func (s *File) write(ctx context.Context, name string, data []byte, flags uint) 
 	return fmt.Errorf("temporary files vanish from %s", s.path(tmpDir))
 }
 
-func (s *File) writeOnce(ctx context.Context, name string, data []byte, flags uint) (err error) {
+func (s *File) writeOnce(ctx context.Context, name string, data []byte, rename renamer) (err error) {
 	f, err := s.createTemp()
 	if err != nil {
 		return err
@@ -76,10 +76,10 @@ func (s *File) writeOnce(ctx context.Context, name string, data []byte, flags ui
 		return err
 	}
 	dir := filepath.Dir(s.path(name))
-	err = s.publish(f.Name(), s.path(name), dir, flags)
+	err = s.publish(f.Name(), s.path(name), dir, rename)
 	if errors.Is(err, fs.ErrNotExist) { // somebody tidied up empty folders
 		s.synced.Clear()
-		err = s.publish(f.Name(), s.path(name), dir, flags)
+		err = s.publish(f.Name(), s.path(name), dir, rename)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist):
@@ -92,18 +92,24 @@ func (s *File) writeOnce(ctx context.Context, name string, data []byte, flags ui
 }
 
 // publish gives a synced temporary file its name.
-func (s *File) publish(temp, path, dir string, flags uint) error {
+func (s *File) publish(temp, path, dir string, rename renamer) error {
 	if err := s.syncedDir(dir); err != nil {
 		return err
 	}
-	return rename(temp, path, flags)
+	return rename(temp, path)
 }
 
-// rename is renameat2, or what comes nearest where the file system knows no
-// RENAME_NOREPLACE (NFS, some FUSE): link never overwrites either.
-func rename(from, to string, flags uint) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags)
-	if flags == 0 || err != unix.EINVAL && err != unix.ENOSYS {
+// A renamer gives a file another name.
+type renamer func(from, to string) error
+
+// publishNew is the renamer that never replaces anything: renameNew, or what comes
+// nearest where the file system cannot do that (NFS, some FUSE): link never
+// overwrites either.
+func publishNew(from, to string) error {
+	err := renameNew(from, to)
+	switch err {
+	case unix.EINVAL, unix.ENOSYS, unix.ENOTSUP:
+	default:
 		return err
 	}
 	if err := os.Link(from, to); err != nil {
@@ -155,6 +161,10 @@ func (s *File) Delete(ctx context.Context, names ...string) error {
 		case nil:
 			dirs[filepath.Dir(s.path(name))] = name
 		case unix.EISDIR: // not an object
+		case unix.EPERM: // which darwin says of a folder
+			if fi, serr := os.Lstat(s.path(name)); serr != nil || !fi.IsDir() {
+				errs = append(errs, wrap(OpDelete, name, s.fileErr(err)))
+			}
 		default:
 			if err := s.fileErr(err); !errors.Is(err, ErrNotExist) {
 				errs = append(errs, wrap(OpDelete, name, err))

@@ -157,8 +157,15 @@ func hintFor(err error) string {
 		return encryptionHint
 	case errors.Is(err, remote.ErrAccess):
 		return "see: snapctl help permissions"
+	case errors.Is(err, engine.ErrNeedsLinux):
+		return "what works here: snapctl restore, ls, cat, find and dump"
 	case errors.Is(err, engine.ErrUnsupported):
 		return "get a newer snapctl: https://github.com/snapctl/snapctl/releases"
 	}
 	return ""
 }
+
+// An exitError is an exit code of a process that said why.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
 )
 
@@ -174,4 +175,20 @@ func readPatterns(name string, stdin io.Reader) ([]string, error) {
 		}
 	}
 	return lines, scanner.Err()
+}
+
+// A sizeFlag is a number of bytes, such as 10GiB.
+type sizeFlag int64
+
+var _ pflag.Value = (*sizeFlag)(nil)
+
+func (f *sizeFlag) String() string { return "" }
+func (f *sizeFlag) Type() string   { return "size" }
+func (f *sizeFlag) Set(s string) error {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return errors.New("not a size such as 500MB or 10GiB")
+	}
+	*f = sizeFlag(n)
+	return nil
 }

@@ -185,8 +185,24 @@ func TestVersionFrom(t *testing.T) {
 		{"dev", "", info("(devel)")},
 		{"dev", "", func() (*debug.BuildInfo, bool) { return nil, false }},
 	} {
-		if got := versionFrom(c.release, c.info); got != c.want {
-			t.Errorf("%s; want %s", got, c.want)
+		if got := versionFrom(stamp{version: c.release}, c.info); got.Version != c.want {
+			t.Errorf("%s; want %s", got.Version, c.want)
 		}
+	}
+}
+
+// TestVersionStamp: what a release was stamped with counts more than what Go knows.
+func TestVersionStamp(t *testing.T) {
+	built := func() (*debug.BuildInfo, bool) {
+		return &debug.BuildInfo{Settings: []debug.BuildSetting{
+			{Key: "vcs.revision", Value: "built"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"},
+		}}, true
+	}
+	if v := versionFrom(stamp{}, built); v.Commit != "built" || v.Time != "2026-01-02T03:04:05Z" || !v.Modified {
+		t.Errorf("%+v", v)
+	}
+	v := versionFrom(stamp{version: "v1.2.3", commit: "released", time: "2025-01-02T03:04:05Z"}, built)
+	if v.Version != "v1.2.3" || v.Commit != "released" || v.Time != "2025-01-02T03:04:05Z" || v.Modified {
+		t.Errorf("%+v", v)
 	}
 }

@@ -7,7 +7,7 @@ package main
 
 import "os"
 
-// version is set by releases: -ldflags "-X main.version=v1.2.3".
-var version string
+// Set by releases: -ldflags "-X main.version=v1.2.3 -X main.commit=... ".
+var version, commit, commitTime string
 
 func main() { os.Exit(run(processEnv(), os.Args[1:])) }

@@ -172,14 +172,14 @@ func (a *app) askSecret(ctx context.Context, prompt string) (string, error) {
 // hideTyping has a terminal not show what is typed: before anybody is asked, as people
 // type fast.
 func hideTyping(fd int) (restore func(), err error) {
-	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	before, err := unix.IoctlGetTermios(fd, getTermios)
 	if err != nil {
 		return nil, os.NewSyscallError("ioctl", err)
 	}
 	hidden := *before
 	hidden.Lflag &^= unix.ECHO
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &hidden); err != nil {
+	if err := unix.IoctlSetTermios(fd, setTermios, &hidden); err != nil {
 		return nil, os.NewSyscallError("ioctl", err)
 	}
-	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }, nil
+	return func() { _ = unix.IoctlSetTermios(fd, setTermios, before) }, nil
 }

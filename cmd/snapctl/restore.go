@@ -92,7 +92,7 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 	flags.StringArrayVar(&opts.Include, "include", nil, "restore only what matches `GLOB`; may be repeated")
 	flags.BoolVar(&opts.NoOwner, "no-owner", false, "leave all files to whoever restores (always so, but for root)")
 	flags.BoolVar(&opts.Verify, "verify", false, "read every file back from the target after it was written")
-	flags.BoolVar(&isLazy, "lazy", false, "make DIR a fork of the snapshot instead")
+	flags.BoolVar(&isLazy, "lazy", false, "make DIR a fork of the snapshot instead (on Linux)")
 	flags.BoolVar(&lazy.Force, "force", false, "with --lazy: over a directory that holds something, which is hidden meanwhile")
 	noCompletions(cmd, "include")
 	return cmd

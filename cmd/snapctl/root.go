@@ -66,7 +66,8 @@ func (a *app) command() *cobra.Command {
 		Short: "Snapshots of directories, deduplicated, in a folder or a bucket",
 		Long: `snapctl takes snapshots of directories, such as a checkout and its node_modules,
 and brings them back. What two snapshots share is stored once. The repository
-is a local folder, or a bucket of S3 or Cloudflare R2.
+is a local folder, or a bucket of S3 or Cloudflare R2. Mounts and forks need
+Linux.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 no such
 snapshot, 5 expired, 6 damaged repository, 7 locked repository, 130
@@ -152,6 +153,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		a.listCommand(),
 		a.logCommand(),
 		a.lsCommand(),
+		a.manCommand(),
 		a.mountCommand(),
 		a.mountsCommand(),
 		a.pinCommand(),

@@ -48,7 +48,7 @@ func run(e *env, args []string) int {
 	// A reader that goes away is an error of the write that found out, not the
 	// death of a create in the middle because nobody reads its progress.
 	signal.Ignore(syscall.SIGPIPE)
-	if e.getenv(keeperEnv) != "" {
+	if isKeeper(e) {
 		return keep(e)
 	}
 	tuneMemory()

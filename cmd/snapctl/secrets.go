@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine"
@@ -29,6 +26,9 @@ const (
 	askFdEnv = "SNAPCTL_MOUNT_PASSPHRASE_FD"
 	askWord  = "passphrase "
 )
+
+// takeOverEnv is set for a server that is to take over: it gets the key with the rest.
+const takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD"
 
 // secretPipe is the pipe to a process that is about to be started.
 type secretPipe struct {
@@ -113,29 +113,4 @@ func (s *starter) ask(url string) (string, error) {
 		err = errNotSaid
 	}
 	return string(b), err
-}
-
-// inherit takes what whoever started this process has passed on.
-func (a *app) inherit(b *background) error {
-	take := func(name string) *os.File {
-		fd, err := strconv.Atoi(a.getenv(name))
-		if err != nil {
-			return nil
-		}
-		os.Unsetenv(name)
-		unix.CloseOnExec(fd)
-		return os.NewFile(uintptr(fd), "secrets")
-	}
-	if f := take(keyFdEnv); f != nil {
-		defer f.Close()
-		var key chunk.Key
-		if _, err := io.ReadFull(f, key[:]); err != nil {
-			return fmt.Errorf("mount: the key of the repository: %w", err)
-		}
-		a.key = &key
-	}
-	if f := take(askFdEnv); f != nil {
-		a.starter = &starter{ready: b.pipe, secrets: f}
-	}
-	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 )
 
 // ErrNoTool is returned by Tool and StartServer when a program cannot be
@@ -55,10 +54,10 @@ func toolsMod() (string, error) {
 }
 
 // startTool starts cmd and closes dead when it has ended. The process dies
-// with us even if we are killed: the kernel sends the signal when the thread
-// that started it ends, so that thread is kept until then.
+// with us even if we are killed (on Linux): the kernel sends the signal when the
+// thread that started it ends, so that thread is kept until then.
 func startTool(cmd *exec.Cmd, dead chan<- struct{}) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = diesWithUs()
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()

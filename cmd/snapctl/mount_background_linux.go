@@ -142,7 +142,27 @@ func openLog(dir, mountPoint string) (*os.File, error) {
 	return f, err
 }
 
-// An exitError is an exit code of a process that said why.
-type exitError struct{ code int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+// inherit takes what whoever started this process has passed on.
+func (a *app) inherit(b *background) error {
+	take := func(name string) *os.File {
+		fd, err := strconv.Atoi(a.getenv(name))
+		if err != nil {
+			return nil
+		}
+		os.Unsetenv(name)
+		unix.CloseOnExec(fd)
+		return os.NewFile(uintptr(fd), "secrets")
+	}
+	if f := take(keyFdEnv); f != nil {
+		defer f.Close()
+		var key chunk.Key
+		if _, err := io.ReadFull(f, key[:]); err != nil {
+			return fmt.Errorf("mount: the key of the repository: %w", err)
+		}
+		a.key = &key
+	}
+	if f := take(askFdEnv); f != nil {
+		a.starter = &starter{ready: b.pipe, secrets: f}
+	}
+	return nil
+}

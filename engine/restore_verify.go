@@ -149,15 +149,14 @@ func readFull(fd int, data []byte, at uint64) error {
 // allZero compares a range of a file with a hole.
 func allZero(fd int, from, to uint64, buf *[]byte) error {
 	for from < to {
-		data, err := unix.Seek(fd, int64(from), unix.SEEK_DATA)
-		switch {
-		case errors.Is(err, unix.ENXIO): // nothing but hole
+		data, err := dataFrom(fd, int64(from))
+		if errors.Is(err, unix.ENXIO) { // nothing but hole
 			return nil
-		case err == nil:
-			from = max(from, uint64(data))
-		case !errors.Is(err, unix.EINVAL): // EINVAL: the file system does not tell
+		}
+		if err != nil {
 			return err
 		}
+		from = max(from, uint64(data))
 		if from >= to {
 			return nil
 		}
@@ -211,6 +210,9 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 			return false, err
 		}
 	}
+	if err := x.folding.put(parent, e.Name, func() error { return nil }); err != nil {
+		return false, err
+	}
 	x.meter.addFile()
 	x.meter.addBytes(int64(e.Size))
 	fd, err := openFile(parent, e.Name)
@@ -225,5 +227,5 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if now.Mode == e.Mode && attrs <= 0 && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID) {
 		return true, nil
 	}
-	return true, x.setMetaFD(fd, e)
+	return true, x.setMetaFD(fd, spot{parent, e.Name}, e)
 }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -80,8 +79,8 @@ type dirent struct {
 
 func direntOf(name string, st *unix.Stat_t) dirent {
 	return dirent{
-		name: name, mode: st.Mode, uid: st.Uid, gid: st.Gid, nlink: uint32(st.Nlink),
-		rdev: st.Rdev, dev: st.Dev, ino: st.Ino, size: st.Size, alloc: st.Blocks * 512,
+		name: name, mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, nlink: uint32(st.Nlink),
+		rdev: uint64(st.Rdev), dev: uint64(st.Dev), ino: st.Ino, size: st.Size, alloc: st.Blocks * 512,
 		atime: st.Atim, mtime: st.Mtim, ctime: st.Ctim,
 	}
 }
@@ -280,47 +279,4 @@ func fstatat(dir int, name string, st *unix.Stat_t) error {
 			return err
 		}
 	}
-}
-
-var direntBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
-
-// readNames gives the names in an open directory, unordered. They share memory.
-func readNames(fd int) ([]string, error) {
-	buf := direntBuffers.Get().(*[64 << 10]byte)
-	defer direntBuffers.Put(buf)
-	var all strings.Builder
-	var ends []int
-	for {
-		n, err := unix.Getdents(fd, buf[:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			break
-		}
-		for rec := buf[:n]; len(rec) > 0; {
-			// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name.
-			size := int(binary.NativeEndian.Uint16(rec[16:]))
-			name := rec[19:size]
-			if end := slices.Index(name, 0); end >= 0 {
-				name = name[:end]
-			}
-			rec = rec[size:]
-			if s := string(name); s == "." || s == ".." {
-				continue
-			}
-			all.Write(name)
-			ends = append(ends, all.Len())
-		}
-	}
-	names := make([]string, len(ends))
-	start := 0
-	for i, end := range ends {
-		names[i] = all.String()[start:end]
-		start = end
-	}
-	return names, nil
 }

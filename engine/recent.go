@@ -93,7 +93,7 @@ func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byt
 
 // bundleFile adds a file's chunks, if it still holds what was stored.
 func (c *creator) bundleFile(e *manifest.Entry, to *bundledPages, buf *[]byte) error {
-	dir, err := openBelow(c.root, e.Dir, unix.O_PATH|unix.O_DIRECTORY)
+	dir, err := openBelow(c.root, e.Dir, openPath|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}

@@ -188,8 +188,12 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 	if err != nil {
 		return err
 	}
+	return x.folding.put(parent, e.Name, func() error { return x.sameName(x.makeDirAt(parent, e)) })
+}
+
+func (x *restorer) makeDirAt(parent int, e *manifest.Entry) error {
 	mode := madeDirMode(e)
-	err = unix.Mkdirat(parent, e.Name, mode)
+	err := unix.Mkdirat(parent, e.Name, mode)
 	if !errors.Is(err, unix.EEXIST) || x.fresh {
 		return err
 	}
@@ -202,7 +206,7 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 			return nil
 		}
 		// It is no link: that was looked at. Its mode is set at the end.
-		return unix.Fchmodat(parent, e.Name, st.Mode&manifest.PermMask|0o700, 0)
+		return unix.Fchmodat(parent, e.Name, uint32(st.Mode)&manifest.PermMask|0o700, 0)
 	}
 	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
 		return err
@@ -265,13 +269,13 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 	case manifest.Symlink:
 		err = unix.Symlinkat(e.Target, dir, name)
 	case manifest.Fifo:
-		err = unix.Mknodat(dir, name, unix.S_IFIFO|e.Mode&0o777, 0)
+		err = mknodAt(dir, name, unix.S_IFIFO|e.Mode&0o777, manifest.Device{})
 	case manifest.CharDevice, manifest.BlockDevice:
 		kind := uint32(unix.S_IFCHR)
 		if e.Type == manifest.BlockDevice {
 			kind = unix.S_IFBLK
 		}
-		err = unix.Mknodat(dir, name, kind|e.Mode&0o777, int(unix.Mkdev(e.Device.Major, e.Device.Minor)))
+		err = mknodAt(dir, name, kind|e.Mode&0o777, e.Device)
 		if errors.Is(err, unix.EPERM) {
 			x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
 			x.plan.skipped[cloneKey(e.Key())] = true
@@ -279,7 +283,7 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 		}
 	}
 	if err != nil {
-		return err
+		return x.sameName(err)
 	}
 	if err := x.setMeta(dir, name, e); err != nil {
 		return err
@@ -317,14 +321,14 @@ func (x *restorer) makeLink(from, to *openDir, l link) error {
 		return err
 	}
 	if x.fresh {
-		return unix.Linkat(src, l.first.Name, dst, l.name.Name, 0)
+		return x.sameName(unix.Linkat(src, l.first.Name, dst, l.name.Name, 0))
 	}
 	var a, b unix.Stat_t
 	if err := fstatat(src, l.first.Name, &a); err != nil {
 		return err
 	}
 	if fstatat(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
-		return nil
+		return x.folding.alone(dst, l.name.Name)
 	}
 	const temp = "link"
 	if err := unix.Linkat(src, l.first.Name, x.work, temp, 0); err != nil {
@@ -344,6 +348,10 @@ func (x *restorer) workplace(parent int, rank uint64, e *manifest.Entry) (dir in
 
 // moveInto puts a finished file in the place of what has its name.
 func (x *restorer) moveInto(temp string, parent int, name string) error {
+	return x.folding.put(parent, name, func() error { return x.replace(temp, parent, name) })
+}
+
+func (x *restorer) replace(temp string, parent int, name string) error {
 	err := unix.Renameat(x.work, temp, parent, name)
 	if errors.Is(err, unix.EISDIR) {
 		// A directory gives way when it is empty, or when all else may go.

@@ -320,7 +320,7 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 	for {
 		fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 		if !errors.Is(err, unix.EINTR) {
-			return fd, err
+			return fd, x.sameName(err)
 		}
 	}
 }
@@ -328,16 +328,17 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 // finishFile gives a file whose contents are there its metadata and its name.
 func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) error {
 	x.meter.addFile()
+	dir, name := x.workplace(parent, rank, e)
+	at := spot{dir, name}
 	// What is written in pieces was made with other permissions.
 	if x.plan.parted[rank] == nil && x.owner.asMade(e, e.Mode&0o777) {
-		if err := setTimes(fd, "", e.Mtime); err != nil {
+		if err := setTimesFD(fd, at, e.Mtime); err != nil {
 			return err
 		}
-	} else if err := x.setMetaFD(fd, e); err != nil {
+	} else if err := x.setMetaFD(fd, at, e); err != nil {
 		return err
 	}
 	if !x.fresh {
-		_, name := x.workplace(parent, rank, e)
 		return x.moveInto(name, parent, e.Name)
 	}
 	if e.Links > 1 {

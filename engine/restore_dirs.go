@@ -3,23 +3,12 @@ package engine
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
-
-// removeAt removes an entry of an open directory and all below it.
-func removeAt(parent int, name string) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return root.RemoveAll(name)
-}
 
 // deleteOthers removes what the snapshot does not hold from the directories that
 // it does.
@@ -77,7 +66,7 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 		return fmt.Errorf("directory %q: %w", dir, err)
 	}
 	for _, name := range names {
-		if keep[name] || dir == "" && name == x.workName {
+		if keep[name] || dir == "" && name == x.workName || x.folding.has(fd, name) {
 			continue
 		}
 		if ctx.Err() != nil {
@@ -116,7 +105,7 @@ func (x *restorer) finishDirs(ctx context.Context) error {
 
 func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 	if e.Name == "" {
-		if err := x.setMetaFD(x.root, e); err != nil {
+		if err := x.setMetaFD(x.root, spot{x.root, "."}, e); err != nil {
 			return err
 		}
 		return x.noteFD(x.root, rank)
@@ -138,7 +127,7 @@ func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error
 		return err
 	}
 	defer unix.Close(fd)
-	if err := x.setMetaFD(fd, e); err != nil {
+	if err := x.setMetaFD(fd, spot{fd, "."}, e); err != nil {
 		return err
 	}
 	return x.noteFD(fd, rank)

@@ -36,8 +36,7 @@ import (
 // This is the same program, so that a server that takes over speaks to the kernel
 // as the first one did, also if the file of the program was replaced meanwhile.
 const (
-	keeperEnv   = "SNAPCTL_MOUNT_KEEPER"      // set for a keeper
-	takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD" // for a server that is to take over
+	keeperEnv = "SNAPCTL_MOUNT_KEEPER" // set for a keeper; takeOverEnv for a server that follows
 
 	msgReady = 'r'
 	msgKeep  = 'k'
@@ -72,6 +71,9 @@ type keeping struct {
 	deaths  int
 	signals chan os.Signal
 }
+
+// isKeeper tells whether this process was started to be a keeper.
+func isKeeper(e *env) bool { return e.getenv(keeperEnv) != "" }
 
 // keep is the whole keeper process. Descriptor 3 is the socket, and 4 the server.
 func keep(e *env) int {

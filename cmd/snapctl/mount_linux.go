@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -212,22 +210,6 @@ func (f *failures) tell(op, path string, err error) {
 	}
 	f.last, f.unsaid = now, 0
 	f.app.console.line(s)
-}
-
-// A sizeFlag is a number of bytes, such as 10GiB.
-type sizeFlag int64
-
-var _ pflag.Value = (*sizeFlag)(nil)
-
-func (f *sizeFlag) String() string { return "" }
-func (f *sizeFlag) Type() string   { return "size" }
-func (f *sizeFlag) Set(s string) error {
-	n, err := humanize.ParseBytes(s)
-	if err != nil || n == 0 || n > math.MaxInt64 {
-		return errors.New("not a size such as 500MB or 10GiB")
-	}
-	*f = sizeFlag(n)
-	return nil
 }
 
 // A prefetchFlag is a word for what a mount fetches ahead.

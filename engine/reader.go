@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -44,7 +43,7 @@ func (d *openDir) get(path string) (int, error) {
 		return d.fd, nil
 	}
 	d.close()
-	fd, err := openBelow(d.root, path, unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := openBelow(d.root, path, openPath|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, err
 	}
@@ -128,7 +127,7 @@ func (r *reader) release(p *part) {
 func openFile(dir int, name string) (int, error) {
 	// O_NONBLOCK: a FIFO may have taken the file's place.
 	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
-	fd, err := openat(dir, name, flags|unix.O_NOATIME)
+	fd, err := openat(dir, name, flags|openUnseen)
 	if errors.Is(err, unix.EPERM) {
 		fd, err = openat(dir, name, flags)
 	}
@@ -328,27 +327,6 @@ func (r *reader) streamOnce(ctx context.Context, fd int, b *batch) (size int64, 
 	}
 }
 
-// nextData finds the first data at or behind off: from data to end. Both are the
-// size of the file where there is none.
-func nextData(fd int, off int64) (data, end int64, err error) {
-	data, err = unix.Seek(fd, off, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		size, err := unix.Seek(fd, 0, io.SeekEnd)
-		return max(size, off), max(size, off), err
-	case errors.Is(err, unix.EINVAL): // the file system does not know
-		size, err := unix.Seek(fd, 0, io.SeekEnd)
-		return min(off, size), size, err
-	case err != nil:
-		return 0, 0, err
-	}
-	end, err = unix.Seek(fd, data, unix.SEEK_HOLE)
-	if errors.Is(err, unix.ENXIO) { // cut short in between
-		return off, off, nil
-	}
-	return data, end, err
-}
-
 // streamRun reads the data from off to end and sends its chunks. It tells how
 // many bytes there were.
 func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uint64, b *batch) (total int64, err error) {
@@ -392,7 +370,7 @@ func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uin
 func (r *reader) readMeta(dir *openDir, it *item) error {
 	e := &it.entry
 	if e.Name == "" {
-		return r.xattrs(e, xattrsOfPath(fmt.Sprintf("/proc/self/fd/%d/.", r.root)))
+		return r.xattrs(e, xattrsAt(r.root, "."))
 	}
 	parent, err := dir.get(e.Dir)
 	if err != nil {
@@ -409,7 +387,7 @@ func (r *reader) readMeta(dir *openDir, it *item) error {
 		}
 		e.Target = string(buf[:n])
 	}
-	err = r.xattrs(e, xattrsOfPath(procPath(parent, e.Name)))
+	err = r.xattrs(e, xattrsAt(parent, e.Name))
 	if errors.Is(err, unix.ENOENT) && fstatat(parent, e.Name, new(unix.Stat_t)) == nil {
 		return fmt.Errorf("%v; is /proc mounted?", err)
 	}
@@ -420,13 +398,6 @@ func (r *reader) readMeta(dir *openDir, it *item) error {
 type xattrAccess struct {
 	list func(dest []byte) (int, error)
 	get  func(name string, dest []byte) (int, error)
-}
-
-func xattrsOfPath(path string) xattrAccess {
-	return xattrAccess{
-		func(dest []byte) (int, error) { return unix.Llistxattr(path, dest) },
-		func(name string, dest []byte) (int, error) { return unix.Lgetxattr(path, name, dest) },
-	}
 }
 
 func (r *reader) fileXattrs(fd int, it *item) error {
@@ -451,13 +422,16 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
 		shown := name
+		if ofSystem(name) {
+			continue
+		}
 		if r.fork != nil {
 			if shown = r.fork.format.shown(name); shown == "" {
 				continue
 			}
 		}
 		value, err := grow(func(dest []byte) (int, error) { return x.get(name, dest) })
-		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		if errIsAny(err, errNoXattr, unix.ENOTSUP) {
 			continue // removed meanwhile, or a name that only says that it exists
 		}
 		if err != nil {

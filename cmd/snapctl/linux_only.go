@@ -1,0 +1,68 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/engine"
+)
+
+// The commands of mounts and forks, where there are none: each is there, in help and
+// completion too, and says so.
+
+func (a *app) doctorCommand() *cobra.Command {
+	return needsLinux("doctor", "Try what this machine can do, and say how to allow more")
+}
+
+func (a *app) forkCommand() *cobra.Command {
+	return needsLinux("fork (REF DIR | --resume DIR)", "Make a writable directory of a snapshot, at once")
+}
+
+func (a *app) forksCommand() *cobra.Command { return needsLinux("forks", "List forks") }
+
+func (a *app) mountCommand() *cobra.Command {
+	return needsLinux("mount REF DIR", "Show a snapshot as a read-only directory")
+}
+
+func (a *app) mountsCommand() *cobra.Command { return needsLinux("mounts", "List what is mounted") }
+
+func (a *app) resumeCommand() *cobra.Command {
+	return needsLinux("resume", "Bring back mounts and forks after a restart or a crash")
+}
+
+func (a *app) umountCommand() *cobra.Command {
+	return needsLinux("umount (DIR... | --all)", "Unmount what mount mounted")
+}
+
+func (a *app) unforkCommand() *cobra.Command {
+	return needsLinux("unfork DIR...", "Remove forks, and what was changed in them")
+}
+
+func needsLinux(use, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short + " (Linux only)",
+		Long: short + `.
+
+Mounts and forks need Linux: on this system the command does nothing but say so,
+with exit code 1. snapctl restore writes a snapshot out, and ls, cat, find and
+dump look into one without that.`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(*cobra.Command, []string) error { return engine.ErrNeedsLinux },
+	}
+	cmd.FParseErrWhitelist.UnknownFlags = true
+	return cmd
+}
+
+// fork is what restore --lazy does.
+func (a *app) fork(context.Context, string, string, engine.ForkOptions) error {
+	return engine.ErrNeedsLinux
+}
+
+// isKeeper tells whether this process was started to keep a mount.
+func isKeeper(*env) bool { return false }
+
+func keep(*env) int { return exitFailed }

@@ -1,0 +1,9 @@
+package main
+
+import "golang.org/x/sys/unix"
+
+// How a terminal is asked for its modes, and told them.
+const (
+	getTermios = unix.TCGETS
+	setTermios = unix.TCSETS
+)

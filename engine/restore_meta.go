@@ -1,0 +1,209 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// ownerPolicy is how owners and modes are set, and when nothing has to be done.
+type ownerPolicy struct {
+	set      bool // restore owners
+	fresh    bool // nothing but this run's was there before
+	uid, gid uint32
+	umask    uint32
+}
+
+func newOwnerPolicy(t *target, noOwner bool) (ownerPolicy, error) {
+	p := ownerPolicy{fresh: t.fresh, set: !noOwner && os.Geteuid() == 0, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), umask: readUmask()}
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return p, err
+	}
+	// What is made below inherits the group: then nothing is as it was made.
+	if st.Mode&unix.S_ISGID != 0 || st.Gid != p.gid {
+		p.umask = 0o777
+	}
+	return p, nil
+}
+
+// asMade reports whether an entry that was made with the permissions made needs
+// no other owner, mode or extended attribute.
+func (p *ownerPolicy) asMade(e *manifest.Entry, made uint32) bool {
+	return p.fresh && len(e.Xattrs) == 0 && made == e.Mode && made&p.umask == 0 &&
+		(!p.set || e.UID == p.uid && e.GID == p.gid)
+}
+
+// A spot is an entry of an open directory.
+type spot struct {
+	dir  int
+	name string
+}
+
+// setMetaFD gives an open file or directory, which is at, its metadata. The order
+// matters: chown clears setuid and capabilities; attributes need write permission.
+func (x *restorer) setMetaFD(fd int, at spot, e *manifest.Entry) error {
+	if x.owner.set {
+		if err := x.ownerProblem(e, unix.Fchown(fd, int(e.UID), int(e.GID))); err != nil {
+			return err
+		}
+	}
+	if !x.fresh {
+		if err := x.dropXattrs(fd, e); err != nil {
+			return err
+		}
+	}
+	for _, a := range e.Xattrs {
+		if err := unix.Fsetxattr(fd, a.Name, a.Value, 0); err != nil {
+			if err := x.xattrProblem(e, a.Name, err); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Fchmod(fd, x.safeMode(fd, e)); err != nil {
+		return fmt.Errorf("changing the mode: %w", err)
+	}
+	return setTimesFD(fd, at, e.Mtime)
+}
+
+// safeMode is the mode that a file gets: without setuid and setgid where it does
+// not belong to whom the snapshot says, or their program would come to run as us.
+func (x *restorer) safeMode(fd int, e *manifest.Entry) uint32 {
+	const special = 0o6000
+	if e.Type != manifest.File || e.Mode&special == 0 {
+		return e.Mode
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Uid == e.UID && st.Gid == e.GID {
+		return e.Mode
+	}
+	if x.noSetuid.CompareAndSwap(false, true) {
+		x.problem(fmt.Errorf("restoring %q: without setuid and setgid, for it belonged to %d:%d; so for any other such file", e.Path(), e.UID, e.GID))
+	}
+	return e.Mode &^ special
+}
+
+// dropXattrs removes what the snapshot's entry does not have: inherited ACLs, or
+// what was there before. Labels of the system's own stay.
+func (x *restorer) dropXattrs(fd int, e *manifest.Entry) error {
+	names, err := grow(func(dest []byte) (int, error) { return unix.Flistxattr(fd, dest) })
+	if errors.Is(err, unix.ENOTSUP) || err == nil && len(names) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listing extended attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		if stays(name) || slices.ContainsFunc(e.Xattrs, func(a manifest.Xattr) bool { return a.Name == name }) {
+			continue
+		}
+		if err := unix.Fremovexattr(fd, name); err != nil && !errors.Is(err, errNoXattr) {
+			if err := x.xattrProblem(e, name, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// setMeta gives what is not a file or directory its metadata.
+func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
+	if x.owner.set {
+		err := unix.Fchownat(parent, name, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW)
+		if err := x.ownerProblem(e, err); err != nil {
+			return err
+		}
+	}
+	for _, a := range e.Xattrs {
+		if err := setXattrAt(parent, name, a.Name, a.Value); err != nil {
+			if err := x.xattrProblem(e, a.Name, err); err != nil {
+				return err
+			}
+		}
+	}
+	if e.Type != manifest.Symlink {
+		// It is no link: we made it, in a directory that we opened.
+		if err := unix.Fchmodat(parent, name, e.Mode, 0); err != nil {
+			return fmt.Errorf("changing the mode: %w", err)
+		}
+	}
+	return setTimes(parent, name, e.Mtime)
+}
+
+// ownerProblem tells owners that this user may not give, or does not know in its
+// user namespace, from failures. It is told once: it would be so for every file.
+func (x *restorer) ownerProblem(e *manifest.Entry, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("changing the owner to %d:%d: %w", e.UID, e.GID, err)
+	if !errIsAny(err, unix.EPERM, unix.EINVAL) {
+		return err
+	}
+	if x.noOwner.CompareAndSwap(false, true) {
+		x.problem(fmt.Errorf("restoring %q: %w; the owners of other files may be wrong too", e.Path(), err))
+	}
+	x.partial.Store(true)
+	return nil
+}
+
+// xattrProblem tells attributes that this user or file system cannot have from
+// failures.
+func (x *restorer) xattrProblem(e *manifest.Entry, name string, err error) error {
+	err = fmt.Errorf("setting extended attribute %q: %w", name, err)
+	if errIsAny(err, unix.ENOTSUP, unix.EPERM, unix.EACCES) {
+		x.partial.Store(true)
+		x.problem(fmt.Errorf("restoring %q: %w", e.Path(), err))
+		return nil
+	}
+	return err
+}
+
+// setTimes sets the modification time of an entry of an open directory, of a link
+// itself.
+func setTimes(dir int, name string, t manifest.Time) error {
+	if err := unix.UtimesNanoAt(dir, name, onlyModified(t), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("setting the time: %w", err)
+	}
+	return nil
+}
+
+// onlyModified is what sets the modification time and leaves the access time.
+func onlyModified(t manifest.Time) []unix.Timespec {
+	return []unix.Timespec{{Nsec: utimeOmit}, {Sec: t.Sec, Nsec: int64(t.Nsec)}}
+}
+
+// note keeps the fingerprint of a finished entry for the stat cache.
+func (x *restorer) note(parent int, name string, rank uint64) error {
+	if x.prints == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := fstatat(parent, name, &st); err != nil {
+		return err
+	}
+	x.notePrint(&st, rank)
+	return nil
+}
+
+func (x *restorer) noteFD(fd int, rank uint64) error {
+	if x.prints == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	x.notePrint(&st, rank)
+	return nil
+}
+
+func (x *restorer) notePrint(st *unix.Stat_t, rank uint64) {
+	d := direntOf("", st)
+	x.prints[rank] = statPrint(&d)
+}

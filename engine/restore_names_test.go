@@ -1,0 +1,60 @@
+//go:build linux
+
+package engine
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestFolding: where two names lead to one file, the second is refused and nothing is
+// replaced. On a file system that folds names the second name is there at once; here a
+// hard link has to make it so.
+func TestFolding(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := openDirectory(dir)
+	must(t, err)
+	defer unix.Close(fd)
+	if p, err := newFolding(fd); p != nil || err != nil {
+		t.Fatalf("it is said to fold names: %v, %v", p, err)
+	}
+	p := &folding{made: map[inode]string{}}
+	write(t, dir+"/old", []byte("was there"))
+	put := func(name, text string) error {
+		return p.put(fd, name, func() error {
+			write(t, dir+"/new", []byte(text))
+			return os.Rename(dir+"/new", dir+"/"+name)
+		})
+	}
+	must(t, put("readme", "one"))
+	must(t, put("old", "replaced"))
+	must(t, os.Link(dir+"/readme", dir+"/README"))
+	if err := put("README", "two"); !errors.Is(err, errSameName) {
+		t.Errorf("got %v", err)
+	}
+	if got, err := os.ReadFile(dir + "/readme"); string(got) != "one" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if !p.has(fd, "README") || p.has(fd, "new") {
+		t.Error("it does not know what is its own")
+	}
+	must(t, p.alone(fd, "README")) // which is a name in the directory
+	if err := p.alone(fd, "ReadMe"); !errors.Is(err, errSameName) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestSameName: what is there already in a new directory is another name of the
+// snapshot, for nobody else writes there.
+func TestSameName(t *testing.T) {
+	x := &restorer{target: &target{fresh: true}}
+	if err := x.sameName(unix.EEXIST); !errors.Is(err, errSameName) || !errors.Is(err, unix.EEXIST) {
+		t.Errorf("got %v", err)
+	}
+	if err := x.sameName(unix.ENOSPC); err != unix.ENOSPC {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,18 @@
+//go:build !portable
+
+package engine
+
+import (
+	"fmt"
+	"os"
+)
+
+// removeAt removes an entry of an open directory and all below it.
+func removeAt(parent int, name string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
+}

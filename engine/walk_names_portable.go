@@ -1,0 +1,21 @@
+//go:build !linux || portable
+
+package engine
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// readNames gives the names in an open directory, unordered.
+func readNames(fd int) ([]string, error) {
+	// By a descriptor of its own, which the os package closes.
+	again, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	d := os.NewFile(uintptr(again), ".")
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
