@@ -32,7 +32,7 @@ func TestRequests(t *testing.T) {
 		t.Helper()
 		r := open(cache) // each operation is a process of its own
 		f(r)
-		got := r.Requests()
+		got := r.Requests().Ops
 		t.Logf("%s: %v", what, got)
 		for op := remote.OpPut; op <= remote.OpReplace; op++ {
 			if got[op].Calls != want[op] {

@@ -82,7 +82,7 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	}
 	defer a.closeRepo(from)
 	a.unencrypted = plain == "to"
-	opts := a.engineOptions()
+	opts := a.optionsFor(url)
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {

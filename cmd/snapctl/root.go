@@ -43,6 +43,7 @@ type app struct {
 	passphrases map[string]string // by URL of the repository
 	unencrypted bool              // the next repository may not be encrypted though secrets are given
 
+	asked        []*askedOf // repositories, since -v tells
 	log          *slog.Logger
 	stopProfiles func() error
 }
@@ -124,7 +125,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
 	flags.BoolVar(&a.json, "json", false, "print JSON on standard output")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
-	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done; -vv logs more")
+	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
 
 	// For developers, hence hidden: profiles of one command, to be read with
 	// go tool pprof.
@@ -255,7 +256,7 @@ func (a *app) openFor(ctx context.Context, ref string) (*engine.Repository, erro
 	if err != nil {
 		return nil, err
 	}
-	opts := a.engineOptions()
+	opts := a.optionsFor(location)
 	opts.Ref = ref
 	repo, err := engine.Open(ctx, location, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
@@ -278,7 +279,7 @@ func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	repo, err = engine.Init(ctx, location, nil, a.engineOptions())
+	repo, err = engine.Init(ctx, location, nil, a.optionsFor(location))
 	if errors.Is(err, engine.ErrExists) { // another create was faster
 		return a.open(ctx)
 	}
