@@ -30,6 +30,8 @@ type Options struct {
 	// it names is looked up while the repository is opened, which saves a round
 	// trip or two, and is then as it was at that moment.
 	Ref string
+	// List does the same for all snapshots, for who will ask for List or Prune.
+	List bool
 	// StateDir holds what must outlive a process: which snapshots are mounted
 	// where. Processes with the same one share servers of mounts, and Mounts lists
 	// them. It must not be deleted while something is mounted. The default is none;
