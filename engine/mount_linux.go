@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,6 +78,9 @@ type MountStats struct {
 	Misses    int64 `json:"misses"`    // and those that it did not
 	Fetched   int64 `json:"fetched"`   // bytes that the disk cache fetched
 	CacheUsed int64 `json:"cacheUsed"` // bytes of the disk cache, as far as this process knows
+
+	// Requests is what the repository was asked by this process: see Repository.Requests.
+	Requests remote.Requests `json:"requests"`
 
 	// Packs is how many the snapshot lies in, PacksHere how many of them the
 	// prefetch found or made complete in the disk cache, and Hydrated how many

@@ -76,7 +76,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 
 func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
 	a.unencrypted = plain == "from"
-	from, err := a.open(ctx)
+	from, err := a.openFor(ctx, refs[0])
 	if err != nil {
 		return about(refs[0], err)
 	}

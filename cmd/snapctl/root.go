@@ -250,14 +250,24 @@ var errNothingYet = fmt.Errorf("%w: there are none yet", engine.ErrNotFound)
 // open opens the repository. The caller closes it with closeRepo.
 func (a *app) open(ctx context.Context) (*engine.Repository, error) { return a.openFor(ctx, "") }
 
-// openFor is open for a command that will ask for the snapshot of that reference.
+// openFor is open for a command that will ask for the snapshot of that reference
+// first.
 func (a *app) openFor(ctx context.Context, ref string) (*engine.Repository, error) {
+	return a.openWith(ctx, func(opts *engine.Options) { opts.Ref = ref })
+}
+
+// openToList is open for a command that will ask for all snapshots.
+func (a *app) openToList(ctx context.Context) (*engine.Repository, error) {
+	return a.openWith(ctx, func(opts *engine.Options) { opts.List = true })
+}
+
+func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.Repository, error) {
 	location, chosen, err := a.location()
 	if err != nil {
 		return nil, err
 	}
 	opts := a.optionsFor(location)
-	opts.Ref = ref
+	set(opts)
 	repo, err := engine.Open(ctx, location, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
 		if !chosen {
