@@ -33,6 +33,7 @@ type bench struct {
 
 	mounts   []*mount // that are there now
 	samples  samples
+	commands []commandRow
 	failures []failure
 	notes    []string // what a reader of the tables must know
 }

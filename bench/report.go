@@ -23,6 +23,7 @@ type report struct {
 	Options  reportOptions     `json:"options"`
 	Figures  []figure          `json:"figures"`
 	Samples  samples           `json:"samples"`
+	Commands []commandRow      `json:"commands,omitempty"`
 	Failures []failure         `json:"failures,omitempty"`
 	Notes    []string          `json:"notes,omitempty"`
 }
@@ -41,7 +42,7 @@ func (b *bench) report() *report {
 		Started: b.started, Machine: b.machine, Versions: b.versions, Missing: b.missing, Trees: b.trees,
 		Options: reportOptions{o.runs, o.warmup, o.rtt.Seconds(), o.bandwidth, o.list},
 		Figures: figures(b.samples, o.rtt.Seconds()),
-		Samples: b.samples, Failures: b.failures, Notes: b.notes,
+		Samples: b.samples, Commands: b.commands, Failures: b.failures, Notes: b.notes,
 	}
 }
 
@@ -82,6 +83,11 @@ func (r *report) writeTables(w io.Writer) error {
 		}
 		p.f("\n")
 		p.table(workTable(of))
+	}
+
+	if len(r.Commands) > 0 {
+		p.f("\ns3, what commands ask of a bucket, and what a thousand of each cost at R2's prices\n")
+		p.table(commandTable(r.Commands))
 	}
 
 	p.f("\nwhat snapctl is held to\n")

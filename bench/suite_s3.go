@@ -52,7 +52,7 @@ func suiteS3(ctx context.Context, b *bench) error {
 		return err
 	}
 
-	return do(ctx, b, rounds{suite, 0, 1}, []tool{b.ours}, func(_ tool, _ int, p place) error {
+	err = do(ctx, b, rounds{suite, 0, 1}, []tool{b.ours}, func(_ tool, _ int, p place) error {
 		near, err := newPlace(b.runner, p.store("seeding"))
 		if err != nil {
 			return err
@@ -62,6 +62,16 @@ func suiteS3(ctx context.Context, b *bench) error {
 		seeding := b.ours.vault(near, direct.snapctlURL(), direct.credentials())
 		return b.list(ctx, suite, seeding, b.ours.vault(p, far.snapctlURL(), far.credentials()), s3.watch)
 	})
+	if err != nil {
+		return err
+	}
+	if err := b.countCommands(ctx, s3); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		b.fail(suite, ours, err)
+	}
+	return nil
 }
 
 // watch notes in a sample what a work asked of the servers.

@@ -52,7 +52,7 @@ func TestChangeS3(t *testing.T) {
 	must(t, err)
 	defer ahead.Close()
 	restore(t, ahead, id, b.path("out"), &RestoreOptions{Delete: true})
-	if n := ahead.Requests(); n[remote.OpGet].Calls != 3 || n[remote.OpList].Calls != 0 {
+	if n := ahead.Requests().Ops; n[remote.OpGet].Calls != 3 || n[remote.OpList].Calls != 0 {
 		t.Errorf("%v", n)
 	}
 	if _, err := other.Remove(t.Context(), id); err != nil {

@@ -473,7 +473,7 @@ func TestManyRefs(t *testing.T) {
 	for range manyRefs + 4 {
 		refs = append(refs, complete(t, r, src, nil).ID.String())
 	}
-	before := r.Requests()
+	before := r.Requests().Ops
 	all, err := r.Change(t.Context(), &Changes{SetTags: map[string]string{"k": "v"}}, refs...)
 	must(t, err)
 	for i, s := range all {
@@ -481,7 +481,7 @@ func TestManyRefs(t *testing.T) {
 			t.Errorf("%d: %+v", i, s)
 		}
 	}
-	if n := r.Requests().Sub(before); n[remote.OpList].Calls != 2 || n[remote.OpGet].Calls != 0 || n[remote.OpPut].Calls != int64(len(refs)) {
+	if n := r.Requests().Ops.Sub(before); n[remote.OpList].Calls != 2 || n[remote.OpGet].Calls != 0 || n[remote.OpPut].Calls != int64(len(refs)) {
 		t.Errorf("%v", n)
 	}
 	if _, err := r.Remove(t.Context(), append(refs, manifest.NewID(0).String())...); !errors.Is(err, ErrNotFound) {

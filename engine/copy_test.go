@@ -263,14 +263,14 @@ func TestCopyMany(t *testing.T) {
 					t.Errorf("%d bytes copied, of the first: %v", s.CopiedBytes, first)
 				}
 			}
-			before := to.Requests()
+			before := to.Requests().Ops
 			var said bytes.Buffer
 			from.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			last := copyTo(t, from, to, ids[3], ids[4])
 			if n := last[1].CopiedBytes; n > 1000 {
 				t.Errorf("%d bytes of the last", n)
 			}
-			if n := to.Requests().Sub(before)[remote.OpPut].Calls; n != 8 {
+			if n := to.Requests().Ops.Sub(before)[remote.OpPut].Calls; n != 8 {
 				t.Errorf("%d puts for two snapshots", n)
 			}
 			from.log = slog.New(slog.DiscardHandler)

@@ -62,8 +62,9 @@ func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts
 	}
 	// Both at once: a round trip or two less.
 	source := r.newSource(ctx)
+	refs := r.newResolver(ctx, 2)
 	open := func(ref string) (*SnapshotFS, error) {
-		m, err := r.open(ctx, ref)
+		m, err := refs.open(ref)
 		if err != nil {
 			return nil, err
 		}

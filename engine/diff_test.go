@@ -183,7 +183,7 @@ func TestDiffRequests(t *testing.T) {
 		if c.path == "" && c.a != c.b && !slices.Equal(got, []string{`modified "7/7" content`}) {
 			t.Errorf("%q", got)
 		}
-		n := r.Requests()
+		n := r.Requests().Ops
 		if n[remote.OpGet].Calls != 3 || n[remote.OpReadAt].Calls > c.reads || n.Total().Calls != n[remote.OpGet].Calls+n[remote.OpReadAt].Calls {
 			t.Errorf("in %q: %v", c.path, n)
 		}

@@ -125,12 +125,12 @@ func TestUnlock(t *testing.T) {
 			t.Errorf("%s: another key", name)
 		}
 	}
-	if n := v.open().Requests(); n[remote.OpList].Calls != 1 || n[remote.OpGet].Calls != 3 {
+	if n := v.open().Requests().Ops; n[remote.OpList].Calls != 1 || n[remote.OpGet].Calls != 3 {
 		t.Errorf("with an identity, and two keys: %v", n)
 	}
 	r, err := v.only(func(o *Options) { o.Key = key })
 	must(t, err)
-	if n := r.Requests(); n[remote.OpList].Calls != 0 || n[remote.OpGet].Calls != 1 {
+	if n := r.Requests().Ops; n[remote.OpList].Calls != 0 || n[remote.OpGet].Calls != 1 {
 		t.Errorf("with the key: %v", n)
 	}
 	*r.Key() = chunk.Key{}

@@ -163,9 +163,9 @@ func TestFork(t *testing.T) {
 		t.Errorf("%+v", one)
 	}
 	compare(t, scan(t, src), scan(t, one.Dir))
-	asked := r.Requests()
+	asked := r.Requests().Ops
 	three := f.fork(r, "three", nil)
-	if n := r.Requests().Sub(asked).Total().Calls; n != 0 {
+	if n := r.Requests().Ops.Sub(asked).Total().Calls; n != 0 {
 		t.Errorf("%d requests for another fork", n)
 	}
 	f.remove(three)

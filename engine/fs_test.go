@@ -486,13 +486,13 @@ func TestFSRequests(t *testing.T) {
 	if string(data) != "small" {
 		t.Errorf("%q", data)
 	}
-	n := r.Requests()
+	n := r.Requests().Ops
 	t.Logf("one small file: %v\n%s", n, strings.Join(requests, "\n"))
 	pages := int64(2)
 	if n[remote.OpList].Calls != 0 || n[remote.OpGet].Calls != 2 /* config, manifest */ || n[remote.OpReadAt].Calls > pages+1 {
 		t.Errorf("%v\n%s", n, strings.Join(requests, "\n"))
 	}
-	if bytes := n[remote.OpReadAt].Bytes; bytes > (pages+1)<<20 {
+	if bytes := n[remote.OpReadAt].Received; bytes > (pages+1)<<20 {
 		t.Errorf("%d bytes were fetched", bytes)
 	}
 	// Once more, from the disk cache.
@@ -500,7 +500,7 @@ func TestFSRequests(t *testing.T) {
 	if _, err := s.ReadFile("noise/5.txt"); err != nil {
 		t.Error(err)
 	}
-	if m := r.Requests(); m[remote.OpReadAt].Calls != n[remote.OpReadAt].Calls || m[remote.OpGet].Calls != n[remote.OpGet].Calls+1 {
+	if m := r.Requests().Ops; m[remote.OpReadAt].Calls != n[remote.OpReadAt].Calls || m[remote.OpGet].Calls != n[remote.OpGet].Calls+1 {
 		t.Errorf("again: %v", m)
 	}
 	// An archive of all of it takes no range twice.
@@ -511,7 +511,7 @@ func TestFSRequests(t *testing.T) {
 			t.Errorf("file %d is another", i)
 		}
 	}
-	if m := r.Requests(); m[remote.OpReadAt].Calls > 40 || m[remote.OpReadAt].Bytes > 32<<20 {
+	if m := r.Requests().Ops; m[remote.OpReadAt].Calls > 40 || m[remote.OpReadAt].Received > 32<<20 {
 		t.Errorf("an archive of 27 MB: %v", m)
 	}
 	if retries.Load() != 0 {

@@ -286,9 +286,9 @@ func TestTombstonesAreCached(t *testing.T) {
 	y.gc(y.enter(), nil)
 	r := y.enter()
 	gets := func() int64 {
-		before := r.Requests()
+		before := r.Requests().Ops
 		complete(t, r, dir, nil)
-		return r.Requests().Sub(before)[remote.OpGet].Calls
+		return r.Requests().Ops.Sub(before)[remote.OpGet].Calls
 	}
 	// One segment that nobody knows yet and the tombstone; then the parent.
 	if first, second := gets(), gets(); first != 2 || second != 1 {

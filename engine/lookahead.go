@@ -10,7 +10,7 @@ import (
 )
 
 // lookahead is what Open asks for side by side with the config, since it will be
-// wanted next: see Options.Ref. Each answer is used once.
+// wanted next: see Options.Ref and List. Each answer is used once.
 type lookahead struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex
@@ -24,7 +24,7 @@ type lookahead struct {
 func (r *Repository) lookAhead(ctx context.Context, opts *Options) {
 	ref := opts.Ref
 	wantKeys := opts.wantsEncryption() && opts.Key == nil
-	if ref == "" && !wantKeys || r.local() {
+	if ref == "" && !opts.List && !wantKeys || r.local() {
 		return
 	}
 	l := &lookahead{}
@@ -33,7 +33,7 @@ func (r *Repository) lookAhead(ctx context.Context, opts *Options) {
 	if wantKeys {
 		l.keys = begin(func() ([]string, error) { return r.listKeys(ctx) })
 	}
-	if ref == "" {
+	if ref == "" && !opts.List {
 		return
 	}
 	if id, ok := idOf(ref); ok {

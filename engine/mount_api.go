@@ -7,6 +7,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"time"
+
+	"github.com/snapctl/snapctl/remote"
 )
 
 // MountOptions are how a snapshot is mounted. nil will do.
@@ -57,6 +59,9 @@ type MountStats struct {
 	Misses    int64 `json:"misses"`    // and those that it did not
 	Fetched   int64 `json:"fetched"`   // bytes that the disk cache fetched
 	CacheUsed int64 `json:"cacheUsed"` // bytes of the disk cache, as far as this process knows
+
+	// Requests is what the repository was asked by this process: see Repository.Requests.
+	Requests remote.Requests `json:"requests"`
 
 	// Packs is how many the snapshot lies in, PacksHere how many of them the
 	// prefetch found or made complete in the disk cache, and Hydrated how many

@@ -380,7 +380,7 @@ func (s *mountServer) status() statusReply {
 
 // stats tells what the server did so far.
 func (s *mountServer) stats() MountStats {
-	x := MountStats{Decoded: s.chunks.decoded.Load()}
+	x := MountStats{Decoded: s.chunks.decoded.Load(), Requests: s.repo.Requests()}
 	s.mu.Lock()
 	for _, fs := range s.systems {
 		x.Errors += fs.Errors()

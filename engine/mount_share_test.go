@@ -226,11 +226,11 @@ func waitEnd(t testing.TB, what string, c <-chan struct{}) {
 func TestShared(t *testing.T) {
 	s := newShared(t)
 	r := s.open()
-	before := r.Requests()
+	before := r.Requests().Ops
 	first := mountAt(t, r, s.id, s.path("first"), nil)
-	asked := r.Requests()
+	asked := r.Requests().Ops
 	second := mountAt(t, r, s.id, s.path("second"), nil)
-	if n := r.Requests().Sub(asked).Total().Calls; n > r.Requests().Sub(before)[remote.OpReplace].Calls {
+	if n := r.Requests().Ops.Sub(asked).Total().Calls; n > r.Requests().Ops.Sub(before)[remote.OpReplace].Calls {
 		t.Errorf("%d requests", n)
 	}
 	a, b := infoOf(t, first.Dir), infoOf(t, second.Dir)
@@ -303,9 +303,9 @@ func TestSharedProcesses(t *testing.T) {
 	}
 	<-b.ended
 	r := s.open()
-	asked := r.Requests()
+	asked := r.Requests().Ops
 	m := mountAt(t, r, s.id, s.path("c"), nil)
-	if n := r.Requests().Sub(asked).Total().Calls; n != 0 || m.Pid() != a.pid {
+	if n := r.Requests().Ops.Sub(asked).Total().Calls; n != 0 || m.Pid() != a.pid {
 		t.Errorf("%d requests, process %d", n, m.Pid())
 	}
 	if infoOf(t, s.path("a")).Minor != infoOf(t, m.Dir).Minor {

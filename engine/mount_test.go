@@ -338,7 +338,7 @@ func TestMountCache(t *testing.T) {
 	if _, err := os.ReadDir(m.Dir + "/dir"); err != nil {
 		t.Error(err)
 	}
-	if n := first.Requests()[remote.OpReadAt].Calls; n != 0 {
+	if n := first.Requests().Ops[remote.OpReadAt].Calls; n != 0 {
 		t.Errorf("%d ranges were fetched to list a directory", n)
 	}
 	for name, want := range content {
@@ -353,7 +353,7 @@ func TestMountCache(t *testing.T) {
 	for name, want := range content {
 		sameFile(t, m.Dir+"/"+name, want)
 	}
-	if n := second.Requests()[remote.OpReadAt].Calls; n != 0 {
+	if n := second.Requests().Ops[remote.OpReadAt].Calls; n != 0 {
 		t.Errorf("%d ranges were fetched that the cache has", n)
 	}
 	if s := m.Stats(); s.Fetched != 0 || s.Hits == 0 {
@@ -372,9 +372,9 @@ func TestMountS3(t *testing.T) {
 	}
 	res := complete(t, r, src, nil)
 	other := b.open("other", nil)
-	before := other.Requests()
+	before := other.Requests().Ops
 	m := mountAt(t, other, res.ID, b.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
-	asked := other.Requests().Sub(before)
+	asked := other.Requests().Ops.Sub(before)
 	// The lease is written meanwhile, and not waited for.
 	if n := asked.Total().Calls - asked[remote.OpReplace].Calls; n > 2 {
 		t.Errorf("mounting took %d requests", n)
@@ -405,13 +405,13 @@ func TestMountRelocated(t *testing.T) {
 	must(t, os.Rename(src+"/0", src+"/00"))
 	must(t, unix.Rename(src+"/7", src+"/0"))
 	complete(t, p.open("other"), src, nil)
-	before := r.Requests()
+	before := r.Requests().Ops
 	for i := 1; i < 6; i++ {
 		sameFile(t, fmt.Sprintf("%s/%d", m.Dir, i), random(uint64(i), 1<<20))
 	}
 	sameFile(t, m.Dir+"/0", random(0, 1<<20))
 	// Of tombstones, which say what was repacked, and of segments.
-	if lists := r.Requests().Sub(before)[remote.OpList].Calls; lists > 2 {
+	if lists := r.Requests().Ops.Sub(before)[remote.OpList].Calls; lists > 2 {
 		t.Errorf("%d listings", lists)
 	}
 }

@@ -369,12 +369,12 @@ func TestOverlayCost(t *testing.T) {
 			must(t, err)
 			defer r.Close()
 			res := complete(t, r, f.dir, nil)
-			n := r.Requests()
+			n := r.Requests().Ops
 			if n[remote.OpGet].Calls != gets || n[remote.OpPut].Calls != puts || n[remote.OpList].Calls != 2 || n[remote.OpReadAt].Calls != 0 {
 				t.Errorf("%d files, %s: %v; want %d gets, %d puts, 2 lists", files, what, n, gets, puts)
 			}
-			if n[remote.OpPut].Bytes > bytes {
-				t.Errorf("%d files, %s: %d bytes put", files, what, n[remote.OpPut].Bytes)
+			if n[remote.OpPut].Sent > bytes {
+				t.Errorf("%d files, %s: %d bytes put", files, what, n[remote.OpPut].Sent)
 			}
 			last = res.ID
 		}

@@ -39,7 +39,7 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
-func packReads(r *Repository) int64 { return r.Requests()[remote.OpReadAt].Calls }
+func packReads(r *Repository) int64 { return r.Requests().Ops[remote.OpReadAt].Calls }
 
 // TestHydration: in the end all is here, and neither a reader nor a restore nor
 // another process's mount fetches anything.
@@ -133,7 +133,7 @@ func TestPrefetchNone(t *testing.T) {
 	if s := m.Stats(); s.Hydrated != 0 || s.Fetched > 5<<20 {
 		t.Errorf("%+v", s)
 	}
-	if n := r.Requests()[remote.OpList].Calls; n != 0 {
+	if n := r.Requests().Ops[remote.OpList].Calls; n != 0 {
 		t.Errorf("%d listings", n)
 	}
 }

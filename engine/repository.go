@@ -30,6 +30,8 @@ type Options struct {
 	// it names is looked up while the repository is opened, which saves a round
 	// trip or two, and is then as it was at that moment.
 	Ref string
+	// List does the same for all snapshots, for who will ask for List or Prune.
+	List bool
 	// StateDir holds what must outlive a process: which snapshots are mounted
 	// where. Processes with the same one share servers of mounts, and Mounts lists
 	// them. It must not be deleted while something is mounted. The default is none;
@@ -47,6 +49,9 @@ type Options struct {
 	Encrypted bool
 	// Store is used instead of what the URL names, if it is not nil.
 	Store remote.Store
+	// Requests, if not nil, counts what is asked of the store, as Repository.Requests
+	// tells: for who wants to know that of an Open that fails too.
+	Requests *remote.Counter
 	// Log is told what a developer wants to know. The default is silence.
 	Log *slog.Logger
 	// OnRetry is told of every request that failed and will be sent again.
@@ -299,7 +304,10 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	if opts == nil {
 		opts = &Options{}
 	}
-	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}, uptime: uptime}
+	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}, uptime: uptime, count: opts.Requests}
+	if r.count == nil {
+		r.count = new(remote.Counter)
+	}
 	if r.ver == "" {
 		r.ver = moduleVersion()
 	}
@@ -310,8 +318,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 		r.now = time.Now
 	}
 	if opts.Store != nil {
-		r.count = remote.Count(opts.Store)
-		r.store = r.count
+		r.store = r.count.Wrap(opts.Store)
 		return r, nil
 	}
 	loc, err := remote.ParseURL(url)
@@ -324,10 +331,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 			return r, err
 		}
 	}
-	ro := &remote.Options{UserAgent: strings.TrimSuffix("snapctl/"+r.ver, "/"), Wrap: func(s remote.Store) remote.Store {
-		r.count = remote.Count(s)
-		return r.count
-	}}
+	ro := &remote.Options{UserAgent: strings.TrimSuffix("snapctl/"+r.ver, "/"), Count: r.count}
 	ro.Retry.Notify = func(err error, wait time.Duration) {
 		r.log.Warn("request failed, trying again", "err", err, "wait", wait)
 		if opts.OnRetry != nil {
@@ -397,5 +401,7 @@ func (r *Repository) URL() string { return r.url }
 // ID identifies the repository, wherever it is moved to.
 func (r *Repository) ID() uuid.UUID { return r.cfg.ID }
 
-// Requests counts what was asked of the object store since it was opened.
-func (r *Repository) Requests() remote.Counts { return r.count.Counts() }
+// Requests tells what was asked of the object store, from the first request of Open or
+// Init on: of S3 and R2 every request that was sent, else every operation, retries
+// included.
+func (r *Repository) Requests() remote.Requests { return r.count.Requests() }

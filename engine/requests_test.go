@@ -4,19 +4,21 @@ package engine
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
 )
 
-// TestRequests pins how often operations ask the object store: each request is a
-// round trip, and costs money.
+// TestRequests pins how often operations ask the object store, and how often they wait
+// for it: each request costs money, and each wait is a round trip.
 func TestRequests(t *testing.T) {
 	p := newPlace(t)
 	store := remote.NewMemory()
-	open := func(cache string) *Repository {
-		r, err := Open(t.Context(), "", &Options{CacheDir: p.path(cache), Store: store})
+	at := &rendezvous{t: t}
+	open := func(cache string, ahead bool) *Repository {
+		r, err := Open(t.Context(), "", &Options{CacheDir: p.path(cache), Store: remote.NewFaulty(store, at.hook), List: ahead})
 		must(t, err)
 		t.Cleanup(func() { r.Close() })
 		return r
@@ -30,16 +32,24 @@ func TestRequests(t *testing.T) {
 	}
 	type counts map[remote.Op]int64
 	var id string
-	check := func(what, cache string, want counts, f func(r *Repository)) {
+	// together says which of the operations must be under way at the same time.
+	check := func(what, cache string, want counts, waits int64, f func(r *Repository), together ...string) {
 		t.Helper()
-		r := open(cache) // each operation is a process of its own
+		at.expect(together...)
+		r := open(cache, strings.HasSuffix(what, "ahead")) // each operation is a process of its own
 		f(r)
 		got := r.Requests()
-		t.Logf("%s: %v", what, got)
+		t.Logf("%s: %v in %d waits", what, got.Ops, got.Waits)
 		for op := remote.OpPut; op <= remote.OpReplace; op++ {
-			if got[op].Calls != want[op] {
-				t.Errorf("%s: %d of %v, want %d", what, got[op].Calls, op, want[op])
+			if got.Ops[op].Calls != want[op] {
+				t.Errorf("%s: %d of %v, want %d", what, got.Ops[op].Calls, op, want[op])
 			}
+		}
+		if got.Waits != waits {
+			t.Errorf("%s: %d waits, want %d", what, got.Waits, waits)
+		}
+		if missing := at.rest(); len(missing) > 0 {
+			t.Errorf("%s: no %q", what, missing)
 		}
 		must(t, r.Close())
 	}
@@ -47,50 +57,52 @@ func TestRequests(t *testing.T) {
 
 	// The config, in all of them. Then data, tree, segment, manifest; the segments and
 	// the tombstones are listed meanwhile.
-	check("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 2, remote.OpPut: 4}, create)
+	const lists, publish = "list index/, list gc/", "put index/, put manifests/"
+	check("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 2, remote.OpPut: 4}, 4, create, lists, "put packs/, put packs/", publish)
 	// The parent's manifest.
-	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, create)
+	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, 3, create, "get manifests/, "+lists)
 	write(t, src+"/7/new", []byte("new"))
-	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4}, create)
+	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4}, 4, create,
+		"get manifests/, "+lists, "put packs/, put packs/", publish)
 	// Two packs of data and two of tree, of which only the index tells, are asked for.
-	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, create)
+	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, 5, create,
+		lists, "get index/, get index/", "stat packs/, stat packs/, stat packs/, stat packs/")
 	// Manifests and notes are listed side by side.
-	check("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 2}, func(r *Repository) {
+	const listed, noted = "list manifests/, list notes/", "get manifests/, list notes/"
+	list := func(r *Repository) {
 		_, err := r.List(t.Context(), nil)
 		must(t, err)
-	})
-	check("list", "third", counts{remote.OpGet: 1, remote.OpList: 2}, func(r *Repository) {
-		_, err := r.List(t.Context(), nil)
-		must(t, err)
-	})
-	check("get by id", "fourth", counts{remote.OpGet: 2, remote.OpList: 1}, func(r *Repository) {
+	}
+	check("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 2}, 3, list, listed, strings.Repeat(", get manifests/", 4)[2:])
+	check("list", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
+	check("list ahead", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 1, list, "get config, "+listed)
+	get := func(r *Repository) {
 		_, err := r.Get(t.Context(), id)
 		must(t, err)
-	})
-	// The manifest, two packs of tree, two of data.
-	check("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, func(r *Repository) {
+	}
+	check("get by id", "fourth", counts{remote.OpGet: 2, remote.OpList: 1}, 2, get, noted)
+	// The manifest, two packs of tree one after the other, two of data.
+	check("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, 5, func(r *Repository) {
 		restore(t, r, id, p.path("out"), nil)
-	})
-	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, func(r *Repository) {
+	}, "read packs/", "read packs/", "read packs/, read packs/")
+	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, 3, func(r *Repository) {
 		complete(t, r, p.path("out"), nil)
-	})
-	check("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, func(r *Repository) {
-		_, err := r.List(t.Context(), nil)
-		must(t, err)
-	})
-	check("rename", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, func(r *Repository) {
+	}, "get manifests/, "+lists)
+	check("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, 3, list, listed)
+	// One listing for both.
+	check("diff", "third", counts{remote.OpGet: 3, remote.OpList: 2}, 3, func(r *Repository) {
+		must(t, r.Diff(t.Context(), "latest~1", "latest", "", nil, func(*Change) error { return nil }))
+	}, listed, "get manifests/, get manifests/")
+	check("rename", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, 3, func(r *Repository) {
 		changed(t, r, id, renamed("other"))
-	})
+	}, noted)
 	// The note is in the cache.
-	check("list with a note", "third", counts{remote.OpGet: 1, remote.OpList: 2}, func(r *Repository) {
-		_, err := r.List(t.Context(), nil)
-		must(t, err)
-	})
-	check("extend", "third", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 1}, func(r *Repository) {
+	check("list with a note", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
+	check("extend", "third", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 1}, 5, func(r *Repository) {
 		changed(t, r, id, &Changes{Until: time.Now().Add(time.Hour)})
-	})
-	check("remove", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpDelete: 1}, func(r *Repository) {
+	}, noted)
+	check("remove", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpDelete: 1}, 3, func(r *Repository) {
 		_, err := r.Remove(t.Context(), id)
 		must(t, err)
-	})
+	}, noted)
 }

@@ -81,17 +81,21 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 
 // open reads the manifest that a reference names: in one request, if it is an id.
 func (r *Repository) open(ctx context.Context, ref string) (*manifest.Manifest, error) {
+	return r.newResolver(ctx, 1).open(ref)
+}
+
+func (x *resolver) open(ref string) (*manifest.Manifest, error) {
 	id, ok := idOf(ref)
 	if !ok {
-		s, err := r.Get(ctx, ref)
+		s, err := x.get(ref)
 		if err != nil {
 			return nil, err
 		}
 		id = s.ID
 	}
-	m, err := r.manifest(ctx, id)
+	m, err := x.repo.manifest(x.ctx, id)
 	if err == nil {
-		err = r.checkLive(ctx, snapshotOf(&m.Info))
+		err = x.repo.checkLive(x.ctx, snapshotOf(&m.Info))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), err)

@@ -1,55 +1,62 @@
 package remote
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
+	"sync"
 )
 
-// A Counter is a [Store] that counts what is asked of the one beneath it.
-// Beneath [Retry], it counts every attempt. Make one with [Count].
-type Counter struct {
-	store  Store
-	counts [numOps]struct{ calls, failed, bytes atomic.Int64 }
+// Requests are what was asked of a store, by what providers charge. One that failed or
+// was given up counts as any other, and so does each attempt.
+type Requests struct {
+	// Server says that they were sent to a server. Else they are operations on files
+	// of this machine, or in memory, which cost nothing; a list is one then.
+	Server bool `json:"server"`
+
+	Put    int64 `json:"put"`  // all that write, the steps of a multipart upload too
+	List   int64 `json:"list"` // one for each page
+	Get    int64 `json:"get"`
+	Head   int64 `json:"head"`
+	Delete int64 `json:"delete"` // of one object, or of many at once
+	Failed int64 `json:"failed"` // of all these; an object that does not exist is such a failure
+
+	Sent     int64 `json:"sent"`     // bytes of content, without headers
+	Received int64 `json:"received"` // likewise
+
+	// Waits is how often an answer had to be waited for before there could be another
+	// request: the length of the longest chain of requests of which each began after the
+	// one before it had ended. Requests that are under way at the same time are in one
+	// place of the chain, and what is still under way in none. It is the number of
+	// round trips if each needed what the one before it had brought; where many at once
+	// follow one another it can be more than that.
+	Waits int64 `json:"waits"`
+
+	// Ops has the same by operation.
+	Ops Counts `json:"-"`
 }
 
-var (
-	_ Store    = (*Counter)(nil)
-	_ Replacer = (*Counter)(nil)
-	_ Resumer  = (*Counter)(nil)
-)
+// Total is how many there were.
+func (r Requests) Total() int64 { return r.Put + r.List + r.Get + r.Head + r.Delete }
 
-// Count returns a store that passes everything on to s, and counts it.
-func Count(s Store) *Counter { return &Counter{store: s} }
-
-// OpCount is what was asked by one method.
+// OpCount is what was asked by one operation.
 type OpCount struct {
-	Calls  int64 // that have ended, the failed ones included
-	Failed int64 // ended with an error, an object that does not exist included
-	Bytes  int64 // content moved by calls that succeeded; for OpList and OpStat, 0
+	Calls    int64 // that have begun
+	Failed   int64 // have ended with an error, an object that does not exist included
+	Sent     int64 // bytes
+	Received int64 // bytes
 }
 
-// Counts is indexed by [Op].
+// Counts is indexed by [Op]. Requests to a server are counted by what they do: those
+// about a bucket's rules as [OpGet], [OpReplace] and [OpDelete].
 type Counts [numOps]OpCount
-
-// Counts gives the counts of this moment. It may be called at any time.
-func (c *Counter) Counts() Counts {
-	var n Counts
-	for op := range n {
-		p := &c.counts[op]
-		n[op] = OpCount{p.calls.Load(), p.failed.Load(), p.bytes.Load()}
-	}
-	return n
-}
 
 // Sub gives what was counted since before.
 func (n Counts) Sub(before Counts) Counts {
-	for op := range n {
-		n[op].Calls -= before[op].Calls
-		n[op].Failed -= before[op].Failed
-		n[op].Bytes -= before[op].Bytes
+	for op, b := range before {
+		n[op].Calls -= b.Calls
+		n[op].Failed -= b.Failed
+		n[op].Sent -= b.Sent
+		n[op].Received -= b.Received
 	}
 	return n
 }
@@ -60,7 +67,8 @@ func (n Counts) Total() OpCount {
 	for _, c := range n {
 		t.Calls += c.Calls
 		t.Failed += c.Failed
-		t.Bytes += c.Bytes
+		t.Sent += c.Sent
+		t.Received += c.Received
 	}
 	return t
 }
@@ -74,8 +82,8 @@ func (n Counts) String() string {
 			continue
 		}
 		var more []string
-		if c.Bytes > 0 {
-			more = append(more, fmt.Sprintf("%d bytes", c.Bytes))
+		if bytes := c.Sent + c.Received; bytes > 0 {
+			more = append(more, fmt.Sprintf("%d bytes", bytes))
 		}
 		if c.Failed > 0 {
 			more = append(more, fmt.Sprintf("%d failed", c.Failed))
@@ -92,76 +100,73 @@ func (n Counts) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// count is called when a call ends. It counts nothing for content that did
-// not arrive.
-func (c *Counter) count(op Op, bytes int, err error) {
-	p := &c.counts[op]
-	p.calls.Add(1)
-	if err != nil {
-		p.failed.Add(1)
-	} else {
-		p.bytes.Add(int64(bytes))
+// A Counter counts what is asked of a store: the requests that [Open] and [OpenS3] have
+// sent if they are given it, or the operations of any store ([Counter.Wrap]). The zero
+// value is ready to use. It is safe for parallel use.
+type Counter struct {
+	mu     sync.Mutex
+	server bool
+	ops    Counts
+	ended  int64 // the length of the longest chain that has ended
+}
+
+// Requests gives what was counted so far.
+func (c *Counter) Requests() Requests {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, t := &c.ops, c.ops.Total()
+	return Requests{
+		Server: c.server,
+		Put:    n[OpPut].Calls + n[OpReplace].Calls,
+		List:   n[OpList].Calls,
+		Get:    n[OpGet].Calls + n[OpReadAt].Calls,
+		Head:   n[OpStat].Calls,
+		Delete: n[OpDelete].Calls,
+		Failed: t.Failed, Sent: t.Sent, Received: t.Received,
+		Waits: c.ended,
+		Ops:   c.ops,
 	}
 }
 
-// Put is [Store.Put].
-func (c *Counter) Put(ctx context.Context, name string, data []byte) error {
-	err := c.store.Put(ctx, name, data)
-	c.count(OpPut, len(data), err)
-	return err
+// A call is one that is under way.
+type call struct {
+	counter *Counter
+	op      Op
+	place   int64 // in the longest chain that ends with it
 }
 
-// Replace is [Replacer.Replace]; without it beneath, [errors.ErrUnsupported].
-func (c *Counter) Replace(ctx context.Context, name string, data []byte) error {
-	err := replace(ctx, c.store, name, data)
-	c.count(OpReplace, len(data), err)
-	return err
+// begin is called before a request is sent. What has ended by then may be why it is sent.
+func (c *Counter) begin(op Op) *call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ops[op].Calls++
+	return &call{c, op, c.ended + 1}
 }
 
-// Get is [Store.Get].
-func (c *Counter) Get(ctx context.Context, name string) ([]byte, error) {
-	data, err := c.store.Get(ctx, name)
-	c.count(OpGet, len(data), err)
-	return data, err
+// moved is called, any number of times, for bytes of content.
+func (k *call) moved(sent, received int) {
+	k.counter.mu.Lock()
+	defer k.counter.mu.Unlock()
+	k.counter.ops[k.op].Sent += int64(sent)
+	k.counter.ops[k.op].Received += int64(received)
 }
 
-// ReadAt is [Store.ReadAt].
-func (c *Counter) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
-	err := c.store.ReadAt(ctx, name, offset, p)
-	c.count(OpReadAt, len(p), err)
-	return err
+// again is called when the request failed and is sent once more.
+func (k *call) again() {
+	k.counter.mu.Lock()
+	defer k.counter.mu.Unlock()
+	k.counter.ops[k.op].Calls++
+	k.counter.ops[k.op].Failed++
+	k.counter.ended = max(k.counter.ended, k.place)
+	k.place = k.counter.ended + 1
 }
 
-// List is [Store.List]. It counts one call, whatever the number of requests.
-func (c *Counter) List(ctx context.Context, prefix string, yield func(Info) error) error {
-	return c.ListAfter(ctx, prefix, "", yield)
-}
-
-// ListAfter is [Resumer.ListAfter].
-func (c *Counter) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
-	var yielded error // yield's own error is no failure of the store
-	err := ListAfter(ctx, c.store, prefix, after, func(info Info) error {
-		yielded = yield(info)
-		return yielded
-	})
-	if yielded != nil && errors.Is(err, yielded) {
-		c.count(OpList, 0, nil)
-	} else {
-		c.count(OpList, 0, err)
+// end is called once, when all of the answer is there, before anybody can act on it.
+func (k *call) end(failed bool) {
+	k.counter.mu.Lock()
+	defer k.counter.mu.Unlock()
+	if failed {
+		k.counter.ops[k.op].Failed++
 	}
-	return err
-}
-
-// Stat is [Store.Stat].
-func (c *Counter) Stat(ctx context.Context, name string) (Info, error) {
-	info, err := c.store.Stat(ctx, name)
-	c.count(OpStat, 0, err)
-	return info, err
-}
-
-// Delete is [Store.Delete]. It counts one call, whatever the number of names.
-func (c *Counter) Delete(ctx context.Context, names ...string) error {
-	err := c.store.Delete(ctx, names...)
-	c.count(OpDelete, 0, err)
-	return err
+	k.counter.ended = max(k.counter.ended, k.place)
 }

@@ -10,46 +10,6 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-func TestCount(t *testing.T) {
-	ctx := t.Context()
-	c := remote.Count(remote.NewMemory())
-	if got := c.Counts().String(); got != "no requests" {
-		t.Error(got)
-	}
-	_ = c.Put(ctx, "a", make([]byte, 100))
-	_ = c.Put(ctx, "a", make([]byte, 50)) // another's content
-	_ = c.Replace(ctx, "b", make([]byte, 7))
-	before := c.Counts()
-	_, _ = c.Get(ctx, "a")
-	_, _ = c.Get(ctx, "none")
-	_ = c.ReadAt(ctx, "a", 10, make([]byte, 20))
-	_ = c.ReadAt(ctx, "a", 90, make([]byte, 20))
-	_, _ = c.Stat(ctx, "a")
-	_ = c.List(ctx, "", func(remote.Info) error { return nil })
-	_ = c.List(ctx, "", func(remote.Info) error { return errTest }) // no failure of the store
-	_ = c.Delete(ctx, "a", "b")
-	after := c.Counts()
-	const want = "put 2 (100 bytes, 1 failed), get 2 (100 bytes, 1 failed), read 2 (20 bytes, 1 failed), " +
-		"list 2, stat 1, delete 1, replace 1 (7 bytes)"
-	if got := after.String(); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
-	}
-	if got := after.Sub(before).Total(); got != (remote.OpCount{Calls: 8, Failed: 2, Bytes: 120}) {
-		t.Errorf("got %+v", got)
-	}
-}
-
-// TestCountBeneathRetry: every attempt counts.
-func TestCountBeneathRetry(t *testing.T) {
-	c := remote.Count(failing(3, transient(0)))
-	if err := quick(c).Put(t.Context(), "a", make([]byte, 10)); err != nil {
-		t.Fatal(err)
-	}
-	if got := c.Counts().String(); got != "put 4 (10 bytes, 3 failed)" {
-		t.Error(got)
-	}
-}
-
 func TestFaulty(t *testing.T) {
 	ctx := t.Context()
 	m := remote.NewMemory()

@@ -28,7 +28,6 @@ var (
 	_ RangeReader = (*File)(nil)
 	_ RangeReader = (*S3)(nil)
 	_ RangeReader = (*Memory)(nil)
-	_ RangeReader = (*Counter)(nil)
 	_ RangeReader = (*Faulty)(nil)
 	_ RangeReader = (*retrier)(nil)
 )
@@ -187,13 +186,6 @@ func (m *Memory) readRange(ctx context.Context, name string, offset int64, p []b
 		return 0, ErrShort
 	}
 	return copy(p, o.data[offset:]), nil
-}
-
-// ReadRange is [RangeReader.ReadRange]; it counts as [OpReadAt].
-func (c *Counter) ReadRange(ctx context.Context, name string, offset int64, p []byte, arrived func(n int)) (int, error) {
-	n, err := ReadRange(ctx, c.store, name, offset, p, arrived)
-	c.count(OpReadAt, n, err)
-	return n, err
 }
 
 // ReadRange is [RangeReader.ReadRange]; the hook is asked for [OpReadAt].

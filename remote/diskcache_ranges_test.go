@@ -63,9 +63,9 @@ func TestReadRange(t *testing.T) {
 		"memory": remote.NewMemory(),
 		"file":   openFile(t, t.TempDir()),
 		"plain":  plainStore{remote.NewMemory()},
-		"decorated": remote.Retry(remote.Count(remote.NewFaulty(remote.NewMemory(),
+		"decorated": remote.Retry(new(remote.Counter).Wrap(remote.NewFaulty(remote.NewMemory(),
 			func(remote.Op, string) remote.Fault { return remote.Fault{} })), nil),
-		"decorated plain": remote.Retry(remote.Count(plainStore{remote.NewMemory()}), nil),
+		"decorated plain": remote.Retry(new(remote.Counter).Wrap(plainStore{remote.NewMemory()}), nil),
 	}
 	for name, s := range stores {
 		t.Run(name, func(t *testing.T) { testRanges(t, s) })

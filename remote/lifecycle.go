@@ -37,26 +37,6 @@ func lifecycler(s Store) (Lifecycler, error) {
 }
 
 // Lifecycle is [Lifecycler.Lifecycle].
-func (c *Counter) Lifecycle(ctx context.Context, owner string) (rules []LifecycleRule, others int, err error) {
-	l, err := lifecycler(c.store)
-	if err == nil {
-		rules, others, err = l.Lifecycle(ctx, owner)
-	}
-	c.count(OpLifecycle, 0, err)
-	return rules, others, err
-}
-
-// SetLifecycle is [Lifecycler.SetLifecycle].
-func (c *Counter) SetLifecycle(ctx context.Context, owner string, rules []LifecycleRule) error {
-	l, err := lifecycler(c.store)
-	if err == nil {
-		err = l.SetLifecycle(ctx, owner, rules)
-	}
-	c.count(OpLifecycle, 0, err)
-	return err
-}
-
-// Lifecycle is [Lifecycler.Lifecycle].
 func (r *retrier) Lifecycle(ctx context.Context, owner string) (rules []LifecycleRule, others int, err error) {
 	l, err := lifecycler(r.store)
 	if err != nil {

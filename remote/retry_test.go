@@ -217,8 +217,7 @@ func TestRetryList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	count := remote.Count(m)
-	f := remote.NewFaulty(count, func(remote.Op, string) remote.Fault {
+	f := remote.NewFaulty(m, func(remote.Op, string) remote.Fault {
 		return remote.Fault{Err: transient(0), Entries: 3}
 	})
 	waits := 0

@@ -41,6 +41,8 @@ type S3Config struct {
 	UserAgent string
 	// Transport, if not nil, carries the requests, and Parallel does not matter.
 	Transport http.RoundTripper
+	// Count, if not nil, counts every request that is sent.
+	Count *Counter
 }
 
 const (
@@ -109,6 +111,9 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 			return fail(err)
 		}
 		c.Transport = t
+	}
+	if c.Count != nil {
+		c.Transport = c.Count.transport(c.Transport)
 	}
 	creds := credentials.New(&credentialChain{given: c.Credentials})
 	if err := getCredentials(ctx, creds); err != nil {

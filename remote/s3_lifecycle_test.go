@@ -22,7 +22,7 @@ func TestLifecycle(t *testing.T) {
 	server := remotetest.StartLifecycleServer(t)
 	doc := func() string { d, _ := server.Doc(); return d }
 	s3 := openS3(t, server.Config("a/b"))
-	store := remote.Retry(remote.Count(s3), &remote.RetryOptions{Sleep: noSleep}).(remote.Lifecycler)
+	store := remote.Retry(new(remote.Counter).Wrap(s3), &remote.RetryOptions{Sleep: noSleep}).(remote.Lifecycler)
 	ctx := t.Context()
 	const owner = "snapctl-OURS-"
 	ours := []remote.LifecycleRule{{ID: owner + "ttl-1d", Prefix: "manifests/ttl-1d/", Days: 2}, {ID: owner + "ttl-7d", Prefix: "manifests/ttl-7d/", Days: 8}}
@@ -139,7 +139,7 @@ func TestLifecycleUnsupported(t *testing.T) {
 			t.Errorf("tls %v: a wrong key: %v", tls, err)
 		}
 	}
-	l := remote.Retry(remote.Count(remote.NewMemory()), nil).(remote.Lifecycler)
+	l := remote.Retry(new(remote.Counter).Wrap(remote.NewMemory()), nil).(remote.Lifecycler)
 	if _, _, err := l.Lifecycle(t.Context(), "x"); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("memory: %v", err)
 	}

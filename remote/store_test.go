@@ -22,7 +22,7 @@ func TestDecorators(t *testing.T) {
 	remotetest.Run(t, func(*testing.T) remote.Store {
 		var s remote.Store = remote.NewMemory()
 		s = remote.NewFaulty(s, func(remote.Op, string) remote.Fault { return remote.Fault{} })
-		s = remote.Count(s)
+		s = new(remote.Counter).Wrap(s)
 		return remote.Retry(s, nil)
 	})
 }

@@ -29,9 +29,9 @@ type Options struct {
 	Transport http.RoundTripper
 	// Retry says how patient to be.
 	Retry RetryOptions
-	// Wrap, if not nil, is put around the store, beneath the retries: for
-	// [Count], or to inject faults.
-	Wrap func(Store) Store
+	// Count, if not nil, counts each request to S3 or R2, and each attempt of an
+	// operation in a folder.
+	Count *Counter
 }
 
 // Open opens the store at a URL (see [ParseURL]), with retries. It sends no
@@ -338,7 +338,13 @@ func (l Location) Open(ctx context.Context, o *Options) (Store, error) {
 	var s Store
 	var err error
 	if l.Dir != "" {
-		s, err = OpenFile(l.Dir)
+		var f *File
+		if f, err = OpenFile(l.Dir); err == nil {
+			s = f
+			if o.Count != nil {
+				s = o.Count.Wrap(f)
+			}
+		}
 	} else {
 		s, err = OpenS3(ctx, S3Config{
 			Endpoint:    l.Endpoint,
@@ -350,13 +356,11 @@ func (l Location) Open(ctx context.Context, o *Options) (Store, error) {
 			Parallel:    o.Parallel,
 			UserAgent:   o.UserAgent,
 			Transport:   o.Transport,
+			Count:       o.Count,
 		})
 	}
 	if err != nil {
 		return nil, err
-	}
-	if o.Wrap != nil {
-		s = o.Wrap(s)
 	}
 	return Retry(s, &o.Retry), nil
 }

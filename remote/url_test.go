@@ -207,11 +207,8 @@ func TestOpenAndCreate(t *testing.T) {
 	if _, err := remote.Open(t.Context(), dir, nil); !errors.Is(err, remote.ErrNoBucket) {
 		t.Errorf("got %v", err)
 	}
-	var count *remote.Counter
-	s, err := remote.Create(t.Context(), "file://"+dir, &remote.Options{Wrap: func(s remote.Store) remote.Store {
-		count = remote.Count(s)
-		return count
-	}})
+	var count remote.Counter
+	s, err := remote.Create(t.Context(), "file://"+dir, &remote.Options{Count: &count})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,8 +221,8 @@ func TestOpenAndCreate(t *testing.T) {
 	if data, err := s.Get(t.Context(), "config"); err != nil || string(data) != "{}" {
 		t.Errorf("got %q, %v", data, err)
 	}
-	if got := count.Counts().String(); got != "put 1 (2 bytes)" {
-		t.Errorf("counted %s", got)
+	if got := count.Requests(); got.Server || got.Ops.String() != "put 1 (2 bytes)" {
+		t.Errorf("counted %+v", got)
 	}
 	if _, err := remote.Open(t.Context(), "gs://x", nil); err == nil {
 		t.Error("no error")

@@ -43,7 +43,7 @@ before it is printed, and an error ends the output.`,
 }
 
 func (a *app) cat(ctx context.Context, all []refPath) error {
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, all[0].ref)
 	if err != nil {
 		return about(all[0].ref, err)
 	}

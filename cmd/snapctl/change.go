@@ -38,7 +38,7 @@ func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Chang
 }
 
 func (a *app) change(ctx context.Context, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}

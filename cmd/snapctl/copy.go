@@ -76,13 +76,13 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 
 func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
 	a.unencrypted = plain == "from"
-	from, err := a.open(ctx)
+	from, err := a.openFor(ctx, refs[0])
 	if err != nil {
 		return about(refs[0], err)
 	}
 	defer a.closeRepo(from)
 	a.unencrypted = plain == "to"
-	opts := a.engineOptions()
+	opts := a.optionsFor(url)
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {

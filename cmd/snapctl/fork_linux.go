@@ -155,6 +155,9 @@ func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string)
 	if a.cacheSize > 0 {
 		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
 	}
+	if a.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", a.verbose))
+	}
 	return append(append(args, flags...), "--", id.String(), dir)
 }
 
@@ -173,7 +176,7 @@ func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.Fork
 	if err != nil {
 		return forkHint(err)
 	}
-	repo, err := engine.Open(ctx, found.Repository, a.engineOptions())
+	repo, err := engine.Open(ctx, found.Repository, a.optionsFor(found.Repository))
 	if err != nil {
 		return fmt.Errorf("resuming fork %s: %w", found.Name, err)
 	}

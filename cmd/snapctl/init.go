@@ -46,7 +46,7 @@ snapctl help encryption.`,
 					return fmt.Errorf("making an encrypted repository: %w", err)
 				}
 			}
-			repo, err := engine.Init(cmd.Context(), location, &opts, a.engineOptions())
+			repo, err := engine.Init(cmd.Context(), location, &opts, a.optionsFor(location))
 			if errors.Is(err, engine.ErrExists) {
 				return &hintError{err: err, hint: "it can be used as it is"}
 			}

@@ -67,7 +67,7 @@ func (a *app) printList(snapshots []*engine.Snapshot) error {
 
 // snapshots gives what List gives, some snapshots together with an error too.
 func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engine.Snapshot, error) {
-	repo, err := a.open(ctx)
+	repo, err := a.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}

@@ -135,6 +135,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		err = a.printLine(m.Dir)
 		a.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
 	}
+	a.tellRequests("it served") // before the log goes to a file
 	serves := m.Pid() == os.Getpid()
 	if err == nil && started != nil {
 		var args []string

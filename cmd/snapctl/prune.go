@@ -103,7 +103,7 @@ func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
 }
 
 func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
-	repo, err := a.open(ctx)
+	repo, err := a.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}

@@ -65,7 +65,7 @@ func inSnapshot(ref string, err error) error {
 
 // withFS calls f with a snapshot.
 func (a *app) withFS(ctx context.Context, p refPath, f func(*engine.SnapshotFS) error) error {
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, p.ref)
 	if err != nil {
 		return about(p.ref, err)
 	}

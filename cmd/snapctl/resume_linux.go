@@ -114,7 +114,7 @@ func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[s
 	repo := repos[f.Repository]
 	if repo == nil {
 		var err error
-		if repo, err = engine.Open(ctx, f.Repository, a.engineOptions()); err != nil {
+		if repo, err = engine.Open(ctx, f.Repository, a.optionsFor(f.Repository)); err != nil {
 			return fmt.Errorf("resuming fork %s: %w", f.Name, err)
 		}
 		repos[f.Repository] = repo

@@ -57,7 +57,7 @@ func (a *app) rm(ctx context.Context, refs []string) error {
 }
 
 func (a *app) remove(ctx context.Context, refs []string) ([]*engine.Snapshot, error) {
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}

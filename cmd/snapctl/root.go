@@ -43,6 +43,7 @@ type app struct {
 	passphrases map[string]string // by URL of the repository
 	unencrypted bool              // the next repository may not be encrypted though secrets are given
 
+	asked        []*askedOf // repositories, since -v tells
 	log          *slog.Logger
 	stopProfiles func() error
 }
@@ -125,7 +126,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
 	flags.BoolVar(&a.json, "json", false, "print JSON on standard output")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
-	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done; -vv logs more")
+	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
 
 	// For developers, hence hidden: profiles of one command, to be read with
 	// go tool pprof.
@@ -251,14 +252,24 @@ var errNothingYet = fmt.Errorf("%w: there are none yet", engine.ErrNotFound)
 // open opens the repository. The caller closes it with closeRepo.
 func (a *app) open(ctx context.Context) (*engine.Repository, error) { return a.openFor(ctx, "") }
 
-// openFor is open for a command that will ask for the snapshot of that reference.
+// openFor is open for a command that will ask for the snapshot of that reference
+// first.
 func (a *app) openFor(ctx context.Context, ref string) (*engine.Repository, error) {
+	return a.openWith(ctx, func(opts *engine.Options) { opts.Ref = ref })
+}
+
+// openToList is open for a command that will ask for all snapshots.
+func (a *app) openToList(ctx context.Context) (*engine.Repository, error) {
+	return a.openWith(ctx, func(opts *engine.Options) { opts.List = true })
+}
+
+func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.Repository, error) {
 	location, chosen, err := a.location()
 	if err != nil {
 		return nil, err
 	}
-	opts := a.engineOptions()
-	opts.Ref = ref
+	opts := a.optionsFor(location)
+	set(opts)
 	repo, err := engine.Open(ctx, location, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
 		if !chosen {
@@ -280,7 +291,7 @@ func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	repo, err = engine.Init(ctx, location, nil, a.engineOptions())
+	repo, err = engine.Init(ctx, location, nil, a.optionsFor(location))
 	if errors.Is(err, engine.ErrExists) { // another create was faster
 		return a.open(ctx)
 	}

@@ -95,6 +95,7 @@ func execute(ctx context.Context, e *env, args []string) int {
 	if err == nil {
 		err = a.out.err
 	}
+	a.tellRequests("")
 	if a.verbose > 0 {
 		a.logger().Info("finished", "command", cmd.CommandPath(), "took", e.now().Sub(began).Round(time.Millisecond))
 	}

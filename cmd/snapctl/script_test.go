@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 func TestMain(m *testing.M) {
@@ -51,6 +54,7 @@ func TestScript(t *testing.T) {
 			"corrupt":  corrupt,
 			"empty":    empty,
 			"killall":  killAll,
+			"s3":       s3Server,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {
@@ -58,6 +62,9 @@ func TestScript(t *testing.T) {
 				return os.Geteuid() == 0, nil
 			case "fuse":
 				_, err := os.Stat("/dev/fuse")
+				return err == nil, nil
+			case "s3":
+				_, err := remotetest.Tool(context.Background(), "versitygw")
 				return err == nil, nil
 			}
 			return false, fmt.Errorf("no such condition: %s", cond)
@@ -192,6 +199,22 @@ func noise(ts *testscript.TestScript, neg bool, args []string) {
 	data := make([]byte, n)
 	rand.NewChaCha8([32]byte{}).Read(data)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
+
+// s3 NAME... starts an S3 server, and puts into each variable the URL of a place of
+// its own there. The credentials are in the environment from then on.
+func s3Server(ts *testscript.TestScript, neg bool, names []string) {
+	if neg || len(names) == 0 {
+		ts.Fatalf("usage: s3 NAME...")
+	}
+	s, err := remotetest.StartServer(context.Background(), ts.MkAbs("."))
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(s.Close()) })
+	for _, name := range names {
+		ts.Setenv(name, s.URL(strings.ToLower(name)))
+	}
+	ts.Setenv("AWS_ACCESS_KEY_ID", s.Credentials.AccessKeyID)
+	ts.Setenv("AWS_SECRET_ACCESS_KEY", s.Credentials.SecretAccessKey)
 }
 
 // corrupt GLOB [OFFSET] turns over a bit at the offset, else in the middle, of

@@ -36,7 +36,7 @@ out. Sizes are in bytes.`,
 }
 
 func (a *app) show(ctx context.Context, ref string) error {
-	repo, err := a.open(ctx)
+	repo, err := a.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}

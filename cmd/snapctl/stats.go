@@ -12,10 +12,6 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-// gbMonth is what R2 takes for a GB, 10^9 bytes, that is kept for a month, in dollars
-// (November 2026), beyond the first ten. Requests come on top.
-const gbMonth = 0.015
-
 func (a *app) statsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "stats [REF...]",
@@ -31,7 +27,7 @@ are read: manifests and the index say it.
   unused    packs that no snapshot refers to: what snapctl gc frees, once they
             are old enough
   cost      of keeping all that at R2's price of storage, $0.015 a GB and month;
-            requests come on top
+            requests come on top, which snapctl -v tells of every command
 
 ONLY is what snapctl rm of that snapshot alone, and snapctl gc, would free: the
 packs that no other snapshot refers to, and its manifest, notes and access
