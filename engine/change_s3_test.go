@@ -47,12 +47,16 @@ func TestChangeS3(t *testing.T) {
 		restore(t, r, id, b.path("out"), &RestoreOptions{Delete: true})
 	}
 	// Side by side with the config, as ever, and the second name after the first.
-	opts := &Options{CacheDir: b.path("ahead"), Store: b.store(nil), Ref: id}
+	opts := keyed(t, &Options{CacheDir: b.path("ahead"), Store: b.store(nil), Ref: id})
 	ahead, err := Open(t.Context(), "", opts)
 	must(t, err)
 	defer ahead.Close()
 	restore(t, ahead, id, b.path("out"), &RestoreOptions{Delete: true})
-	if n := ahead.Requests().Ops; n[remote.OpGet].Calls != 3 || n[remote.OpList].Calls != 0 {
+	gets, lists := int64(3), int64(0)
+	if onEncrypted(t) { // the key too
+		gets, lists = 4, 1
+	}
+	if n := ahead.Requests().Ops; n[remote.OpGet].Calls != gets || n[remote.OpList].Calls != lists {
 		t.Errorf("%v", n)
 	}
 	if _, err := other.Remove(t.Context(), id); err != nil {

@@ -173,11 +173,16 @@ func (c *chunkReader) frame(ctx context.Context, pack chunk.PackID, at chunk.Fra
 	if f := c.cached(key); f != nil {
 		return f, nil
 	}
-	ch := c.fetch.DoChan(fmt.Sprintf("%s%08x", pack[:], at.Offset), func() (any, error) {
+	return c.await(ctx, key, at)
+}
+
+// await gives a frame that is not there, fetched once for all who wait.
+func (c *chunkReader) await(ctx context.Context, key frameKey, at chunk.Frame) (*plainFrame, error) {
+	ch := c.fetch.DoChan(fmt.Sprintf("%s%08x", key.pack[:], at.Offset), func() (any, error) {
 		if f := c.cached(key); f != nil {
 			return f, nil // since the look above
 		}
-		f, err := c.load(pack, at)
+		f, err := c.load(key.pack, at)
 		if err == nil {
 			c.keep(key, f)
 		}

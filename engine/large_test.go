@@ -19,6 +19,9 @@ func (p *place) smallChunks() *Repository {
 	r := p.init()
 	cfg := *r.cfg
 	cfg.Chunker = chunk.CDCParams{Polynomial: cfg.Chunker.Polynomial, Min: 4 << 10, AverageBits: 10, Max: 8 << 10}
+	if r.key != nil {
+		cfg.encrypt(r.key)
+	}
 	must(p, os.Remove(p.repo+"/"+configName))
 	must(p, os.WriteFile(p.repo+"/"+configName, cfg.encode(), 0o400))
 	return p.open("cache")

@@ -676,7 +676,7 @@ func BenchmarkSharedMount(b *testing.B) {
 	p := newPlace(b)
 	r := p.init()
 	id := complete(b, r, p.files("src", map[string]string{"a": "1"}), nil).ID
-	b.Run("first", func(b *testing.B) {
+	b.Run("of=first", func(b *testing.B) {
 		r, err := Open(b.Context(), p.repo, &Options{CacheDir: p.cache, StateDir: p.path("state")})
 		must(b, err)
 		defer r.Close()
@@ -689,7 +689,7 @@ func BenchmarkSharedMount(b *testing.B) {
 			b.StartTimer()
 		}
 	})
-	for _, where := range []string{"same repository", "another process"} {
+	for _, where := range []string{"of=same-repository", "of=another-process"} {
 		b.Run(where, func(b *testing.B) {
 			open := func() *Repository {
 				r, err := Open(b.Context(), p.repo, &Options{CacheDir: p.cache, StateDir: p.path("state")})
@@ -699,7 +699,7 @@ func BenchmarkSharedMount(b *testing.B) {
 			}
 			first := open()
 			second := first
-			if where == "another process" {
+			if where == "of=another-process" {
 				second = open()
 			}
 			must(b, os.MkdirAll(p.path("first"), 0o755))

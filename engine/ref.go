@@ -34,6 +34,8 @@ func checkName(name string) error {
 	}
 	_, idErr := manifest.ParseID(name)
 	switch {
+	case strings.TrimSpace(name) != name: // which snapshots of before may have
+		return fmt.Errorf("%w: name %q begins or ends with a space", ErrInvalid, name)
 	case name == latest || name == "-" || isHandle(name) || nthPattern.MatchString(name) || idErr == nil:
 		return fmt.Errorf("%w: name %q has a meaning of its own as a reference", ErrInvalid, name)
 	}

@@ -139,6 +139,7 @@ func TestNames(t *testing.T) {
 	id := manifest.NewID(0).String()
 	for _, name := range []string{
 		"latest", "-", "{", "{}", " {x", "\t{x", "a~1", "a~0", "a~1~2", "latest~1", id, "a\nb", "a\x00", "\x7f", "a\u0085b", "\xff",
+		" ", " a", "a ", " a ", "a\u00a0",
 		strings.Repeat("x", 257),
 	} {
 		if res, err := r.Create(t.Context(), src, &CreateOptions{Name: name}); !errors.Is(err, ErrInvalid) {
@@ -155,7 +156,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("list: %v, %v", all, err)
 	}
 	for _, name := range []string{
-		"a", "~", "a~", "~1", "a~b", "a~1234567", "a b", " a ", "/a/b", "Latest", "x{", "--name", "日本語", id[:35], strings.Repeat("x", 256), "a:b=c",
+		"a", "~", "a~", "~1", "a~b", "a~1234567", "a b", "/a/b", "Latest", "x{", "--name", "日本語", id[:35], strings.Repeat("x", 256), "a:b=c",
 	} {
 		res, err := r.Create(t.Context(), src, &CreateOptions{Name: name})
 		if errors.Is(err, ErrInvalid) {
@@ -167,6 +168,21 @@ func TestNames(t *testing.T) {
 		if s, err := r.Get(t.Context(), name); err != nil || s.ID != res.ID {
 			t.Errorf("name %q: %v, %v", name, s, err)
 		}
+	}
+	// A snapshot of before may have a name that none gets any more.
+	last, err := r.Get(t.Context(), "a")
+	must(t, err)
+	m, err := r.manifest(t.Context(), last.ID)
+	must(t, err)
+	m.ID, m.Name = manifest.NewID(0), " old "
+	object, err := m.Encode(r.codec)
+	must(t, err)
+	must(t, r.store.Put(t.Context(), m.ID.ObjectName(), object))
+	if s, err := r.Get(t.Context(), " old "); err != nil || s.ID != m.ID {
+		t.Errorf("an old name: %+v, %v", s, err)
+	}
+	if _, err := r.Change(t.Context(), &Changes{Name: new("new")}, " old "); err != nil {
+		t.Errorf("renaming it: %v", err)
 	}
 	if _, err := r.Create(t.Context(), src, &CreateOptions{TTL: -1}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("TTL of -1: %v", err)

@@ -61,23 +61,38 @@ func (x *restorer) writeContents(ctx context.Context) error {
 	return g.Wait()
 }
 
-// planFetches orders what is wanted by where it lies.
+// planFetches orders what is wanted by where it lies. The plan is complete by then.
 func (x *restorer) planFetches() []fetch {
 	p := x.plan
 	// Packs in the order in which the tree first names them, which is that in
 	// which they were made; frames by their place in the pack.
 	pack := map[chunk.PackID]int{}
-	order := make([]uint64, len(p.frames))
+	place := make([]uint64, len(p.frames)) // of each frame
+	order := make([]uint32, len(p.frames))
 	for i, f := range p.frames {
 		n, ok := pack[f.pack]
 		if !ok {
 			n = len(pack)
 			pack[f.pack] = n
 		}
-		order[i] = uint64(n)<<32 | uint64(f.frame.Offset)
+		place[i], order[i] = uint64(n)<<32|uint64(f.frame.Offset), uint32(i)
+	}
+	slices.SortFunc(order, func(a, b uint32) int { return cmp.Compare(place[a], place[b]) })
+	// Frames are numbered by their places, so that comparing wants looks at nothing else:
+	// there are hundreds of them in a frame.
+	frames, number := make([]planFrame, len(p.frames)), make([]uint32, len(p.frames))
+	for i, old := range order {
+		frames[i], number[old] = p.frames[old], uint32(i)
+	}
+	p.frames, p.frameAt = frames, nil
+	for i := range p.wants {
+		p.wants[i].frame = number[p.wants[i].frame]
 	}
 	slices.SortFunc(p.wants, func(a, b want) int {
-		return cmp.Or(cmp.Compare(order[a.frame], order[b.frame]), cmp.Compare(a.rank, b.rank), cmp.Compare(a.at, b.at))
+		if c := cmp.Compare(uint64(a.frame)<<32|uint64(a.rank), uint64(b.frame)<<32|uint64(b.rank)); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.at, b.at)
 	})
 	size, gap := uint32(fetchSize), uint32(fetchGap)
 	if x.repo.local() {

@@ -112,8 +112,8 @@ func (r *VerifyReport) Err() error {
 }
 
 // Verify looks for damage in the repository, in what the snapshots need that refs
-// name or, without refs, in all of it; snapshots that have expired are part of it
-// until they are collected. It reads config, manifests, every page of their trees,
+// name or, without refs, in all of it. Snapshots that have expired are part of all until
+// they are collected; one that is named is ErrExpired, as everywhere. It reads config, manifests, every page of their trees,
 // index segments, notes, leases, access profiles, tombstones and keys, and checks each
 // against its name or checksum and against the others: that pack tables are what trees
 // refer to, and that every pack is there, of the size and with the chunks in the places
@@ -234,6 +234,9 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 		x := v.repo.newResolver(ctx, len(refs))
 		for _, ref := range refs {
 			s, err := x.resolve(ref)
+			if err == nil {
+				err = v.repo.checkExpiry(s)
+			}
 			if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
 				s, err = &Snapshot{ID: id}, nil // what is wrong with it is told later
 			}

@@ -34,10 +34,10 @@ func BenchmarkVerifyData(b *testing.B) {
 				write(b, fmt.Sprintf("%s/%d/%d", src, i%50, i), data)
 			}
 			complete(b, r, src, nil)
-			b.ResetTimer()
+			b.ReportAllocs()
 			begun := cpuTime(b)
 			var stored int64
-			for range b.N {
+			for b.Loop() {
 				rep, err := r.Verify(b.Context(), nil, &VerifyOptions{ReadData: 1})
 				must(b, err)
 				must(b, rep.Err())

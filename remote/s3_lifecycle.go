@@ -266,10 +266,10 @@ func (s *S3) lifecycleRequest(ctx context.Context, method string, body []byte, m
 	if refused.Code == "NoSuchLifecycleConfiguration" {
 		return nil, nil, errNoLifecycle
 	}
-	err = s.mapErr(ctx, answer, refused)
 	switch resp.StatusCode {
 	case http.StatusNotImplemented, http.StatusMethodNotAllowed:
-		err = fmt.Errorf("%w: the server has no lifecycle rules: %w", errors.ErrUnsupported, err)
+		s.reached.Store(true)
+		return nil, nil, fmt.Errorf("%w: the server has no lifecycle rules: %s", errors.ErrUnsupported, describe(refused))
 	}
-	return nil, nil, err
+	return nil, nil, s.mapErr(ctx, answer, refused)
 }

@@ -15,6 +15,24 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// flagError has an error about a flag's value say what the flag takes, where strconv
+// only says what it could not parse.
+func flagError(err error) error {
+	var bad *pflag.InvalidValueError
+	var cause *strconv.NumError
+	if !errors.As(err, &bad) || !errors.As(err, &cause) {
+		return err
+	}
+	want := "not a whole number"
+	switch {
+	case bad.GetFlag().Value.Type() == "bool":
+		want = "neither true nor false"
+	case errors.Is(cause, strconv.ErrRange):
+		want = "out of range"
+	}
+	return errors.New(strings.TrimSuffix(err.Error(), cause.Error()) + want)
+}
+
 // A ttlFlag is a duration as parseTTL takes it.
 type ttlFlag time.Duration
 

@@ -37,7 +37,7 @@ with --json, an array of the objects that show --json prints.`,
 		Args:              takes("REF..."),
 		ValidArgsFunction: a.completeRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeSnapshots(cmd, args, &engine.Changes{Unpin: true}, "not pinned")
+			return a.changeSnapshots(cmd, args, &engine.Changes{Unpin: true}, "unpinned")
 		},
 	}
 }

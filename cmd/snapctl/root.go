@@ -113,6 +113,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		if cmd == root && len(a.args) > 0 && !strings.HasPrefix(a.args[0], "-") {
 			return a.rootArgs(root, a.args[:1])
 		}
+		err = flagError(err)
 		if cmd == root {
 			return err
 		}

@@ -29,7 +29,8 @@ Reads config, keys, manifests, index segments, leases and every page of trees,
 and finds out whether every pack is there, with all that the trees refer to. The
 contents of files are read with --read-data: then every byte of every pack is
 checked. What was read in a run that is stopped, the next run passes over with
---resume.
+--resume. A snapshot that has expired is looked at with all of the repository,
+until gc removes it; as a REF it is exit code 5, as for every command.
 
 Prints a line for each object that is damaged, and below it the snapshots and
 files that cannot be read because of it, the first ten of each. A "note" is no
