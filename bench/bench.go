@@ -102,7 +102,7 @@ func (b *bench) Close() error {
 		return nil
 	}
 	var err error
-	if slices.Contains(b.o.suites, suiteNameMount) {
+	if b.o.mounts() {
 		err = b.unmountAll()
 	}
 	return errors.Join(err, removeAll(b.work))

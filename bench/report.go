@@ -33,13 +33,14 @@ type reportOptions struct {
 	RTTSeconds float64 `json:"rttSeconds"`
 	Bandwidth  int     `json:"bandwidthMBs,omitempty"`
 	List       int     `json:"listed"`
+	Forks      int     `json:"forks"`
 }
 
 func (b *bench) report() *report {
 	o := b.o
 	return &report{
 		Started: b.started, Machine: b.machine, Versions: b.versions, Missing: b.missing, Trees: b.trees,
-		Options: reportOptions{o.runs, o.warmup, o.rtt.Seconds(), o.bandwidth, o.list},
+		Options: reportOptions{o.runs, o.warmup, o.rtt.Seconds(), o.bandwidth, o.list, o.forks},
 		Figures: figures(b.samples, o.rtt.Seconds()),
 		Samples: b.samples, Failures: b.failures, Notes: b.notes,
 	}
@@ -168,6 +169,7 @@ func toolOrder(name string) int {
 	for _, m := range mountPeers() { // those that are no tools
 		order = append(order, m.name)
 	}
+	order = append(order, overlay.name, saveUpperTar, saveUpper, saveWhole)
 	return slices.Index(order, name)
 }
 
