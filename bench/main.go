@@ -50,6 +50,8 @@ type options struct {
 	work      string
 	snapctl   string // "" to build it
 	json      string
+	chart     string   // folder
+	from      []string // reports to make charts of, instead of measuring
 	rtt       time.Duration
 	bandwidth int // MB/s of each connection, 0 for no limit
 	scale     []int
@@ -78,6 +80,8 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.work, "work", "", "`folder` to work in (default: a temporary one, in memory where there is room)")
 	fs.StringVar(&o.snapctl, "snapctl", "", "measure this `program` (default: built from this checkout)")
 	fs.StringVar(&o.json, "json", "", "also write everything measured to this `file`")
+	fs.StringVar(&o.chart, "chart", "", "also make charts, SVG files in this `folder`")
+	from := fs.String("from", "", "measure nothing, and make the charts of this `file` that -json wrote; more of them may follow as arguments")
 	fs.DurationVar(&o.rtt, "rtt", 30*time.Millisecond, "round trip to the S3 server")
 	fs.IntVar(&o.bandwidth, "bandwidth", 0, "`MB/s` of each connection to the S3 server; 0: no limit")
 	scale := fs.String("scale", "100000,1000000", "`numbers` of files of the trees of suite scale")
@@ -126,6 +130,13 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.forks < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
 		return nil, errors.New("-runs, -list and -forks must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
 	}
+	if *from != "" {
+		if o.chart == "" {
+			return nil, errors.New("-from wants -chart too, the folder for the charts")
+		}
+		o.from = append([]string{*from}, fs.Args()...)
+		return o, nil
+	}
 	o.trees = fs.Args()
 	if len(o.trees) > 2 {
 		return nil, errors.New("at most two trees")
@@ -146,6 +157,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	o, err := parseFlags(args, stderr)
 	if err != nil {
 		return err
+	}
+	if o.from != nil {
+		rep, err := readReports(o.from)
+		if err != nil {
+			return err
+		}
+		return rep.writeCharts(o.chart, stdout)
 	}
 	b, err := newBench(ctx, o, stderr)
 	if err != nil {
@@ -173,6 +191,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	if err := rep.writeTables(stdout); err != nil {
 		return errors.Join(stopped, err)
+	}
+	if o.chart != "" && stopped == nil {
+		stopped = rep.writeCharts(o.chart, stderr)
 	}
 	return errors.Join(stopped, b.ownFailures())
 }
