@@ -58,6 +58,8 @@ type options struct {
 	list      int // snapshots to list
 	large     int // files of a further tree of suite mount, 0 for none
 	forks     int // how many suite fork makes of one snapshot
+	workloads []string
+	tiny      int // files of the workload of that name
 	timeout   time.Duration
 	smoke     bool
 	trees     []string
@@ -74,6 +76,8 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	suites := fs.String("suite", "", fmt.Sprintf("what to run, `names` separated by commas: %s (default: %s)",
 		strings.Join(suiteNames(), ", "), strings.Join(defaultSuites, ", ")))
 	mount := fs.Bool("mount", false, "short for -suite mount, which wants root and empties the kernel's caches")
+	only := fs.String("workloads", "", fmt.Sprintf("short for -suite workloads, with these `names` only: %s", strings.Join(workloadNames(), ", ")))
+	fs.IntVar(&o.tiny, "tiny", 1_000_000, "`files` of workload tiny")
 	peers := fs.String("peers", "all", "`names` of the tools to run beside snapctl; all: those installed; none")
 	fs.IntVar(&o.runs, "runs", 3, "measured rounds")
 	fs.IntVar(&o.warmup, "warmup", 1, "rounds before those, not counted")
@@ -96,6 +100,16 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	o.suites = splitList(*suites)
 	if *mount && !slices.Contains(o.suites, suiteNameMount) {
 		o.suites = append(o.suites, suiteNameMount)
+	}
+	if o.workloads = splitList(*only); len(o.workloads) == 0 {
+		o.workloads = workloadNames()
+	} else if !slices.Contains(o.suites, suiteNameWorkloads) {
+		o.suites = append(o.suites, suiteNameWorkloads)
+	}
+	for _, w := range o.workloads {
+		if !slices.Contains(workloadNames(), w) {
+			return nil, fmt.Errorf("no workload %q: there are %s", w, strings.Join(workloadNames(), ", "))
+		}
 	}
 	if len(o.suites) == 0 {
 		o.suites = defaultSuites
@@ -124,11 +138,11 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	if o.smoke {
 		o.runs, o.warmup, o.list = 1, 0, 20
 		o.scale = []int{500, 1000}
-		o.large, o.forks = 2000, 3
+		o.large, o.forks, o.tiny = 2000, 3, 1000
 		o.timeout = time.Minute
 	}
-	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.forks < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
-		return nil, errors.New("-runs, -list and -forks must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
+	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.forks < 1 || o.tiny < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
+		return nil, errors.New("-runs, -list, -forks and -tiny must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
 	}
 	if *from != "" {
 		if o.chart == "" {
@@ -210,6 +224,7 @@ type suite struct {
 	name   string
 	run    func(context.Context, *bench) error
 	mounts bool // it mounts something
+	makes  bool // it makes all the trees that it measures
 }
 
 // allSuites are the suites in the order in which they run.
@@ -217,9 +232,10 @@ func allSuites() []suite {
 	return []suite{
 		{name: "local", run: suiteLocal},
 		{name: "s3", run: suiteS3},
-		{name: "scale", run: suiteScale},
+		{name: "scale", run: suiteScale, makes: true},
 		{name: suiteNameFork, run: suiteFork, mounts: true},
 		{name: suiteNameMount, run: suiteMount, mounts: true},
+		{name: suiteNameWorkloads, run: suiteWorkloads, makes: true},
 	}
 }
 
@@ -238,4 +254,9 @@ func suiteNames() []string {
 // mounts says whether a suite of the run mounts something.
 func (o *options) mounts() bool {
 	return slices.ContainsFunc(allSuites(), func(s suite) bool { return s.mounts && slices.Contains(o.suites, s.name) })
+}
+
+// wantsTree says whether a suite of the run wants a tree to be there.
+func (o *options) wantsTree() bool {
+	return slices.ContainsFunc(allSuites(), func(s suite) bool { return !s.makes && slices.Contains(o.suites, s.name) })
 }

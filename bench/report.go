@@ -80,6 +80,9 @@ func (r *report) writeTables(w io.Writer) error {
 		of := r.Samples.where(g.has)
 		if tool, ratio := againstBest(of); tool != "" && g.work != workStart && g.work != workOpen {
 			p.f(": snapctl takes %.2f of the time of the best peer, %s", ratio, tool)
+			if tool, ratio := againstLeast(of); tool != "" {
+				p.f(", and adds %.2f of what the least adds, %s", ratio, tool)
+			}
 		}
 		p.f("\n")
 		p.table(workTable(of))
@@ -107,8 +110,14 @@ func (s samples) tools() []string {
 
 // againstBest finds the fastest peer at a work, and how snapctl's time
 // compares. The yardsticks are no peers.
-func againstBest(of samples) (peer string, ratio float64) {
-	us, ok := of.by(ours).median(wall)
+func againstBest(of samples) (peer string, ratio float64) { return againstLowest(of, wall) }
+
+// againstLeast finds the peer that adds the fewest bytes, and how what snapctl
+// adds compares.
+func againstLeast(of samples) (peer string, ratio float64) { return againstLowest(of, added) }
+
+func againstLowest(of samples, q quantity) (peer string, ratio float64) {
+	us, ok := of.by(ours).median(q)
 	if !ok {
 		return "", 0
 	}
@@ -117,7 +126,7 @@ func againstBest(of samples) (peer string, ratio float64) {
 		if t == ours || t == local || t == yardstick || t == onlyRead || t == byProfile {
 			continue
 		}
-		if m, _ := of.by(t).median(wall); m < best {
+		if m, _ := of.by(t).median(q); m > 0 && m < best {
 			peer, best = t, m
 		}
 	}
