@@ -54,12 +54,14 @@ const (
 	// Of forks.
 	workForkFirst   = "fork, nothing mounted"
 	workFork        = "fork, mounted already"
+	workSaveFirst   = "save one line, with empty caches"
 	workSaveLine    = "save one line"
 	workSaveAgain   = "save one line more"
 	workSavePackage = "save a new package"
 	workSaveMove    = "save a moved folder"
 	workDiff        = "diff"
 	workForkFar     = "fork over S3, nothing mounted"
+	workFarFirst    = "save one line over S3, with empty caches"
 	workSaveFar     = "save one line over S3"
 	workForksOne    = "one fork and a program in it"
 	workForksMany   = "many forks and a program in each"
@@ -69,7 +71,7 @@ var (
 	vaultWorks = []string{workStart, workOpen, workCreate, workAgain, workSecond, workRestore, workListFirst, workListAgain}
 	mountWorks = []string{workMount, workFindCold, workFindWarm, workTarCold, workTarWarm, workNodeCold, workNodeWarm, workSomeCold, workSomeWarm,
 		workReadServed, workReadCached, workMountFar, workFromNode, workFromSome}
-	forkWorks = []string{workForkFirst, workFork, workSaveLine, workSaveAgain, workSavePackage, workSaveMove, workDiff, workForkFar, workSaveFar,
+	forkWorks = []string{workForkFirst, workFork, workSaveFirst, workSaveLine, workSaveAgain, workSavePackage, workSaveMove, workDiff, workForkFar, workFarFirst, workSaveFar,
 		workForksOne, workForksMany}
 	works = slices.Concat(vaultWorks, mountWorks, forkWorks)
 )

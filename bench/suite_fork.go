@@ -200,6 +200,15 @@ func (s *forkSuite) forking(ctx context.Context, v stocked, run int) (err error)
 			return err
 		}
 	}
+	if v.name == ours { // the only one that has caches
+		line := s.changes[0][0]
+		once := change{workSaveFirst, func(ctx context.Context, root string, run int) (int, error) {
+			return line.apply(ctx, root, run+1000) // not what is saved later
+		}}
+		if err := s.changing(ctx, v, v.vault.Savers()[0], &first, []change{once}, run); err != nil {
+			return err
+		}
+	}
 	for _, how := range v.vault.Savers() {
 		lists := s.changes
 		if how.whole {

@@ -38,7 +38,7 @@ func TestSmokeOfForks(t *testing.T) {
 			t.Errorf("no %q", w)
 			continue
 		}
-		far := w == workForkFar || w == workSaveFar
+		far := w == workForkFar || w == workSaveFar || w == workFarFirst
 		if far != (x[0].Requests["PUT"] > 0) {
 			t.Errorf("%s: requests %v", w, x[0].Requests)
 		}
