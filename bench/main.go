@@ -1,6 +1,6 @@
 // Command bench measures snapctl beside what a user would pick instead: tar
-// and zstd, squashfs images, restic, kopia, borg, casync, cp; and, for mounts, the
-// kernel's file systems.
+// and zstd, squashfs images, restic, kopia, borg, casync, cp; and, for mounts and
+// forks, the kernel's file systems.
 //
 //	go run ./bench [flags] [TREE [TREE2]]
 //
