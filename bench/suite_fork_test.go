@@ -142,6 +142,9 @@ list) for`, 1)
 	if err != nil || !slices.ContainsFunc(rep.Notes, func(n string) bool { return strings.Contains(n, "snapctl doctor") }) {
 		t.Errorf("error %v, notes %q", err, rep.Notes)
 	}
+	if len(rep.Samples) > 0 {
+		t.Errorf("measured: %v", rep.Samples)
+	}
 }
 
 func TestChanges(t *testing.T) {
