@@ -1,6 +1,6 @@
 # The targets are shorthands: every command here can be typed as it stands.
 
-.PHONY: build test ci bench peers fuzz release install
+.PHONY: build test ci bench peers compare fuzz release install
 
 build:
 	go build -trimpath -o snapctl ./cmd/snapctl
@@ -14,9 +14,20 @@ ci:
 bench:
 	go run ./bench
 
-# The programs that the benchmark puts beside ours, as Debian has them.
+# The programs that the benchmark puts beside ours, and those that make some of
+# its workloads, as Debian has them.
 peers:
-	apt-get install -y squashfs-tools squashfuse zstd restic borgbackup casync
+	apt-get install -y tar zstd squashfs-tools squashfuse e2fsprogs mount restic borgbackup casync coreutils findutils sqlite3 git
+
+# The micro-benchmarks of two commits, in turn, by benchstat:
+# make compare OLD=main [NEW=commit] [BENCH=regexp] [PKG="./chunk ./index"] [COUNT=10] [BENCHTIME=1s]
+# Without NEW it is the files as they stand.
+compare: export BENCH := $(BENCH)
+compare: export PKG := $(PKG)
+compare: export COUNT := $(COUNT)
+compare: export BENCHTIME := $(BENCHTIME)
+compare:
+	@tools/compare '$(OLD)' '$(NEW)'
 
 # Archives for all platforms in dist/: make release VERSION=v1.2.3
 release:

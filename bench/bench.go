@@ -68,6 +68,13 @@ func newBench(ctx context.Context, o *options, log io.Writer) (b *bench, err err
 	if slices.Contains(o.suites, suiteNameMount) {
 		size += bigFile(o.smoke)
 	}
+	if slices.Contains(o.suites, suiteNameWorkloads) {
+		for _, w := range o.chosenWorkloads() {
+			if w.name != tinyWorkload.name { // which is left out where there is no room
+				size = max(size, w.bytes(o))
+			}
+		}
+	}
 	if b.work, err = makeWork(o.work, size); err != nil {
 		return b, err
 	}
@@ -75,7 +82,7 @@ func newBench(ctx context.Context, o *options, log io.Writer) (b *bench, err err
 		return b, err
 	}
 	b.peers, b.missing = installed(o.peers)
-	if len(b.trees) == 0 {
+	if len(b.trees) == 0 && o.wantsTree() {
 		if err := b.makeTrees(ctx); err != nil {
 			return b, err
 		}
@@ -103,7 +110,7 @@ func (b *bench) Close() error {
 		return nil
 	}
 	var err error
-	if slices.Contains(b.o.suites, suiteNameMount) {
+	if b.o.mounts() {
 		err = b.unmountAll()
 	}
 	return errors.Join(err, removeAll(b.work))
@@ -196,14 +203,22 @@ func (b *bench) generate(ctx context.Context, spec treeSpec, dir string) (tree, 
 	if err := spec.write(ctx, dir); err != nil {
 		return tree{}, err
 	}
-	if !b.o.smoke {
-		select {
-		case <-ctx.Done():
-			return tree{}, ctx.Err()
-		case <-time.After(settling):
-		}
+	if err := b.waitUntilSettled(ctx); err != nil {
+		return tree{}, err
 	}
 	return newTree(dir)
+}
+
+func (b *bench) waitUntilSettled(ctx context.Context) error {
+	if b.o.smoke {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(settling):
+		return nil
+	}
 }
 
 // makeWork makes the work folder, in memory if there is room for the copies of

@@ -147,7 +147,9 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestFlags(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"-suite nonsense", `no suite "nonsense"`},
+		{"-suite nonsense", `no suite "nonsense": there are local, s3, scale, fork, mount, workloads`},
+		{"-workloads deep,nonsense", `no workload "nonsense": there are deep, insert, tiny, binaries, sqlite, git`},
+		{"-forks 0", "-forks and -tiny must be at least 1"},
 		{"-scale 10,x", `"x" is no number`},
 		{"-runs 0", "at least 1"},
 		{"-bandwidth -1", "at least 0"},

@@ -75,13 +75,18 @@ const megabyte = 1e6
 // figures are what snapctl is held to by the suites that have samples, with
 // what those say of each.
 func figures(all samples, rttSeconds float64) []figure {
-	ofMounts := func(s sample) bool { return s.Suite == suiteNameMount }
+	of := func(suites ...string) bool {
+		return slices.ContainsFunc(all, func(s sample) bool { return slices.Contains(suites, s.Suite) })
+	}
 	var figs []figure
-	if mounts := all.where(ofMounts); len(mounts) < len(all) || len(all) == 0 {
+	if of("local", "s3", "scale") {
 		figs = vaultFigures(all, rttSeconds)
 	}
-	if slices.ContainsFunc(all, ofMounts) {
+	if of(suiteNameMount) {
 		figs = append(figs, mountFigures(all, rttSeconds)...)
+	}
+	if of(suiteNameFork) {
+		figs = append(figs, forkFigures(all, rttSeconds)...)
 	}
 	for i := range figs {
 		figs[i].judge()
@@ -202,9 +207,7 @@ func listTrips(all samples, rttSeconds float64) figure {
 		return f
 	}
 	f.Measured = true
-	for _, n := range lists.requests() {
-		f.Value += float64(n)
-	}
+	f.Value = float64(total(lists.requests()))
 	f.Beside = fmt.Sprintf("%.0f requests, %s", f.Value, wall.unit.text(far))
 	near, ok := all.where(at{"local", workListAgain, ours}.has).median(wall)
 	if ok && rttSeconds > 0 {

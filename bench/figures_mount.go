@@ -60,10 +60,7 @@ func mountTrips(all samples, name string, rttSeconds float64) figure {
 	if !f.Measured {
 		return f
 	}
-	requests := 0
-	for _, n := range all.where(at{suiteNameMount, workMountFar, ours}.has).requests() {
-		requests += n
-	}
+	requests := total(all.where(at{suiteNameMount, workMountFar, ours}.has).requests())
 	f.Beside = fmt.Sprintf("%d requests", requests)
 	if near, ok := all.where(at{suiteNameMount, workMount, ours}.has).median(wall); ok && rttSeconds > 0 {
 		f.Beside += ", " + trips.text(min(float64(requests), max(1, math.Round((f.Value-near)/rttSeconds))))

@@ -31,7 +31,7 @@ func (b *bench) unmountAll() error {
 		for _, dir := range slices.Backward(dirs) { // the last one mounted covers the others
 			errs = append(errs, unmount(dir, patience))
 		}
-		left := processesOf(filepath.Join(b.work, mountPoints))
+		left := processesOf(b.mountPoint())
 		if len(left) == 0 && len(dirs) == 0 {
 			break
 		}

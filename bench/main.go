@@ -1,6 +1,6 @@
 // Command bench measures snapctl beside what a user would pick instead: tar
-// and zstd, squashfs images, restic, kopia, borg, casync, cp; and, for mounts, the
-// kernel's file systems.
+// and zstd, squashfs images, restic, kopia, borg, casync, cp; and, for mounts and
+// forks, the kernel's file systems.
 //
 //	go run ./bench [flags] [TREE [TREE2]]
 //
@@ -50,11 +50,16 @@ type options struct {
 	work      string
 	snapctl   string // "" to build it
 	json      string
+	chart     string   // folder
+	from      []string // reports to make charts of, instead of measuring
 	rtt       time.Duration
 	bandwidth int // MB/s of each connection, 0 for no limit
 	scale     []int
 	list      int // snapshots to list
 	large     int // files of a further tree of suite mount, 0 for none
+	forks     int // how many suite fork makes of one snapshot
+	workloads []string
+	tiny      int // files of the workload of that name
 	timeout   time.Duration
 	smoke     bool
 	trees     []string
@@ -68,19 +73,25 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 		fmt.Fprintln(stderr, "usage: go run ./bench [flags] [TREE [TREE2]]\n\nTREE2 is a second version of TREE. Flags:")
 		fs.PrintDefaults()
 	}
-	suites := fs.String("suite", "", "what to run, `names` separated by commas: local, s3, scale, mount (default: all but mount)")
+	suites := fs.String("suite", "", fmt.Sprintf("what to run, `names` separated by commas: %s (default: %s)",
+		strings.Join(suiteNames(), ", "), strings.Join(defaultSuites, ", ")))
 	mount := fs.Bool("mount", false, "short for -suite mount, which wants root and empties the kernel's caches")
+	only := fs.String("workloads", "", fmt.Sprintf("short for -suite workloads, with these `names` only: %s", strings.Join(workloadNames(), ", ")))
+	fs.IntVar(&o.tiny, "tiny", 1_000_000, "`files` of workload tiny")
 	peers := fs.String("peers", "all", "`names` of the tools to run beside snapctl; all: those installed; none")
 	fs.IntVar(&o.runs, "runs", 3, "measured rounds")
 	fs.IntVar(&o.warmup, "warmup", 1, "rounds before those, not counted")
 	fs.StringVar(&o.work, "work", "", "`folder` to work in (default: a temporary one, in memory where there is room)")
 	fs.StringVar(&o.snapctl, "snapctl", "", "measure this `program` (default: built from this checkout)")
 	fs.StringVar(&o.json, "json", "", "also write everything measured to this `file`")
+	fs.StringVar(&o.chart, "chart", "", "also make charts, SVG files in this `folder`")
+	from := fs.String("from", "", "measure nothing, and make the charts of this `file` that -json wrote; more of them may follow as arguments")
 	fs.DurationVar(&o.rtt, "rtt", 30*time.Millisecond, "round trip to the S3 server")
 	fs.IntVar(&o.bandwidth, "bandwidth", 0, "`MB/s` of each connection to the S3 server; 0: no limit")
 	scale := fs.String("scale", "100000,1000000", "`numbers` of files of the trees of suite scale")
 	fs.IntVar(&o.list, "list", 1000, "snapshots in the repository that is listed")
 	fs.IntVar(&o.large, "large", 0, "suite mount: also mount a tree of that many small `files`, such as 1000000; takes minutes")
+	fs.IntVar(&o.forks, "forks", 20, "suite fork: how many forks of one snapshot, with a program in each")
 	fs.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long one program may take")
 	fs.BoolVar(&o.smoke, "smoke", false, "a small tree, one round of each suite: does everything still run?")
 	if err := fs.Parse(args); err != nil {
@@ -90,15 +101,25 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	if *mount && !slices.Contains(o.suites, suiteNameMount) {
 		o.suites = append(o.suites, suiteNameMount)
 	}
+	if o.workloads = splitList(*only); len(o.workloads) == 0 {
+		o.workloads = workloadNames()
+	} else if !slices.Contains(o.suites, suiteNameWorkloads) {
+		o.suites = append(o.suites, suiteNameWorkloads)
+	}
+	for _, w := range o.workloads {
+		if !slices.Contains(workloadNames(), w) {
+			return nil, fmt.Errorf("no workload %q: there are %s", w, strings.Join(workloadNames(), ", "))
+		}
+	}
 	if len(o.suites) == 0 {
-		o.suites = []string{"local", "s3", "scale"}
+		o.suites = defaultSuites
 		if o.smoke {
-			o.suites = append(o.suites, suiteNameMount)
+			o.suites = suiteNames()
 		}
 	}
 	for _, s := range o.suites {
-		if suites := allSuites(); suites[s] == nil {
-			return nil, fmt.Errorf("no suite %q: there are local, s3, scale and mount", s)
+		if !slices.Contains(suiteNames(), s) {
+			return nil, fmt.Errorf("no suite %q: there are %s", s, strings.Join(suiteNames(), ", "))
 		}
 	}
 	if *peers != "all" {
@@ -117,11 +138,18 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	if o.smoke {
 		o.runs, o.warmup, o.list = 1, 0, 20
 		o.scale = []int{500, 1000}
-		o.large = 2000
+		o.large, o.forks, o.tiny = 2000, 3, 1000
 		o.timeout = time.Minute
 	}
-	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
-		return nil, errors.New("-runs and -list must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
+	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.forks < 1 || o.tiny < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
+		return nil, errors.New("-runs, -list, -forks and -tiny must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
+	}
+	if *from != "" {
+		if o.chart == "" {
+			return nil, errors.New("-from wants -chart too, the folder for the charts")
+		}
+		o.from = append([]string{*from}, fs.Args()...)
+		return o, nil
 	}
 	o.trees = fs.Args()
 	if len(o.trees) > 2 {
@@ -144,6 +172,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
+	if o.from != nil {
+		rep, err := readReports(o.from)
+		if err != nil {
+			return err
+		}
+		return rep.writeCharts(o.chart, stdout)
+	}
 	b, err := newBench(ctx, o, stderr)
 	if err != nil {
 		return err
@@ -151,9 +186,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	defer func() { err = errors.Join(err, b.Close()) }()
 
 	var stopped error
-	for _, name := range o.suites {
-		if err := allSuites()[name](ctx, b); err != nil {
-			stopped = fmt.Errorf("suite %s: %w", name, err)
+	for _, s := range allSuites() {
+		if !slices.Contains(o.suites, s.name) {
+			continue
+		}
+		if err := s.run(ctx, b); err != nil {
+			stopped = fmt.Errorf("suite %s: %w", s.name, err)
 			b.notef("stopped early: %v", stopped)
 			break
 		}
@@ -168,6 +206,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err := rep.writeTables(stdout); err != nil {
 		return errors.Join(stopped, err)
 	}
+	if o.chart != "" && stopped == nil {
+		stopped = rep.writeCharts(o.chart, stderr)
+	}
 	return errors.Join(stopped, b.ownFailures())
 }
 
@@ -178,12 +219,44 @@ var verbs = map[string]func(context.Context, []string) error{
 	"download":     download,
 }
 
-// allSuites are the suites by name.
-func allSuites() map[string]func(context.Context, *bench) error {
-	return map[string]func(context.Context, *bench) error{
-		"local":        suiteLocal,
-		"s3":           suiteS3,
-		"scale":        suiteScale,
-		suiteNameMount: suiteMount,
+// A suite is a part of the benchmark that has a name.
+type suite struct {
+	name   string
+	run    func(context.Context, *bench) error
+	mounts bool // it mounts something
+	makes  bool // it makes all the trees that it measures
+}
+
+// allSuites are the suites in the order in which they run.
+func allSuites() []suite {
+	return []suite{
+		{name: "local", run: suiteLocal},
+		{name: "s3", run: suiteS3},
+		{name: "scale", run: suiteScale, makes: true},
+		{name: suiteNameFork, run: suiteFork, mounts: true},
+		{name: suiteNameMount, run: suiteMount, mounts: true},
+		{name: suiteNameWorkloads, run: suiteWorkloads, makes: true},
 	}
+}
+
+// defaultSuites are those that any user can run on any machine, and that do no
+// harm to what else runs there.
+var defaultSuites = []string{"local", "s3", "scale", suiteNameFork}
+
+func suiteNames() []string {
+	var names []string
+	for _, s := range allSuites() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// mounts says whether a suite of the run mounts something.
+func (o *options) mounts() bool {
+	return slices.ContainsFunc(allSuites(), func(s suite) bool { return s.mounts && slices.Contains(o.suites, s.name) })
+}
+
+// wantsTree says whether a suite of the run wants a tree to be there.
+func (o *options) wantsTree() bool {
+	return slices.ContainsFunc(allSuites(), func(s suite) bool { return !s.makes && slices.Contains(o.suites, s.name) })
 }

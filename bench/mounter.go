@@ -144,18 +144,20 @@ type mount struct {
 	dir string
 }
 
-// mountPoints is the folder of all mount points in the work folder.
-const mountPoints = "mnt"
+// mountPoint is a path in the folder of all mount points, which lies in the
+// work folder.
+func (b *bench) mountPoint(elem ...string) string {
+	return filepath.Join(append([]string{b.work, "mnt"}, elem...)...)
+}
 
 // mount mounts a snapshot at a folder of its own. It returns when there is an
 // entry of that name in the root; the usage tells how long that took.
 func (b *bench) mount(ctx context.Context, v mountable, name, entry string) (_ *mount, err error) {
-	parent := filepath.Join(b.work, mountPoints)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	if err := os.MkdirAll(b.mountPoint(), 0o755); err != nil {
 		return nil, err
 	}
 	m := &mount{}
-	if m.dir, err = os.MkdirTemp(parent, ""); err != nil {
+	if m.dir, err = os.MkdirTemp(b.mountPoint(), ""); err != nil {
 		return nil, err
 	}
 	b.mounts = append(b.mounts, m)

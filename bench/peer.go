@@ -114,7 +114,8 @@ func installed(names []string) (found []tool, missing []string) {
 	}
 	for _, n := range names {
 		if !slices.ContainsFunc(peers(), func(t tool) bool { return t.Name() == n || t.Programs()[0] == n }) &&
-			!slices.ContainsFunc(mountPeers(), func(m mounter) bool { return m.name == n }) {
+			!slices.ContainsFunc(mountPeers(), func(m mounter) bool { return m.name == n }) &&
+			!slices.ContainsFunc(forkPeers(), func(f forker) bool { return f.name == n }) {
 			missing = append(missing, n)
 		}
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"path/filepath"
 )
 
@@ -52,6 +54,21 @@ func (v resticVault) OpenOnly(ctx context.Context) (usage, error) {
 // not the path to it.
 func (v resticVault) Create(ctx context.Context, name, tree string) (usage, error) {
 	return v.run(ctx, v.restic(tree, "backup", "--tag", name, "."))
+}
+
+// Resave tells restic to take for unchanged what has the size and time that it
+// had in that snapshot: it compares inodes and times of change too, which a
+// restored file has anew.
+func (v resticVault) Resave(ctx context.Context, from, name, tree string) (usage, error) {
+	_, out, err := v.output(ctx, v.restic("", "snapshots", "--json", "--tag", from))
+	if err != nil {
+		return usage{}, err
+	}
+	var list []struct{ ID string }
+	if err := json.Unmarshal(out, &list); err != nil || len(list) != 1 {
+		return usage{}, fmt.Errorf("restic said %q, where one snapshot was expected", out)
+	}
+	return v.run(ctx, v.restic(tree, "backup", "--parent", list[0].ID, "--ignore-inode", "--ignore-ctime", "--tag", name, "."))
 }
 
 func (v resticVault) Restore(ctx context.Context, name, target string) (usage, error) {

@@ -34,13 +34,14 @@ type reportOptions struct {
 	RTTSeconds float64 `json:"rttSeconds"`
 	Bandwidth  int     `json:"bandwidthMBs,omitempty"`
 	List       int     `json:"listed"`
+	Forks      int     `json:"forks"`
 }
 
 func (b *bench) report() *report {
 	o := b.o
 	return &report{
 		Started: b.started, Machine: b.machine, Versions: b.versions, Missing: b.missing, Trees: b.trees,
-		Options: reportOptions{o.runs, o.warmup, o.rtt.Seconds(), o.bandwidth, o.list},
+		Options: reportOptions{o.runs, o.warmup, o.rtt.Seconds(), o.bandwidth, o.list, o.forks},
 		Figures: figures(b.samples, o.rtt.Seconds()),
 		Samples: b.samples, Commands: b.commands, Failures: b.failures, Notes: b.notes,
 	}
@@ -80,6 +81,9 @@ func (r *report) writeTables(w io.Writer) error {
 		of := r.Samples.where(g.has)
 		if tool, ratio := againstBest(of); tool != "" && g.work != workStart && g.work != workOpen {
 			p.f(": snapctl takes %.2f of the time of the best peer, %s", ratio, tool)
+			if tool, ratio := againstLeast(of); tool != "" {
+				p.f(", and adds %.2f of what the least adds, %s", ratio, tool)
+			}
 		}
 		p.f("\n")
 		p.table(workTable(of))
@@ -112,8 +116,14 @@ func (s samples) tools() []string {
 
 // againstBest finds the fastest peer at a work, and how snapctl's time
 // compares. The yardsticks are no peers.
-func againstBest(of samples) (peer string, ratio float64) {
-	us, ok := of.by(ours).median(wall)
+func againstBest(of samples) (peer string, ratio float64) { return againstLowest(of, wall) }
+
+// againstLeast finds the peer that adds the fewest bytes, and how what snapctl
+// adds compares.
+func againstLeast(of samples) (peer string, ratio float64) { return againstLowest(of, added) }
+
+func againstLowest(of samples, q quantity) (peer string, ratio float64) {
+	us, ok := of.by(ours).median(q)
 	if !ok {
 		return "", 0
 	}
@@ -122,7 +132,7 @@ func againstBest(of samples) (peer string, ratio float64) {
 		if t == ours || t == local || t == yardstick || t == onlyRead || t == byProfile {
 			continue
 		}
-		if m, _ := of.by(t).median(wall); m < best {
+		if m, _ := of.by(t).median(q); m > 0 && m < best {
 			peer, best = t, m
 		}
 	}
@@ -174,6 +184,7 @@ func toolOrder(name string) int {
 	for _, m := range mountPeers() { // those that are no tools
 		order = append(order, m.name)
 	}
+	order = append(order, overlay.name, saveUpperTar, saveUpper, saveWhole)
 	return slices.Index(order, name)
 }
 

@@ -22,7 +22,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if removeAfterTests != "" {
+		os.RemoveAll(removeAfterTests)
+	}
+	os.Exit(code)
 }
 
 func testRunner(t *testing.T) *runner {

@@ -50,13 +50,30 @@ const (
 	workFromSome   = "from nothing over S3 to some files read"
 	workReadServed = "sequential read, server warm"
 	workReadCached = "sequential read, page cache warm"
+
+	// Of forks.
+	workForkFirst   = "fork, nothing mounted"
+	workFork        = "fork, mounted already"
+	workSaveFirst   = "save one line, with empty caches"
+	workSaveLine    = "save one line"
+	workSaveAgain   = "save one line more"
+	workSavePackage = "save a new package"
+	workSaveMove    = "save a moved folder"
+	workDiff        = "diff"
+	workForkFar     = "fork over S3, nothing mounted"
+	workFarFirst    = "save one line over S3, with empty caches"
+	workSaveFar     = "save one line over S3"
+	workForksOne    = "one fork and a program in it"
+	workForksMany   = "many forks and a program in each"
 )
 
 var (
 	vaultWorks = []string{workStart, workOpen, workCreate, workAgain, workSecond, workRestore, workListFirst, workListAgain}
 	mountWorks = []string{workMount, workFindCold, workFindWarm, workTarCold, workTarWarm, workNodeCold, workNodeWarm, workSomeCold, workSomeWarm,
 		workReadServed, workReadCached, workMountFar, workFromNode, workFromSome}
-	works = slices.Concat(vaultWorks, mountWorks)
+	forkWorks = []string{workForkFirst, workFork, workSaveFirst, workSaveLine, workSaveAgain, workSavePackage, workSaveMove, workDiff, workForkFar, workFarFirst, workSaveFar,
+		workForksOne, workForksMany}
+	works = slices.Concat(vaultWorks, mountWorks, forkWorks)
 )
 
 // samples are all that was measured, in order.
@@ -168,4 +185,13 @@ func (s samples) requests() map[string]int {
 		m[k] = int(n)
 	}
 	return m
+}
+
+// total adds up requests of all kinds.
+func total(requests map[string]int) int {
+	sum := 0
+	for _, n := range requests {
+		sum += n
+	}
+	return sum
 }

@@ -74,7 +74,9 @@ func (b *bench) newMountSuite(ctx context.Context) (*mountSuite, error) {
 		f.Close()
 		s.drop = dropFile
 	}
-	return s, s.chooseSome(b.trees[0])
+	var err error
+	s.some, s.list, err = b.chooseSome(suiteNameMount, b.trees[0])
+	return s, err
 }
 
 // dropCaches empties the kernel's caches: "1" the pages of files, "3" also
@@ -108,27 +110,27 @@ for (const m of process.argv.slice(2)) load(m)
 `
 
 // chooseSome has node load its modules, if it and they are there, and
-// otherwise some files be read.
-func (s *mountSuite) chooseSome(t tree) error {
-	_, err := exec.LookPath("node")
+// otherwise some files be read, whose paths are in the file list.
+func (b *bench) chooseSome(suite string, t tree) (some looking, list string, err error) {
+	_, err = exec.LookPath("node")
 	for _, m := range modules {
 		if err == nil {
 			_, err = os.Stat(filepath.Join(t.Path, "node_modules", m))
 		}
 	}
 	if err == nil {
-		script := filepath.Join(s.work, "load.js")
-		s.some = looking{workNodeCold, workNodeWarm, []command{{Args: append([]string{"node", script}, modules...)}}}
-		return os.WriteFile(script, []byte(nodeScript), 0o644)
+		script := filepath.Join(b.work, "load.js")
+		some = looking{workNodeCold, workNodeWarm, []command{{Args: append([]string{"node", script}, modules...)}}}
+		return some, "", os.WriteFile(script, []byte(nodeScript), 0o644)
 	}
 	files, err := someFiles(t.Path, 600)
 	if err != nil {
-		return err
+		return looking{}, "", err
 	}
-	s.notef("suite mount: instead of node, some files are read, for it or its modules are not there")
-	s.list = filepath.Join(s.work, "some.txt")
-	s.some = looking{workSomeCold, workSomeWarm, []command{{Args: []string{"xargs", "-d", "\n", "-a", s.list, "cat"}}}}
-	return os.WriteFile(s.list, []byte(strings.Join(files, "\n")), 0o644)
+	b.notef("suite %s: instead of node, some files are read, for it or its modules are not there", suite)
+	list = filepath.Join(b.work, "some.txt")
+	some = looking{workSomeCold, workSomeWarm, []command{{Args: []string{"xargs", "-d", "\n", "-a", list, "cat"}}}}
+	return some, list, os.WriteFile(list, []byte(strings.Join(files, "\n")), 0o644)
 }
 
 // A filled is a mounter with a snapshot called snapshotName in its vault.
@@ -301,7 +303,7 @@ func (s *mountSuite) look(ctx context.Context, f filled, run int, l looking) (er
 		times = 2
 	}
 	for i := range times {
-		u, err := s.inside(ctx, m, l.pipeline)
+		u, err := s.inside(ctx, m.root, m.pid, l.pipeline)
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.cold, err)
 		}
@@ -321,17 +323,18 @@ func (s *mountSuite) look(ctx context.Context, f filled, run int, l looking) (er
 	return nil
 }
 
-// inside runs programs in a mounted tree. The server's processor time counts
-// too; the peak memory is only the server's, so far.
-func (s *mountSuite) inside(ctx context.Context, m *mount, pipeline []command) (usage, error) {
+// inside runs programs in a mounted tree that a process serves, or with 0 the
+// kernel. The server's processor time counts too; the peak memory is only the
+// server's, so far.
+func (b *bench) inside(ctx context.Context, root string, pid int, pipeline []command) (usage, error) {
 	pipeline = slices.Clone(pipeline)
 	for i := range pipeline {
-		pipeline[i].Dir = m.root
+		pipeline[i].Dir = root
 	}
-	cpu := processCPU(m.pid)
-	u, err := s.runner.run(ctx, pipeline...)
-	u.CPU += processCPU(m.pid) - cpu
-	u.Peak = processPeak(m.pid)
+	cpu := processCPU(pid)
+	u, err := b.runner.run(ctx, pipeline...)
+	u.CPU += processCPU(pid) - cpu
+	u.Peak = processPeak(pid)
 	return u, err
 }
 
@@ -414,7 +417,7 @@ func (s *mountSuite) sequential(ctx context.Context) error {
 					return err
 				}
 			}
-			u, err := s.inside(ctx, m, read)
+			u, err := s.inside(ctx, m.root, m.pid, read)
 			if err != nil {
 				return err
 			}

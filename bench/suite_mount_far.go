@@ -153,7 +153,7 @@ func (s *mountSuite) fromNothing(ctx context.Context, f filled, x sample, watch 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.unmount(m)) }()
-	u, err := s.inside(ctx, m, s.some.pipeline)
+	u, err := s.inside(ctx, m.root, m.pid, s.some.pipeline)
 	if err != nil {
 		return err
 	}

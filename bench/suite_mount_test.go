@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,15 +27,32 @@ func needMounts(t *testing.T) {
 	}
 }
 
+// realSnapctl builds the program, once for all tests. TestMain removes it.
 func realSnapctl(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), ours)
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/snapctl/snapctl/cmd/snapctl").CombinedOutput()
+	program, err := builtSnapctl()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
 	return program
 }
+
+var builtSnapctl = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "snapctl-bench-test-")
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(dir, ours)
+	removeAfterTests = dir
+	out, err := exec.Command("go", "build", "-o", program, "github.com/snapctl/snapctl/cmd/snapctl").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return program, nil
+})
+
+// removeAfterTests is a folder that outlives a test.
+var removeAfterTests string
 
 // leavesNothing fails for a mount, loop device or process that is left in a
 // folder when the test ends.
