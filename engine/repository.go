@@ -56,6 +56,8 @@ type Options struct {
 	Version string
 	// Now is the clock. The default is time.Now.
 	Now func() time.Time
+
+	patience patience // of tests; the zero value is the usual
 }
 
 // InitOptions are how a repository is made. nil will do.
@@ -103,7 +105,8 @@ type Repository struct {
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
 	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
 
-	uptime func() time.Duration // a clock that goes on whatever becomes of this process
+	uptime   func() time.Duration // a clock that goes on whatever becomes of this process
+	patience patience
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
@@ -264,7 +267,10 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	if opts == nil {
 		opts = &Options{}
 	}
-	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}, uptime: uptime}
+	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}, uptime: uptime, patience: opts.patience}
+	if r.patience == (patience{}) {
+		r.patience = usualPatience()
+	}
 	if r.ver == "" {
 		r.ver = moduleVersion()
 	}
