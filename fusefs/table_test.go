@@ -22,7 +22,7 @@ func TestWatch(t *testing.T) {
 		}
 		select {
 		case <-looked:
-		case <-time.After(5 * time.Second):
+		case <-time.After(tooLong):
 			t.Fatal("mount")
 		}
 		if err := unix.Unmount(dir, 0); err != nil {
@@ -30,7 +30,7 @@ func TestWatch(t *testing.T) {
 		}
 		select {
 		case <-looked:
-		case <-time.After(5 * time.Second):
+		case <-time.After(tooLong):
 			t.Fatal("umount")
 		}
 	}
