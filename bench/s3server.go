@@ -109,7 +109,7 @@ func (s *s3Server) daemon(ctx context.Context, addr string, args ...string) erro
 		return err
 	}
 	s.daemons = append(s.daemons, cmd)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute) // only on a machine that is slow or stuck
 	for {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {

@@ -117,13 +117,10 @@ type hotSet struct {
 	bundles []*bundle
 }
 
-// hotPatience is how long after the mount a reader waits for bundles: two round
-// trips and some megabytes.
-const hotPatience = time.Second
-
-func newHotSet() *hotSet {
+// newHotSet gives one that readers wait for, from now on, as long as that.
+func newHotSet(patience time.Duration) *hotSet {
 	h := &hotSet{given: make(chan struct{}), ready: make(chan struct{})}
-	h.late = time.AfterFunc(hotPatience, func() { close(h.given) })
+	h.late = time.AfterFunc(patience, func() { close(h.given) })
 	return h
 }
 

@@ -273,7 +273,7 @@ func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []mani
 // withdrawNote takes a note back that was not confirmed, or whose Put failed but may
 // have come through, and, if the snapshot was removed, the manifest put for it.
 func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifest bool) {
-	ctx, cancel := r.afterwards(ctx, rescueTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.patience.rescue)
 	defer cancel()
 	names := []string{n.ObjectName()}
 	if manifest {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,17 +240,17 @@ func (s *storeClock) List(ctx context.Context, prefix string, yield func(remote.
 // this machine's clock says, and is taken back.
 func TestExtendTooLate(t *testing.T) {
 	p := newPlace(t)
-	var up, stopped time.Duration
+	var up, stopped atomic.Int64 // time.Duration
 	clock := &storeClock{prefix: manifest.NotePrefix, Store: remote.NewFaulty(remote.NewMemory(), func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpPut && strings.HasPrefix(name, manifest.NotePrefix) {
-			up += stopped
+			up.Add(stopped.Load())
 		}
 		return remote.Fault{}
 	})}
-	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: clock})
+	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: clock})
 	must(t, err)
 	defer r.Close()
-	r.uptime = func() time.Duration { return up }
+	r.uptime = func() time.Duration { return time.Duration(up.Load()) }
 	src := p.files("src", map[string]string{"f": "1"})
 	for _, c := range []struct {
 		ahead   time.Duration
@@ -259,7 +260,8 @@ func TestExtendTooLate(t *testing.T) {
 		{0, 0, false}, {70 * time.Minute, 0, false}, {76 * time.Minute, 0, true},
 		{0, 70 * time.Minute, false}, {0, 76 * time.Minute, true}, {40 * time.Minute, 36 * time.Minute, true},
 	} {
-		clock.ahead, stopped = c.ahead, c.stopped
+		clock.ahead = c.ahead
+		stopped.Store(int64(c.stopped))
 		res := complete(t, r, src, &CreateOptions{TTL: time.Hour})
 		all, err := r.Change(t.Context(), &Changes{Until: time.Now().Add(100 * time.Hour)}, res.ID.String())
 		notes := objects(t, r.store, res.ID.NotesOf())
@@ -274,7 +276,7 @@ func TestExtendTooLate(t *testing.T) {
 func TestExtendWhileRemoved(t *testing.T) {
 	p := newPlace(t)
 	mem := remote.NewMemory()
-	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: mem})
+	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: mem})
 	must(t, err)
 	must(t, r.Close())
 	src := p.files("src", map[string]string{"f": "1"})
@@ -284,7 +286,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 		faulty := remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
 			if op == remote.OpPut && strings.HasPrefix(name, prefix) && !id.IsZero() {
 				once.Do(func() {
-					other, err := Open(context.Background(), "", &Options{CacheDir: p.path("other"), Store: mem})
+					other, err := Open(context.Background(), "", &Options{patience: calm(), CacheDir: p.path("other"), Store: mem})
 					must(t, err)
 					_, err = other.Remove(context.Background(), id.String())
 					must(t, err)
@@ -293,7 +295,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 			}
 			return remote.Fault{}
 		})
-		r, err := Open(t.Context(), "", &Options{CacheDir: p.cache, Store: faulty})
+		r, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: p.cache, Store: faulty})
 		must(t, err)
 		id = complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 		if all, err := r.Change(t.Context(), &Changes{Pin: true}, id.String()); !errors.Is(err, ErrNotFound) || len(all) > 0 {
@@ -310,7 +312,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 func TestNotePutLost(t *testing.T) {
 	p := newPlace(t)
 	mem := remote.NewMemory()
-	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
+	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpPut && strings.HasPrefix(name, manifest.NotePrefix) {
 			return remote.Fault{Err: errors.New("lost"), Done: true}
 		}
@@ -333,12 +335,12 @@ func TestManyChangers(t *testing.T) {
 	p := newPlace(t)
 	mem := remote.NewMemory()
 	open := func(cache string) *Repository {
-		r, err := Open(t.Context(), "", &Options{CacheDir: p.path(cache), Store: mem})
+		r, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: p.path(cache), Store: mem})
 		must(t, err)
 		t.Cleanup(func() { r.Close() })
 		return r
 	}
-	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: mem})
+	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: mem})
 	must(t, err)
 	defer r.Close()
 	res := complete(t, r, p.files("src", map[string]string{"f": "1"}), &CreateOptions{TTL: time.Hour})

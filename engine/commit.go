@@ -175,13 +175,9 @@ func (c *committer) flush(ctx context.Context) error {
 	return nil
 }
 
-// rescueTime is how long an interrupted create takes to write down what it has
-// uploaded.
-const rescueTime = 700 * time.Millisecond
-
 // rescue makes what an interrupted create uploaded known to the next.
 func (c *committer) rescue(ctx context.Context) {
-	ctx, cancel := c.repo.afterwards(ctx, rescueTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.patience.rescue)
 	defer cancel()
 	if err := c.flushAll(ctx); err != nil {
 		c.repo.log.Info("what was uploaded is not in the index", "err", err)

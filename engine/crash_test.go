@@ -48,7 +48,8 @@ func TestKilledCreate(t *testing.T) {
 	j := job{Op: "create", Repo: p.repo, Cache: p.cache, Dir: src}
 	took := 200 * time.Millisecond // of a whole one, as measured below
 	killed := 0
-	for round := range times(8, 100) {
+	// On until one is, for as long as that can take.
+	for round := 0; round < times(8, 100) || killed == 0 && round < 1000; round++ {
 		// Enough that packs are uploaded and segments are written on the way.
 		for i := range 4 {
 			write(t, fmt.Sprintf("%s/change-%d", src, i), random(rnd.Uint64(), 4<<20))
@@ -136,7 +137,7 @@ func TestKilledRestore(t *testing.T) {
 	is := 0
 	took := 200 * time.Millisecond
 	killed := 0
-	for round := range times(12, 100) {
+	for round := 0; round < times(12, 100) || killed == 0 && round < 1000; round++ {
 		next := 1 - is
 		j := job{Op: "restore", Repo: p.repo, Cache: p.cache, Dir: target, Ref: ids[next], Restore: RestoreOptions{Delete: true}}
 		if kill(t, j.command(t, nil), time.Duration(rnd.Int64N(int64(took)))) {
@@ -188,7 +189,7 @@ func TestKilledRestoreInto(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	target := p.path("target")
 	killed := 0
-	for range times(4, 40) {
+	for round := 0; round < times(4, 40) || killed == 0 && round < 1000; round++ {
 		must(t, os.RemoveAll(target))
 		restore(t, p.open("cache"), first, target, nil)
 		j := job{Op: "restore", Repo: p.repo, Cache: p.cache, Dir: target, Ref: second, Restore: RestoreOptions{Into: true}}
@@ -206,6 +207,9 @@ func TestKilledRestoreInto(t *testing.T) {
 		compare(t, want, scan(t, target))
 	}
 	t.Logf("%d killed", killed)
+	if killed == 0 {
+		t.Error("none was killed")
+	}
 }
 
 // TestManyCreates: processes that share a cache, and others with another one,

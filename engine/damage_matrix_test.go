@@ -276,7 +276,7 @@ func (d *damagedRepository) open() *Repository {
 	d.Helper()
 	cache, err := os.MkdirTemp(d.dir, "cache-")
 	must(d, err)
-	r, err := Open(d.Context(), "", &Options{CacheDir: cache, Store: d.store})
+	r, err := Open(d.Context(), "", &Options{patience: calm(), CacheDir: cache, Store: d.store})
 	must(d, err)
 	d.Cleanup(func() { r.Close() })
 	return r
@@ -316,7 +316,7 @@ func TestDamageMatrix(t *testing.T) {
 
 func (d *damagedRepository) check(t *testing.T, damage string) {
 	if d.kind == "config" && damage != "replaced" {
-		if _, err := Open(t.Context(), "", &Options{CacheDir: d.cache, Store: d.store}); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "config") {
+		if _, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: d.cache, Store: d.store}); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "config") {
 			t.Errorf("open: %v", err)
 		}
 		return
@@ -357,7 +357,7 @@ func (d *damagedRepository) check(t *testing.T, damage string) {
 func newDamagedRepository(t *testing.T) *damagedRepository {
 	t.Helper()
 	d := &damagedRepository{place: newPlace(t), store: remote.NewMemory()}
-	r, err := Init(t.Context(), "", nil, &Options{CacheDir: d.cache, Store: d.store})
+	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: d.cache, Store: d.store})
 	must(t, err)
 	t.Cleanup(func() { r.Close() })
 	d.opened = r

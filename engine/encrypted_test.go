@@ -35,7 +35,11 @@ func initOf(t testing.TB) *InitOptions {
 	return &InitOptions{Keys: []*NewKey{{Recipient: testIdentity().Recipient()}}}
 }
 
+// keyed completes options to open a repository of a test.
 func keyed(t testing.TB, opts *Options) *Options {
+	if opts.patience == (patience{}) {
+		opts.patience = calm()
+	}
 	if onEncrypted(t) {
 		opts.Identities = []age.Identity{testIdentity()}
 	}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -274,16 +275,17 @@ func TestInitEncrypted(t *testing.T) {
 		t.Errorf("%d objects, %d before", len(after), len(before))
 	}
 	for n := 1; ; n++ {
-		mem, count := remote.NewMemory(), 0
+		mem := remote.NewMemory()
+		var count atomic.Int64
 		opts := v.options()
 		opts.Store = remote.NewFaulty(mem, func(remote.Op, string) remote.Fault {
-			if count++; count == n {
+			if count.Add(1) == int64(n) {
 				return remote.Fault{Err: errAway, Done: n%2 == 0}
 			}
 			return remote.Fault{}
 		})
 		_, err := Init(t.Context(), "", &InitOptions{Keys: keys}, opts)
-		if count < n {
+		if count.Load() < int64(n) {
 			must(t, err)
 			break
 		}

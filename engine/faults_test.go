@@ -68,7 +68,7 @@ func (b *bucket) store(retries *atomic.Int64) remote.Store {
 	b.Helper()
 	s, err := remote.OpenS3(b.Context(), b.Config(b.prefix))
 	must(b, err)
-	return remote.Retry(s, &remote.RetryOptions{Initial: time.Millisecond, Max: 5 * time.Millisecond, Total: 5 * time.Second,
+	return remote.Retry(s, &remote.RetryOptions{Initial: time.Millisecond, Max: 5 * time.Millisecond, Total: tooLong,
 		Notify: func(error, time.Duration) {
 			if retries != nil {
 				retries.Add(1)
@@ -224,7 +224,7 @@ func TestFailAtEveryRequest(t *testing.T) {
 			must(t, init.Close())
 			dst := p.files("dst", map[string]string{"old": "tree"})
 
-			failed := map[remote.Op]int{}
+			failed := map[remote.Op]int{} // by who comes as the n-th, and no other
 			for n := 1; ; n++ {
 				if n > 60 {
 					t.Fatal("a create and a restore of a small tree take more than 60 requests")
@@ -232,9 +232,10 @@ func TestFailAtEveryRequest(t *testing.T) {
 				write(t, src+"/new", random(uint64(n), 1<<20))
 				mem := copyOf(t, base) // or there would be more requests every time
 				var count atomic.Int64
-				armed := true
+				var armed atomic.Bool // what a read brings ahead goes on behind its end
+				armed.Store(true)
 				store := remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
-					if armed && count.Add(1) == int64(n) {
+					if armed.Load() && count.Add(1) == int64(n) {
 						failed[op]++
 						return remote.Fault{Err: errAway, Done: done}
 					}
@@ -248,12 +249,12 @@ func TestFailAtEveryRequest(t *testing.T) {
 					}
 					continue
 				}
-				armed = false
+				armed.Store(false)
 				before, err := r.List(t.Context(), nil)
 				must(t, err)
-				armed = true
+				armed.Store(true)
 				_, err = r.Create(t.Context(), src, nil)
-				armed = false
+				armed.Store(false)
 				// The last answer of all may be lost: then nobody can know.
 				if after, lerr := r.List(t.Context(), nil); err != nil && len(after) != len(before) && !done || lerr != nil {
 					t.Errorf("request %d failed, and so did create (%v), but there is a snapshot more (%v)", n, err, lerr)
@@ -262,9 +263,9 @@ func TestFailAtEveryRequest(t *testing.T) {
 					t.Errorf("request %d: %v", n, err)
 				}
 				res := complete(t, r, src, nil)
-				armed = true
+				armed.Store(true)
 				_, err = r.Restore(t.Context(), res.ID.String(), dst, &RestoreOptions{Delete: true})
-				armed = false
+				armed.Store(false)
 				if err != nil {
 					if !errors.Is(err, errAway) || errors.Is(err, ErrIntegrity) {
 						t.Errorf("request %d: restore: %v", n, err)
@@ -380,16 +381,16 @@ func TestWrongBytes(t *testing.T) {
 					dst := p.files("dst", map[string]string{"old": "tree"})
 					before := scan(t, dst)
 					whole := r.store
-					hit := 0
+					var hit atomic.Int64
 					r.store = remote.NewFaulty(whole, func(o remote.Op, n string) remote.Fault {
 						if o == op && strings.HasPrefix(n, prefix) {
-							hit++
+							hit.Add(1)
 							return fault
 						}
 						return remote.Fault{}
 					})
 					_, err := r.Restore(t.Context(), id, dst, &RestoreOptions{Delete: true})
-					if hit == 0 {
+					if hit.Load() == 0 {
 						t.Skip("no such request")
 					}
 					switch {

@@ -219,7 +219,7 @@ func (c *collector) dropClock(ctx context.Context) {
 	if c.clock == "" {
 		return
 	}
-	ctx, cancel := c.repo.afterwards(ctx, rescueTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.patience.rescue)
 	defer cancel()
 	if err := c.repo.store.Delete(ctx, c.clock); err != nil {
 		c.repo.log.Info("deleting a clock", "err", err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -220,17 +221,17 @@ func TestCreateStale(t *testing.T) {
 func TestCreateHopeless(t *testing.T) {
 	y, dir, _ := abandoned(t)
 	write(t, dir+"/new", []byte("new"))
-	tries := 0
+	var tries atomic.Int64
 	y.fail(func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpList && name == segmentPrefix {
-			tries++
+			tries.Add(1)
 			y.pass(yardGrace)
 		}
 		return remote.Fault{}
 	})
 	_, err := y.enter().Create(t.Context(), dir, nil)
-	if !errors.Is(err, errAnew) || tries != anewTries || !strings.Contains(err.Error(), "grace of 1h0m0s is too short") {
-		t.Errorf("%d tries: %v", tries, err)
+	if !errors.Is(err, errAnew) || tries.Load() != anewTries || !strings.Contains(err.Error(), "grace of 1h0m0s is too short") {
+		t.Errorf("%d tries: %v", tries.Load(), err)
 	}
 	if left := y.objects(manifest.Prefix); len(left) != 0 {
 		t.Error(left)

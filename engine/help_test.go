@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/manifest"
@@ -68,6 +69,16 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "S3 server:", err)
 	}
 	os.Exit(code)
+}
+
+// tooLong is longer than anything takes that a test waits for, on however slow a machine:
+// what has not happened by then never will.
+const tooLong = 5 * time.Minute
+
+// calm is how patient repositories of tests are: what they give up on a machine that is
+// slow, or was paused, tests rely on. Saving a profile is given up where a store hangs.
+func calm() patience {
+	return patience{rescue: tooLong, goodbye: tooLong, profile: usualPatience().profile, hot: tooLong}
 }
 
 func needRoot(t testing.TB) {
@@ -500,7 +511,7 @@ func runChild(text string) int {
 
 func (j *job) run(o *outcome) error {
 	ctx := context.Background()
-	opts := &Options{CacheDir: j.Cache, StateDir: j.State}
+	opts := &Options{CacheDir: j.Cache, StateDir: j.State, patience: calm()}
 	if j.Identity != "" {
 		id, err := age.ParseX25519Identity(j.Identity)
 		if err != nil {

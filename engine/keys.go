@@ -170,7 +170,7 @@ func (r *Repository) removeKey(ctx context.Context, id string) (*KeyInfo, error)
 	}
 	// Somebody else may have removed the others meanwhile. What follows is not to be
 	// interrupted: without any key all is lost.
-	ctx, cancel := r.afterwards(ctx, keyPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
 	defer cancel()
 	if left, err := r.keys(ctx); len(left) == 0 {
 		return nil, errors.Join(ErrLastKey, err, r.store.Put(ctx, name, object))
@@ -189,7 +189,7 @@ const minKeyPrefix = 4
 func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*NewKey) (undo func(), err error) {
 	var names []string
 	undo = func() {
-		ctx, cancel := r.afterwards(ctx, keyPatience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
 		defer cancel()
 		if err := r.store.Delete(ctx, names...); err != nil {
 			r.log.Warn("withdrawing keys", "err", err)

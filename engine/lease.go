@@ -31,10 +31,6 @@ func parseLeaseName(name string) (manifest.ID, bool) {
 	return id, ok && err == nil && validUUID(own)
 }
 
-// leaseGoodbye is how long the end of a mount waits for its lease to be deleted.
-// What is left counts no longer than leaseHold.
-const leaseGoodbye = 3 * time.Second
-
 // A lease keeps what a snapshot needs from garbage collection, also when the
 // snapshot is removed, as long as it is held. See manifest.Lease.
 type lease struct {
@@ -113,7 +109,7 @@ func (l *lease) write(ctx context.Context) error {
 func (l *lease) release() {
 	l.cancel()
 	<-l.ended
-	ctx, cancel := l.repo.afterwards(context.Background(), leaseGoodbye)
+	ctx, cancel := context.WithTimeout(context.Background(), l.repo.patience.goodbye)
 	defer cancel()
 	if err := l.repo.store.Delete(ctx, l.name); err != nil {
 		l.repo.log.Info("deleting a lease", "err", err)

@@ -78,7 +78,7 @@ func startServer(t testing.TB, j job, user *syscall.Credential) *server {
 		stdin.Close()
 		select {
 		case <-s.ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(tooLong):
 			t.Error("a server does not end")
 			_ = s.Process.Kill()
 		}
@@ -216,7 +216,7 @@ func waitEnd(t testing.TB, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(10 * time.Second):
+	case <-time.After(tooLong):
 		t.Errorf("%s: it does not end", what)
 	}
 }
@@ -577,7 +577,7 @@ func TestKilledServer(t *testing.T) {
 				if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.ECONNABORTED) {
 					t.Error(err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(tooLong):
 				t.Fatal("a reader waits for a server that is gone")
 			}
 		}

@@ -86,8 +86,8 @@ func randomReads(t testing.TB, stop <-chan struct{}, readers, again int, dir str
 
 // TestMountStress: two hundred readers of random files, with room for a few
 // frames in memory and for a part of the snapshot on the disk, while the store is
-// slow, fails, and gives wrong bytes, and hydration runs. It takes a minute with
-// -long, and a moment with -short.
+// slow, fails, and gives wrong bytes, and hydration runs. It takes a minute with -long,
+// and a moment with -short.
 func TestMountStress(t *testing.T) {
 	w := newWobbly(t)
 	files := map[string][]byte{}
@@ -131,15 +131,22 @@ func TestMountStress(t *testing.T) {
 	opts.Store = remote.Retry(opts.Store, &remote.RetryOptions{Initial: time.Millisecond, Max: 5 * time.Millisecond, Total: time.Minute})
 	r := w.openWith(opts)
 	m := mountAt(t, r, id, w.path("mnt"), &MountOptions{Memory: 4 << 20})
-	length := 15 * time.Second
+	length := 5 * time.Second
 	if *long {
 		length = time.Minute
 	} else if testing.Short() {
-		length = 3 * time.Second
+		length = time.Second
 	}
+	// And on until there was trouble of each kind.
 	stop := make(chan struct{})
-	timer := time.AfterFunc(length, func() { close(stop) })
-	defer timer.Stop()
+	go func() {
+		defer close(stop)
+		for begun := time.Now(); time.Since(begun) < tooLong && !t.Failed(); time.Sleep(10 * time.Millisecond) {
+			if time.Since(begun) >= length && corrupted.Load() > 0 && r.diskCache().Stats().Evicted >= 5 {
+				return
+			}
+		}
+	}()
 	reads, failed := randomReads(t, stop, 200, 20, m.Dir, files)
 	s, cache := m.Stats(), r.diskCache().Stats()
 	t.Logf("%d reads, %d of which failed; %d requests, %d with wrong bytes; %+v, %+v", reads, failed, asked.Load(), corrupted.Load(), s, cache)
@@ -287,7 +294,7 @@ func TestMountShutdown(t *testing.T) {
 		go func() { wg.Wait(); close(ended) }()
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(tooLong):
 			t.Fatal("a reader waits for a server that has ended")
 		}
 		w.heal()

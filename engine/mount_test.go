@@ -205,10 +205,12 @@ type wobbly struct {
 	*place
 	hook atomic.Pointer[func(remote.Op, string) remote.Fault]
 	mem  *remote.Memory
+
+	patience patience // of repositories that are opened
 }
 
 func newWobbly(t testing.TB) *wobbly {
-	return &wobbly{place: newPlace(t), mem: &remote.Memory{}}
+	return &wobbly{place: newPlace(t), mem: &remote.Memory{}, patience: calm()}
 }
 
 func (w *wobbly) fail(f func(remote.Op, string) remote.Fault) { w.hook.Store(&f) }
@@ -219,7 +221,7 @@ func (w *wobbly) options() *Options {
 	w.Helper()
 	cache, err := os.MkdirTemp(w.dir, "cache-")
 	must(w, err)
-	return &Options{CacheDir: cache, Store: remote.NewFaulty(w.mem, func(op remote.Op, name string) remote.Fault {
+	return &Options{CacheDir: cache, patience: w.patience, Store: remote.NewFaulty(w.mem, func(op remote.Op, name string) remote.Fault {
 		if f := w.hook.Load(); f != nil {
 			return (*f)(op, name)
 		}
@@ -467,7 +469,7 @@ func TestMountPoint(t *testing.T) {
 	must(t, unix.Unmount(m.Dir, 0))
 	select {
 	case <-m.Ended():
-	case <-time.After(5 * time.Second):
+	case <-time.After(tooLong):
 		t.Error("it does not end")
 	}
 	must(t, m.Unmount(false))

@@ -101,7 +101,7 @@ func (r *Repository) newPrefetcher(ctx context.Context, m *manifest.Manifest, mo
 	p.store = d.Wrap(r.store, r.cfg.ID.String()).OnMiss(p.missed)
 	p.packs.Store(int64(len(m.Packs)))
 	if mode != PrefetchNone {
-		p.hot = newHotSet()
+		p.hot = newHotSet(r.patience.hot)
 	}
 	return p
 }

@@ -32,7 +32,7 @@ func (w *wobbly) openWith(opts *Options) *Repository {
 
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(tooLong); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: it does not come to that", what)
 		}
@@ -78,12 +78,13 @@ func TestHydrationLimit(t *testing.T) {
 	opts := w.options()
 	opts.CacheSize = 6 << 20
 	m := mountAt(t, w.openWith(opts), id, w.path("mnt"), nil)
-	eventually(t, "hydration", func() bool { return m.Stats().Hydrated > 0 })
+	// Nobody reads meanwhile: what readers fetch is kept while it is in use.
+	eventually(t, "the end of hydration", func() bool { return m.ahead.full.Load() })
+	if s := m.Stats(); s.PacksHere == s.Packs || s.Hydrated == 0 {
+		t.Errorf("%+v", s)
+	}
 	for name, want := range content {
 		sameFile(t, m.Dir+"/"+name, want)
-	}
-	if s := m.Stats(); s.PacksHere == s.Packs {
-		t.Errorf("%+v", s)
 	}
 }
 
@@ -91,11 +92,17 @@ func TestHydrationLimit(t *testing.T) {
 func TestHydrationTroubles(t *testing.T) {
 	w := newWobbly(t)
 	id, _ := w.snapshot()
-	var tried atomic.Int64
 	r := w.open()
+	var tried atomic.Int64
+	w.fail(func(op remote.Op, _ string) remote.Fault {
+		if op != remote.OpReadAt {
+			return remote.Fault{}
+		}
+		tried.Add(1)
+		return remote.Fault{Err: errors.New("away")}
+	})
 	m := mountAt(t, r, id, w.path("mnt"), nil)
-	w.fail(func(remote.Op, string) remote.Fault { tried.Add(1); return remote.Fault{Err: errors.New("away")} })
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, "an attempt", func() bool { return tried.Load() > 0 })
 	w.heal()
 	eventually(t, "hydration", func() bool { s := m.Stats(); return s.PacksHere == s.Packs })
 }
@@ -105,18 +112,20 @@ func TestHydrationEnds(t *testing.T) {
 	w := newWobbly(t)
 	id, _ := w.snapshot()
 	r := w.open()
+	var asked atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpReadAt {
+			asked.Add(1)
 			return remote.Fault{Delay: time.Hour}
 		}
 		return remote.Fault{}
 	})
 	m := mountAt(t, r, id, w.path("mnt"), nil)
-	time.Sleep(20 * time.Millisecond)
+	eventually(t, "hydration", func() bool { return asked.Load() > 0 })
 	start := time.Now()
 	must(t, m.Unmount(false))
 	must(t, r.Close())
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > tooLong {
 		t.Errorf("it took %s", d)
 	}
 }
@@ -129,7 +138,9 @@ func TestPrefetchNone(t *testing.T) {
 	r := w.open()
 	m := mountAt(t, r, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
 	sameFile(t, m.Dir+"/dir/3", content["dir/3"])
-	time.Sleep(300 * time.Millisecond)
+	// As long as another one takes to fetch everything.
+	all := mountAt(t, w.open(), id, w.path("all"), nil)
+	eventually(t, "hydration of the other", func() bool { s := all.Stats(); return s.PacksHere == s.Packs })
 	if s := m.Stats(); s.Hydrated != 0 || s.Fetched > 5<<20 {
 		t.Errorf("%+v", s)
 	}
@@ -143,23 +154,43 @@ func TestPrefetchNone(t *testing.T) {
 func TestSharedCache(t *testing.T) {
 	w := newWobbly(t)
 	id, content := w.snapshot()
-	opts := w.options()
-	one, two := w.openWith(opts), w.openWith(opts)
-	a := mountAt(t, one, id, w.path("a"), &MountOptions{Prefetch: PrefetchNone})
-	b := mountAt(t, two, id, w.path("b"), &MountOptions{Prefetch: PrefetchNone})
-	var wg sync.WaitGroup
-	for _, dir := range []string{a.Dir, b.Dir} {
-		wg.Go(func() {
-			for name, want := range content {
-				sameFile(t, dir+"/"+name, want)
-			}
-		})
+	// Who waits too long for the other's fetch fetches for itself: on a machine that was
+	// paused, too.
+	var fetched int64
+	for try := range 5 {
+		opts := w.options()
+		one, two := w.openWith(opts), w.openWith(opts)
+		a := mountAt(t, one, id, w.path(fmt.Sprint("a", try)), &MountOptions{Prefetch: PrefetchNone})
+		b := mountAt(t, two, id, w.path(fmt.Sprint("b", try)), &MountOptions{Prefetch: PrefetchNone})
+		var wg sync.WaitGroup
+		for _, dir := range []string{a.Dir, b.Dir} {
+			wg.Go(func() {
+				for name, want := range content {
+					sameFile(t, dir+"/"+name, want)
+				}
+			})
+		}
+		out := w.path(fmt.Sprint("out", try))
+		wg.Go(func() { restore(t, two, id.String(), out, nil) })
+		wg.Wait()
+		compare(t, scan(t, w.path("src")), scan(t, out))
+		if fetched = one.diskCache().Stats().FetchedBytes + two.diskCache().Stats().FetchedBytes; fetched <= 14<<20 {
+			return
+		}
 	}
-	wg.Go(func() { restore(t, two, id.String(), w.path("out"), nil) })
-	wg.Wait()
-	compare(t, scan(t, w.path("src")), scan(t, w.path("out")))
-	if n := one.diskCache().Stats().FetchedBytes + two.diskCache().Stats().FetchedBytes; n > 14<<20 {
-		t.Errorf("%d bytes were fetched of 8 MiB", n)
+	t.Errorf("%d bytes were fetched of 8 MiB", fetched)
+}
+
+// hotIsHere waits until all has been fetched that profiles have a mount fetch.
+func hotIsHere(t testing.TB, m *Mount) {
+	t.Helper()
+	frames, _, err := m.ahead.readProfiles(t.Context())
+	must(t, err)
+	if len(frames) == 0 {
+		t.Fatal("no profile names a frame")
+	}
+	for _, f := range frames {
+		eventually(t, "prefetch", func() bool { return m.ahead.store.Missing(packName(f.pack), int64(f.offset), int64(f.stored)) == 0 })
 	}
 }
 
@@ -176,6 +207,7 @@ func hotObjects(t testing.TB, r *Repository, id manifest.ID) (names []string) {
 // nothing else.
 func TestProfile(t *testing.T) {
 	w := newWobbly(t)
+	w.patience.profile = tooLong
 	id, content := w.snapshot()
 	first := w.open()
 	m := mountAt(t, first, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
@@ -187,7 +219,7 @@ func TestProfile(t *testing.T) {
 	}
 	second := w.open()
 	m = mountAt(t, second, id, w.path("mnt2"), &MountOptions{Prefetch: PrefetchHot})
-	eventually(t, "prefetch", func() bool { return m.Stats().Fetched >= 1<<20 })
+	hotIsHere(t, m)
 	before := m.Stats()
 	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
 	if s := m.Stats(); s.Misses != before.Misses || s.Fetched > 3<<20 {
@@ -220,6 +252,7 @@ func TestProfile(t *testing.T) {
 // made from it, also if there is another in between.
 func TestProfileOfAncestor(t *testing.T) {
 	w := newWobbly(t)
+	w.patience.profile = tooLong
 	id, content := w.snapshot()
 	first := w.open()
 	m := mountAt(t, first, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
@@ -230,7 +263,7 @@ func TestProfileOfAncestor(t *testing.T) {
 		id = complete(t, first, w.path("src"), &CreateOptions{Parent: id.String()}).ID
 	}
 	m = mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchHot})
-	eventually(t, "prefetch", func() bool { return m.Stats().Fetched >= 1<<20 })
+	hotIsHere(t, m)
 	before := m.Stats()
 	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
 	if s := m.Stats(); s.Misses != before.Misses {
@@ -253,9 +286,9 @@ func TestHostileProfile(t *testing.T) {
 	put((&Repository{}).encodeProfile(someProfile(manifest.NewID(0))))
 	put((&Repository{}).encodeProfile(someProfile(id))) // of packs that there are not, with a bundle that is none
 	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", (&Repository{}).encodeProfile(someProfile(id))))
-	var log bytes.Buffer
+	var log syncWriter
 	opts := w.options()
-	opts.Log = slog.New(slog.NewTextHandler(&syncWriter{w: &log}, nil))
+	opts.Log = slog.New(slog.NewTextHandler(&log, nil))
 	r := w.openWith(opts)
 	m := mountAt(t, r, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchHot})
 	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
@@ -302,6 +335,7 @@ func (w *wobbly) readInMount(r *Repository, id manifest.ID, names []string, opts
 func TestBundle(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
+	w.patience.profile = tooLong
 	r, id, names := w.scattered()
 	objects := hotObjects(t, r, id)
 	if len(objects) != 1 {
@@ -344,6 +378,7 @@ func (w *wobbly) countPackReads() *atomic.Int64 {
 func TestBundleTroubles(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
+	w.patience.profile = tooLong
 	r, id, names := w.scattered()
 	// Another's contents under these ids, in a profile that is whole.
 	b := newBundler(r.codec)
@@ -361,7 +396,8 @@ func TestBundleTroubles(t *testing.T) {
 	must(t, r.store.Delete(t.Context(), hotObjects(t, r, id)...))
 	must(t, r.putProfile(t.Context(), &profile{snapshot: id, bundle: b.finish()}))
 	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
-	for name, fault := range map[string]remote.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: 2 * hotPatience}} {
+	w.patience.hot = time.Millisecond
+	for name, fault := range map[string]remote.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: time.Hour}} {
 		w.fail(func(op remote.Op, object string) remote.Fault {
 			if strings.HasPrefix(object, profilePrefix) && op != remote.OpPut {
 				return fault
@@ -374,15 +410,22 @@ func TestBundleTroubles(t *testing.T) {
 	}
 }
 
+// syncWriter keeps what is written to it.
 type syncWriter struct {
 	mu sync.Mutex
-	w  *bytes.Buffer
+	w  bytes.Buffer
 }
 
 func (s *syncWriter) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.w.Write(p)
+}
+
+func (s *syncWriter) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.String()
 }
 
 // TestMountRequests pins what stands between a fresh process and a mount that can
@@ -404,7 +447,7 @@ func TestMountRequests(t *testing.T) {
 		w.fail(func(op remote.Op, name string) remote.Fault {
 			asked.Add(1)
 			if op == remote.OpReadAt || strings.HasPrefix(name, "leases/") || strings.HasPrefix(name, profilePrefix) {
-				return remote.Fault{Delay: 2 * time.Second} // the mount does not wait for these
+				return remote.Fault{Delay: time.Hour} // the mount does not wait for these
 			}
 			inFront.Add(1)
 			return remote.Fault{}
@@ -413,12 +456,10 @@ func TestMountRequests(t *testing.T) {
 		opts.Ref = ref
 		r := w.openWith(opts)
 		must(t, os.MkdirAll(w.path("mnt"), 0o755))
-		start := time.Now()
-		m, err := r.Mount(t.Context(), ref, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+		ctx, cancel := context.WithTimeout(t.Context(), tooLong)
+		m, err := r.Mount(ctx, ref, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
+		cancel()
 		must(t, err)
-		if d := time.Since(start); d > 1500*time.Millisecond {
-			t.Errorf("%s: it took %s", ref, d)
-		}
 		if n := inFront.Load(); n != want {
 			t.Errorf("%s: %d requests, want %d", ref, n, want)
 		}
@@ -488,6 +529,7 @@ func TestProfileOnCreate(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		t.Run(fmt.Sprintf("own %v", own), func(t *testing.T) {
 			w := newWobbly(t)
+			w.patience.profile = tooLong
 			id, content := w.snapshot()
 			opts := w.options()
 			opts.StateDir = w.path("state")
@@ -511,7 +553,13 @@ func TestProfileOnCreate(t *testing.T) {
 			if child.Parent == nil || *child.Parent != id {
 				t.Errorf("%+v", child)
 			}
-			eventually(t, "profile", func() bool { return len(hotObjects(t, server, id)) == 1 })
+			eventually(t, "profile", func() bool {
+				if len(hotObjects(t, server, id)) == 1 {
+					return true
+				}
+				complete(t, creator, fork.Dir, nil) // which does not wait long for who serves
+				return false
+			})
 		})
 	}
 }
@@ -521,6 +569,7 @@ func TestProfileOnCreate(t *testing.T) {
 func TestProfileOfTimes(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
+	w.patience.profile = tooLong
 	r, err := Init(t.Context(), "", nil, w.options())
 	must(t, err)
 	defer r.Close()

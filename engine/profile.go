@@ -179,13 +179,9 @@ func decodeHead(b, bundle []byte) (*profile, error) {
 	return p, nil
 }
 
-const (
-	// profileQuiet is how long nothing new must have been read for the profile to
-	// be saved while the mount lasts: whatever was started has started then.
-	profileQuiet = time.Minute
-	// profilePatience is how long the end of a mount waits for it to be saved.
-	profilePatience = 3 * time.Second
-)
+// profileQuiet is how long nothing new must have been read for the profile to be saved
+// while the mount lasts: whatever was started has started then.
+const profileQuiet = time.Minute
 
 // record saves the profile when the mount is quiet for the first time.
 func (p *prefetcher) record() {
@@ -213,7 +209,7 @@ func (p *prefetcher) save() {
 	if n == 0 {
 		return
 	}
-	ctx, cancel := p.repo.afterwards(p.ctx, profilePatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.repo.patience.profile)
 	defer cancel()
 	bundle, err := p.bundle(ctx, bundled)
 	if err == nil {

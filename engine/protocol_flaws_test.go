@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,14 +19,14 @@ import (
 // does other than it should is that its store, its clock or its grace lies to it.
 type flaw struct {
 	name string
-	// seed is one with which the model catches it.
-	seed  uint64
-	store func(a *protocolActor, s simStore) remote.Store // nil for the sim's
-	repo  func(a *protocolActor, r *Repository)           // nil for nothing
-	salt  io.Reader                                       // nil for what is random
+	// course is one in which the flaw does harm, up to finish.
+	course func(p *protocol)
+	store  func(a *protocolActor, s simStore) remote.Store // nil for the sim's
+	repo   func(a *protocolActor, r *Repository)           // nil for nothing
+	salt   io.Reader                                       // nil for what is random
 
-	// What makes it show: how far the clock moves, and what mostly comes late; nil for
-	// nothing in particular.
+	// What makes it show in a random course: how far the clock moves, and what mostly
+	// comes late; nil for nothing in particular.
 	jumps []time.Duration
 	late  func(c *simCall) bool
 }
@@ -33,7 +34,12 @@ type flaw struct {
 var protocolFlaws = []flaw{
 	{
 		name: "a writer looks at tombstones when it begins, and not before it commits",
-		seed: 43,
+		course: func(p *protocol) {
+			collector, writer := p.abandon(), p.actors[1]
+			p.start(writer, create1(p, writer))
+			p.driveTo(writer, func(c *simCall) bool { return c.op == remote.OpStat })
+			p.sweepUnder(collector, func() { p.drive(writer, 1<<20, false) })
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool {
 				return a.writes && prefix == gcPrefix && a.readings.Add(1) > 1
@@ -42,14 +48,24 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "a writer ignores tombstones",
-		seed: 7,
+		course: func(p *protocol) {
+			collector := p.abandon()
+			p.sweepUnder(collector, func() { p.perform(p.actors[1], create1, false) })
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.writes && prefix == gcPrefix }}
 		},
 	},
 	{
 		name: "a writer's clock stands still while it is stopped",
-		seed: 19,
+		course: func(p *protocol) {
+			collector, writer := p.abandon(), p.actors[1]
+			p.perform(writer, create1, true)
+			p.perform(collector, collect1, false)
+			p.later(protocolGrace+time.Minute, false)
+			p.perform(collector, collect1, false)
+			p.drive(writer, 1<<20, false)
+		},
 		repo: func(a *protocolActor, r *Repository) {
 			if a.writes {
 				r.uptime = func() time.Duration { return 0 }
@@ -58,7 +74,12 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "manifests before packs",
-		seed: 0,
+		course: func(p *protocol) {
+			writer := p.actors[0]
+			p.start(writer, create1(p, writer))
+			p.driveTo(writer, func(c *simCall) bool { return simKind(c.name) == "packs" })
+			p.reap()
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.writes {
 				return s
@@ -68,7 +89,13 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "the index before packs, and nobody asks whether they are there",
-		seed: 60,
+		course: func(p *protocol) {
+			writer := p.actors[0]
+			p.start(writer, create1(p, writer))
+			p.driveTo(writer, func(c *simCall) bool { return simKind(c.name) == "packs" })
+			p.crash(writer)
+			p.perform(p.actors[1], create1, false)
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.writes {
 				return s
@@ -79,7 +106,14 @@ var protocolFlaws = []flaw{
 	{
 		// Half of the grace would do, if nothing came late: writers use half of it.
 		name: "collectors hardly wait", jumps: []time.Duration{time.Minute, 10 * time.Minute, protocolGrace / 4},
-		seed: 1,
+		course: func(p *protocol) {
+			collector, writer := p.abandon(), p.actors[1]
+			p.perform(writer, create1, true)
+			p.perform(collector, collect1, false)
+			p.later(time.Minute, false)
+			p.perform(collector, collect1, false)
+			p.drive(writer, 1<<20, false)
+		},
 		repo: func(a *protocolActor, r *Repository) {
 			if a.collects {
 				cfg := *r.cfg
@@ -90,14 +124,25 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "collectors know no leases", jumps: []time.Duration{protocolGrace + time.Minute},
-		seed: 59,
+		course: func(p *protocol) {
+			p.perform(p.actors[0], create1, false)
+			mount, collector := p.actors[6], p.actors[4]
+			p.perform(mount, mount1, false)
+			p.perform(p.actors[3], remove1, false)
+			for range 2 {
+				p.later(protocolGrace+time.Minute, true)
+				p.perform(collector, collect1, false)
+			}
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.collects && !a.free && prefix == "leases/" }}
 		},
 	},
 	{
 		name: "segments are not rewritten before packs are deleted",
-		seed: 2,
+		course: func(p *protocol) {
+			p.sweepUnder(p.abandon(), func() {})
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.collects {
 				return s
@@ -107,7 +152,10 @@ var protocolFlaws = []flaw{
 	},
 	{
 		name: "tombstones are deleted before what they name",
-		seed: 48,
+		course: func(p *protocol) {
+			collector := p.abandon()
+			p.sweepUnder(collector, func() { p.perform(p.actors[1], create1, false) })
+		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			if !a.collects {
 				return s
@@ -120,8 +168,17 @@ var protocolFlaws = []flaw{
 		},
 	},
 	{
-		name:  "packs without a salt",
-		seed:  44,
+		name: "packs without a salt",
+		course: func(p *protocol) {
+			collector, other := p.abandon(), p.actors[5]
+			p.sweepUnder(collector, func() {
+				for range 3 {
+					p.perform(other, collect1, false)
+					p.later(protocolGrace+time.Minute, false)
+				}
+				p.perform(p.actors[1], create1, false)
+			})
+		},
 		salt:  zeros{},
 		late:  func(c *simCall) bool { return c.op == remote.OpDelete && simKind(c.name) == "packs" },
 		jumps: []time.Duration{time.Minute, protocolGrace + time.Minute},
@@ -205,31 +262,92 @@ func (h *hastyStore) Stat(ctx context.Context, name string) (remote.Info, error)
 	return h.simStore.Stat(ctx, name)
 }
 
-// flawedDecisions is how many decisions there are in a run that is to catch a flaw, and
-// flawedSeeds how many seeds are tried if the one that is known does not: what the
-// engine asks of its store, and so the course of a run, changes with time.
-const (
-	flawedDecisions = 120
-	flawedSeeds     = 100
-)
+// abandon has the packs of a snapshot that was removed become old enough to be doomed,
+// and gives a collector.
+func (p *protocol) abandon() (collector *protocolActor) {
+	p.perform(p.actors[0], create1, false)
+	p.perform(p.actors[3], remove1, false)
+	p.later(protocolGrace+time.Minute, false)
+	return p.actors[4]
+}
 
-// TestProtocolFlaws: the model catches each way to break the protocol.
+// sweepUnder has a collector doom packs and, a grace later, delete them; f comes before
+// anything is deleted.
+func (p *protocol) sweepUnder(collector *protocolActor, f func()) {
+	p.perform(collector, collect1, false)
+	p.later(protocolGrace+time.Minute, false)
+	p.start(collector, collect1(p, collector))
+	p.driveTo(collector, func(c *simCall) bool {
+		return simKind(c.name) == "packs" && c.op == remote.OpDelete || simKind(c.name) == "index" && c.changes()
+	})
+	f()
+	p.drive(collector, 1<<20, false)
+}
+
+// driveTo has calls of an actor done until all that wait are such as it is to stop at.
+func (p *protocol) driveTo(a *protocolActor, stop func(*simCall) bool) {
+	p.reap()
+	for run := a.doing; run != nil && a.doing == run; {
+		waiting := slices.DeleteFunc(p.calls(a.simActor), stop)
+		if len(waiting) == 0 {
+			return
+		}
+		p.step(waiting[0], fateDone)
+	}
+}
+
+// plainly decides so that a course is what it looks like: the snapshots are all of the
+// last directory and live for ever, and what was under way with a killed actor is lost.
+func plainly(label string, n int) int {
+	switch label {
+	case "directory", "with a time to live", "unmount", "late":
+		return n - 1
+	case "fate of what it waits for":
+		return 1
+	}
+	return 0
+}
+
+// TestProtocolFlaws: the model catches each way to break the protocol, in a course that
+// leads to it, and finds nothing in the same course without it.
 func TestProtocolFlaws(t *testing.T) {
 	for i := range protocolFlaws {
 		f := &protocolFlaws[i]
 		t.Run(f.name, func(t *testing.T) {
-			for try := range uint64(flawedSeeds) {
-				seed := f.seed
-				if try > 0 {
-					seed = try - 1
-				}
-				p, err := runProtocol(t, f, flawedDecisions, seeded(seed))
+			follow := func(p *protocol) error {
+				return p.guarded(func() {
+					f.course(p)
+					p.finish()
+				})
+			}
+			p, err := runProtocol(t, f, plainly, follow)
+			if err == nil {
+				t.Errorf("the model is blind to it\n%s", strings.Join(p.course, "\n"))
+			}
+			t.Log(err)
+			if p, err := runProtocol(t, nil, plainly, follow); err != nil {
+				t.Errorf("without it: %v\n%s", err, strings.Join(p.course, "\n"))
+			}
+		})
+	}
+}
+
+// TestProtocolFinds: random courses come upon each way to break the protocol.
+func TestProtocolFinds(t *testing.T) {
+	if !*long {
+		t.Skip("only with -long")
+	}
+	for i := range protocolFlaws {
+		f := &protocolFlaws[i]
+		t.Run(f.name, func(t *testing.T) {
+			for seed := range uint64(1000) {
+				p, err := runProtocol(t, f, seeded(seed), decisions(120))
 				if err != nil {
 					t.Logf("seed %d: %v\n%s", seed, err, strings.Join(p.course[max(0, len(p.course)-25):], "\n"))
 					return
 				}
 			}
-			t.Errorf("the model is blind to it, tried %d seeds", flawedSeeds)
+			t.Error("it was not found")
 		})
 	}
 }

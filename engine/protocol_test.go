@@ -161,12 +161,11 @@ func (p *protocol) open(a *protocolActor) *Repository {
 	must(p.t, os.MkdirAll(index[:strings.LastIndexByte(index, '/')], 0o700))
 	must(p.t, os.WriteFile(index, nil, 0o600))
 	r, err := Open(p.t.Context(), "", &Options{
-		CacheDir: a.cache, Store: store, Now: func() time.Time { return p.now().Add(a.skew) },
+		CacheDir: a.cache, Store: store, patience: calm(), Now: func() time.Time { return p.now().Add(a.skew) },
 	})
 	must(p.t, err)
 	r.dir = p.dir // no cache of packs: what is gone is gone
 	r.leaseTicks, r.guardTicks = a.leaseTicks, a.guardTicks
-	r.calm = true
 	r.uptime = func() time.Duration { return p.now().Sub(protocolBegin) }
 	if p.flaw != nil && p.flaw.repo != nil {
 		p.flaw.repo(a, r)
@@ -448,15 +447,17 @@ func collect1(p *protocol, a *protocolActor) *protocolRun {
 	}
 }
 
-// run makes a number of decisions, brings everything to its end, and reports what
+// decisions makes a number of decisions, brings everything to its end, and reports what
 // went wrong. A run in which everything is decided alike ends alike.
-func (p *protocol) run(decisions int) error {
-	return p.guarded(func() {
-		for range decisions {
-			p.decision()
-		}
-		p.finish()
-	})
+func decisions(n int) func(p *protocol) error {
+	return func(p *protocol) error {
+		return p.guarded(func() {
+			for range n {
+				p.decision()
+			}
+			p.finish()
+		})
+	}
 }
 
 // guarded reports what went wrong.
@@ -747,7 +748,7 @@ func (r *repeatable) Read(p []byte) (int, error) {
 }
 
 // runProtocol is one run, and what it came to.
-func runProtocol(t testing.TB, f *flaw, decisions int, pick func(string, int) int) (*protocol, error) {
+func runProtocol(t testing.TB, f *flaw, pick func(string, int) int, run func(p *protocol) error) (*protocol, error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "protocol-")
 	must(t, err)
@@ -761,14 +762,14 @@ func runProtocol(t testing.TB, f *flaw, decisions int, pick func(string, int) in
 	}
 	p := newProtocol(t, dir, f, pick)
 	defer p.close()
-	return p, p.run(decisions)
+	return p, run(p)
 }
 
 // TestProtocol has machines use a repository in every order that can be thought of,
 // with requests that are lost, refused or late, and processes that are killed.
 func TestProtocol(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		p, err := runProtocol(t, nil, rapid.IntRange(10, 100).Draw(rt, "decisions"), drawn(rt))
+		p, err := runProtocol(t, nil, drawn(rt), decisions(rapid.IntRange(10, 100).Draw(rt, "decisions")))
 		if err != nil {
 			rt.Fatalf("%v\n%s", err, strings.Join(p.course, "\n"))
 		}
@@ -781,8 +782,8 @@ func TestProtocolTwice(t *testing.T) {
 		t.Skip("the race detector has goroutines run in a random order, and which of several readers comes first counts")
 	}
 	for seed := range uint64(times(10, 100)) {
-		one, err1 := runProtocol(t, nil, 80, seeded(seed))
-		two, err2 := runProtocol(t, nil, 80, seeded(seed))
+		one, err1 := runProtocol(t, nil, seeded(seed), decisions(80))
+		two, err2 := runProtocol(t, nil, seeded(seed), decisions(80))
 		if (err1 == nil) != (err2 == nil) {
 			t.Errorf("seed %d: %v, then %v", seed, err1, err2)
 		}

@@ -204,7 +204,7 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			err = x.guard.late(ctx, s.fresh.Packs)
 		}
 		if err != nil {
-			ctx, cancel := x.repo.afterwards(ctx, rescueTime)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.repo.patience.rescue)
 			defer cancel()
 			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.store.Delete(ctx, names...)))
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -515,23 +516,23 @@ func TestRepairStopped(t *testing.T) {
 	alter(t, r, packName(packsOf(t, r, first.ID, chunk.DataPack)[0]), flipAt(20))
 	before := everyObject(t, r)
 
-	writes := 0
-	for stop := 1; ; stop++ {
+	var writes atomic.Int64
+	for stop := int64(1); ; stop++ {
 		mem := remote.NewMemory()
 		for name, b := range before {
 			must(t, mem.Put(t.Context(), name, []byte(b)))
 		}
-		writes = 0
+		writes.Store(0)
 		stopped := errors.New("stopped")
 		store := remote.NewFaulty(mem, func(op remote.Op, _ string) remote.Fault {
 			if op == remote.OpPut || op == remote.OpDelete {
-				if writes++; writes >= stop {
+				if writes.Add(1) >= stop {
 					return remote.Fault{Err: stopped}
 				}
 			}
 			return remote.Fault{}
 		})
-		cut, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: store})
+		cut, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: store, patience: calm()})
 		must(t, err)
 		_, err = cut.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
 		cut.Close()
@@ -546,7 +547,7 @@ func TestRepairStopped(t *testing.T) {
 			compare(t, secondTree, scan(t, out))
 		}
 		check()
-		if err != nil || writes >= stop {
+		if err != nil || writes.Load() >= stop {
 			_, err := fresh.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
 			must(t, err)
 			check()
@@ -562,12 +563,12 @@ func TestRepairStopped(t *testing.T) {
 			t.Errorf("stopped at write %d: %+v", stop, rep.Findings)
 		}
 		must(t, fresh.Close())
-		if writes < stop {
+		if writes.Load() < stop {
 			break
 		}
 	}
-	if writes < 6 {
-		t.Errorf("%d writes: that is no test", writes)
+	if writes.Load() < 6 {
+		t.Errorf("%d writes: that is no test", writes.Load())
 	}
 }
 

@@ -61,6 +61,8 @@ type Options struct {
 	Version string
 	// Now is the clock. The default is time.Now.
 	Now func() time.Time
+
+	patience patience // of tests; the zero value is the usual
 }
 
 // InitOptions are how a repository is made. nil will do.
@@ -108,17 +110,8 @@ type Repository struct {
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
 	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
 
-	uptime func() time.Duration // a clock that goes on whatever becomes of this process
-	calm   bool                 // for tests whose clock is not the machine's: afterwards takes its time
-}
-
-// afterwards is the context of what is still to be done when an operation has ended or
-// was interrupted, and for how long that may be tried.
-func (r *Repository) afterwards(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
-	if r.calm {
-		patience = time.Hour
-	}
-	return context.WithTimeout(context.WithoutCancel(ctx), patience)
+	uptime   func() time.Duration // a clock that goes on whatever becomes of this process
+	patience patience
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
@@ -304,7 +297,13 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	if opts == nil {
 		opts = &Options{}
 	}
-	r := &Repository{url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{}, uptime: uptime, count: opts.Requests}
+	r := &Repository{
+		url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{},
+		uptime: uptime, patience: opts.patience, count: opts.Requests,
+	}
+	if r.patience == (patience{}) {
+		r.patience = usualPatience()
+	}
 	if r.count == nil {
 		r.count = new(remote.Counter)
 	}

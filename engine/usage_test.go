@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,10 +76,10 @@ func TestUsageReads(t *testing.T) {
 	}
 	second := complete(t, w.open(), w.path("src"), nil)
 	alter(t, r, second.ID.ObjectName(), flipAt(60))
-	read := 0
+	var read atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
 		if id, err := parsePackName(name); err == nil {
-			if read++; op != remote.OpReadAt || id == (chunk.PackID{}) {
+			if read.Add(1); op != remote.OpReadAt || id == (chunk.PackID{}) {
 				t.Errorf("%v %s", op, name)
 			}
 		}
@@ -88,8 +89,8 @@ func TestUsageReads(t *testing.T) {
 	if !errors.Is(err, ErrIntegrity) || u == nil || u.Snapshots != 1 || u.Unique != 8<<20 || len(u.Of) != 1 {
 		t.Errorf("%+v, %v", u, err)
 	}
-	if read == 0 || read > 4 {
-		t.Errorf("%d requests for packs", read)
+	if n := read.Load(); n == 0 || n > 4 {
+		t.Errorf("%d requests for packs", n)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -297,10 +298,10 @@ func TestVerifyRace(t *testing.T) {
 	second := complete(t, r, w.path("src"), nil)
 	segments, err := r.listSegments(t.Context())
 	must(t, err)
-	calls := 0
+	var calls atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpList && name == packsPrefix {
-			calls++
+			calls.Add(1)
 			// The snapshot goes, and a collector takes what only it held.
 			ctx := context.Background()
 			only := packsOf(t, &Repository{store: w.mem, codec: r.codec, ahead: nil, log: r.log}, second.ID, chunk.DataPack)
@@ -316,7 +317,7 @@ func TestVerifyRace(t *testing.T) {
 		return remote.Fault{}
 	})
 	rep := verify(t, r, nil)
-	if rep.Damaged() != 0 || calls != 1 || rep.Snapshots != 1 {
+	if rep.Damaged() != 0 || calls.Load() != 1 || rep.Snapshots != 1 {
 		t.Errorf("%+v", rep)
 	}
 }
@@ -342,7 +343,7 @@ func TestVerifyResume(t *testing.T) {
 	alter(t, r, packName(packs[1]), flipAt(30))
 	all := len(packs)
 	ctx, cancel := context.WithCancel(t.Context())
-	reads := 0
+	var reads atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
 		if name == packName(packs[all/2]) {
 			cancel()
@@ -359,7 +360,7 @@ func TestVerifyResume(t *testing.T) {
 	}
 	w.fail(func(op remote.Op, name string) remote.Fault {
 		if name == packName(packs[1]) {
-			reads++
+			reads.Add(1)
 		}
 		return remote.Fault{}
 	})
@@ -370,8 +371,8 @@ func TestVerifyResume(t *testing.T) {
 	if rep.Skipped == 0 || rep.Read == 0 || rep.Skipped+rep.Read != all || rep.SkippedSince.IsZero() {
 		t.Errorf("%+v", rep)
 	}
-	if reads == 0 || rep.Damaged() != 1 || rep.Findings[0].Object != packName(packs[1]) {
-		t.Errorf("the damaged pack was read %d times: %+v", reads, rep.Findings)
+	if reads.Load() == 0 || rep.Damaged() != 1 || rep.Findings[0].Object != packName(packs[1]) {
+		t.Errorf("the damaged pack was read %d times: %+v", reads.Load(), rep.Findings)
 	}
 	// That one is over.
 	if rep = verify(t, r, &VerifyOptions{ReadData: 1, Resume: true}); rep.Skipped != 0 || rep.Read != all {

@@ -157,7 +157,7 @@ func (w *writer) unpublished(ctx context.Context, err error) error {
 // isOurs reports whether the manifest that is there has these bytes. Another run may
 // have put the same: it found the packs of this one in the index.
 func (w *writer) isOurs(ctx context.Context, id manifest.ID, data []byte) (bool, error) {
-	ctx, cancel := w.repo.afterwards(ctx, rescueTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.repo.patience.rescue)
 	defer cancel()
 	there, err := w.repo.store.Get(ctx, id.ObjectName())
 	if errors.Is(err, remote.ErrNotExist) {
@@ -174,7 +174,7 @@ func (w *writer) withdraw(ctx context.Context, id manifest.ID, data []byte) erro
 			return err
 		}
 	}
-	ctx, cancel := w.repo.afterwards(ctx, rescueTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.repo.patience.rescue)
 	defer cancel()
 	err := w.repo.store.Delete(ctx, id.ObjectName())
 	if err != nil {

@@ -11,11 +11,15 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 )
+
+// tooLong is longer than anything takes that a test waits for, on however slow a machine.
+const tooLong = 5 * time.Minute
 
 // TestMain fails for a mount that a test left behind.
 func TestMain(m *testing.M) {

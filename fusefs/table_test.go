@@ -24,7 +24,7 @@ func TestWatch(t *testing.T) {
 		}
 		select {
 		case <-looked:
-		case <-time.After(5 * time.Second):
+		case <-time.After(tooLong):
 			t.Fatal("mount")
 		}
 		if err := unix.Unmount(dir, 0); err != nil {
@@ -32,7 +32,7 @@ func TestWatch(t *testing.T) {
 		}
 		select {
 		case <-looked:
-		case <-time.After(5 * time.Second):
+		case <-time.After(tooLong):
 			t.Fatal("umount")
 		}
 	}

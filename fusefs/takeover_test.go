@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/snapctl/snapctl/manifest"
@@ -193,7 +192,7 @@ func TestTakeOverRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nobody has the device any more: the mount is dead, and readers know.
-	if err := Probe(dir, time.Second); !errors.Is(err, ErrNoServer) {
+	if err := Probe(dir, tooLong); !errors.Is(err, ErrNoServer) {
 		t.Fatal(err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sort"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
@@ -344,34 +345,36 @@ func TestSharedFetchSurvivesItsBeginner(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			began := make(chan struct{}, 10)
-			var first sync.Once
-			s.onRead = func(ctx context.Context, _ PageRef) (err error) {
-				began <- struct{}{}
-				first.Do(func() {
-					<-ctx.Done()
-					err = ctx.Err()
-				})
-				return err
-			}
-			defer func() { s.onRead = nil }()
-			tree := newTree(t, root, s)
-			ctx, cancel := end(t.Context())
-			defer cancel()
-			beginner, other := make(chan error, 1), make(chan error, 1)
-			go func() { beginner <- tree.At(ctx, 1, new(Entry)) }()
-			<-began
-			go func() { other <- tree.At(t.Context(), 1, new(Entry)) }()
-			time.Sleep(5 * time.Millisecond) // it joins, mostly; if not, it must work as well
-			if name == "cancelled" {
-				cancel()
-			}
-			if err := <-beginner; !errors.Is(err, ctx.Err()) || err == nil {
-				t.Errorf("beginner: %v", err)
-			}
-			if err := <-other; err != nil {
-				t.Errorf("other: %v", err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				began := make(chan struct{}, 10)
+				var first sync.Once
+				s.onRead = func(ctx context.Context, _ PageRef) (err error) {
+					began <- struct{}{}
+					first.Do(func() {
+						<-ctx.Done()
+						err = ctx.Err()
+					})
+					return err
+				}
+				defer func() { s.onRead = nil }()
+				tree := newTree(t, root, s)
+				ctx, cancel := end(t.Context())
+				defer cancel()
+				beginner, other := make(chan error, 1), make(chan error, 1)
+				go func() { beginner <- tree.At(ctx, 1, new(Entry)) }()
+				<-began
+				go func() { other <- tree.At(t.Context(), 1, new(Entry)) }()
+				synctest.Wait() // it has joined
+				if name == "cancelled" {
+					cancel()
+				}
+				if err := <-beginner; !errors.Is(err, ctx.Err()) || err == nil {
+					t.Errorf("beginner: %v", err)
+				}
+				if err := <-other; err != nil {
+					t.Errorf("other: %v", err)
+				}
+			})
 		})
 	}
 }

@@ -158,27 +158,33 @@ func TestCacheProcessesFetchOnce(t *testing.T) {
 	if !rangeLocks {
 		t.Skip("there are no locks of ranges here")
 	}
-	repo, dir := jobRepo(t), t.TempDir()
-	var all []*process
-	for range 3 {
-		all = append(all, startJob(t, "read all", dir, repo, 0))
-	}
-	for _, p := range all {
-		p.line(t, "ready")
-	}
-	for _, p := range all {
-		fmt.Fprintln(p.in)
-	}
+	repo := jobRepo(t)
+	const want = jobPacks * 4
 	sum := 0
-	for _, p := range all {
-		n, err := strconv.Atoi(p.line(t, "requests"))
-		if err != nil {
-			t.Fatal(err)
+	// Who waits for another for two seconds fetches for itself: if that one is not let run.
+	for try := 0; try < 5 && sum != want; try++ {
+		dir := t.TempDir()
+		var all []*process
+		for range 3 {
+			all = append(all, startJob(t, "read all", dir, repo, 0))
 		}
-		t.Logf("%d requests", n)
-		sum += n
+		for _, p := range all {
+			p.line(t, "ready")
+		}
+		for _, p := range all {
+			fmt.Fprintln(p.in)
+		}
+		sum = 0
+		for _, p := range all {
+			n, err := strconv.Atoi(p.line(t, "requests"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d requests", n)
+			sum += n
+		}
 	}
-	if want := jobPacks * 4; sum != want {
+	if sum != want {
 		t.Errorf("%d requests, want %d", sum, want)
 	}
 }

@@ -150,12 +150,12 @@ func (k *keepTest) status() *engine.MountStatus {
 
 func (k *keepTest) until(what string, ok func(m *engine.MountStatus) bool) *engine.MountStatus {
 	k.Helper()
-	for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(5 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(5 * time.Millisecond) {
 		if m := k.status(); m != nil && ok(m) {
 			return m
 		}
 	}
-	k.Fatalf("not within 20 seconds: %s", what)
+	k.Fatalf("it does not come to that: %s", what)
 	return nil
 }
 
@@ -183,7 +183,7 @@ func ended(pid int) bool {
 
 // gone waits a while for the end of a process, and reports whether it came.
 func (k *keepTest) gone(pid int) bool {
-	for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(5 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(5 * time.Millisecond) {
 		if ended(pid) {
 			return true
 		}
@@ -310,7 +310,7 @@ func TestKeeperTaken(t *testing.T) {
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(k.at("stalled")); err == nil {
 			break
-		} else if time.Since(began) > 10*time.Second {
+		} else if time.Since(began) > tooLong {
 			t.Fatal(err)
 		}
 	}
@@ -320,7 +320,7 @@ func TestKeeperTaken(t *testing.T) {
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(k.at("stalled")); err == nil {
 			break
-		} else if time.Since(began) > 10*time.Second {
+		} else if time.Since(began) > tooLong {
 			t.Fatal(err)
 		}
 	}
@@ -377,7 +377,7 @@ func TestKeeperUnmount(t *testing.T) {
 		k.must(err)
 		if source == "" {
 			break
-		} else if time.Since(began) > 10*time.Second {
+		} else if time.Since(began) > tooLong {
 			t.Fatal("it is mounted")
 		}
 	}
@@ -489,7 +489,7 @@ func killAll(ts *testscript.TestScript, neg bool, args []string) {
 	pid, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	for began := time.Now(); hasResend(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > 10*time.Second {
+		if time.Since(began) > tooLong {
 			ts.Fatalf("process %d has no keeper", pid)
 		}
 		ts.Check(ts.Exec("snapctl", "mounts", "--json"))

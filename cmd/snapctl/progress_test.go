@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,10 +125,11 @@ func TestQuietProgress(t *testing.T) {
 
 func TestProgressOnTerminal(t *testing.T) {
 	master, tty := openPTY(t, 100)
-	seen := make(chan string)
+	var shown terminalText
+	ended := make(chan struct{})
 	go func() {
-		b, _ := io.ReadAll(master) // ends with EIO when the tty is closed
-		seen <- string(b)
+		defer close(ended)
+		_, _ = io.Copy(&shown, master) // ends with EIO when the tty is closed
 	}()
 
 	p := testApp(tty).startProgress()
@@ -138,23 +140,49 @@ func TestProgressOnTerminal(t *testing.T) {
 		s.Bytes += 256 << 10
 		p.Update(s)
 		if s.Files == 2 {
+			for _, want := range []string{"reading 50% [=", "], 2/4 entries"} {
+				shown.wait(t, want)
+			}
 			p.Warn(errors.New("half way"))
 		}
-		time.Sleep(200 * time.Millisecond) // mpb draws every 150 ms
 	}
 	p.stop(nil)
 	p.Update(s) // too late
 	p.console.line("done")
 	tty.Close()
 
-	out := <-seen
-	for _, want := range []string{"reading 50% [=", "], 2/4 entries"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("never shown: %q", want)
-		}
-	}
+	<-ended
+	out := shown.String()
 	if got, want := screen(out), "warning: half way\ndone\n"; got != want {
 		t.Errorf("left on the screen:\n%s\nwant\n%s\nof %q", got, want, out)
+	}
+}
+
+// terminalText is what was written to a terminal.
+type terminalText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (x *terminalText) Write(p []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(p)
+}
+
+func (x *terminalText) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
+}
+
+// wait waits until there is that text.
+func (x *terminalText) wait(t *testing.T, want string) {
+	t.Helper()
+	for began := time.Now(); !strings.Contains(x.String(), want); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > tooLong {
+			t.Fatalf("never shown: %q, but %q", want, x.String())
+		}
 	}
 }
 

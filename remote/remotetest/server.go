@@ -3,10 +3,10 @@ package remotetest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +63,7 @@ func StartServer(ctx context.Context, dir string) (*Server, error) {
 
 func start(ctx context.Context, bin, temp string) (*Server, error) {
 	s := &Server{
-		Credentials: remote.Credentials{AccessKeyID: "test-access", SecretAccessKey: "test-secret-key"},
+		Credentials: remote.Credentials{AccessKeyID: "test-" + rand.Text(), SecretAccessKey: "test-secret-key"},
 		Bucket:      "bucket",
 		root:        filepath.Join(temp, "root"),
 		temp:        temp,
@@ -104,19 +104,22 @@ func start(ctx context.Context, bin, temp string) (*Server, error) {
 	return s, nil
 }
 
-// waitReady returns when the server answers a request, whatever the answer.
+// waitReady returns when the server answers. One of another test, which has taken the
+// port, does not know the credentials.
 func (s *Server) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	store, err := remote.OpenS3(ctx, s.Config(""))
+	if err != nil {
+		return err
+	}
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint, nil)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err == nil {
-			return resp.Body.Close()
+		_, err := store.Stat(ctx, "ready")
+		switch {
+		case errors.Is(err, remote.ErrNotExist):
+			return nil
+		case errors.Is(err, remote.ErrAccess):
+			return fmt.Errorf("another server answers: %w", err)
 		}
 		select {
 		case <-s.dead:

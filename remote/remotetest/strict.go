@@ -176,11 +176,13 @@ func (p *StrictR2) Violations() []string {
 // ServeHTTP is [http.Handler.ServeHTTP].
 func (p *StrictR2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
-	defer func() {
+	// Before the client sees anything of the answer, and asks what there was.
+	rec.note = sync.OnceFunc(func() {
 		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.requests = append(p.requests, Request{r.Method, r.URL.Path, r.URL.Query(), r.Header, rec.status})
-		p.mu.Unlock()
-	}()
+	})
+	defer rec.note()
 
 	violations := breaches(r)
 	p.mu.Lock()
@@ -199,6 +201,7 @@ func (p *StrictR2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case trouble.Reset:
+		rec.note()
 		reset(w)
 	case len(violations) > 0:
 		refuse(rec, http.StatusNotImplemented, "NotImplemented", strings.Join(violations, "; "))
@@ -215,6 +218,7 @@ func (p *StrictR2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(rec, http.StatusTooManyRequests, "TooManyRequests", "Reduce your concurrent request rate for the same object.")
 	case trouble.LoseAnswer:
 		p.proxy.ServeHTTP(&discard{header: make(http.Header)}, r)
+		rec.note()
 		reset(w)
 	default:
 		if trouble.Corrupt {
@@ -315,6 +319,7 @@ func reset(w http.ResponseWriter) {
 // recorder notes the status, and breaks the connection after truncate bytes.
 type recorder struct {
 	http.ResponseWriter
+	note     func() // when the status is known
 	status   int
 	truncate int
 	written  int
@@ -322,12 +327,16 @@ type recorder struct {
 
 func (r *recorder) WriteHeader(status int) {
 	r.status = status
+	if status >= 200 {
+		r.note()
+	}
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
-	if r.status == 0 {
+	if r.status < 200 {
 		r.status = http.StatusOK
+		r.note()
 	}
 	if r.truncate > 0 && r.written+len(p) > r.truncate {
 		_, _ = r.ResponseWriter.Write(p[:r.truncate-r.written])
