@@ -219,9 +219,8 @@ func (c *commands) all(ctx context.Context) error {
 		step{"restore", emptyCache, []string{"restore", "app", target(1)}},
 		step{"restore", warmCache, []string{"restore", "app", target(2)}},
 		step{"prune --dry-run", warmCache, []string{"prune", "--dry-run", "--keep-last", "1"}},
-		step{"verify", emptyCache, []string{"verify"}},
 		step{"verify", warmCache, []string{"verify"}},
-		step{"stats", emptyCache, []string{"stats"}},
+		step{"stats", warmCache, []string{"stats"}},
 		step{"gc", warmCache, []string{"gc"}},
 		step{"rm", warmCache, []string{"rm", "app~3"}},
 	); err != nil {

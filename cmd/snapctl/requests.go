@@ -1,8 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"strings"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
@@ -70,7 +71,7 @@ func requestsText(r remote.Requests) string {
 	var asked, moved []string
 	count := func(n int64, what string) {
 		if n > 0 {
-			asked = append(asked, fmt.Sprintf("%d %s", n, what))
+			asked = append(asked, humanize.Comma(n)+" "+what)
 		}
 	}
 	bytes := func(what string, n int64) {
