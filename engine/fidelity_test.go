@@ -100,6 +100,9 @@ func hugeFile() int {
 // plant makes everything that any user can make, and what root can if it is root.
 func plant(t testing.TB, dir string) {
 	t.Helper()
+	if !keepsHoles {
+		t.Skip("the tree has a hole of 100 GB, which would be read and written as zeros")
+	}
 	must(t, os.MkdirAll(dir, 0o755))
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(t, err)

@@ -1,0 +1,6 @@
+//go:build !portable
+
+package engine
+
+// keepsHoles: a snapshot has the holes of files.
+const keepsHoles = true
