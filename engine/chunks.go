@@ -61,11 +61,15 @@ type plainFrame struct {
 const frameOverhead = 4 << 10
 
 func newChunkReader(ctx context.Context, r *Repository, store remote.Store, limit int) *chunkReader {
-	frames, err := simplelru.NewLRU[frameKey, *plainFrame](math.MaxInt, nil)
+	return &chunkReader{repo: r, store: store, ctx: ctx, frames: newLRU[frameKey, *plainFrame](math.MaxInt), limit: limit}
+}
+
+func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
+	l, err := simplelru.NewLRU[K, V](size, nil)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return &chunkReader{repo: r, store: store, ctx: ctx, frames: frames, limit: limit}
+	return l
 }
 
 // invalidator is a store that keeps what it fetched, and can be told that it is

@@ -94,14 +94,6 @@ type forkRecord struct {
 	Copy       *forkCopy        `json:"copy,omitempty"`    // in mode restore
 }
 
-// A forkPlace is where a fork was mounted last.
-type forkPlace struct {
-	Boot      string `json:"boot"`
-	Namespace string `json:"namespace"`
-}
-
-func placeHere() *forkPlace { return &forkPlace{bootID(), mountNamespace()} }
-
 // A forkCopy identifies a directory, so that no other is taken for it.
 type forkCopy struct {
 	Inode uint64 `json:"inode"`
@@ -481,38 +473,6 @@ func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
 	return nil, nil
 }
 
-// A mountTable is what is mounted, topmost, by mount point.
-type mountTable map[string]*mountinfo.Info
-
-const (
-	overlayType     = "overlay"
-	fuseOverlayType = "fuse.fuse-overlayfs"
-)
-
-func readMountTable() (mountTable, error) {
-	all, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return nil, fmt.Errorf("reading the table of mounts: %w", err)
-	}
-	t := make(mountTable, len(all))
-	for _, m := range all {
-		t[m.Mountpoint] = m
-	}
-	return t, nil
-}
-
-// mountedIn reports whether the fork is what is mounted at its directory.
-func (e *forkEntry) mountedIn(t mountTable) bool {
-	top := t[string(e.rec.Dir)]
-	switch {
-	case top == nil:
-		return false
-	case e.rec.Mode == ForkFuse: // which cannot be given a name
-		return top.FSType == fuseOverlayType && e.rec.Mounted != nil && *e.rec.Mounted == *placeHere()
-	}
-	return top.FSType == overlayType && top.Source == forkSource+e.rec.Name
-}
-
 // lower is where a snapshot is mounted that forks lie over.
 func (g *forkRegistry) lower(id manifest.ID) string {
 	return filepath.Join(g.state, lowersFolder, id.String())
@@ -530,36 +490,4 @@ func (g *forkRegistry) lockLower(ctx context.Context, id manifest.ID, how int) (
 		return nil, err
 	}
 	return lockFile(ctx, g.lower(id)+".lock", how)
-}
-
-// lockFile waits for a lock, which closing the file gives up. The file may be
-// removed by who has it exclusively.
-func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
-	for wait := time.Millisecond; ; {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		var st unix.Stat_t
-		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err == nil {
-			err = unix.Fstat(int(f.Fd()), &st)
-		}
-		if err == nil && st.Nlink > 0 {
-			return f, nil
-		}
-		f.Close()
-		switch {
-		case err == nil: // who had it removed it
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return nil, os.NewSyscallError("flock", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
-			wait = min(2*wait, 10*time.Millisecond)
-		}
-	}
 }

@@ -56,10 +56,7 @@ func (c *chunkReader) readAhead(ctx context.Context, produce func(ctx context.Co
 		ordered: make(chan *aheadBatch, aheadBatches),
 		verify:  make(chan *aheadBatch, aheadBatches),
 		frames:  make(chan manifest.Extent, aheadBatches*aheadFrames),
-	}
-	var err error
-	if a.recent, err = simplelru.NewLRU[frameKey, struct{}](recentFrames, nil); err != nil {
-		panic(err) // only for a size below 1
+		recent:  newLRU[frameKey, struct{}](recentFrames),
 	}
 	loaders := runtime.GOMAXPROCS(0)
 	if !c.repo.local() {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/fusefs"
@@ -100,28 +98,6 @@ type recordPoint struct {
 	Since  time.Time     `json:"since"`
 }
 
-// A rawPath is an absolute path that survives JSON whatever bytes it has.
-type rawPath string
-
-const rawPrefix = "base64:" // which begins no absolute path
-
-func (p rawPath) MarshalText() ([]byte, error) {
-	if utf8.ValidString(string(p)) {
-		return []byte(p), nil
-	}
-	return []byte(rawPrefix + base64.StdEncoding.EncodeToString([]byte(p))), nil
-}
-
-func (p *rawPath) UnmarshalText(b []byte) error {
-	if text, ok := strings.CutPrefix(string(b), rawPrefix); ok {
-		raw, err := base64.StdEncoding.DecodeString(text)
-		*p = rawPath(raw)
-		return err
-	}
-	*p = rawPath(b)
-	return nil
-}
-
 func (c *record) encode() ([]byte, error) {
 	b, err := json.MarshalIndent(c, "", "  ")
 	return append(b, '\n'), err
@@ -152,38 +128,6 @@ func decodeRecord(b []byte) (*record, error) {
 	return c, nil
 }
 
-// boot identifies this start of the machine.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// mountNamespace identifies what this process can see mounted.
-func mountNamespace() string {
-	s, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil {
-		return ""
-	}
-	return s
-}
-
-// An entry is a folder of the registry. Its files are reached through its
-// descriptor: nobody can put another folder in its place, and the path of a
-// socket, which may have no more than 108 bytes, is short.
-type entry struct {
-	registry *registry
-	key      string
-	dir      *os.File
-	lock     *os.File // held, by who made the entry or owns it; else nil
-}
-
-func (e *entry) path(name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", e.dir.Fd(), name)
-}
-
 // open opens an entry of this user's.
 func (g *registry) open(key string) (*entry, error) {
 	fd, err := unix.Open(filepath.Join(g.dir, key), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -201,14 +145,6 @@ func (g *registry) open(key string) (*entry, error) {
 		return nil, fs.ErrPermission
 	}
 	return e, nil
-}
-
-// close gives up the entry: its lock too, if it is held.
-func (e *entry) close() {
-	if e.lock != nil {
-		e.lock.Close()
-	}
-	e.dir.Close()
 }
 
 // make makes an entry that this process serves. prepare is called before
@@ -262,98 +198,12 @@ func (e *entry) write(rec *record) error {
 	return e.put(recordName, b)
 }
 
-// put writes a file of the entry, whole or not at all, and durably.
-func (e *entry) put(name string, b []byte) error {
-	temp := name + ".new"
-	f, err := os.OpenFile(e.path(temp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(e.path(temp), e.path(name)); err != nil {
-		return err
-	}
-	return e.dir.Sync()
-}
-
 func (e *entry) read() (*record, error) {
 	b, err := readRecord(e.path(recordName))
 	if err != nil {
 		return nil, err
 	}
 	return decodeRecord(b)
-}
-
-// readRecord reads a file that may be anything.
-func readRecord(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
-		return nil, fmt.Errorf("%s is no record", filepath.Base(path))
-	}
-	b := make([]byte, 0, 4<<10)
-	for {
-		n, err := f.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if n == 0 || err != nil {
-			return b, nil
-		}
-		b = slices.Grow(b, 4<<10)
-	}
-}
-
-// live reports whether the server lives. The lock that it tries is one that
-// several can have, so that two who ask do not take each other for it.
-func (e *entry) live() bool {
-	f, err := os.OpenFile(e.path(lockName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
-}
-
-// own takes the lock of an entry whose server is gone. It fails if there is a
-// server, or another who clears away.
-func (e *entry) own() error {
-	// Who only asks, as live does, is gone in a moment.
-	for wait := time.Millisecond; ; wait *= 2 {
-		err := e.tryOwn()
-		if !errors.Is(err, unix.EWOULDBLOCK) || wait > 100*time.Millisecond {
-			return err
-		}
-		time.Sleep(wait)
-	}
-}
-
-func (e *entry) tryOwn() error {
-	f, err := os.OpenFile(e.path(lockName), os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		err = unix.Fstat(int(f.Fd()), &st)
-	}
-	if err == nil && st.Nlink == 0 {
-		err = fs.ErrNotExist // somebody removed the entry
-	}
-	if err != nil {
-		f.Close()
-		return err
-	}
-	e.lock = f
-	return nil
 }
 
 // remove removes the entry. The caller has the lock, and gives it up afterwards.

@@ -33,11 +33,7 @@ const (
 )
 
 func newStorePages(r *Repository) *storePages {
-	windows, err := simplelru.NewLRU[frameKey, []byte](pageWindows, nil)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &storePages{repo: r, windows: windows}
+	return &storePages{repo: r, windows: newLRU[frameKey, []byte](pageWindows)}
 }
 
 // Page is manifest.PageSource.

@@ -1,0 +1,200 @@
+package engine
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// What the registries of mounts and of forks have in common: folders that belong to who has
+// their lock, with records in them.
+
+// An entry is a folder of the registry. Its files are reached through its
+// descriptor: nobody can put another folder in its place, and the path of a
+// socket, which may have no more than 108 bytes, is short.
+type entry struct {
+	registry *registry
+	key      string
+	dir      *os.File
+	lock     *os.File // held, by who made the entry or owns it; else nil
+}
+
+func (e *entry) path(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", e.dir.Fd(), name)
+}
+
+// close gives up the entry: its lock too, if it is held.
+func (e *entry) close() {
+	if e.lock != nil {
+		e.lock.Close()
+	}
+	e.dir.Close()
+}
+
+// put writes a file of the entry, whole or not at all, and durably.
+func (e *entry) put(name string, b []byte) error {
+	temp := name + ".new"
+	f, err := os.OpenFile(e.path(temp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(e.path(temp), e.path(name)); err != nil {
+		return err
+	}
+	return e.dir.Sync()
+}
+
+// readRecord reads a file that may be anything.
+func readRecord(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
+		return nil, fmt.Errorf("%s is no record", filepath.Base(path))
+	}
+	b := make([]byte, 0, 4<<10)
+	for {
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if n == 0 || err != nil {
+			return b, nil
+		}
+		b = slices.Grow(b, 4<<10)
+	}
+}
+
+// live reports whether the server lives. The lock that it tries is one that
+// several can have, so that two who ask do not take each other for it.
+func (e *entry) live() bool {
+	f, err := os.OpenFile(e.path(lockName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// own takes the lock of an entry whose server is gone. It fails if there is a
+// server, or another who clears away.
+func (e *entry) own() error {
+	// Who only asks, as live does, is gone in a moment.
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := e.tryOwn()
+		if !errors.Is(err, unix.EWOULDBLOCK) || wait > 100*time.Millisecond {
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
+func (e *entry) tryOwn() error {
+	f, err := os.OpenFile(e.path(lockName), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && st.Nlink == 0 {
+		err = fs.ErrNotExist // somebody removed the entry
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	e.lock = f
+	return nil
+}
+
+// lockFile waits for a lock, which closing the file gives up. The file may be
+// removed by who has it exclusively.
+func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
+	for wait := time.Millisecond; ; {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err == nil && st.Nlink > 0 {
+			return f, nil
+		}
+		f.Close()
+		switch {
+		case err == nil: // who had it removed it
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return nil, os.NewSyscallError("flock", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+			wait = min(2*wait, 10*time.Millisecond)
+		}
+	}
+}
+
+// A rawPath is an absolute path that survives JSON whatever bytes it has.
+type rawPath string
+
+const rawPrefix = "base64:" // which begins no absolute path
+
+func (p rawPath) MarshalText() ([]byte, error) {
+	if utf8.ValidString(string(p)) {
+		return []byte(p), nil
+	}
+	return []byte(rawPrefix + base64.StdEncoding.EncodeToString([]byte(p))), nil
+}
+
+func (p *rawPath) UnmarshalText(b []byte) error {
+	if text, ok := strings.CutPrefix(string(b), rawPrefix); ok {
+		raw, err := base64.StdEncoding.DecodeString(text)
+		*p = rawPath(raw)
+		return err
+	}
+	*p = rawPath(b)
+	return nil
+}
+
+// boot identifies this start of the machine.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// mountNamespace identifies what this process can see mounted.
+func mountNamespace() string {
+	s, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return ""
+	}
+	return s
+}
