@@ -38,8 +38,8 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		})
 	}
 	want := []string{
-		"cat", "completion", "copy", "create", "diff", "doctor", "dump", "encryption", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "key", "lifecycle", "list", "log", "ls", "mount", "mounts",
-		"pin", "prune", "references", "rename", "repair", "repositories", "restore", "resume", "rm", "show", "stats", "tag", "umount", "unfork", "unpin", "verify", "version",
+		"cat", "completion", "copy", "create", "diff", "doctor", "dump", "encryption", "exit-codes", "extend", "find", "fork", "forks", "gc", "help", "init", "key", "lifecycle", "list", "log", "ls", "maintenance", "man", "mount", "mounts",
+		"permissions", "pin", "prune", "references", "rename", "repair", "repositories", "restore", "resume", "rm", "sandboxes", "show", "stats", "tag", "troubleshooting", "umount", "unfork", "unpin", "verify", "version",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("commands are %q; want %q", names, want)
