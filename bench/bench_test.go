@@ -24,6 +24,7 @@ while :; do case $1 in
 	--quiet|--json) shift;;
 	*) break;;
 esac; done
+case $repo in *:*) echo "fake keeps nothing in $repo" >&2; exit 2;; esac
 case $1 in
 version) echo fake 1;;
 init) mkdir -p "$repo";;
