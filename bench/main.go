@@ -221,10 +221,9 @@ var verbs = map[string]func(context.Context, []string) error{
 
 // A suite is a part of the benchmark that has a name.
 type suite struct {
-	name   string
-	run    func(context.Context, *bench) error
-	mounts bool // it mounts something
-	makes  bool // it makes all the trees that it measures
+	name  string
+	run   func(context.Context, *bench) error
+	makes bool // it makes all the trees that it measures
 }
 
 // allSuites are the suites in the order in which they run.
@@ -233,8 +232,8 @@ func allSuites() []suite {
 		{name: "local", run: suiteLocal},
 		{name: "s3", run: suiteS3},
 		{name: "scale", run: suiteScale, makes: true},
-		{name: suiteNameFork, run: suiteFork, mounts: true},
-		{name: suiteNameMount, run: suiteMount, mounts: true},
+		{name: suiteNameFork, run: suiteFork},
+		{name: suiteNameMount, run: suiteMount},
 		{name: suiteNameWorkloads, run: suiteWorkloads, makes: true},
 	}
 }
@@ -249,11 +248,6 @@ func suiteNames() []string {
 		names = append(names, s.name)
 	}
 	return names
-}
-
-// mounts says whether a suite of the run mounts something.
-func (o *options) mounts() bool {
-	return slices.ContainsFunc(allSuites(), func(s suite) bool { return s.mounts && slices.Contains(o.suites, s.name) })
 }
 
 // wantsTree says whether a suite of the run wants a tree to be there.
