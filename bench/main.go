@@ -12,6 +12,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -19,6 +20,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -178,6 +180,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 			return err
 		}
 		return rep.writeCharts(o.chart, stdout)
+	}
+	// Not after an hour, if it cannot be.
+	for _, dir := range []string{filepath.Dir(o.json), cmp.Or(o.chart, ".")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 	}
 	b, err := newBench(ctx, o, stderr)
 	if err != nil {

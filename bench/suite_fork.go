@@ -64,7 +64,7 @@ func (b *bench) newForkSuite(ctx context.Context) (*forkSuite, error) {
 	if s.changes, moved, err = b.changesIn(s.tree); err != nil {
 		return nil, err
 	}
-	b.notef("suite fork: the folder that is moved has %d entries", moved)
+	b.notef("suite fork: the folder that is moved has %d entries; many forks are %d", moved, b.o.forks)
 	s.some, _, err = b.chooseSome(suiteNameFork, s.tree)
 	return s, err
 }
