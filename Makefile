@@ -20,12 +20,13 @@ peers:
 	apt-get install -y tar zstd squashfs-tools squashfuse e2fsprogs mount restic borgbackup casync coreutils findutils sqlite3 git
 
 # The micro-benchmarks of two commits, in turn, by benchstat:
-# make compare OLD=main [NEW=commit] [BENCH=regexp] [PKG="./chunk ./index"] [COUNT=10] [BENCHTIME=1s]
+# make compare OLD=main [NEW=commit] [BENCH=regexp] [PKG="./chunk ./index"] [COUNT=10] [BENCHTIME=1s] [FILTER='*']
 # Without NEW it is the files as they stand.
 compare: export BENCH := $(BENCH)
 compare: export PKG := $(PKG)
 compare: export COUNT := $(COUNT)
 compare: export BENCHTIME := $(BENCHTIME)
+compare: export FILTER := $(FILTER)
 compare:
 	@tools/compare '$(OLD)' '$(NEW)'
 

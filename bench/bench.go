@@ -109,11 +109,7 @@ func (b *bench) Close() error {
 	if b.work == "" {
 		return nil
 	}
-	var err error
-	if b.o.mounts() {
-		err = b.unmountAll()
-	}
-	return errors.Join(err, removeAll(b.work))
+	return errors.Join(b.unmountAll(), removeAll(b.work))
 }
 
 // removeAll removes a folder even if it holds folders that cannot be written.

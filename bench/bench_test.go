@@ -24,6 +24,7 @@ while :; do case $1 in
 	--quiet|--json) shift;;
 	*) break;;
 esac; done
+case $repo in *:*) echo "fake keeps nothing in $repo" >&2; exit 2;; esac
 case $1 in
 version) echo fake 1;;
 init) mkdir -p "$repo";;
@@ -44,7 +45,7 @@ esac
 // smoke runs the benchmark on a fake snapctl and gives its report.
 func smoke(t *testing.T, program string, args ...string) (rep report, tables string, err error) {
 	t.Helper()
-	work, file := t.TempDir(), filepath.Join(t.TempDir(), "out.json")
+	work, file := t.TempDir(), filepath.Join(t.TempDir(), "new", "out.json")
 	if shm, err := os.MkdirTemp("/dev/shm", "bench-test-"); err == nil { // a disk would be waited for
 		t.Cleanup(func() { os.RemoveAll(shm) })
 		work = shm

@@ -177,3 +177,21 @@ func TestReportsJoin(t *testing.T) {
 		}
 	}
 }
+
+// A run that measures makes charts too, in a folder that was not there.
+func TestRunMakesCharts(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "charts")
+	_, _, err := smoke(t, fake(t, `cp -a "$repo/$2/tree" "$3"`), "-suite", "local", "-peers", "cp", "-chart", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"create.svg", "second-version.svg"} {
+		svg, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if texts := textsOf(t, svg); !slices.Contains(texts, ours) || !slices.Contains(texts, "cp") {
+			t.Errorf("%s says %q", name, texts)
+		}
+	}
+}

@@ -12,6 +12,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -19,6 +20,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,6 +181,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		}
 		return rep.writeCharts(o.chart, stdout)
 	}
+	// Not after an hour, if it cannot be.
+	for _, dir := range []string{filepath.Dir(o.json), cmp.Or(o.chart, ".")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
 	b, err := newBench(ctx, o, stderr)
 	if err != nil {
 		return err
@@ -221,10 +229,9 @@ var verbs = map[string]func(context.Context, []string) error{
 
 // A suite is a part of the benchmark that has a name.
 type suite struct {
-	name   string
-	run    func(context.Context, *bench) error
-	mounts bool // it mounts something
-	makes  bool // it makes all the trees that it measures
+	name  string
+	run   func(context.Context, *bench) error
+	makes bool // it makes all the trees that it measures
 }
 
 // allSuites are the suites in the order in which they run.
@@ -233,8 +240,8 @@ func allSuites() []suite {
 		{name: "local", run: suiteLocal},
 		{name: "s3", run: suiteS3},
 		{name: "scale", run: suiteScale, makes: true},
-		{name: suiteNameFork, run: suiteFork, mounts: true},
-		{name: suiteNameMount, run: suiteMount, mounts: true},
+		{name: suiteNameFork, run: suiteFork},
+		{name: suiteNameMount, run: suiteMount},
 		{name: suiteNameWorkloads, run: suiteWorkloads, makes: true},
 	}
 }
@@ -249,11 +256,6 @@ func suiteNames() []string {
 		names = append(names, s.name)
 	}
 	return names
-}
-
-// mounts says whether a suite of the run mounts something.
-func (o *options) mounts() bool {
-	return slices.ContainsFunc(allSuites(), func(s suite) bool { return s.mounts && slices.Contains(o.suites, s.name) })
 }
 
 // wantsTree says whether a suite of the run wants a tree to be there.

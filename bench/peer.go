@@ -99,6 +99,12 @@ func peers() []tool {
 	}
 }
 
+// slowToStart says of which tools every command takes a second or so, whatever it
+// does: a smoke run that was not told to run them has them in one suite only.
+func slowToStart(name string) bool {
+	return slices.Contains([]string{restic{}.Name(), kopia{}.Name(), borg{}.Name()}, name)
+}
+
 // installed picks the peers to run: those of the names, or all if names is
 // nil, as far as their programs are found. missing names the others.
 func installed(names []string) (found []tool, missing []string) {

@@ -47,7 +47,7 @@ func (b *bench) newForkSuite(ctx context.Context) (*forkSuite, error) {
 	s := &forkSuite{bench: b, tree: b.trees[0], tools: []forker{b.forkerOf(b.ours)}}
 	found, missing := installedForkers(b.o.peers)
 	if b.o.smoke && b.o.peers == nil {
-		found = slices.DeleteFunc(found, func(f forker) bool { return f.name == restic{}.Name() }) // it derives keys, for seconds
+		found = slices.DeleteFunc(found, func(f forker) bool { return slowToStart(f.name) })
 	}
 	s.tools = append(s.tools, found...)
 	for _, f := range found {
@@ -64,7 +64,7 @@ func (b *bench) newForkSuite(ctx context.Context) (*forkSuite, error) {
 	if s.changes, moved, err = b.changesIn(s.tree); err != nil {
 		return nil, err
 	}
-	b.notef("suite fork: the folder that is moved has %d entries", moved)
+	b.notef("suite fork: the folder that is moved has %d entries; many forks are %d", moved, b.o.forks)
 	s.some, _, err = b.chooseSome(suiteNameFork, s.tree)
 	return s, err
 }

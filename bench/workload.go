@@ -81,7 +81,11 @@ func (b *bench) workload(ctx context.Context, w workload) error {
 		b.versions[p] = version(ctx, b.runner, command{Args: []string{p, "--version"}})
 	}
 	r := rounds{suiteNameWorkloads, b.o.warmup, b.o.runs}
-	return do(ctx, b, r, b.tools(), func(t tool, run int, p place) error {
+	tools := b.tools()
+	if b.o.smoke && b.o.peers == nil {
+		tools = slices.DeleteFunc(tools, func(t tool) bool { return slowToStart(t.Name()) })
+	}
+	return do(ctx, b, r, tools, func(t tool, run int, p place) error {
 		v, err := t.Open(ctx, p)
 		if err != nil {
 			return err
