@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // KeepAll as a number of PruneOptions keeps one of every hour, day, and so on, however
@@ -129,7 +131,8 @@ func (o *PruneOptions) check() error {
 // Prune removes the snapshots that no rule keeps, and tells of all that it looked at,
 // sorted by what the groups have in common. Pinned snapshots are always kept, and those
 // that have expired are left to garbage collection. If a manifest or note is damaged,
-// so that it is not known what there is, nothing is removed. When removing fails, the
+// so that it is not known what there is, or what stays could not be read, nothing is
+// removed. When removing fails, the
 // decisions are given together with the error.
 func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGroup, error) {
 	if opts == nil {
@@ -152,11 +155,43 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 			}
 		}
 	}
-	if opts.DryRun || len(gone) == 0 {
+	if len(gone) == 0 {
+		return groups, nil
+	}
+	if err := r.keptAreWhole(ctx, groups); err != nil {
+		return nil, fmt.Errorf("nothing is removed: %w", err)
+	}
+	if opts.DryRun {
 		return groups, nil
 	}
 	// As they were listed: another prune may remove the same ones at this moment.
 	return groups, r.remove(ctx, gone)
+}
+
+// keptAreWhole reads the manifests of what stays of groups of which something is to go.
+// A listing believes what this machine remembers of a manifest, and reads no further than
+// its head: so what a rule keeps might be lost, and what it has removed for that not.
+func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(asksAtOnce)
+	for _, group := range groups {
+		if !slices.ContainsFunc(group.Snapshots, func(d PruneDecision) bool { return !d.Keep }) {
+			continue
+		}
+		for _, d := range group.Snapshots {
+			if !d.Keep {
+				continue
+			}
+			g.Go(func() error {
+				_, _, err := r.encodedManifest(ctx, d.Snapshot.ID)
+				if err != nil {
+					err = fmt.Errorf("snapshot %v, which is to stay: %w", d.Snapshot.ID, err)
+				}
+				return err
+			})
+		}
+	}
+	return g.Wait()
 }
 
 // groups sorts snapshots, newest first, into groups.

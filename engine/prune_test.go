@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -192,6 +193,44 @@ func TestPrune(t *testing.T) {
 	}
 	if n := len(objects(t, r.store, manifest.Prefix)); n != 5 {
 		t.Errorf("%d left", n)
+	}
+}
+
+// TestPruneKeepsWhole: what this machine remembers of a snapshot does not count: one that
+// is lost is not kept in the place of others.
+func TestPruneKeepsWhole(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := p.files("src", map[string]string{"f": "1"})
+	var newest manifest.ID
+	for range 3 {
+		newest = complete(t, r, src, &CreateOptions{Name: "app"}).ID
+	}
+	path := p.repo + "/" + newest.ObjectName()
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	for name, damage := range damages {
+		if name == "deleted" { // which a listing sees
+			continue
+		}
+		must(t, damage(path))
+		if all, err := r.List(t.Context(), nil); err != nil || len(all) != 3 {
+			t.Errorf("%s: the list is %v, %v", name, all, err)
+		}
+		for _, dry := range []bool{true, false} {
+			if groups, err := r.Prune(t.Context(), &PruneOptions{KeepLast: 1, DryRun: dry}); !errors.Is(err, ErrIntegrity) {
+				t.Errorf("%s: %v, %v", name, groups, err)
+			}
+		}
+		if n := len(objects(t, r.store, manifest.Prefix)); n != 3 {
+			t.Errorf("%s: %d are left", name, n)
+		}
+		must(t, change(path, func([]byte) []byte { return whole }))
+	}
+	_, err = r.Prune(t.Context(), &PruneOptions{KeepLast: 1})
+	must(t, err)
+	if n := len(objects(t, r.store, manifest.Prefix)); n != 1 {
+		t.Errorf("%d are left", n)
 	}
 }
 
