@@ -166,10 +166,20 @@ func (s *shared) mounts() map[string]*MountStatus {
 	return m
 }
 
-// states says what Mounts is to list.
+// states says what Mounts is to list. On a slow machine a server may be taken for one
+// that does not answer.
 func (s *shared) states(what string, want map[string]MountState) map[string]*MountStatus {
 	s.Helper()
-	all := s.mounts()
+	var all map[string]*MountStatus
+	eventually(s, what, func() bool {
+		all = s.mounts()
+		for dir, x := range all {
+			if x.State == MountSilent && want[dir] != MountSilent {
+				return false
+			}
+		}
+		return true
+	})
 	got := map[string]MountState{}
 	for dir, x := range all {
 		got[dir] = x.State
