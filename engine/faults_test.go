@@ -57,7 +57,7 @@ func newBucket(t *testing.T) *bucket {
 		return '-'
 	}, t.Name()))
 	r2 := remotetest.StartStrictR2(t, s3.server, false)
-	r2.WriteInterval = 20 * time.Millisecond // so that what is tried again need not wait long
+	r2.WriteInterval = 20 * time.Millisecond                           // so that what is tried again need not wait long
 	return &bucket{p, r2, fmt.Sprintf("%s-%x", prefix, rand.Uint64())} // it may run several times
 }
 
