@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"strings"
@@ -58,8 +59,8 @@ func newBucket(t *testing.T) *bucket {
 		return '-'
 	}, t.Name()))
 	r2 := remotetest.StartStrictR2(t, s3.server, false)
-	r2.WriteInterval = 20 * time.Millisecond // so that what is tried again need not wait long
-	return &bucket{p, r2, prefix}
+	r2.WriteInterval = 20 * time.Millisecond                           // so that what is tried again need not wait long
+	return &bucket{p, r2, fmt.Sprintf("%s-%x", prefix, rand.Uint64())} // it may run several times
 }
 
 // store opens the bucket as remote.Open does, but for the patience: tests do not

@@ -107,8 +107,13 @@ func (f *forked) remove(x *Fork) {
 // forkStates says what Forks is to list.
 func (f *forked) forkStates(what string, want map[string]ForkState) map[string]*ForkStatus {
 	f.Helper()
-	all, err := Forks(f.Context(), f.state)
-	must(f, err)
+	var all []*ForkStatus
+	eventually(f, what, func() bool { // that all answer, which may take a moment
+		var err error
+		all, err = Forks(f.Context(), f.state)
+		must(f, err)
+		return !slices.ContainsFunc(all, func(x *ForkStatus) bool { return x.State == ForkSilent && want[x.Name] != ForkSilent })
+	})
 	got := map[string]ForkState{}
 	by := map[string]*ForkStatus{}
 	for _, x := range all {

@@ -73,7 +73,7 @@ func TestFS(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
 	src := p.path("src")
-	names := plantForFS(t, src, 1_500_000)
+	names := plantForFS(t, src, unlessShort(1_500_000, 400_000))
 	s := snapshotFS(t, r, complete(t, r, src, nil).ID.String())
 	must(t, fstest.TestFS(s, names...))
 	sub, err := fs.Sub(s, "a")

@@ -265,7 +265,7 @@ func TestGCRepackKilled(t *testing.T) {
 	killed := errors.New("killed")
 	operations := 0
 	for range 2 {
-		for n := 0; ; n++ {
+		for n := 0; ; n += unlessShort(1, 3) {
 			y := base.copy()
 			r := y.enter()
 			var k atomic.Int64

@@ -278,7 +278,7 @@ func TestGCKilled(t *testing.T) {
 	operations := 0
 	for range 3 {
 		base.pass(yardGrace + time.Second)
-		for n := 0; ; n++ {
+		for n := 0; ; n += unlessShort(1, 3) {
 			ended := false
 			for _, done := range []bool{false, true} {
 				y := base.copy()

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	// shorter one that fails, if nobody said how many.
 	given := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	for name, value := range map[string]string{"rapid.checks": fmt.Sprint(times(40, 500)), "rapid.shrinktime": "5s", "rapid.nofailfile": "true"} {
+	for name, value := range map[string]string{"rapid.checks": fmt.Sprint(times(24, 500)), "rapid.shrinktime": "5s", "rapid.nofailfile": "true"} {
 		if !given[name] {
 			_ = flag.Set(name, value)
 		}
@@ -98,6 +98,14 @@ func times(short, all int) int {
 		return (short + 3) / 4
 	}
 	return short
+}
+
+// unlessShort gives the first number, and with -short the second.
+func unlessShort(all, short int) int {
+	if testing.Short() && !*long {
+		return short
+	}
+	return all
 }
 
 // random gives n reproducible bytes that do not compress.

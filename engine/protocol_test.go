@@ -781,7 +781,7 @@ func TestProtocolTwice(t *testing.T) {
 	if raced {
 		t.Skip("the race detector has goroutines run in a random order, and which of several readers comes first counts")
 	}
-	for seed := range uint64(times(10, 100)) {
+	for seed := range uint64(times(4, 100)) {
 		one, err1 := runProtocol(t, nil, seeded(seed), decisions(80))
 		two, err2 := runProtocol(t, nil, seeded(seed), decisions(80))
 		if (err1 == nil) != (err2 == nil) {

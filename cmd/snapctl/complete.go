@@ -4,15 +4,11 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/engine"
 )
-
-// completeTimeout bounds how long a shell waits for a repository's answer.
-const completeTimeout = 2 * time.Second
 
 // completeRef offers the references that begin with what was typed: names, and
 // ids once something was typed.
@@ -67,7 +63,7 @@ func completeDir(wanted bool) ([]cobra.Completion, cobra.ShellCompDirective) {
 }
 
 func (a *app) snapshotsToComplete(ctx context.Context) []*engine.Snapshot {
-	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.menuPatience)
 	defer cancel()
 	a.terminal = nil
 	a.quiet = true                        // a retry's message would land in the middle of the user's line

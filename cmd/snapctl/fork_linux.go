@@ -277,7 +277,7 @@ func inUse(err error, path, hint string) error {
 
 // completeFork offers forks that were not named yet, by name.
 func (a *app) completeFork(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
 	defer cancel()
 	forks, _ := engine.Forks(ctx, a.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion

@@ -81,7 +81,7 @@ func (a *app) mountTable(mounts []*engine.MountStatus) string {
 
 // completeMounted offers mount points that were not named yet.
 func (a *app) completeMounted(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
 	defer cancel()
 	mounts, _ := engine.Mounts(ctx, a.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion

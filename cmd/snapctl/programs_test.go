@@ -32,13 +32,14 @@ import (
 //	SNAPCTL_TEST_DEAF=1       and do not end either when they are cancelled
 //	SNAPCTL_TEST_TERMINAL=1   there is a terminal to ask for passphrases
 //
-// New passphrases take little time to try.
+// New passphrases take little time to try, and completion has all the time there is.
 func snapctlForScripts() {
 	if os.Getenv("SNAPCTL_TEST_PLAIN") != "" && os.Geteuid() == 0 {
 		becomePlain()
 	}
 	e := processEnv()
 	e.workFactor = 4
+	e.menuPatience = tooLong
 	if os.Getenv("SNAPCTL_TEST_TERMINAL") == "" {
 		e.terminal = nil
 	}

@@ -96,7 +96,7 @@ func (a *app) completeRefPath(cmd *cobra.Command, args []string, typed string) (
 		return a.completeRef(cmd, args, typed)
 	}
 	dir, base := path.Split(p.path)
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
 	defer cancel()
 	a.quiet = true
 	var all []cobra.Completion

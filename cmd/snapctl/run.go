@@ -26,6 +26,8 @@ type env struct {
 	terminal func() (*os.File, error)
 	// workFactor is that of new passphrases: see engine.NewKey.
 	workFactor int
+	// menuPatience bounds how long a shell waits for what it could complete.
+	menuPatience time.Duration
 	// engine is what every repository is opened with, beside what the flags say.
 	engine engine.Options
 }
@@ -40,6 +42,7 @@ func processEnv() *env {
 		terminal: func() (*os.File, error) {
 			return os.OpenFile("/dev/tty", os.O_RDWR, 0)
 		},
+		menuPatience: 2 * time.Second,
 	}
 }
 

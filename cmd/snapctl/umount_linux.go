@@ -19,7 +19,7 @@ func (a *app) umountCommand() *cobra.Command {
 		Use:   "umount (DIR... | --all)",
 		Short: "Unmount what mount mounted",
 		Long: `Unmounts snapshots, also those whose process is gone. When it was the last
-mount of a process, it waits for 10 seconds at most until that has ended.
+mount of a process, it waits for a minute at most until that has ended.
 
 A mount that somebody uses is left, and the exit code is 1; it says who, as far
 as it may know. With --force the path is free at once, and the mount ends when
