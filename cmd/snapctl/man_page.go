@@ -12,7 +12,8 @@ import (
 
 // A manual page is made of the command's own texts, which are wrapped for a terminal:
 // lines that begin with a space are tables and stay as they are, and all others are
-// paragraphs to be filled. The macros are those of man(7).
+// paragraphs to be filled. Of Markdown, in which help topics are written, headings that
+// are underlined, **strong** and `code` are known. The macros are those of man(7).
 
 // manName is a page's name: snapctl-key-add.
 func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
@@ -33,7 +34,7 @@ type manWriter struct {
 }
 
 func (w *manWriter) line(parts ...string) {
-	w.begun = strings.HasPrefix(parts[0], ".SH")
+	w.begun = strings.HasPrefix(parts[0], ".SH") || strings.HasPrefix(parts[0], ".SS")
 	for _, p := range parts {
 		w.WriteString(p)
 	}
@@ -135,6 +136,8 @@ func (w *manWriter) text(s string) {
 		case len(lines) == 0:
 		case indented(lines[0]):
 			w.table(lines)
+		case len(lines) == 2 && strings.Trim(lines[1], "-") == "":
+			w.line(`.SS "`, roff(lines[0]), `"`)
 		default:
 			if !w.begun {
 				w.line(".PP")
@@ -188,10 +191,15 @@ func (w *manWriter) table(lines []string) {
 
 // fill writes text whose lines are filled.
 func (w *manWriter) fill(text string) {
+	var lines []string
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
-		w.line(roffLine(strings.TrimSpace(line)))
+		lines = append(lines, roffLine(strings.TrimSpace(line)))
 	}
+	w.line(manStrong.ReplaceAllString(strings.Join(lines, "\n"), `\fB$1$2\fR`))
 }
+
+// manStrong is what stands out, escaped.
+var manStrong = regexp.MustCompile(`(?s)\*\*(.+?)\*\*|\\\(ga(.+?)\\\(ga`)
 
 // roff escapes text within a line.
 var roff = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `"`, `\(dq`, `'`, `\(aq`, "`", `\(ga`, `^`, `\(ha`, `~`, `\(ti`).Replace

@@ -137,43 +137,33 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		flags.Lookup(name).Hidden = true
 	}
 
-	root.AddCommand(
-		a.catCommand(),
-		a.initCommand(),
-		a.copyCommand(),
-		a.createCommand(),
-		a.diffCommand(),
-		a.doctorCommand(),
-		a.dumpCommand(),
-		a.extendCommand(),
-		a.findCommand(),
-		a.forkCommand(),
-		a.forksCommand(),
-		a.gcCommand(),
-		a.keyCommand(),
-		a.lifecycleCommand(),
-		a.listCommand(),
-		a.logCommand(),
-		a.lsCommand(),
-		a.manCommand(),
-		a.mountCommand(),
-		a.mountsCommand(),
-		a.pinCommand(),
-		a.pruneCommand(),
-		a.renameCommand(),
-		a.showCommand(),
-		a.repairCommand(),
-		a.restoreCommand(),
-		a.resumeCommand(),
-		a.rmCommand(),
-		a.statsCommand(),
-		a.tagCommand(),
-		a.umountCommand(),
-		a.unforkCommand(),
-		a.unpinCommand(),
-		a.verifyCommand(),
-		a.versionCommand(),
-	)
+	for _, group := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Snapshots", []*cobra.Command{
+			a.createCommand(), a.restoreCommand(), a.listCommand(), a.showCommand(), a.diffCommand(), a.logCommand(),
+			a.copyCommand(), a.tagCommand(), a.renameCommand(), a.rmCommand(),
+		}},
+		{"Looking into a snapshot", []*cobra.Command{a.lsCommand(), a.catCommand(), a.findCommand(), a.dumpCommand()}},
+		{"Mounts and forks", []*cobra.Command{
+			a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.forkCommand(), a.unforkCommand(), a.forksCommand(),
+			a.resumeCommand(), a.doctorCommand(),
+		}},
+		{"Keeping and freeing", []*cobra.Command{
+			a.extendCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.lifecycleCommand(), a.gcCommand(),
+		}},
+		{"Repositories", []*cobra.Command{
+			a.initCommand(), a.verifyCommand(), a.repairCommand(), a.statsCommand(), a.keyCommand(),
+		}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})
+		for _, cmd := range group.commands {
+			cmd.GroupID = group.title
+			root.AddCommand(cmd)
+		}
+	}
+	root.AddCommand(a.manCommand(), a.versionCommand())
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
