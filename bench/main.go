@@ -118,7 +118,7 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 		o.runs, o.warmup, o.list = 1, 0, 20
 		o.scale = []int{500, 1000}
 		o.large = 2000
-		o.timeout = time.Minute
+		o.timeout = 5 * time.Minute
 	}
 	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
 		return nil, errors.New("-runs and -list must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
