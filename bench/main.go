@@ -141,7 +141,7 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 		o.runs, o.warmup, o.list = 1, 0, 20
 		o.scale = []int{500, 1000}
 		o.large, o.forks, o.tiny = 2000, 3, 1000
-		o.timeout = time.Minute
+		o.timeout = 5 * time.Minute
 	}
 	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.forks < 1 || o.tiny < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
 		return nil, errors.New("-runs, -list, -forks and -tiny must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")

@@ -201,7 +201,7 @@ func (m *mount) wait(ctx context.Context, entry string, timeout time.Duration) e
 }
 
 // ending is how long a server may take to end after its mount is gone.
-const ending = 10 * time.Second
+const ending = time.Minute
 
 // unmount undoes a mount, and waits until its server has ended.
 func (b *bench) unmount(m *mount) error {
