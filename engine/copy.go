@@ -107,9 +107,10 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 	errs := make([]error, len(refs))
 	var g errgroup.Group
 	g.SetLimit(headsAtOnce)
+	x := r.newResolver(ctx, len(refs))
 	for i, ref := range refs {
 		g.Go(func() error {
-			found[i], errs[i] = r.Get(ctx, ref)
+			found[i], errs[i] = x.get(ref)
 			return errs[i]
 		})
 	}

@@ -292,6 +292,26 @@ func TestCopyMany(t *testing.T) {
 	}
 }
 
+// TestCopyListsOnce: several names are looked up in one listing.
+func TestCopyListsOnce(t *testing.T) {
+	p := newPlace(t)
+	_, from := emptyRepo(t)
+	_, to := emptyRepo(t)
+	src := p.files("src", map[string]string{"f": "x"})
+	var refs []string
+	for _, name := range []string{"one", "two", "three"} {
+		create(t, from, src, &CreateOptions{Name: name})
+		refs = append(refs, name)
+	}
+	before := from.Requests().List
+	res, err := from.Copy(t.Context(), to, refs, nil)
+	must(t, err)
+	// Of all manifests and of all notes, and of the notes of each before it is put.
+	if n := from.Requests().List - before; n != 2+3 || len(res.Snapshots) != len(refs) {
+		t.Errorf("%d lists for %d snapshots", n, len(res.Snapshots))
+	}
+}
+
 // TestCopyKilled kills a copy at each of its operations there; the next one continues.
 func TestCopyKilled(t *testing.T) {
 	w, from := emptyRepo(t)

@@ -141,9 +141,13 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 		}
 	}
 	if opts.Passphrase != nil && countKeys(keys, passphraseKey) > 0 {
+		asked := r.uptime()
 		passphrase, err := opts.Passphrase(ctx, r.url)
 		if err != nil {
 			return nil, fmt.Errorf("%w: passphrase: %w", ErrLocked, err)
+		}
+		if r.uptime()-asked > r.patience.ahead { // somebody had to type it
+			r.ahead.forget()
 		}
 		id, err := age.NewScryptIdentity(passphrase)
 		if err != nil {

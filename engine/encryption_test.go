@@ -81,6 +81,32 @@ func says(passphrase string) func(context.Context, string) (string, error) {
 	return func(context.Context, string) (string, error) { return passphrase, nil }
 }
 
+// TestPassphraseTypedSlowly: what was looked up before the passphrase was there is looked
+// up again, or prune would go by a list that is older than a pin.
+func TestPassphraseTypedSlowly(t *testing.T) {
+	v := newVault(t)
+	v.files("src", map[string]string{"f": "x"})
+	other := v.open()
+	for name, patience := range map[string]patience{"slowly": {ahead: 1}, "at once": calm()} {
+		var made *CreateResult
+		r, err := v.only(func(o *Options) {
+			o.List, o.patience = true, patience
+			o.Passphrase = func(ctx context.Context, _ string) (string, error) {
+				made = create(t, other, v.path("src"), nil)
+				return vaultPassphrase, nil
+			}
+		})
+		must(t, err)
+		lists := r.Requests().List
+		all, err := r.List(t.Context(), nil)
+		must(t, err)
+		again := r.Requests().List > lists
+		if slow := name == "slowly"; again != slow || slow && (len(all) == 0 || all[0].ID != made.ID) {
+			t.Errorf("%s: listed again: %v; there are %d snapshots", name, again, len(all))
+		}
+	}
+}
+
 // objects gives the content of all objects.
 func memObjects(t testing.TB, s remote.Store) map[string][]byte {
 	t.Helper()

@@ -78,7 +78,7 @@ const tooLong = 5 * time.Minute
 // calm is how patient repositories of tests are: what they give up on a machine that is
 // slow, or was paused, tests rely on. Saving a profile is given up where a store hangs.
 func calm() patience {
-	return patience{rescue: tooLong, goodbye: tooLong, profile: usualPatience().profile, hot: tooLong}
+	return patience{rescue: tooLong, goodbye: tooLong, profile: usualPatience().profile, hot: tooLong, ahead: tooLong}
 }
 
 func needRoot(t testing.TB) {

@@ -15,8 +15,11 @@ type patience struct {
 	// hot is how long after the mount a reader waits for bundles: two round trips and
 	// some megabytes.
 	hot time.Duration
+	// ahead is how long a passphrase may be waited for before what was asked of the
+	// repository meanwhile is asked again.
+	ahead time.Duration
 }
 
 func usualPatience() patience {
-	return patience{rescue: 700 * time.Millisecond, goodbye: 3 * time.Second, profile: 3 * time.Second, hot: time.Second}
+	return patience{rescue: 700 * time.Millisecond, goodbye: 3 * time.Second, profile: 3 * time.Second, hot: time.Second, ahead: 5 * time.Second}
 }

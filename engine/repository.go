@@ -28,7 +28,8 @@ type Options struct {
 	CacheSize int64
 	// Ref, if not "", is the reference of the snapshot that will be asked for: what
 	// it names is looked up while the repository is opened, which saves a round
-	// trip or two, and is then as it was at that moment.
+	// trip or two, and is then as it was at that moment; it is looked up again if a
+	// passphrase took long.
 	Ref string
 	// List does the same for all snapshots, for who will ask for List or Prune.
 	List bool

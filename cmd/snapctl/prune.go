@@ -38,7 +38,9 @@ Prints a line for each snapshot: action (keep or remove), id, created, name, dir
 and what it is kept for. With --json, prints an object with dryRun and groups:
 objects with name, dir or host, which they have in common, and snapshots, an
 array of objects with snapshot, as show --json prints it, keep, and reasons. If
-any manifest or note is damaged, nothing is removed: exit code 6.`,
+any manifest or note is damaged, nothing is removed: exit code 6. So of groups
+of which something is to go the manifests of what stays are read: a request
+each.`,
 		Example: `  snapctl prune --keep-last 10 --keep-daily 7 --keep-weekly 4 --dry-run
   snapctl prune --name app --keep-within 30d --keep-tag release=yes
   snapctl prune --group-by dir,host --keep-last 3`,

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -322,9 +321,8 @@ func (a *app) engineOptions() *engine.Options {
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
 	if !a.quiet && a.verbose == 0 { // the log has them
-		opts.OnRetry = func(err error, wait time.Duration) {
-			a.console.line(fmt.Sprintf("retrying in %s: %v", round(wait), err))
-		}
+		r := &retries{console: a.console, now: a.now}
+		opts.OnRetry = r.tell
 	}
 	return &opts
 }
