@@ -278,7 +278,8 @@ func programCheck(ctx context.Context, name, path, hint string, args ...string) 
 	}
 	c.Text = path
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "version") {
+		// fuse-overlayfs tells the version of fusermount3 too, and first.
+		if strings.Contains(line, "version") && strings.Contains(line, filepath.Base(path)) {
 			c.Text += ", " + strings.TrimSpace(line)
 			break
 		}

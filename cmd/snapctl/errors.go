@@ -157,6 +157,8 @@ func hintFor(err error) string {
 		return encryptionHint
 	case errors.Is(err, remote.ErrAccess):
 		return "see: snapctl help permissions"
+	case errors.Is(err, remote.ErrNoBucket):
+		return "snapctl makes no buckets; see: snapctl help repositories"
 	case errors.Is(err, engine.ErrNeedsLinux):
 		return "what works here: snapctl restore, ls, cat, find and dump"
 	case errors.Is(err, engine.ErrUnsupported):

@@ -133,7 +133,7 @@ func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions
 		err = &hintError{err: err, hint: "--force forks over a directory that holds something; see: snapctl forks"}
 	}
 	if err != nil {
-		return err
+		return a.mountHint(err, filepath.Dir(filepath.Clean(dir)))
 	}
 	return a.printFork(f, "forked")
 }

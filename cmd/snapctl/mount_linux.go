@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/fusefs"
 )
 
 // mountOutput is what mount --json prints.
@@ -127,7 +129,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
 	}
 	if err != nil {
-		return err
+		return a.mountHint(err, dir)
 	}
 	if a.json {
 		err = a.printJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
@@ -156,6 +158,21 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		return errors.Join(err, a.endMount(m))
 	}
 	return a.untilEnded(ctx, m)
+}
+
+// mountHint adds what to do about a mount that failed, if nothing else says so: folder
+// has to be there, and the machine to allow mounts.
+func (a *app) mountHint(err error, folder string) error {
+	if hintFor(err) != "" {
+		return err
+	}
+	if _, serr := os.Stat(folder); errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
+		return &hintError{err: err, hint: "make it first: mkdir -p " + shellQuote(folder)}
+	}
+	if uerr := fusefs.Usable(a.state()); uerr != nil {
+		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}
+	}
+	return err
 }
 
 // told has what happens to a mount said.
