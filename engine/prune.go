@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -183,11 +184,13 @@ func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) erro
 				continue
 			}
 			g.Go(func() error {
-				_, _, err := r.encodedManifest(ctx, d.Snapshot.ID)
-				if err != nil {
-					err = fmt.Errorf("snapshot %v, which is to stay: %w", d.Snapshot.ID, err)
+				switch _, _, err := r.encodedManifest(ctx, d.Snapshot.ID); {
+				case errors.Is(err, ErrNotFound):
+					return fmt.Errorf("snapshot %v, which was to stay, has been removed meanwhile: prune again", d.Snapshot.ID)
+				case err != nil:
+					return fmt.Errorf("snapshot %v, which is to stay: %w", d.Snapshot.ID, err)
 				}
-				return err
+				return nil
 			})
 		}
 	}

@@ -204,7 +204,7 @@ func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
 func (r *Repository) neverReplaces(ctx context.Context) error {
 	name := clockPrefix + uuid.NewString()
 	if err := r.store.Put(ctx, name, []byte("first")); err != nil {
-		return err
+		return fmt.Errorf("trying a conditional write (If-None-Match: *): %w", err)
 	}
 	err := r.store.Put(ctx, name, []byte("second"))
 	switch {
@@ -212,6 +212,8 @@ func (r *Repository) neverReplaces(ctx context.Context) error {
 		err = fmt.Errorf("%w: it replaces objects that are there: conditional writes (If-None-Match: *) are needed", errors.ErrUnsupported)
 	case errors.Is(err, remote.ErrExist):
 		err = nil
+	default:
+		err = fmt.Errorf("trying a conditional write (If-None-Match: *): %w", err)
 	}
 	if derr := r.store.Delete(ctx, name); derr != nil {
 		r.log.Info("deleting what a store was tried with", "err", derr)
