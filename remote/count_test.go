@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,6 +181,42 @@ func TestS3Waits(t *testing.T) {
 	expect("when it is there", 1, 1)
 	stat()
 	expect("after that", 2, 2)
+}
+
+// TestS3SentAgain: what the transport itself sends again, since the server had closed the
+// connection, are two requests.
+func TestS3SentAgain(t *testing.T) {
+	var seen atomic.Int64
+	var closed atomic.Bool
+	last := ""
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		if r.RemoteAddr == last && !closed.Swap(true) { // a connection that was used before
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close()
+			return
+		}
+		last = r.RemoteAddr
+		w.Header().Set("Last-Modified", time.Unix(1e9, 0).UTC().Format(http.TimeFormat))
+		_, _ = w.Write([]byte("0123456789"))
+	}))
+	defer srv.Close()
+	var count remote.Counter
+	s := openS3(t, remote.S3Config{Endpoint: srv.URL, Bucket: "bucket", Credentials: remote.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, Count: &count})
+	for !closed.Load() {
+		if data, err := s.Get(t.Context(), "a"); err != nil || len(data) != 10 {
+			t.Fatalf("%q, %v", data, err)
+		}
+	}
+	got, n := count.Requests(), seen.Load()
+	got.Ops = remote.Counts{}
+	if want := (remote.Requests{Server: true, Get: n, Failed: 1, Received: 10 * (n - 1), Waits: n}); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
 }
 
 // TestS3Count: what is counted is what the server sees.
