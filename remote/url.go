@@ -107,6 +107,9 @@ var errUserinfo = errors.New("credentials do not belong in a URL, which ends up 
 
 func parseURL(raw string) (Location, error) {
 	switch {
+	case raw == "~", strings.HasPrefix(raw, "~/"):
+		// No shell has put the home folder there: in quotes, behind --repo=, in a unit file.
+		return Location{}, fmt.Errorf("%q is not expanded here: write the path in full, or ./~ for a folder of that name", "~")
 	case raw == "":
 		return Location{}, errors.New("it is empty")
 	case strings.ContainsRune(raw, 0):

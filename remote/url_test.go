@@ -27,6 +27,8 @@ func TestParseURL(t *testing.T) {
 		{"/var/50%?a=b#c", remote.Location{Dir: "/var/50%?a=b#c"}, "/var/50%?a=b#c"},
 		{"repo", remote.Location{Dir: filepath.Join(wd, "repo")}, filepath.Join(wd, "repo")},
 		{"./s3:x", remote.Location{Dir: filepath.Join(wd, "s3:x")}, filepath.Join(wd, "s3:x")},
+		{"./~/repo", remote.Location{Dir: filepath.Join(wd, "~/repo")}, filepath.Join(wd, "~/repo")},
+		{"~repo", remote.Location{Dir: filepath.Join(wd, "~repo")}, filepath.Join(wd, "~repo")},
 		{"a:b", remote.Location{Dir: filepath.Join(wd, "a:b")}, filepath.Join(wd, "a:b")},
 		{"file:///var/repo", remote.Location{Dir: "/var/repo"}, "/var/repo"},
 		{"file://localhost/var/re%20po", remote.Location{Dir: "/var/re po"}, "/var/re po"},
@@ -78,6 +80,8 @@ func TestParseURL(t *testing.T) {
 func TestParseURLRefuses(t *testing.T) {
 	for _, test := range []struct{ raw, want string }{
 		{"", "empty"},
+		{"~", "the path in full"},
+		{"~/repo", "the path in full"},
 		{"a\x00b", "zero byte"},
 		{"file://", "no path"},
 		{"file://path", "not this machine"},

@@ -68,6 +68,7 @@ type keeping struct {
 	last    []byte // message
 	files   []*os.File
 	ended   bool
+	told    bool // by a signal, to stop
 	deaths  int
 	signals chan os.Signal
 }
@@ -150,7 +151,10 @@ func (k *keeping) watch(s *served) {
 				return
 			}
 		case <-k.signals:
-			// It is for both of us. The server unmounts, and tells us.
+			// It is for both of us. The server unmounts, and tells us. If it ends without,
+			// as by a second signal (a service manager sends one to each of us), it has been
+			// asked to.
+			k.told = true
 			unix.PidfdSendSignal(s.pidfd, unix.SIGTERM, nil, 0)
 		case <-dead:
 			dead = nil
@@ -181,7 +185,7 @@ func (k *keeping) forget() {
 // there is to be none.
 func (k *keeping) replace(s *served) *served {
 	for {
-		if k.ended || k.last == nil || k.unmounted(0) {
+		if k.ended || k.told || k.last == nil || k.unmounted(0) {
 			return nil
 		}
 		if k.deaths++; time.Since(s.since) > longEnough {

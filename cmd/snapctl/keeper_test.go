@@ -436,6 +436,35 @@ func TestKeeperSignals(t *testing.T) {
 	}
 }
 
+// TestKeeperTold: a keeper that was told to stop starts no other server, even if the
+// one that it passed that on to dies of something else.
+func TestKeeperTold(t *testing.T) {
+	k := newKeepTest(t)
+	m := k.mount()
+	k.kill(m.Pid, syscall.SIGSTOP)
+	k.kill(m.Keeper, syscall.SIGTERM)
+	passedOn := func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Pid))
+		k.must(err)
+		_, pending, _ := strings.Cut(string(b), "\nShdPnd:\t")
+		pending, _, _ = strings.Cut(pending, "\n")
+		bits, err := strconv.ParseUint(pending, 16, 64)
+		k.must(err)
+		return bits&(1<<(syscall.SIGTERM-1)) != 0
+	}
+	for began := time.Now(); !passedOn(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > tooLong {
+			t.Fatal("the server is not told")
+		}
+	}
+	k.kill(m.Pid, syscall.SIGKILL)
+	if !k.gone(m.Pid) || !k.gone(m.Keeper) {
+		t.Error("they are there")
+	}
+	k.until("it is dead", func(m *engine.MountStatus) bool { return m.State == engine.MountDead })
+	k.run("umount", "mnt")
+}
+
 // TestKeeperOverlay: what is mounted over the snapshot, and written to, survives.
 func TestKeeperOverlay(t *testing.T) {
 	k := newKeepTest(t)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -188,6 +190,9 @@ func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
 	case <-m.ServerEnded():
 		return nil
 	case <-ctx.Done():
+		// The keeper passes on a signal that may have gone to both: let the second not
+		// end us before all is unmounted.
+		signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		return a.endMount(m)
 	}
 }

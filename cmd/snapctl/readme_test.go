@@ -3,12 +3,16 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/snapctl/snapctl/engine"
 )
 
 func readme(t *testing.T) string {
@@ -90,14 +94,16 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
-// TestReadmeProgram: the program of README.md compiles.
+// TestReadmeProgram: the program of README.md runs, in places of this test's own, and
+// leaves nothing mounted.
 func TestReadmeProgram(t *testing.T) {
 	_, rest, ok := strings.Cut(readme(t), "```go\n")
 	program, _, ok2 := strings.Cut(rest, "```\n")
 	if !ok || !ok2 {
 		t.Fatal("there is none")
 	}
-	file := filepath.Join(t.TempDir(), "main.go")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "main.go")
 	if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +112,40 @@ func TestReadmeProgram(t *testing.T) {
 	}
 	if out, err := exec.CommandContext(t.Context(), "gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("gofmt: %v %s", err, out)
+	}
+
+	for old, name := range map[string]string{
+		"s3://bucket/prefix": "repo", "/var/lib/sandboxes": "state", "/work/app": "app", "/sandboxes/1": "fork",
+	} {
+		if strings.Count(program, strconv.Quote(old)) != 1 {
+			t.Fatalf("it does not name %s once", old)
+		}
+		program = strings.ReplaceAll(program, strconv.Quote(old), strconv.Quote(filepath.Join(dir, name)))
+	}
+	if err := errors.Join(os.WriteFile(file, []byte(program), 0o644), os.Mkdir(filepath.Join(dir, "app"), 0o755),
+		os.WriteFile(filepath.Join(dir, "app", "package.json"), []byte("{}\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	repo, err := engine.Init(t.Context(), filepath.Join(dir, "repo"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := repo.Close(); err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "main")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := exec.CommandContext(t.Context(), binary)
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
+	out, err := cmd.CombinedOutput()
+	if want := " 1 files\nat " + filepath.Join(dir, "fork") + "\n{}\n"; err != nil || !strings.HasSuffix(string(out), want) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil || strings.Contains(string(mounts), dir) {
+		t.Errorf("%v, or mounts are left:\n%s", err, mounts)
 	}
 }
 

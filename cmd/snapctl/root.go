@@ -82,11 +82,11 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		Version:       readVersion().Version,
 		SilenceErrors: true, // report prints them
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			a.started = true
 			if size := a.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.cacheSize == 0 {
 				if err := (*sizeFlag)(&a.cacheSize).Set(size); err != nil {
-					return &usageError{err: fmt.Errorf("SNAPCTL_CACHE_SIZE: %w", err)}
+					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
 				}
 			}
 			if err := a.readIdentities(); err != nil {
