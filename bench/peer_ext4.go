@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // ext4 is the kernel's own file system in an image file, filled by cp and
@@ -60,6 +62,12 @@ func (v ext4Vault) Mount(ctx context.Context, name, dir string) (mounted, error)
 // mountImage has the kernel mount an image, with a loop device that is freed
 // when it is unmounted.
 func (p place) mountImage(ctx context.Context, kind, image, dir string) (mounted, error) {
-	u, err := p.run(ctx, command{Args: []string{"mount", "-t", kind, "-o", "loop,ro", image, dir}})
-	return mounted{root: dir, usage: u}, err
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		u, err := p.run(ctx, command{Args: []string{"mount", "-t", kind, "-o", "loop,ro", image, dir}})
+		// The device of one that was unmounted a moment ago may not be free yet, and
+		// mount would take the same.
+		if err == nil || !strings.Contains(err.Error(), "busy") || time.Since(began) > patience || ctx.Err() != nil {
+			return mounted{root: dir, usage: u}, err
+		}
+	}
 }
