@@ -310,14 +310,15 @@ func TestSegmentNotWritten(t *testing.T) {
 		p := newPlace(t)
 		r := p.init()
 		src := p.files("src", map[string]string{"f": string(random(1, 100_000))})
-		whole := r.store
+		store := switchable(r)
+		whole := store.get()
 		other := "manifests/"
 		if which == other {
 			other = segmentPrefix
 		}
 		arrived := make(chan struct{})
 		var once sync.Once
-		r.store = remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
+		faulty := remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
 			if op == remote.OpPut && strings.HasPrefix(name, which) {
 				// The other first, if it does not wait for this one.
 				select {
@@ -328,13 +329,13 @@ func TestSegmentNotWritten(t *testing.T) {
 			}
 			return remote.Fault{}
 		})
-		r.store = &afterPut{r.store, func(name string) {
+		store.set(&afterPut{faulty, func(name string) {
 			if strings.HasPrefix(name, other) {
 				once.Do(func() { close(arrived) })
 			}
-		}}
+		}})
 		res, err := r.Create(t.Context(), src, nil)
-		r.store = whole
+		store.set(whole)
 		all, lerr := r.List(t.Context(), nil)
 		must(t, lerr)
 		switch {
@@ -373,6 +374,7 @@ func TestWrongBytes(t *testing.T) {
 				t.Run(fmt.Sprintf("%s %s %v", name, prefix, op), func(t *testing.T) {
 					p := newPlace(t)
 					r := p.init()
+					store := switchable(r)
 					if op == remote.OpGet { // both ways to read a tree pack
 						r.dir = ""
 					}
@@ -381,15 +383,15 @@ func TestWrongBytes(t *testing.T) {
 					must(t, os.RemoveAll(r.cache.dir+"/tree"))
 					dst := p.files("dst", map[string]string{"old": "tree"})
 					before := scan(t, dst)
-					whole := r.store
+					whole := store.get()
 					var hit atomic.Int64
-					r.store = remote.NewFaulty(whole, func(o remote.Op, n string) remote.Fault {
+					store.set(remote.NewFaulty(whole, func(o remote.Op, n string) remote.Fault {
 						if o == op && strings.HasPrefix(n, prefix) {
 							hit.Add(1)
 							return fault
 						}
 						return remote.Fault{}
-					})
+					}))
 					_, err := r.Restore(t.Context(), id, dst, &RestoreOptions{Delete: true})
 					if hit.Load() == 0 {
 						t.Skip("no such request")
@@ -405,7 +407,7 @@ func TestWrongBytes(t *testing.T) {
 						t.Errorf("error is %v", err)
 					}
 					compare(t, before, scan(t, dst))
-					r.store = whole
+					store.set(whole)
 					restore(t, r, id, dst, &RestoreOptions{Delete: true})
 					compare(t, scan(t, src), scan(t, dst))
 				})
@@ -420,12 +422,13 @@ func TestPutIsDamaged(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
 	src := manyFiles(p, "src")
-	whole := r.store
-	r.store = remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
+	store := switchable(r)
+	whole := store.get()
+	store.set(remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
 		return remote.Fault{Corrupt: op == remote.OpPut && strings.HasPrefix(name, "packs/")}
-	})
+	}))
 	id := complete(t, r, src, nil).ID.String()
-	r.store = whole
+	store.set(whole)
 	if _, err := r.Restore(t.Context(), id, p.path("out"), nil); !errors.Is(err, ErrIntegrity) {
 		t.Error(err)
 	}
@@ -495,18 +498,19 @@ func TestForeignObjects(t *testing.T) {
 func TestUnreadableRepository(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
+	store := switchable(r)
 	src := p.files("src", map[string]string{"f": "1"})
 	complete(t, r, src, nil)
-	whole := r.store
+	whole := store.get()
 	for _, op := range []remote.Op{remote.OpList, remote.OpGet, remote.OpReadAt} {
 		var refused atomic.Int64
-		r.store = remote.NewFaulty(whole, func(o remote.Op, name string) remote.Fault {
+		store.set(remote.NewFaulty(whole, func(o remote.Op, name string) remote.Fault {
 			if o == op {
 				refused.Add(1)
 				return remote.Fault{Err: remote.ErrAccess}
 			}
 			return remote.Fault{}
-		})
+		}))
 		must(t, os.RemoveAll(r.cache.dir))
 		if all, err := r.List(t.Context(), nil); err == nil && refused.Load() > 0 {
 			t.Errorf("%v fails: list gives %v", op, all)
@@ -521,12 +525,12 @@ func TestUnreadableRepository(t *testing.T) {
 			t.Errorf("%v fails: create gives %v", op, res)
 		}
 	}
-	r.store = remote.NewFaulty(whole, func(o remote.Op, name string) remote.Fault {
+	store.set(remote.NewFaulty(whole, func(o remote.Op, name string) remote.Fault {
 		if o == remote.OpList {
 			return remote.Fault{Err: io.ErrUnexpectedEOF, Entries: 1}
 		}
 		return remote.Fault{}
-	})
+	}))
 	if all, err := r.List(t.Context(), nil); err == nil {
 		t.Errorf("a list that breaks off gives %v", all)
 	}

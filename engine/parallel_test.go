@@ -201,12 +201,13 @@ func TestCancelKeepsUploads(t *testing.T) {
 			for i := range 5 {
 				write(t, fmt.Sprintf("%s/%d", src, i), random(uint64(i), 9<<20))
 			}
-			whole := r.store
+			store := switchable(r)
+			whole := store.get()
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var mu sync.Mutex
 			packs := 0
-			r.store = &afterPut{remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
+			store.set(&afterPut{remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
 				mu.Lock()
 				defer mu.Unlock()
 				if why == "failed" && op == remote.OpPut && strings.HasPrefix(name, "packs/") && packs >= 3 {
@@ -221,11 +222,11 @@ func TestCancelKeepsUploads(t *testing.T) {
 						cancel()
 					}
 				}
-			}}
+			}})
 			if _, err := r.Create(ctx, src, nil); err == nil {
 				t.Fatal("it was not interrupted")
 			}
-			r.store = whole
+			store.set(whole)
 			var total int64
 			for i := range 5 {
 				total += int64(len(random(uint64(i), 9<<20)))
