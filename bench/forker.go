@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 )
 
 // A forker is a way to have writable copies of a snapshot, and to save what is
@@ -26,6 +24,8 @@ type forker struct {
 }
 
 func (f forker) Name() string { return f.name }
+
+func (f forker) needs() (programs []string, root bool) { return f.programs, f.root }
 
 // A forkable is a vault whose snapshots can be had as folders to write in.
 type forkable interface {
@@ -62,27 +62,6 @@ type saver struct {
 // forkPeers are all forkers but snapctl, in the order of the tables.
 func forkPeers() []forker {
 	return []forker{overlay, forkByCopy(cp{}), forkByCopy(restic{})}
-}
-
-// installedForkers picks the peers to run: those of the names, or all if names
-// is nil, as far as this machine has them and lets us. missing says of the
-// others why not.
-func installedForkers(names []string) (found []forker, missing []string) {
-	for _, f := range forkPeers() {
-		if names != nil && !slices.Contains(names, f.name) {
-			continue
-		}
-		if i := slices.IndexFunc(f.programs, func(p string) bool { _, err := exec.LookPath(p); return err != nil }); i >= 0 {
-			missing = append(missing, f.name+" (no "+f.programs[i]+")")
-			continue
-		}
-		if f.root && os.Geteuid() != 0 {
-			missing = append(missing, f.name+" (only root may mount it)")
-			continue
-		}
-		found = append(found, f)
-	}
-	return found, missing
 }
 
 // forkByCopy makes a forker of a tool that writes everything out.

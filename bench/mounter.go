@@ -26,6 +26,8 @@ type mounter struct {
 
 func (m mounter) Name() string { return m.name }
 
+func (m mounter) needs() (programs []string, root bool) { return m.programs, m.root }
+
 // A mountable is a vault that can show what it keeps.
 type mountable interface {
 	Create(ctx context.Context, name, tree string) (usage, error)
@@ -73,27 +75,6 @@ func (v *inPlace) Create(_ context.Context, _, tree string) (usage, error) {
 
 func (v *inPlace) Mount(context.Context, string, string) (mounted, error) {
 	return mounted{root: v.tree}, nil
-}
-
-// installedMounters picks the peers to run: those of the names, or all if
-// names is nil, as far as this machine has them and lets us. missing says of
-// the others why not.
-func installedMounters(names []string) (found []mounter, missing []string) {
-	for _, m := range mountPeers() {
-		if names != nil && !slices.Contains(names, m.name) {
-			continue
-		}
-		if i := slices.IndexFunc(m.programs, func(p string) bool { _, err := exec.LookPath(p); return err != nil }); i >= 0 {
-			missing = append(missing, m.name+" (no "+m.programs[i]+")")
-			continue
-		}
-		if m.root && os.Geteuid() != 0 {
-			missing = append(missing, m.name+" (only root may mount it)")
-			continue
-		}
-		found = append(found, m)
-	}
-	return found, missing
 }
 
 // cannotMount says why snapctl cannot mount anything here, if so.

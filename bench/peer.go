@@ -128,6 +128,34 @@ func installed(names []string) (found []tool, missing []string) {
 	return found, missing
 }
 
+// A needy peer can do its work only where there are some programs, or as root.
+type needy interface {
+	named
+	needs() (programs []string, root bool)
+}
+
+// pick picks the peers to run of a suite that mounts: those of the names, or all if
+// names is nil, as far as this machine has them and lets us. missing says of the
+// others why not.
+func pick[T needy](peers []T, names []string) (found []T, missing []string) {
+	for _, peer := range peers {
+		if names != nil && !slices.Contains(names, peer.Name()) {
+			continue
+		}
+		programs, root := peer.needs()
+		if i := slices.IndexFunc(programs, func(p string) bool { _, err := exec.LookPath(p); return err != nil }); i >= 0 {
+			missing = append(missing, peer.Name()+" (no "+programs[i]+")")
+			continue
+		}
+		if root && os.Geteuid() != 0 {
+			missing = append(missing, peer.Name()+" (only root may mount it)")
+			continue
+		}
+		found = append(found, peer)
+	}
+	return found, missing
+}
+
 // content says what a folder holds, enough to notice a restore that did not
 // do its work.
 type content struct {

@@ -45,7 +45,7 @@ type forkSuite struct {
 
 func (b *bench) newForkSuite(ctx context.Context) (*forkSuite, error) {
 	s := &forkSuite{bench: b, tree: b.trees[0], tools: []forker{b.forkerOf(b.ours)}}
-	found, missing := installedForkers(b.o.peers)
+	found, missing := pick(forkPeers(), b.o.peers)
 	if b.o.smoke && b.o.peers == nil {
 		found = slices.DeleteFunc(found, func(f forker) bool { return slowToStart(f.name) })
 	}

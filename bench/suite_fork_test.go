@@ -55,7 +55,7 @@ func TestSmokeOfForks(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if _, missing := installedForkers([]string{overlay.name}); len(missing) == 0 {
+	if _, missing := pick(forkPeers(), []string{overlay.name}); len(missing) == 0 {
 		for _, tool := range []string{saveWhole, saveUpper, saveUpperTar} {
 			if x := rep.Samples.where(at{suiteNameFork, workSaveLine, tool}.has); len(x) == 0 || x[0].Added == 0 {
 				t.Errorf("%s saved nothing", tool)

@@ -51,7 +51,7 @@ const dropFile = "/proc/sys/vm/drop_caches"
 
 func (b *bench) newMountSuite(ctx context.Context) (*mountSuite, error) {
 	s := &mountSuite{bench: b, tools: []mounter{mounterOf(b.ours, false)}}
-	found, missing := installedMounters(b.o.peers)
+	found, missing := pick(mountPeers(), b.o.peers)
 	if b.o.smoke && b.o.peers == nil {
 		found = slices.DeleteFunc(found, func(m mounter) bool { return m.slow })
 	}

@@ -138,7 +138,15 @@ func appendNoise(b []byte, rng *rand.Rand, size int) []byte {
 }
 
 // copyFile copies a file's bytes.
-func copyFile(from, to string) (err error) {
+func copyFile(from, to string) error {
+	return copyBy(from, to, func(out io.Writer, in io.Reader) error {
+		_, err := io.Copy(out, in)
+		return err
+	})
+}
+
+// copyBy has copy make a file of another.
+func copyBy(from, to string, copy func(out io.Writer, in io.Reader) error) (err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -149,6 +157,5 @@ func copyFile(from, to string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, in)
-	return err
+	return copy(out, in)
 }

@@ -32,35 +32,27 @@ var insertWorkload = workload{
 
 // copyWithInserts copies a file of that size and inserts something of 1 to 9 KB
 // in so many places.
-func copyWithInserts(from, to string, size int64, inserts int) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
+func copyWithInserts(from, to string, size int64, inserts int) error {
 	rng := rand.New(rand.NewPCG(13, 14))
 	places := make([]int64, inserts)
 	for i := range places {
 		places[i] = size/10 + rng.Int64N(size*8/10)
 	}
 	slices.Sort(places)
-	at := int64(0)
-	for _, place := range places {
-		if _, err := io.CopyN(out, in, place-at); err != nil {
-			return err
+	return copyBy(from, to, func(out io.Writer, in io.Reader) error {
+		at := int64(0)
+		for _, place := range places {
+			if _, err := io.CopyN(out, in, place-at); err != nil {
+				return err
+			}
+			at = place
+			if _, err := out.Write(appendNoise(nil, rng, 1000+rng.IntN(8000))); err != nil {
+				return err
+			}
 		}
-		at = place
-		if _, err := out.Write(appendNoise(nil, rng, 1000+rng.IntN(8000))); err != nil {
-			return err
-		}
-	}
-	_, err = io.Copy(out, in)
-	return err
+		_, err := io.Copy(out, in)
+		return err
+	})
 }
 
 // binariesWorkload is many large files, every other one of which cannot be
