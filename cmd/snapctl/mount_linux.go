@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -179,7 +178,7 @@ func (a *app) mountHint(err error, folder string) error {
 
 // told has what happens to a mount said.
 func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
-	opts.Fail = (&failures{app: a}).tell
+	opts.Fail = (&failures{a.console, seldom{now: time.Now}}).tell
 	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
 	return &opts
 }
@@ -209,30 +208,20 @@ func (a *app) endMount(m *engine.Mount) error {
 
 // failures tells of requests that failed, but not of all of many.
 type failures struct {
-	app *app
-
-	mu     sync.Mutex
-	last   time.Time
-	unsaid int64
+	console *console
+	seldom
 }
 
-// failuresEvery is how often one is told of.
-const failuresEvery = time.Second
-
 func (f *failures) tell(op, path string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
-	if now.Sub(f.last) < failuresEvery {
-		f.unsaid++
+	unsaid, ok := f.may()
+	if !ok {
 		return
 	}
-	s := fmt.Sprintf("%s %s of %s: %v", now.Format(time.RFC3339), op, quoted(path), err)
-	if f.unsaid > 0 {
-		s += fmt.Sprintf(" (and %s before)", plural(f.unsaid, "other"))
+	s := fmt.Sprintf("%s %s of %s: %v", f.now().Format(time.RFC3339), op, quoted(path), err)
+	if unsaid > 0 {
+		s += fmt.Sprintf(" (and %s before)", plural(unsaid, "other"))
 	}
-	f.last, f.unsaid = now, 0
-	f.app.console.line(s)
+	f.console.line(s)
 }
 
 // A prefetchFlag is a word for what a mount fetches ahead.

@@ -11,7 +11,7 @@ import (
 func TestRetries(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(1e9, 0)
-	r := retries{console: &console{out: &out}, now: func() time.Time { return now }}
+	r := retries{console: &console{out: &out}, seldom: seldom{now: func() time.Time { return now }}}
 	for _, name := range []string{"config", "manifests", "notes"} {
 		r.tell(errors.New(name), 400*time.Millisecond)
 	}

@@ -321,7 +321,7 @@ func (a *app) engineOptions() *engine.Options {
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
 	if !a.quiet && a.verbose == 0 { // the log has them
-		r := &retries{console: a.console, now: a.now}
+		r := &retries{console: a.console, seldom: seldom{now: a.now}}
 		opts.OnRetry = r.tell
 	}
 	return &opts
