@@ -53,6 +53,26 @@ func newLeased(t *testing.T) *leased {
 	return l
 }
 
+// write waits until a lease is being written, and has that end with err.
+func (l *leased) write(err error) {
+	l.Helper()
+	select {
+	case l.wrote <- err:
+	case <-time.After(tooLong):
+		l.Fatal("no lease is written")
+	}
+}
+
+// refresh waits until the lease that was being written is, and asks for the next one.
+func (l *leased) refresh() {
+	l.Helper()
+	select {
+	case l.tick <- time.Time{}:
+	case <-time.After(tooLong):
+		l.Fatal("nobody waits for the time of the next lease")
+	}
+}
+
 // one gives the name of the only lease.
 func (l *leased) one() string {
 	l.Helper()
@@ -78,14 +98,14 @@ func TestLease(t *testing.T) {
 	if n := len(leases(t, l.mem, l.id)); n != 0 {
 		t.Errorf("%d leases", n)
 	}
-	l.wrote <- nil
-	l.tick <- time.Time{} // so the first is there
+	l.write(nil)
+	l.refresh() // so the first is there
 	name := l.one()
 	before, err := l.mem.Stat(t.Context(), name)
 	must(t, err)
-	l.wrote <- nil
-	l.tick <- time.Time{}
-	l.wrote <- nil
+	l.write(nil)
+	l.refresh()
+	l.write(nil)
 	after, err := l.mem.Stat(t.Context(), l.one())
 	must(t, err)
 	if l.one() != name || !after.ModTime.After(before.ModTime) {
@@ -96,13 +116,13 @@ func TestLease(t *testing.T) {
 	must(t, other.Unmount(false))
 	// Deleted by somebody.
 	must(t, l.mem.Delete(t.Context(), name))
-	l.tick <- time.Time{}
-	l.wrote <- nil
-	l.tick <- time.Time{}
+	l.refresh()
+	l.write(nil)
+	l.refresh()
 	if l.one() != name {
 		t.Error("another name")
 	}
-	l.wrote <- nil
+	l.write(nil)
 	// The snapshot is removed: what it needs is known still.
 	if _, err := l.repo.Remove(t.Context(), l.id.String()); err != nil {
 		t.Fatal(err)
@@ -131,22 +151,22 @@ func TestLeaseTrouble(t *testing.T) {
 	warned := make(chan error, 10)
 	m := mountAt(t, l.repo, l.id, l.path("mnt"), &MountOptions{Warn: func(err error) { warned <- err }})
 	for range 3 {
-		l.wrote <- remote.ErrAccess
-		l.tick <- time.Time{}
+		l.write(remote.ErrAccess)
+		l.refresh()
 	}
 	if len(warned) != 1 || !errors.Is(<-warned, remote.ErrAccess) {
 		t.Errorf("%d warnings more", len(warned))
 	}
 	sameFile(t, m.Dir+"/dir/1", l.content["dir/1"])
-	l.wrote <- nil
-	l.tick <- time.Time{}
+	l.write(nil)
+	l.refresh()
 	l.one()
-	l.wrote <- remote.ErrAccess
-	l.tick <- time.Time{}
+	l.write(remote.ErrAccess)
+	l.refresh()
 	if len(warned) != 1 {
 		t.Errorf("%d warnings", len(warned))
 	}
-	l.wrote <- nil
+	l.write(nil)
 	must(t, m.Unmount(false))
 }
 
