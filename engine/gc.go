@@ -203,6 +203,7 @@ func (c *collector) tellTime(ctx context.Context) error {
 	}
 	name := clockPrefix + id.String()
 	c.clock = name
+	began := c.repo.uptime()
 	if err := c.repo.store.Put(ctx, name, nil); err != nil {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
@@ -211,6 +212,7 @@ func (c *collector) tellTime(ctx context.Context) error {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
 	c.now = info.ModTime
+	c.repo.hearTime(c.now, began)
 	return nil
 }
 

@@ -65,7 +65,7 @@ func (y *yard) enterWith(state string) *Repository {
 	o.Now, o.StateDir = y.now, state
 	r, err := Open(context.Background(), "", o)
 	must(y, err)
-	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
+	r.setUptime(func() time.Duration { return y.now().Sub(time.Unix(0, 0)) })
 	y.Cleanup(func() { r.Close() })
 	return r
 }

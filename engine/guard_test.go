@@ -345,7 +345,7 @@ func TestCreateFromSeenBefore(t *testing.T) {
 	r, err := Open(t.Context(), "", o)
 	must(t, err)
 	defer r.Close()
-	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
+	r.setUptime(func() time.Duration { return y.now().Sub(time.Unix(0, 0)) })
 	_, err = r.ahead.get[id.ObjectName()](t.Context()) // it has come
 	must(t, err)
 	must(t, y.remove(other, id))

@@ -72,12 +72,15 @@ type S3 struct {
 	transport http.RoundTripper
 	region    string
 	agent     string
+
+	dates dates
 }
 
 var (
 	_ Store    = (*S3)(nil)
 	_ Replacer = (*S3)(nil)
 	_ Resumer  = (*S3)(nil)
+	_ Clock    = (*S3)(nil)
 )
 
 // OpenS3 gives the store in a bucket. It looks for credentials ([ErrAccess]
@@ -119,7 +122,7 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	if err := getCredentials(ctx, creds); err != nil {
 		return fail(err)
 	}
-	s.creds, s.transport, s.region, s.agent = creds, roundTripper{c.Transport}, c.Region, c.UserAgent
+	s.creds, s.transport, s.region, s.agent = creds, roundTripper{c.Transport, &s.dates}, c.Region, c.UserAgent
 	core, err := minio.NewCore(host, &minio.Options{
 		Creds:        creds,
 		Secure:       s.secure,

@@ -121,12 +121,14 @@ func withAnswer(ctx context.Context) (context.Context, *answer) {
 
 // roundTripper looks at responses before minio does.
 type roundTripper struct {
-	next http.RoundTripper
+	next  http.RoundTripper
+	dates *dates
 }
 
 var errClosed = errors.New("the server closed the connection before it answered")
 
 func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	sent := time.Now()
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -134,6 +136,7 @@ func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	t.dates.hear(resp, sent)
 	if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
 		a.status = resp.StatusCode
 		a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
