@@ -269,6 +269,19 @@ func TestKeptClocks(t *testing.T) {
 	}
 }
 
+// TestClockIDs: ids, by whose order a name leads to the newest, go by the store's clock too.
+func TestClockIDs(t *testing.T) {
+	for _, ahead := range clocksOff {
+		w, _ := emptyRepo(t)
+		w.mem.Now = func() time.Time { return time.Now().Add(ahead) }
+		r := w.open()
+		s := complete(t, r, w.files("src", map[string]string{"f": "1"}), nil)
+		if now := w.mem.Now(); !about(s.ID.Time(), now) || !about(s.CreatedAt, now) {
+			t.Errorf("%v ahead: made %v, id of %v", ahead, s.CreatedAt, s.ID.Time())
+		}
+	}
+}
+
 // TestClockStopped: what the store said before this process was stopped for long says
 // nothing of what time it is.
 func TestClockStopped(t *testing.T) {
