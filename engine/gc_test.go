@@ -84,6 +84,11 @@ func (y *yard) gc(r *Repository, opts *GCOptions) *GCReport {
 	y.Helper()
 	rep, err := r.GC(context.Background(), opts)
 	must(y, err)
+	for _, w := range rep.Waiting {
+		if w.From.Before(rep.Time) {
+			y.Errorf("at %v something waits for %v", rep.Time, w.From)
+		}
+	}
 	return rep
 }
 
