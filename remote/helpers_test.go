@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 	}
 	os.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
+	os.Setenv("AWS_CONFIG_FILE", os.DevNull)
 	remotetest.Prepare("versitygw")
 	os.Exit(m.Run())
 }
