@@ -340,9 +340,30 @@ func (s *S3) stat(ctx context.Context, name string) (minio.ObjectInfo, error) {
 	if err := begin(ctx, name); err != nil {
 		return minio.ObjectInfo{}, err
 	}
-	ctx, answer := withAnswer(ctx)
-	info, err := s.core.StatObject(ctx, s.bucket, s.prefix+name, minio.StatObjectOptions{})
-	return info, s.mapErr(ctx, answer, err)
+	rctx, answer := withAnswer(ctx)
+	info, err := s.core.StatObject(rctx, s.bucket, s.prefix+name, minio.StatObjectOptions{})
+	if err = s.mapErr(ctx, answer, err); err != nil && answer.refusedUnexplained() {
+		if why := s.askWhy(ctx, name); why != nil {
+			err = why
+		}
+	}
+	return info, err
+}
+
+// askWhy gives the error of a request whose answer says why it is refused, as that of a
+// HEAD cannot: it has no body. nil if that one is not refused.
+func (s *S3) askWhy(ctx context.Context, name string) error {
+	var opts minio.GetObjectOptions
+	if err := opts.SetRange(0, 0); err != nil {
+		return err
+	}
+	rctx, answer := withAnswer(ctx)
+	body, _, _, err := s.core.GetObject(rctx, s.bucket, s.prefix+name, opts)
+	if err != nil {
+		return s.mapErr(ctx, answer, err)
+	}
+	body.Close()
+	return nil
 }
 
 // List is [Store.List].
