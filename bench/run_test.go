@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // The test binary stands in for the program when that starts itself.
@@ -22,10 +25,15 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	if removeAfterTests != "" {
-		os.RemoveAll(removeAfterTests)
+	flag.Parse()
+	remotetest.Prepare("versitygw", "server")
+	dir, err := os.MkdirTemp("", "snapctl-bench-test-")
+	if err != nil {
+		panic(err)
 	}
+	built.program, built.err = buildSnapctl(dir)
+	code := m.Run()
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 

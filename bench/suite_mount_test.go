@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,32 +26,31 @@ func needMounts(t *testing.T) {
 	}
 }
 
-// realSnapctl builds the program, once for all tests. TestMain removes it.
+// realSnapctl gives the program, which TestMain has built: that takes longer than a test.
 func realSnapctl(t *testing.T) string {
 	t.Helper()
-	program, err := builtSnapctl()
-	if err != nil {
-		t.Fatal(err)
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	return program
+	return built.program
 }
 
-var builtSnapctl = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "snapctl-bench-test-")
-	if err != nil {
-		return "", err
-	}
+// built is set by TestMain.
+var built struct {
+	program string
+	err     error
+}
+
+func buildSnapctl(dir string) (string, error) {
 	program := filepath.Join(dir, ours)
-	removeAfterTests = dir
-	out, err := exec.Command("go", "build", "-o", program, "github.com/snapctl/snapctl/cmd/snapctl").CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.Background(), tooLong)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/snapctl/snapctl/cmd/snapctl").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
 	return program, nil
-})
-
-// removeAfterTests is a folder that outlives a test.
-var removeAfterTests string
+}
 
 // leavesNothing fails for a mount, loop device or process that is left in a
 // folder when the test ends.

@@ -19,13 +19,18 @@ type Changes struct {
 	SetTags    map[string]string // beside those that there are, or instead
 	RemoveTags []string          // that a snapshot does not have one is no error
 	// Until is when they expire from now on, sooner or later than they would have; zero
-	// leaves that as it is. It takes a pin away.
+	// leaves that as it is. It takes a pin away. TTL is the same, so much later than it is
+	// now by the clock of the repository.
 	Until time.Time
+	TTL   time.Duration
 	// Pin has them never expire, and be kept by Prune.
 	Pin bool
 	// Unpin takes that back: they still do not expire, but Prune may choose them.
 	Unpin bool
 }
+
+// lifetime reports whether they say when snapshots expire.
+func (c *Changes) lifetime() bool { return !c.Until.IsZero() || c.TTL != 0 || c.Pin || c.Unpin }
 
 func (c *Changes) check(now time.Time) error {
 	if c.Name != nil && *c.Name != "" {
@@ -47,7 +52,7 @@ func (c *Changes) check(now time.Time) error {
 		}
 	}
 	lifetimes := 0
-	for _, asked := range []bool{!c.Until.IsZero(), c.Pin, c.Unpin} {
+	for _, asked := range []bool{!c.Until.IsZero(), c.TTL != 0, c.Pin, c.Unpin} {
 		if asked {
 			lifetimes++
 		}
@@ -55,12 +60,19 @@ func (c *Changes) check(now time.Time) error {
 	switch {
 	case lifetimes > 1:
 		return fmt.Errorf("%w: more than one of a time to expire, a pin, and none", ErrInvalid)
+	case c.TTL < 0:
+		return fmt.Errorf("%w: time to live of %v", ErrInvalid, c.TTL)
 	case !c.Until.IsZero() && !c.Until.After(now):
-		return fmt.Errorf("%w: %s is not in the future", ErrInvalid, c.Until.Format(timeFormat))
+		return errPast(c.Until, now)
 	case lifetimes == 0 && c.Name == nil && len(c.SetTags)+len(c.RemoveTags) == 0:
 		return fmt.Errorf("%w: nothing to change", ErrInvalid)
 	}
 	return nil
+}
+
+// errPast says that a time at which something is to expire is none.
+func errPast(until, now time.Time) error {
+	return fmt.Errorf("%w: %s is not in the future: it is %s by the clock of the repository", ErrInvalid, until.Format(timeFormat), now.Format(timeFormat))
 }
 
 // note is what must be written for a snapshot to be as asked; nil for nothing.
@@ -109,8 +121,17 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 	if c == nil {
 		c = &Changes{}
 	}
-	if err := c.check(r.now()); err != nil {
+	if c.lifetime() {
+		r.askTime(ctx)
+	}
+	now := r.time()
+	if err := c.check(now); err != nil {
 		return nil, err
+	}
+	if c.TTL > 0 {
+		until := *c
+		until.Until, until.TTL = now.Add(c.TTL), 0
+		c = &until
 	}
 	var all []*Snapshot
 	x := r.newResolver(ctx, len(refs))
@@ -154,7 +175,7 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {
 			return err
 		}
-		if err := r.checkExpiry(s); err != nil { // that may have taken a while
+		if err := r.checkExpiry(ctx, s); err != nil { // that may have taken a while
 			return err
 		}
 	}
@@ -179,7 +200,10 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 func (r *Repository) keepLonger(ctx context.Context, s *Snapshot, l *manifest.Lifetime) (copied bool, err error) {
 	id := s.ID
 	class := time.Duration(id.Class().Days()) * 24 * time.Hour
-	if class == 0 || !l.Expires.IsZero() && !l.Expires.After(s.CreatedAt.Add(class)) {
+	// A rule of the bucket counts from its own clock, which that of the maker may have been
+	// ahead of.
+	known := !fromFuture(s, r.time())
+	if class == 0 || known && !l.Expires.IsZero() && !l.Expires.After(s.CreatedAt.Add(class)) {
 		return false, nil
 	}
 	if _, err := r.store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
@@ -241,6 +265,9 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 		return err
 	case written.IsZero():
 		return nil // another change has taken its place already, and was confirmed
+	}
+	if at := n.Lifetime.Expires; !at.IsZero() && !at.After(written) {
+		return errPast(at, written)
 	}
 	old, err := r.before(ctx, n, before)
 	if err != nil || old.ExpiresAt == nil {

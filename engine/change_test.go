@@ -250,7 +250,7 @@ func TestExtendTooLate(t *testing.T) {
 	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: clock})
 	must(t, err)
 	defer r.Close()
-	r.uptime = func() time.Duration { return time.Duration(up.Load()) }
+	r.setUptime(func() time.Duration { return time.Duration(up.Load()) })
 	src := p.files("src", map[string]string{"f": "1"})
 	for _, c := range []struct {
 		ahead   time.Duration

@@ -121,9 +121,14 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 			}
 		}
 	}
+	to.askTime(ctx)
 	var all []*Snapshot
 	seen := map[manifest.ID]bool{}
-	for _, s := range found {
+	for i, s := range found {
+		// The clocks of the two may differ, and garbage collection there goes by that one.
+		if err := to.checkExpiry(ctx, s); err != nil {
+			return nil, nil, fmt.Errorf("snapshot %s: %w by the clock of repository%s", printable(refs[i]), err, to.where())
+		}
 		if !seen[s.ID] {
 			seen[s.ID] = true
 			all = append(all, s)

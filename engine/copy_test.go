@@ -213,10 +213,11 @@ func TestCopyNotes(t *testing.T) {
 	must(t, err)
 	later := func() time.Time { return time.Now().Add(48 * time.Hour) }
 	there, to := emptyRepo(t)
-	from.now, to.now = later, later
+	setClocks(from, later)
+	setClocks(to, later)
 	copyTo(t, from, to, id)
 	next := there.open()
-	next.now = later
+	setClocks(next, later)
 	s, err := next.Get(t.Context(), "new")
 	must(t, err)
 	if s.ID != id || !s.Pinned || s.Tags["a"] != "b" || s.ExpiresAt != nil {
@@ -696,7 +697,7 @@ func TestCopyRefused(t *testing.T) {
 	src := w.files("src", map[string]string{"f": "1"})
 	good := complete(t, from, src, &CreateOptions{Name: "good"}).ID
 	late := complete(t, from, src, &CreateOptions{TTL: time.Hour}).ID
-	from.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	setClocks(from, func() time.Time { return time.Now().Add(2 * time.Hour) })
 	for name, c := range map[string]struct {
 		to   *Repository
 		refs []string

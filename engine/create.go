@@ -276,6 +276,7 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 
 // finish commits: the index segment and the manifest, when all packs are there.
 func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, error) {
+	c.repo.askTime(ctx)
 	info, err := c.info(asm)
 	if err != nil {
 		return nil, err
@@ -297,14 +298,16 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {
-	now := c.repo.now()
-	class := manifest.ClassFor(c.opts.TTL)
+	now := c.repo.time()
 	i := &manifest.Info{
-		ID: manifest.NewID(class), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
+		ID: manifest.NewID(manifest.ClassFor(c.opts.TTL)), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
 		Host: label(os.Hostname()), User: userName(), Version: c.repo.ver,
 		Files: asm.files, Bytes: asm.bytes,
 		NewBytes: asm.newBytes, StoredBytes: uint64(c.up.storedBytes()),
 		Skipped: uint64(c.sockets.Load()), Unreadable: uint64(len(c.problems.all)),
+	}
+	if c.repo.skew() != 0 {
+		i.ID = i.ID.At(now) // ids sort by time, and those of other machines do not go by this clock
 	}
 	if c.opts.TTL > 0 {
 		i.Expires = now.Add(c.opts.TTL)

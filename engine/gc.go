@@ -203,6 +203,7 @@ func (c *collector) tellTime(ctx context.Context) error {
 	}
 	name := clockPrefix + id.String()
 	c.clock = name
+	began := c.repo.uptime()
 	if err := c.repo.store.Put(ctx, name, nil); err != nil {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
@@ -211,6 +212,7 @@ func (c *collector) tellTime(ctx context.Context) error {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
 	c.now = info.ModTime
+	c.repo.hearTime(c.now, began)
 	return nil
 }
 
@@ -287,16 +289,20 @@ func (c *collector) count() {
 		case p.stone == nil:
 			c.report.Young.add(p.size)
 		}
-		if p.stone != nil && len(p.moved) == 0 && (p.live || p.leased) {
+		if c.revived(p) {
 			c.report.Revived.add(p.size)
 		}
 	}
 	waiting := map[time.Time]*GCWaiting{}
 	for _, p := range c.packs {
-		if !p.there || p.dead || p.stone == nil || (p.live || p.leased) && len(p.moved) == 0 {
+		if !p.there || p.dead || p.stone == nil || c.revived(p) {
 			continue
 		}
+		// What this run leaves for the snapshots that it removes the next one frees.
 		from := c.freeFrom(p.stone)
+		if from.Before(c.now) {
+			from = c.now
+		}
 		w := waiting[from]
 		if w == nil {
 			w = &GCWaiting{From: from}
@@ -308,6 +314,13 @@ func (c *collector) count() {
 		c.report.Waiting = append(c.report.Waiting, *w)
 	}
 	slices.SortFunc(c.report.Waiting, func(a, b GCWaiting) int { return a.From.Compare(b.From) })
+}
+
+// revived reports whether a doomed pack is needed after all, so that no run that is known
+// of frees it: of one that was repacked, whether the sweep found that something of it is not
+// where it was moved to.
+func (c *collector) revived(p *packState) bool {
+	return p.stone != nil && (p.live || p.leased) && (len(p.moved) == 0 || c.ripe(p.stone))
 }
 
 // freeFrom is when what a tombstone names can be deleted.

@@ -184,8 +184,12 @@ func TestGCRepackRaced(t *testing.T) {
 	want := scan(t, dir)
 	for range 3 {
 		y.pass(yardGrace + time.Second)
-		if rep := y.gc(r, nil); rep.Freed.Packs != 0 || !y.has(pack) {
+		rep := y.gc(r, nil)
+		if rep.Freed.Packs != 0 || !y.has(pack) {
 			t.Fatalf("%+v", rep)
+		}
+		if rep.Revived.Packs != 1 || len(rep.Waiting) != 0 {
+			t.Errorf("it is said to be of no use: %+v", rep)
 		}
 	}
 	y.whole(res.ID, want)

@@ -65,7 +65,7 @@ func (y *yard) enterWith(state string) *Repository {
 	o.Now, o.StateDir = y.now, state
 	r, err := Open(context.Background(), "", o)
 	must(y, err)
-	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
+	r.setUptime(func() time.Duration { return y.now().Sub(time.Unix(0, 0)) })
 	y.Cleanup(func() { r.Close() })
 	return r
 }
@@ -84,6 +84,11 @@ func (y *yard) gc(r *Repository, opts *GCOptions) *GCReport {
 	y.Helper()
 	rep, err := r.GC(context.Background(), opts)
 	must(y, err)
+	for _, w := range rep.Waiting {
+		if w.From.Before(rep.Time) {
+			y.Errorf("at %v something waits for %v", rep.Time, w.From)
+		}
+	}
 	return rep
 }
 

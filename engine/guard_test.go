@@ -149,6 +149,25 @@ func TestGCRevived(t *testing.T) {
 	y.settle(r, id, scan(t, dir))
 }
 
+// TestGCLastNeed: doomed packs that only a snapshot needs which expires wait for the run
+// after the one that removes it, and not for a time that has passed.
+func TestGCLastNeed(t *testing.T) {
+	y, r, _, id, packs := revived(t, false)
+	changed(t, r, id.String(), &Changes{TTL: time.Minute})
+	y.pass(2*yardGrace + time.Hour)
+	rep := y.gc(r, nil)
+	waiting := 0
+	for _, w := range rep.Waiting {
+		waiting += w.Packs
+	}
+	if len(rep.Removed) != 1 || waiting < len(packs) || rep.Freed.Packs != 0 || rep.Revived.Packs != 0 {
+		t.Errorf("%+v", rep)
+	}
+	if rep := y.gc(r, nil); rep.Freed.Packs != len(packs) {
+		t.Errorf("%+v", rep)
+	}
+}
+
 // TestCreateFromDoomed: a snapshot whose parent refers to doomed packs does not.
 func TestCreateFromDoomed(t *testing.T) {
 	y, r, dir, id, packs := revived(t, true)
@@ -345,7 +364,7 @@ func TestCreateFromSeenBefore(t *testing.T) {
 	r, err := Open(t.Context(), "", o)
 	must(t, err)
 	defer r.Close()
-	r.uptime = func() time.Duration { return y.now().Sub(time.Unix(0, 0)) }
+	r.setUptime(func() time.Duration { return y.now().Sub(time.Unix(0, 0)) })
 	_, err = r.ahead.get[id.ObjectName()](t.Context()) // it has come
 	must(t, err)
 	must(t, y.remove(other, id))

@@ -24,6 +24,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,6 +47,7 @@ func TestMain(m *testing.M) {
 			_ = flag.Set(name, value)
 		}
 	}
+	remotetest.Prepare("versitygw")
 	// Trees and repositories on tmpfs: the disk is not what is tested.
 	if temp, err := os.MkdirTemp("/dev/shm", "snapctl-engine-test-"); err == nil {
 		// Children of other users pass through it.

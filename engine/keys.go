@@ -117,7 +117,7 @@ func (r *Repository) AddKey(ctx context.Context, key *NewKey) (*KeyInfo, error) 
 }
 
 func (r *Repository) putKey(ctx context.Context, master *chunk.Key, key *NewKey) (*KeyInfo, error) {
-	k, err := key.wrap(master, r.now())
+	k, err := key.wrap(master, r.time())
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*Ne
 		}
 	}
 	for _, n := range keys {
-		k, err := n.wrap(master, r.now())
+		k, err := n.wrap(master, r.time())
 		if err == nil {
 			names = append(names, keyPrefix+k.id)
 			err = r.store.Put(ctx, keyPrefix+k.id, k.encode())

@@ -36,13 +36,12 @@ func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, 
 			err = errors.Join(err, d.err)
 		}
 	}
-	now := r.now()
 	var chosen []*Snapshot
 	for _, s := range all {
 		if opts.Limit > 0 && len(chosen) == opts.Limit {
 			break
 		}
-		if opts.matches(s) && (opts.Expired || !s.Expired(now)) {
+		if opts.matches(s) && (opts.Expired || !r.expired(ctx, s)) {
 			chosen = append(chosen, s)
 		}
 	}

@@ -218,7 +218,7 @@ func (s *Snapshot) annotate(notes []*manifest.Note) {
 // has it: only where that says so are its notes asked, so that what is opened by its
 // id takes one request.
 func (r *Repository) checkLive(ctx context.Context, s *Snapshot) error {
-	if !s.Expired(r.now()) {
+	if !r.expired(ctx, s) {
 		return nil
 	}
 	notes, err := r.notesOf(ctx, s.ID)
@@ -227,7 +227,7 @@ func (r *Repository) checkLive(ctx context.Context, s *Snapshot) error {
 	}
 	now := *s
 	now.annotate(notes)
-	return r.checkExpiry(&now)
+	return r.checkExpiry(ctx, &now)
 }
 
 // lastNote is the last of a snapshot's notes, the zero id for none.

@@ -166,7 +166,7 @@ func (p *protocol) open(a *protocolActor) *Repository {
 	must(p.t, err)
 	r.dir = p.dir // no cache of packs: what is gone is gone
 	r.leaseTicks, r.guardTicks = a.leaseTicks, a.guardTicks
-	r.uptime = func() time.Duration { return p.now().Sub(protocolBegin) }
+	r.setUptime(func() time.Duration { return p.now().Sub(protocolBegin) })
 	if p.flaw != nil && p.flaw.repo != nil {
 		p.flaw.repo(a, r)
 	}

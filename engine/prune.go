@@ -23,6 +23,9 @@ const KeepAll = -1
 // it. An hour, day, week (from Monday, ISO 8601), month or year is one of Location's
 // calendar, and of it the newest snapshot is kept; those without a snapshot do not count.
 // A rule that has not kept as many as it may keeps the oldest snapshot of the group too.
+//
+// What time it is the store's clock says. A snapshot from the future, of a machine whose
+// clock was ahead, is kept until its time has come, and until then no rule counts it.
 type PruneOptions struct {
 	KeepLast    int
 	KeepHourly  int
@@ -30,7 +33,8 @@ type PruneOptions struct {
 	KeepWeekly  int
 	KeepMonthly int
 	KeepYearly  int
-	// KeepWithin keeps what was made less than this before the newest of the group.
+	// KeepWithin keeps what was made less than this ago, and the newest of the group in
+	// any case.
 	KeepWithin time.Duration
 	// KeepTags keeps those that have one of the tags.
 	KeepTags []Tag
@@ -73,8 +77,18 @@ type PruneGroup struct {
 type PruneDecision struct {
 	Snapshot *Snapshot `json:"snapshot"`
 	Keep     bool      `json:"keep"`
-	Reasons  []string  `json:"reasons,omitempty"` // to keep it, such as "daily" or "pinned"
+	Reasons  []string  `json:"reasons,omitempty"` // to keep it, such as "daily", "pinned", or Future
 }
+
+// Future is the only reason to keep a snapshot that was made later than it is now.
+const Future = "future"
+
+// clocksApart is how far the clocks of two machines may differ by which snapshots are made,
+// or looked at, without either being said to be off.
+const clocksApart = time.Minute
+
+// fromFuture reports whether a snapshot says that it was made later than it is now.
+func fromFuture(s *Snapshot, now time.Time) bool { return s.CreatedAt.Sub(now) > clocksApart }
 
 // periods are the rules that count, and what a snapshot is the newest of.
 var periods = []struct {
@@ -142,14 +156,16 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 	if err := opts.check(); err != nil {
 		return nil, fmt.Errorf("prune: %w", err)
 	}
+	r.askTime(ctx)
 	all, err := r.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
+	now := r.time()
 	groups := opts.groups(all)
 	var gone []*Snapshot
 	for i := range groups {
-		opts.decide(groups[i].Snapshots)
+		opts.decide(groups[i].Snapshots, now)
 		for _, d := range groups[i].Snapshots {
 			if !d.Keep {
 				gone = append(gone, d.Snapshot)
@@ -238,10 +254,13 @@ func (o *PruneOptions) groups(all []*Snapshot) []PruneGroup {
 }
 
 // decide says of the snapshots of a group which are kept, and why.
-func (o *PruneOptions) decide(group []PruneDecision) {
+func (o *PruneOptions) decide(group []PruneDecision, now time.Time) {
 	// By when they were made: ids are of the clocks of their makers, as is this, but
 	// what is shown is what counts.
 	slices.SortStableFunc(group, func(a, b PruneDecision) int { return b.Snapshot.CreatedAt.Compare(a.Snapshot.CreatedAt) })
+	for ; len(group) > 0 && fromFuture(group[0].Snapshot, now); group = group[1:] {
+		group[0].Keep, group[0].Reasons = true, []string{Future}
+	}
 	location := o.Location
 	if location == nil {
 		location = time.Local
@@ -263,7 +282,7 @@ func (o *PruneOptions) decide(group []PruneDecision) {
 				keep("tag " + t.Key + "=" + t.Value)
 			}
 		}
-		if o.KeepWithin > 0 && s.CreatedAt.After(group[0].Snapshot.CreatedAt.Add(-o.KeepWithin)) {
+		if o.KeepWithin > 0 && (nth == 0 || s.CreatedAt.After(now.Add(-o.KeepWithin))) {
 			keep("within")
 		}
 		for i, p := range periods {

@@ -29,7 +29,11 @@ func decided(o *PruneOptions, times ...string) string {
 		}
 		group = append(group, PruneDecision{Snapshot: &Snapshot{ID: manifest.NewID(0), CreatedAt: at, Name: fmt.Sprint(i)}})
 	}
-	o.decide(group)
+	var now time.Time
+	if len(group) > 0 {
+		now = group[0].Snapshot.CreatedAt
+	}
+	o.decide(group, now)
 	var all []string
 	for _, d := range group {
 		if d.Keep != (len(d.Reasons) > 0) {
@@ -72,7 +76,7 @@ func TestPruneRules(t *testing.T) {
 		// Each rule by itself: what one keeps uses up the others' counts too.
 		{PruneOptions{KeepLast: 1, KeepDaily: 2}, hours, "5 last, daily; 4 daily"},
 		{PruneOptions{KeepLast: 3, KeepYearly: 1}, hours, "5 last, yearly; 4 last; 3 last"},
-		// Within: before the newest, which is not now; the very edge is out.
+		// Within: it is now when the newest was made; the very edge is out.
 		{PruneOptions{KeepWithin: time.Minute}, hours, "5 within"},
 		{PruneOptions{KeepWithin: 61 * time.Second}, hours, "5 within; 4 within"},
 		{PruneOptions{KeepWithin: 15 * time.Hour, KeepLast: 1}, hours, "5 within, last; 4 within; 3 within"},
@@ -93,7 +97,7 @@ func TestPruneLocation(t *testing.T) {
 		return PruneDecision{Snapshot: &Snapshot{CreatedAt: utc}}
 	}
 	kept := func(o *PruneOptions, group ...PruneDecision) (n int) {
-		o.decide(group)
+		o.decide(group, group[0].Snapshot.CreatedAt)
 		for _, d := range group {
 			if d.Keep {
 				n++

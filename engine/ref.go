@@ -69,8 +69,8 @@ func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
 // timeFormat is how messages show a time.
 const timeFormat = "2006-01-02 15:04:05 MST"
 
-func (r *Repository) checkExpiry(s *Snapshot) error {
-	if s.Expired(r.now()) {
+func (r *Repository) checkExpiry(ctx context.Context, s *Snapshot) error {
+	if r.expired(ctx, s) {
 		return fmt.Errorf("%w on %s", ErrExpired, s.ExpiresAt.Format(timeFormat))
 	}
 	return nil
@@ -136,7 +136,7 @@ func (r *Repository) newResolver(ctx context.Context, refs int) *resolver {
 func (x *resolver) get(ref string) (*Snapshot, error) {
 	s, err := x.resolve(ref)
 	if err == nil {
-		err = x.repo.checkExpiry(s)
+		err = x.repo.checkExpiry(x.ctx, s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
@@ -171,7 +171,7 @@ func (x *resolver) resolve(ref string) (*Snapshot, error) {
 	if l.err != nil {
 		return nil, l.err
 	}
-	s, err := choose(l.all, ref, name, n, func(s *Snapshot) bool { return s.Expired(x.repo.now()) })
+	s, err := choose(l.all, ref, name, n, func(s *Snapshot) bool { return x.repo.expired(x.ctx, s) })
 	for _, d := range l.damaged {
 		// It may be the one that is meant: better no answer than an older one.
 		if err != nil || d.id.Compare(s.ID) > 0 {

@@ -15,16 +15,33 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// clocked is a repository with a clock that a test sets.
+// clocked is a repository with a clock that a test sets: this machine's and the store's.
 func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
 	t.Helper()
 	p = newPlace(t)
 	at := time.Now()
 	r, err := Init(t.Context(), p.repo, initOf(t), keyed(t, &Options{CacheDir: p.cache, Now: func() time.Time { return at }}))
 	must(t, err)
+	setClocks(r, r.now)
 	t.Cleanup(func() { r.Close() })
 	p.files("src", map[string]string{"f": "1"})
 	return p, r, &at
+}
+
+// setClocks sets this machine's clock and the store's, which are one.
+func setClocks(r *Repository, now func() time.Time) {
+	r.now = now
+	r.uptime = func() time.Duration { return now().Sub(time.Unix(0, 0)) }
+	r.storeTime = func(context.Context) (time.Time, error) { return now(), nil }
+	r.clock.heard = false
+}
+
+// setUptime has a test be the one that says how time goes by.
+func (r *Repository) setUptime(uptime func() time.Duration) {
+	r.uptime, r.clock.heard = uptime, false
+	if !r.local() {
+		r.askTime(context.Background())
+	}
 }
 
 func TestGet(t *testing.T) {
@@ -248,6 +265,7 @@ func (p *place) openAt(cache string, now *time.Time) *Repository {
 	p.Helper()
 	r, err := Open(p.Context(), p.repo, keyed(p, &Options{CacheDir: p.path(cache), Now: func() time.Time { return *now }}))
 	must(p, err)
+	setClocks(r, r.now)
 	p.Cleanup(func() { r.Close() })
 	return r
 }

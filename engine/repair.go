@@ -151,6 +151,9 @@ type repairer struct {
 func (x *repairer) run(ctx context.Context) error {
 	x.guard.start(ctx)
 	defer x.guard.stop()
+	if x.opts.Apply {
+		x.repo.askTime(ctx)
+	}
 	if err := x.checkup.run(ctx, nil); err != nil {
 		return err
 	}

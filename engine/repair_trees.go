@@ -209,7 +209,7 @@ func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
 	// If it is not known when it ends, it does not.
 	if s.known && s.now.ExpiresAt != nil {
 		fresh.Expires = *s.now.ExpiresAt
-		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.now())))
+		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.time())))
 	}
 	fresh.ID = fresh.ID.InClass(class)
 }

@@ -48,7 +48,8 @@ type Options struct {
 	// Encrypted refuses a repository that is not encrypted, with ErrNotEncrypted: so
 	// that nobody can put one in its place. Identities and Key do too.
 	Encrypted bool
-	// Store is used instead of what the URL names, if it is not nil.
+	// Store is used instead of what the URL names, if it is not nil. One that has a method
+	// Dir() string, as remote.File, is a folder of this machine.
 	Store remote.Store
 	// Requests, if not nil, counts what is asked of the store, as Repository.Requests
 	// tells: for who wants to know that of an Open that fails too.
@@ -57,10 +58,14 @@ type Options struct {
 	Log *slog.Logger
 	// OnRetry is told of every request that failed and will be sent again.
 	OnRetry func(err error, wait time.Duration)
+	// OnClock is told, once, by how much this machine's clock is ahead of the store's if
+	// that is more than a few seconds; negative if it is behind. What counts for
+	// lifetimes is the store's.
+	OnClock func(ahead time.Duration)
 	// Version of the program that uses the engine: snapshots and requests carry
 	// it. The default is that of the main module.
 	Version string
-	// Now is the clock. The default is time.Now.
+	// Now is this machine's clock. The default is time.Now.
 	Now func() time.Time
 
 	patience patience // of tests; the zero value is the usual
@@ -91,7 +96,11 @@ type Repository struct {
 	key   *chunk.Key // nil without encryption
 	cache cacheDir
 	log   *slog.Logger
-	now   func() time.Time
+	now   func() time.Time // by this machine's clock; time is by the store's
+
+	clock     heardClock
+	storeTime func(context.Context) (time.Time, error) // what clock goes by, for tests; nil asks the store
+	onClock   func(ahead time.Duration)                // or nil
 
 	codec    *chunk.Codec
 	hasher   *chunk.Hasher
@@ -128,7 +137,6 @@ func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*R
 	if err != nil {
 		return nil, fmt.Errorf("making repository%s: %w", r.where(), err)
 	}
-	cfg.CreatedAt = r.now().UTC().Truncate(time.Second)
 	if err = r.make(ctx, cfg, init, opts); err == nil {
 		err = r.use(cfg, opts)
 	}
@@ -150,6 +158,8 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 	if err := r.neverReplaces(ctx); err != nil {
 		return err
 	}
+	r.askTime(ctx)
+	cfg.CreatedAt = r.time().UTC().Truncate(time.Second)
 	if init != nil && len(init.Keys) > 0 {
 		r.key = chunk.NewKey()
 		cfg.encrypt(r.key)
@@ -238,6 +248,9 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	}
 	var cfg *config
 	b, err := r.store.Get(ctx, configName)
+	if !r.local() {
+		r.askTime(ctx)
+	}
 	switch {
 	case errors.Is(err, remote.ErrNotExist):
 		err = r.withoutConfig(ctx)
@@ -302,7 +315,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	}
 	r := &Repository{
 		url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{},
-		uptime: uptime, patience: opts.patience, count: opts.Requests,
+		uptime: uptime, patience: opts.patience, count: opts.Requests, onClock: opts.OnClock,
 	}
 	if r.patience == (patience{}) {
 		r.patience = usualPatience()
@@ -321,6 +334,9 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	}
 	if opts.Store != nil {
 		r.store = r.count.Wrap(opts.Store)
+		if folder, ok := opts.Store.(interface{ Dir() string }); ok {
+			r.dir = folder.Dir()
+		}
 		return r, nil
 	}
 	loc, err := remote.ParseURL(url)

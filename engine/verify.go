@@ -235,7 +235,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 		for _, ref := range refs {
 			s, err := x.resolve(ref)
 			if err == nil {
-				err = v.repo.checkExpiry(s)
+				err = v.repo.checkExpiry(ctx, s)
 			}
 			if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
 				s, err = &Snapshot{ID: id}, nil // what is wrong with it is told later

@@ -23,12 +23,16 @@ func NewID(c Class) ID {
 // Next makes an id that comes right behind id in the order of snapshots, of the same
 // class: for one that is to take its place.
 func (id ID) Next() ID {
-	next := NewID(id.Class())
-	ms := id.Time().UnixMilli() + 1
+	return NewID(id.Class()).At(id.Time().Add(time.Millisecond))
+}
+
+// At is the id with another time: for one that was made by a clock that is known to be off.
+func (id ID) At(t time.Time) ID {
+	ms := t.UnixMilli()
 	for i := range 6 {
-		next[i] = byte(ms >> (8 * (5 - i)))
+		id[i] = byte(ms >> (8 * (5 - i)))
 	}
-	return next
+	return id
 }
 
 // ParseID parses the 36-character form of [ID.String].

@@ -17,6 +17,7 @@ var (
 	_ Resumer     = (*counted)(nil)
 	_ RangeReader = (*counted)(nil)
 	_ Lifecycler  = (*counted)(nil)
+	_ Clock       = (*counted)(nil)
 )
 
 // Wrap returns a store that passes everything on to s, and has c count each call, however

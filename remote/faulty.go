@@ -39,6 +39,7 @@ var (
 	_ Store    = (*Faulty)(nil)
 	_ Replacer = (*Faulty)(nil)
 	_ Resumer  = (*Faulty)(nil)
+	_ Clock    = (*Faulty)(nil)
 )
 
 // NewFaulty returns a store that asks hook before every operation on s what is

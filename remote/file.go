@@ -33,6 +33,7 @@ var (
 	_ Store    = (*File)(nil)
 	_ Replacer = (*File)(nil)
 	_ Resumer  = (*File)(nil)
+	_ Clock    = (*File)(nil)
 )
 
 // MakeDir makes the folder of a file store, and its parents, durably. That it

@@ -46,7 +46,33 @@ func (s *File) write(ctx context.Context, name string, data []byte, rename renam
 			return s.fileErr(serr)
 		}
 	}
-	return fmt.Errorf("temporary files vanish from %s", s.path(tmpDir))
+	return errVanish(s.path(tmpDir))
+}
+
+func errVanish(dir string) error { return fmt.Errorf("temporary files vanish from %s", dir) }
+
+// now is when a file is made that is made now, by the clock of whoever keeps the files.
+func (s *File) now(ctx context.Context) (time.Time, error) {
+	for range 3 { // as in write
+		if err := ctx.Err(); err != nil {
+			return time.Time{}, err
+		}
+		f, err := s.createTemp()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		fi, err := f.Stat()
+		f.Close()
+		os.Remove(f.Name())
+		if err != nil {
+			return time.Time{}, s.fileErr(err)
+		}
+		return fi.ModTime(), nil
+	}
+	return time.Time{}, errVanish(s.path(tmpDir))
 }
 
 func (s *File) writeOnce(ctx context.Context, name string, data []byte, rename renamer) (err error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestMain takes away what the environment says of AWS, so that the tests do
@@ -23,6 +24,8 @@ func TestMain(m *testing.M) {
 	}
 	os.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
+	os.Setenv("AWS_CONFIG_FILE", os.DevNull)
+	remotetest.Prepare("versitygw")
 	os.Exit(m.Run())
 }
 

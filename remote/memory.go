@@ -29,6 +29,7 @@ type memoryObject struct {
 var (
 	_ Store    = (*Memory)(nil)
 	_ Replacer = (*Memory)(nil)
+	_ Clock    = (*Memory)(nil)
 )
 
 // NewMemory returns an empty store.
@@ -59,12 +60,15 @@ func (m *Memory) put(ctx context.Context, name string, data []byte, replace bool
 	if m.objects == nil {
 		m.objects = make(map[string]memoryObject)
 	}
-	now := m.Now
-	if now == nil {
-		now = time.Now
-	}
-	m.objects[name] = memoryObject{bytes.Clone(data), now()}
+	m.objects[name] = memoryObject{bytes.Clone(data), m.now()}
 	return nil
+}
+
+func (m *Memory) now() time.Time {
+	if m.Now != nil {
+		return m.Now()
+	}
+	return time.Now()
 }
 
 func (m *Memory) get(ctx context.Context, name string) (memoryObject, error) {

@@ -85,6 +85,7 @@ type retrier struct {
 var (
 	_ Replacer = (*retrier)(nil)
 	_ Resumer  = (*retrier)(nil)
+	_ Clock    = (*retrier)(nil)
 )
 
 func sleep(ctx context.Context, d time.Duration) error {

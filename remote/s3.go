@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -24,7 +25,8 @@ import (
 type S3Config struct {
 	// Endpoint is the server, as in "https://host:port"; empty for AWS.
 	Endpoint string
-	// Region is what requests are signed for. Default us-east-1.
+	// Region is what requests are signed for. Default us-east-1; of AWS, if
+	// Credentials are looked for, what the profile says, if anything.
 	Region string
 	Bucket string
 	// Prefix is put before the objects' names, with a slash between. May be empty.
@@ -72,12 +74,15 @@ type S3 struct {
 	transport http.RoundTripper
 	region    string
 	agent     string
+
+	dates dates
 }
 
 var (
 	_ Store    = (*S3)(nil)
 	_ Replacer = (*S3)(nil)
 	_ Resumer  = (*S3)(nil)
+	_ Clock    = (*S3)(nil)
 )
 
 // OpenS3 gives the store in a bucket. It looks for credentials ([ErrAccess]
@@ -102,8 +107,9 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 		// Only AWS is known to have a name for every bucket.
 		host, lookup, s.secure = u.Host, minio.BucketLookupPath, u.Scheme == "https"
 	}
-	if c.Region == "" {
-		c.Region = defaultRegion // with none, minio would ask the server first
+	from, err := c.findCredentials(ctx)
+	if err != nil {
+		return fail(err)
 	}
 	if c.Transport == nil {
 		t, err := newTransport(c.Parallel)
@@ -115,11 +121,8 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	if c.Count != nil {
 		c.Transport = c.Count.transport(c.Transport)
 	}
-	creds := credentials.New(&credentialChain{given: c.Credentials})
-	if err := getCredentials(ctx, creds); err != nil {
-		return fail(err)
-	}
-	s.creds, s.transport, s.region, s.agent = creds, roundTripper{c.Transport}, c.Region, c.UserAgent
+	creds := credentials.New(minioSource{from})
+	s.creds, s.transport, s.region, s.agent = creds, roundTripper{c.Transport, &s.dates}, c.Region, c.UserAgent
 	core, err := minio.NewCore(host, &minio.Options{
 		Creds:        creds,
 		Secure:       s.secure,
@@ -138,20 +141,38 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	return s, nil
 }
 
-// getCredentials fills the cache of creds, so that it is here, and not in the
-// first operation's retries, that one learns that there are none.
-func getCredentials(ctx context.Context, creds *credentials.Credentials) error {
+// findCredentials gives where the credentials come from, and sets the region. It is here,
+// and not in the first operation's retries, that one learns that there are none.
+func (c *S3Config) findCredentials(ctx context.Context) (source, error) {
+	region := cmp.Or(c.Region, defaultRegion) // with none, minio would ask the server first
+	if c.Credentials != (Credentials{}) {
+		c.Region = region
+		return c.Credentials, nil
+	}
+	of := region
+	if c.Endpoint != "" {
+		of = defaultRegion // those of other servers are none of AWS
+	}
 	done := make(chan error, 1)
-	go func() {
-		_, err := creds.GetWithContext(nil)
+	var found *awsChain
+	go func() { // what it calls may not care that it is cancelled
+		var err error
+		found, err = findAWS(ctx, of)
 		done <- err
 	}()
 	select {
 	case err := <-done:
-		return err
+		if err != nil {
+			return nil, err
+		}
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
+	if c.Region == "" && c.Endpoint == "" {
+		region = cmp.Or(found.region(), region)
+	}
+	c.Region = region
+	return found, nil
 }
 
 // Put is [Store.Put]. If the server says that there is such an object, it is
@@ -319,9 +340,30 @@ func (s *S3) stat(ctx context.Context, name string) (minio.ObjectInfo, error) {
 	if err := begin(ctx, name); err != nil {
 		return minio.ObjectInfo{}, err
 	}
-	ctx, answer := withAnswer(ctx)
-	info, err := s.core.StatObject(ctx, s.bucket, s.prefix+name, minio.StatObjectOptions{})
-	return info, s.mapErr(ctx, answer, err)
+	rctx, answer := withAnswer(ctx)
+	info, err := s.core.StatObject(rctx, s.bucket, s.prefix+name, minio.StatObjectOptions{})
+	if err = s.mapErr(ctx, answer, err); err != nil && answer.refusedUnexplained() {
+		if why := s.askWhy(ctx, name); why != nil {
+			err = why
+		}
+	}
+	return info, err
+}
+
+// askWhy gives the error of a request whose answer says why it is refused, as that of a
+// HEAD cannot: it has no body. nil if that one is not refused.
+func (s *S3) askWhy(ctx context.Context, name string) error {
+	var opts minio.GetObjectOptions
+	if err := opts.SetRange(0, 0); err != nil {
+		return err
+	}
+	rctx, answer := withAnswer(ctx)
+	body, _, _, err := s.core.GetObject(rctx, s.bucket, s.prefix+name, opts)
+	if err != nil {
+		return s.mapErr(ctx, answer, err)
+	}
+	body.Close()
+	return nil
 }
 
 // List is [Store.List].

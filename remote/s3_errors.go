@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 )
@@ -49,6 +50,8 @@ func (s *S3) mapResponse(a *answer, r minio.ErrorResponse) error {
 		return &TransientError{Err: err, After: a.retryAfter}
 	}
 	switch r.Code {
+	case "RequestTimeTooSkewed":
+		return fmt.Errorf("%w%s: %w", ErrClock, a.aheadText(), err)
 	case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "Unauthorized",
 		"XAdminUserNotFound": // versitygw's InvalidAccessKeyId
 		return fmt.Errorf("%w: %s", ErrAccess, err)
@@ -68,6 +71,17 @@ func (s *S3) mapResponse(a *answer, r minio.ErrorResponse) error {
 		return fmt.Errorf("%w: %s", ErrAccess, err)
 	}
 	return err
+}
+
+// aheadText says how far off this machine's clock is, if the answer told.
+func (a *answer) aheadText() string {
+	switch d := a.ahead.Round(time.Second); {
+	case d > 0:
+		return fmt.Sprintf(" (it is %v ahead)", d)
+	case d < 0:
+		return fmt.Sprintf(" (it is %v behind)", -d)
+	}
+	return ""
 }
 
 // describe gives "SlowDown: Please reduce your request rate (503)".

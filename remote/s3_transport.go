@@ -100,6 +100,17 @@ func (c *watchedConn) Write(p []byte) (n int, err error) {
 type answer struct {
 	status     int // 0: there was none
 	retryAfter time.Duration
+	ahead      time.Duration // how far this machine's clock is ahead of the server's
+}
+
+// refusedUnexplained tells whether the server declined for a reason that only the body of
+// an answer would tell: the region, the clock, the key.
+func (a *answer) refusedUnexplained() bool {
+	switch a.status {
+	case http.StatusBadRequest, http.StatusMovedPermanently, http.StatusUnauthorized, http.StatusForbidden:
+		return true
+	}
+	return false
 }
 
 // refused tells whether the server itself declined, so that nothing was done.
@@ -121,12 +132,14 @@ func withAnswer(ctx context.Context) (context.Context, *answer) {
 
 // roundTripper looks at responses before minio does.
 type roundTripper struct {
-	next http.RoundTripper
+	next  http.RoundTripper
+	dates *dates
 }
 
 var errClosed = errors.New("the server closed the connection before it answered")
 
 func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	sent := time.Now()
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -134,8 +147,12 @@ func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	t.dates.hear(resp, sent)
 	if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
 		a.status = resp.StatusCode
+		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			a.ahead = time.Since(date)
+		}
 		a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
 	// minio takes any XML for a list (an error that came with status 200, the

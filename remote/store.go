@@ -25,6 +25,8 @@ var (
 	ErrAccess = errors.New("access denied")
 	// ErrNoBucket: the bucket, or the folder's parent, does not exist.
 	ErrNoBucket = errors.New("bucket does not exist")
+	// ErrClock: this machine's clock is too far off for the server.
+	ErrClock = errors.New("the clock of this machine is wrong")
 )
 
 // A Store holds immutable objects by name. Names are relative paths of

@@ -38,10 +38,12 @@ type Options struct {
 // request: that a bucket does not exist is learnt from the first operation.
 // A folder must exist ([ErrNoBucket]); [Create] makes it.
 //
-// The credentials for S3 and R2 are those of the Options; or of the
-// environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN); or
-// of the shared credentials file, by AWS_PROFILE; or of the machine's role:
-// web identity, ECS or EKS, EC2. [ErrAccess] where there are none.
+// The credentials for S3 and R2 are those of the Options, or else those that
+// the AWS command line would use: of the environment (AWS_ACCESS_KEY_ID,
+// AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN); of a web identity; of the profile
+// that AWS_PROFILE names (keys, role_arn, SSO, credential_process); of the
+// container's role; of the machine's, which is waited for a second.
+// [ErrAccess] where there are none.
 func Open(ctx context.Context, rawURL string, o *Options) (Store, error) {
 	l, err := ParseURL(rawURL)
 	if err != nil {

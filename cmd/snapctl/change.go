@@ -32,6 +32,9 @@ func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Chang
 	if a.json {
 		return errors.Join(err, a.printJSON(changed))
 	}
+	if len(changed) > 0 && (c.TTL != 0 || !c.Until.IsZero()) {
+		did += " on " + localTime(*changed[0].ExpiresAt)
+	}
 	err = errors.Join(err, a.print(ids.String()))
 	a.say(plural(int64(len(changed)), "snapshot") + " " + did)
 	return err

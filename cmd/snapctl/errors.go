@@ -155,6 +155,8 @@ func hintFor(err error) string {
 		return "see what there is: snapctl list"
 	case errors.Is(err, engine.ErrLocked), errors.Is(err, engine.ErrNotEncrypted):
 		return encryptionHint
+	case errors.Is(err, remote.ErrClock):
+		return "set it, and have it kept right: timedatectl set-ntp true"
 	case errors.Is(err, remote.ErrAccess):
 		return "see: snapctl help permissions"
 	case errors.Is(err, remote.ErrNoBucket):

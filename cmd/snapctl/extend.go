@@ -20,6 +20,9 @@ have, or sooner. One that is pinned no longer is. Prints their ids; with --json,
 an array of the objects that show --json prints. Unless every REF names one
 snapshot, none is changed.
 
+What time it is the repository's clock says, not this machine's, for --ttl here
+and in create; a time that has passed by it is refused.
+
 What has expired stays expired: exit code 5. So it does when the repository had
 the change so late that garbage collection may have been first.
 
@@ -32,11 +35,11 @@ collection has removed the snapshot.`,
 		Args:              takes("REF..."),
 		ValidArgsFunction: a.completeRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			at, err := expiry(a.now(), ttl, until)
+			at, err := expiry(ttl, until)
 			if err != nil {
 				return usagef(cmd, "extend: %w", err)
 			}
-			return a.changeSnapshots(cmd, args, &engine.Changes{Until: at}, "to expire on "+localTime(at))
+			return a.changeSnapshots(cmd, args, &engine.Changes{Until: at, TTL: ttl}, "to expire")
 		},
 	}
 	flags := cmd.Flags()
@@ -47,13 +50,13 @@ collection has removed the snapshot.`,
 	return cmd
 }
 
-// expiry is the time that --ttl or --until means.
-func expiry(now time.Time, ttl time.Duration, until string) (time.Time, error) {
+// expiry is the time that --until means, if it is that and not --ttl which is given.
+func expiry(ttl time.Duration, until string) (time.Time, error) {
 	switch {
 	case ttl != 0 && until != "":
 		return time.Time{}, errors.New("--ttl and --until are two times")
 	case ttl != 0:
-		return now.Add(ttl), nil
+		return time.Time{}, nil
 	case until == "":
 		return time.Time{}, errors.New("until when? give --ttl or --until; for ever: snapctl pin")
 	}

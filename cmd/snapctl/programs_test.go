@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,9 @@ import (
 
 // snapctlForScripts is main with what a script cannot arrange from outside:
 //
-//	SNAPCTL_TEST_LATER=48h    the clock is ahead
+//	SNAPCTL_TEST_LATER=48h    this machine's clock is ahead
+//	SNAPCTL_TEST_ALL_LATER=48h
+//	                          the clock of the repository, a folder, is too
 //	SNAPCTL_TEST_PLAIN=1      root may not read what its mode forbids, give files
 //	                          away, nor make devices
 //	SNAPCTL_TEST_STALL=packs/ puts and reads below this prefix never end, and
@@ -43,13 +46,20 @@ func snapctlForScripts() {
 	if os.Getenv("SNAPCTL_TEST_TERMINAL") == "" {
 		e.terminal = nil
 	}
-	if s := os.Getenv("SNAPCTL_TEST_LATER"); s != "" {
+	if s := cmp.Or(os.Getenv("SNAPCTL_TEST_LATER"), os.Getenv("SNAPCTL_TEST_ALL_LATER")); s != "" {
 		later, err := time.ParseDuration(s)
 		if err != nil {
 			panic(err)
 		}
 		e.now = func() time.Time { return time.Now().Add(later) }
 		e.engine.Now = e.now
+		if os.Getenv("SNAPCTL_TEST_ALL_LATER") != "" {
+			store, err := remote.OpenFile(os.Getenv("SNAPCTL_REPO"))
+			if err != nil {
+				panic(err)
+			}
+			e.engine.Store = laterStore{store, e.now}
+		}
 	}
 	if prefix := os.Getenv("SNAPCTL_TEST_STALL"); prefix != "" {
 		store, err := remote.Open(context.Background(), os.Getenv("SNAPCTL_REPO"), nil)
@@ -74,6 +84,14 @@ func snapctlForScripts() {
 	}
 	os.Exit(run(e, os.Args[1:]))
 }
+
+// laterStore is a folder with a clock of its own.
+type laterStore struct {
+	*remote.File
+	now func() time.Time
+}
+
+func (s laterStore) Time(context.Context) (time.Time, error) { return s.now(), nil }
 
 // becomePlain starts this program again without capabilities that most users do
 // not have.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,9 +31,14 @@ newest to the oldest, each by itself, as restic's do:
                     others for hours, weeks (from Monday), months and years, all
                     of them in the local time zone. A rule that has not kept N
                     keeps the oldest snapshot of the group too
-  --keep-within D   what was made less than D before the newest of the group
+  --keep-within D   what was made less than D ago, and in any case the newest of
+                    the group
   --keep-tag K=V    what has the tag, or with several of them, one of the tags
 N may be "all".
+
+What time it is the repository's clock says, not this machine's. A snapshot that
+is from the future, made by a machine whose clock was ahead, is kept for
+"future" until its time has come, and no rule counts it.
 
 Prints a line for each snapshot: action (keep or remove), id, created, name, dir
 and what it is kept for. With --json, prints an object with dryRun and groups:
@@ -62,7 +68,7 @@ each.`,
 		flags.Var((*keepFlag)(p.n), "keep-"+p.name, "keep the newest of the last `N` "+p.unit+" that have any")
 		noCompletions(cmd, "keep-"+p.name)
 	}
-	flags.Var((*ttlFlag)(&opts.KeepWithin), "keep-within", "keep what was made less than `DURATION` before the newest")
+	flags.Var((*ttlFlag)(&opts.KeepWithin), "keep-within", "keep what was made less than `DURATION` ago, and the newest")
 	flags.Var((*keepTagFlag)(&opts.KeepTags), "keep-tag", "keep what is tagged `KEY=VALUE`; may be repeated")
 	flags.StringArrayVar(&opts.Names, "name", nil, "only snapshots called `NAME`; may be repeated")
 	flags.Var((*groupFlag)(&opts.GroupBy), "group-by", "count together what has this in common: name, dir, host,\nseveral of them with commas, or all for one group (default name)")
@@ -98,10 +104,25 @@ func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
 	if opts.DryRun {
 		removed = ", would remove "
 	}
+	if n := fromFuture(groups); n > 0 {
+		a.say(plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
+	}
 	if err == nil {
 		a.say("kept " + plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
 	}
 	return err
+}
+
+// fromFuture is how many snapshots are kept for being from the future.
+func fromFuture(groups []engine.PruneGroup) (n int64) {
+	for _, g := range groups {
+		for _, d := range g.Snapshots {
+			if slices.Contains(d.Reasons, engine.Future) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {

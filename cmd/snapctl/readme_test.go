@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,38 +96,69 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
-// TestReadmeProgram: the program of README.md runs, in places of this test's own, and
-// leaves nothing mounted.
-func TestReadmeProgram(t *testing.T) {
-	_, rest, ok := strings.Cut(readme(t), "```go\n")
+// readmeProgram is the program of README.md as main has built it, in places of its own:
+// repo, state, app and fork in a directory.
+var readmeProgram struct {
+	dir string
+	err error
+}
+
+// buildReadmeProgram builds it as main in dir.
+func buildReadmeProgram(dir string) error {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		return err
+	}
+	_, rest, ok := strings.Cut(string(text), "```go\n")
 	program, _, ok2 := strings.Cut(rest, "```\n")
 	if !ok || !ok2 {
-		t.Fatal("there is none")
+		return errors.New("there is none")
 	}
-	dir := t.TempDir()
 	file := filepath.Join(dir, "main.go")
 	if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+	if out, err := exec.Command("gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
+		return fmt.Errorf("gofmt: %v %s", err, out)
 	}
-	if out, err := exec.CommandContext(t.Context(), "gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("gofmt: %v %s", err, out)
-	}
-
 	for old, name := range map[string]string{
 		"s3://bucket/prefix": "repo", "/var/lib/sandboxes": "state", "/work/app": "app", "/sandboxes/1": "fork",
 	} {
 		if strings.Count(program, strconv.Quote(old)) != 1 {
-			t.Fatalf("it does not name %s once", old)
+			return fmt.Errorf("it does not name %s once", old)
 		}
 		program = strings.ReplaceAll(program, strconv.Quote(old), strconv.Quote(filepath.Join(dir, name)))
 	}
-	if err := errors.Join(os.WriteFile(file, []byte(program), 0o644), os.Mkdir(filepath.Join(dir, "app"), 0o755),
+	if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tooLong)
+	defer cancel()
+	for _, args := range [][]string{{"vet", file}, {"build", "-o", filepath.Join(dir, "main"), file}} {
+		if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s: %w\n%s", args[0], err, out)
+		}
+	}
+	return nil
+}
+
+// TestReadmeProgram: the program of README.md runs, and leaves nothing mounted.
+func TestReadmeProgram(t *testing.T) {
+	if readmeProgram.err != nil {
+		t.Fatal(readmeProgram.err)
+	}
+	dir := readmeProgram.dir
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "app"), 0o755),
 		os.WriteFile(filepath.Join(dir, "app", "package.json"), []byte("{}\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // for -count
+		for _, name := range []string{"repo", "state", "app", "fork", "cache"} {
+			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	repo, err := engine.Init(t.Context(), filepath.Join(dir, "repo"), nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -133,11 +166,7 @@ func TestReadmeProgram(t *testing.T) {
 	if err := repo.Close(); err != nil {
 		t.Fatal(err)
 	}
-	binary := filepath.Join(dir, "main")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, file).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	cmd := exec.CommandContext(t.Context(), binary)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "main"))
 	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
 	out, err := cmd.CombinedOutput()
 	if want := " 1 files\nat " + filepath.Join(dir, "fork") + "\n{}\n"; err != nil || !strings.HasSuffix(string(out), want) {

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"filippo.io/age"
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/chunk"
@@ -320,11 +322,21 @@ func (a *app) engineOptions() *engine.Options {
 	a.setSecrets(&opts)
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
+	if a.verbose == 0 { // the log has it
+		opts.OnClock = a.tellClock
+	}
 	if !a.quiet && a.verbose == 0 { // the log has them
 		r := &retries{console: a.console, seldom: seldom{now: a.now}}
 		opts.OnRetry = r.tell
 	}
 	return &opts
+}
+
+// tellClock warns that this machine's clock is off.
+func (a *app) tellClock(ahead time.Duration) {
+	at := time.Unix(0, 0)
+	a.console.line("warning: the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
+		" that of the repository, which says what has expired")
 }
 
 // logger is where -v sends what a developer wants to know.

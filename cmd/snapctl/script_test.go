@@ -23,11 +23,26 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(testsOf{m}, map[string]func(){
 		"snapctl":    snapctlForScripts,
 		"interrupt":  interrupt,
 		"closedpipe": closedPipe,
 	})
+}
+
+// testsOf are the tests of this package, after what they need is built that takes longer
+// than they do.
+type testsOf struct{ m *testing.M }
+
+func (t testsOf) Run() int {
+	remotetest.Prepare("versitygw")
+	dir, err := os.MkdirTemp("", "snapctl-readme-test-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	readmeProgram.dir, readmeProgram.err = dir, buildReadmeProgram(dir)
+	return t.m.Run()
 }
 
 func TestScript(t *testing.T) {

@@ -36,11 +36,9 @@ type Server struct {
 
 const region = "us-east-1"
 
-// StartServer builds versitygw from tools/go.mod of the module that the
-// working directory lies in (the first time this takes half a minute), and
-// starts it with its data in a new folder beneath dir, or beneath the system's
-// temporary folder if that is empty. It returns when the server answers.
-// Close ends it.
+// StartServer starts versitygw, which [Tool] gives it, with its data in a new
+// folder beneath dir, or beneath the system's temporary folder if that is
+// empty. It returns when the server answers. Close ends it.
 func StartServer(ctx context.Context, dir string) (*Server, error) {
 	bin, err := Tool(ctx, "versitygw")
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // Run tests whether a store keeps what [remote.Store] promises, and
-// [remote.Replacer] and [remote.Resumer] if it is one. open gives an empty
+// [remote.Replacer], [remote.Resumer] and [remote.Clock] if it is one. open gives an empty
 // store; it is called for every subtest.
 func Run(t *testing.T, open func(t *testing.T) remote.Store) {
 	for _, test := range []struct {
@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) remote.Store) {
 		{"SameContentAtOnce", testSameContentAtOnce},
 		{"WholeOrNot", testWholeOrNot},
 		{"Cancelled", testCancelled},
+		{"Clock", testClock},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.f(t, open(t)) })
 	}
@@ -512,4 +513,35 @@ func testCancelled(t *testing.T, s remote.Store) {
 		return nil
 	})
 	check("List, cancelled in the middle", err)
+}
+
+// testClock: the time that the store tells is that of its objects.
+func testClock(t *testing.T, s remote.Store) {
+	if _, ok := s.(remote.Clock); !ok {
+		t.Skip("it has no clock")
+	}
+	at := func(name string) time.Time {
+		t.Helper()
+		put(t, s, name, []byte(name))
+		info, err := s.Stat(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.ModTime
+	}
+	before := at("before")
+	now, err := remote.Time(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := at("after")
+	// The store may round times down, and may be early by a few seconds, but not late.
+	if now.Before(before.Add(-5*time.Second)) || now.Truncate(time.Second).After(after) {
+		t.Errorf("it says that it is %v between %v and %v", now, before, after)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := remote.Time(ctx, s); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
 }
