@@ -2,12 +2,15 @@ package engine
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/snapctl/snapctl/manifest"
@@ -22,6 +25,7 @@ type layerRecord struct {
 	Repository recordRepository `json:"repository"`
 	Snapshot   manifest.ID      `json:"snapshot"`
 	Mode       ForkMode         `json:"mode"`
+	Works      workDirs         `json:"works,omitempty"` // as in forkRecord, of a fork that is no more
 	Fork       string           `json:"fork,omitempty"`  // ID of the fork that has it
 	State      rawPath          `json:"state,omitempty"` // and the state folder of that
 	Key        string           `json:"key,omitempty"`   // and its entry there
@@ -64,10 +68,31 @@ func readLayer(dir string) (*layerRecord, error) {
 	switch {
 	case l.Version > forkVersion:
 		return nil, errNewer
-	case l.Version < 1 || l.Snapshot.IsZero():
+	case l.Version < 1 || l.Snapshot.IsZero() || !l.Works.valid():
 		return nil, errors.New("incomplete")
 	}
 	return l, nil
+}
+
+// workDirs are the names of work folders that we made, in the order in which they were
+// made. No other folder is taken for one, whatever its name: beside upper there may be
+// somebody's own. A new one is made for each mount of a fork: the last may still be in
+// use, by an overlay that is detached. Its name is written down before it is made.
+type workDirs []string
+
+var workDirNames = regexp.MustCompile(`^` + workName + `-[0-9a-z]{16}$`)
+
+func (w workDirs) valid() bool {
+	return !slices.ContainsFunc(w, func(name string) bool { return !workDirNames.MatchString(name) })
+}
+
+// next gives those that are still in dir, and one to be made.
+func (w workDirs) next(dir string) workDirs {
+	left := slices.DeleteFunc(slices.Clone(w), func(name string) bool {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	return append(left, workName+"-"+strings.ToLower(rand.Text()[:16]))
 }
 
 // inUse reports whether a fork has the layer, of whatever state folder.
@@ -98,12 +123,12 @@ func (l *forkLayer) close() {
 	}
 }
 
-// undo makes the folder what it was.
-func (l *forkLayer) undo() error {
-	if l.kept != nil {
-		return l.kept.write(l.dir)
+// works are those of the fork that the folder was kept of.
+func (l *forkLayer) works() workDirs {
+	if l.kept == nil {
+		return nil
 	}
-	return removeLayer(l.dir, false)
+	return l.kept.Works
 }
 
 // openLayer looks at the folder that upper and work are to be in.
@@ -153,18 +178,13 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	return l, nil
 }
 
-// removeLayer removes upper, work and layer.json from a folder that layer.json
-// says is ours, and the folder itself if nothing else is in it and made is set.
-func removeLayer(dir string, made bool) error {
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		if n.Name() == upperName || strings.HasPrefix(n.Name(), workName) && n.IsDir() {
-			if err := removeTree(filepath.Join(dir, n.Name())); err != nil {
-				return err
-			}
+// removeLayer removes upper, work folders and layer.json from a folder that
+// layer.json says is ours, and the folder itself if nothing else is in it and made
+// is set.
+func removeLayer(dir string, w workDirs, made bool) error {
+	for _, name := range append([]string{upperName}, w...) {
+		if err := removeTree(filepath.Join(dir, name)); err != nil {
+			return err
 		}
 	}
 	// Last: as long as it is there what is left can be removed too.
@@ -196,9 +216,10 @@ func (e *forkEntry) removeLayer(keep bool) (kept string, err error) {
 		case there.Fork != e.rec.ID:
 			return "", nil
 		case keep:
+			l.Works = e.rec.Works // which may be in use still, if it was detached
 			return dir, l.write(dir)
 		}
-		return "", removeLayer(dir, e.rec.MadeLayer)
+		return "", removeLayer(dir, e.rec.Works, e.rec.MadeLayer)
 	case e.rec.Ephemeral:
 		return "", e.dropMemory()
 	case !keep:

@@ -322,6 +322,7 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		}
 		rec.Layer, rec.MadeLayer = rawPath(dir), true
 	}
+	rec.Works = layer.works().next(layer.dir)
 	e, err := x.g.make(rec)
 	if err != nil {
 		return nil, err
@@ -369,9 +370,17 @@ func (e *forkEntry) undo(layer *forkLayer) error {
 	if e.rec.Ephemeral {
 		errs = append(errs, e.dropMemory())
 	} else if e.rec.Layer != "" {
-		errs = append(errs, layer.undo())
+		errs = append(errs, e.undoLayer(layer))
 	}
 	return errors.Join(append(errs, e.discard())...)
+}
+
+// undoLayer makes the folder that upper is in what it was.
+func (e *forkEntry) undoLayer(layer *forkLayer) error {
+	if layer.kept != nil {
+		return layer.kept.write(layer.dir)
+	}
+	return removeLayer(layer.dir, e.rec.Works, false)
 }
 
 // copyOut restores the snapshot instead.

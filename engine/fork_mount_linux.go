@@ -51,7 +51,7 @@ func (e *forkEntry) mountMemory() error {
 // dropMemory forgets what an ephemeral fork changed.
 func (e *forkEntry) dropMemory() error {
 	if e.rec.Layer != "" {
-		return removeLayer(string(e.rec.Layer), true)
+		return removeLayer(string(e.rec.Layer), e.rec.Works, true)
 	}
 	dir := filepath.Join(e.folder(), memoryName)
 	if mounted, err := mountinfo.Mounted(dir); err != nil || !mounted {
@@ -101,12 +101,11 @@ func makeUpper(lower, upper string) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, upper, times, unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// mount mounts the fork over the lower directory. The caller has the lock.
+// mount mounts the fork over the lower directory, with the last work folder of the
+// record. The caller has the lock, and has written the record.
 func (e *forkEntry) mount(ctx context.Context, lower string) error {
-	// A new one each time: the last may still be in use, by an overlay that is
-	// detached.
-	word := fmt.Sprintf("%s-%08x", workName, rand.Uint32())
-	work := filepath.Join(e.layer(), word)
+	last := len(e.rec.Works) - 1
+	work := filepath.Join(e.layer(), e.rec.Works[last])
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return err
 	}
@@ -123,12 +122,8 @@ func (e *forkEntry) mount(ctx context.Context, lower string) error {
 		removeTree(work)
 		return &noOverlay{err}
 	}
-	if names, err := os.ReadDir(e.layer()); err == nil {
-		for _, n := range names {
-			if n.Name() != word && strings.HasPrefix(n.Name(), workName) {
-				removeTree(filepath.Join(e.layer(), n.Name()))
-			}
-		}
+	for _, name := range e.rec.Works[:last] {
+		removeTree(filepath.Join(e.layer(), name)) // or it stays on the record
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ import (
 //	forks/NAME@WORD/fork.json   what it is: forkRecord. WORD is made of its path
 //	forks/NAME@WORD/lock        locked (flock) by who changes something about it
 //	forks/NAME@WORD/upper       what is different from the snapshot
-//	forks/NAME@WORD/work        the kernel's, while it is mounted
+//	forks/NAME@WORD/work-WORD   the kernel's, while it is mounted
 //	forks/NAME@WORD/memory      of an ephemeral one: the tmpfs that these two are in
 //	forks/.lock                 locked for the moment in which a fork gets its name
 //	kept/NAME-WORD              upper and layer.json of a fork that was removed and kept
@@ -52,10 +52,10 @@ const (
 	layerFileName  = "layer.json"
 	forksLock      = ".lock"
 	upperName      = "upper"
-	workName       = "work" // begins the names of all such folders
+	workName       = "work" // begins the names of all such folders; the rest is random: see workDirs
 	memoryName     = "memory"
 	goneForkPrefix = ".gone-" // of an entry that is being removed
-	forkVersion    = 1
+	forkVersion    = 2
 
 	// forkSource begins the source of an overlay that is a fork, as in
 	// /proc/self/mountinfo. Its name follows.
@@ -86,6 +86,7 @@ type forkRecord struct {
 	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
+	Works      workDirs         `json:"works,omitempty"` // work folders that we made beside upper, the last in use
 	Mode       ForkMode         `json:"mode"`
 	Ephemeral  bool             `json:"ephemeral,omitempty"`
 	Prefetch   string           `json:"prefetch"`
@@ -142,6 +143,8 @@ func decodeForkRecord(b []byte) (*forkRecord, error) {
 		return nil, errors.New("no path")
 	case layer != "" && (!filepath.IsAbs(layer) || filepath.Clean(layer) != layer || layer == "/" || c.Ephemeral && c.Mode != ForkFuse):
 		return nil, errors.New("no layer")
+	case !c.Works.valid():
+		return nil, errors.New("no work folder")
 	case !slices.Contains(forkModes, c.Mode), (c.Mode == ForkRestore) != (c.Copy != nil):
 		return nil, errors.New("no mode")
 	}

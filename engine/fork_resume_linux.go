@@ -83,11 +83,11 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		x.opts = &opts
 	}
 	err = x.overLower(ctx, e.rec.Snapshot.ID, func(lower string, _ *Snapshot) error {
-		e.rec.Mounted = placeHere()
-		if err := e.mount(ctx, lower); err != nil {
+		e.rec.Mounted, e.rec.Works = placeHere(), e.rec.Works.next(e.layer())
+		if err := e.write(); err != nil {
 			return err
 		}
-		return e.write()
+		return e.mount(ctx, lower)
 	})
 	if errors.Is(err, ErrNotFound) {
 		err = fmt.Errorf("%w: it was removed; what the fork changed is in %s", err, e.upper())

@@ -673,7 +673,7 @@ func TestForkHostile(t *testing.T) {
 		"null":    "null",
 		"array":   "[]",
 		"fields":  edit(`"mode"`, `"extra": 1, "mode"`),
-		"newer":   edit(`"version": 1`, `"version": 99`),
+		"newer":   edit(`"version": 2`, `"version": 99`),
 		"other":   string(good), // of another entry
 		"path":    edit(one.Dir, victim+"/../victim"),
 		"root":    edit(one.Dir, "/"),
