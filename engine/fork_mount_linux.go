@@ -5,15 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -46,21 +46,6 @@ func (e *forkEntry) mountMemory() error {
 		return &noOverlay{fmt.Errorf("tmpfs: %w", err)}
 	}
 	return nil
-}
-
-// dropMemory forgets what an ephemeral fork changed.
-func (e *forkEntry) dropMemory() error {
-	if e.rec.Layer != "" {
-		return removeLayer(string(e.rec.Layer), e.rec.Works, true)
-	}
-	dir := filepath.Join(e.folder(), memoryName)
-	if mounted, err := mountinfo.Mounted(dir); err != nil || !mounted {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return err
-	}
-	return fusefs.UnmountAt(dir, true)
 }
 
 // makeUpper makes the upper directory. An overlay's root has its metadata, which is
@@ -250,6 +235,11 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 	cmd := exec.CommandContext(ctx, program, "-o", options, string(e.rec.Dir))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = said, said
+	// If we are killed meanwhile it is not to mount what has been swept by then. That
+	// goes by threads.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		said.Seek(0, io.SeekStart)
 		text, _ := io.ReadAll(io.LimitReader(said, 1<<10))

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -31,6 +30,9 @@ import (
 //	forks/NAME@WORD/work-WORD   the kernel's, while it is mounted
 //	forks/NAME@WORD/memory      of an ephemeral one: the tmpfs that these two are in
 //	forks/.lock                 locked for the moment in which a fork gets its name
+//	forks/.making-NAME@WORD     there until the fork is mounted: see sweep
+//	forks/.gone-WORD            an entry that is being removed, with all that is the fork's
+//	forks/.new-WORD             an entry that is being made, or removed alone
 //	kept/NAME-WORD              upper and layer.json of a fork that was removed and kept
 //	lower/ID                    where the snapshot is mounted that forks lie over
 //	lower/ID.lock               shared by who mounts a fork over it, exclusive to who
@@ -54,7 +56,8 @@ const (
 	upperName      = "upper"
 	workName       = "work" // begins the names of all such folders; the rest is random: see workDirs
 	memoryName     = "memory"
-	goneForkPrefix = ".gone-" // of an entry that is being removed
+	goneForkPrefix = ".gone-"
+	makingPrefix   = ".making-"
 	forkVersion    = 2
 
 	// forkSource begins the source of an overlay that is a fork, as in
@@ -86,7 +89,8 @@ type forkRecord struct {
 	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
-	Works      workDirs         `json:"works,omitempty"` // work folders that we made beside upper, the last in use
+	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork
+	Works      workDirs         `json:"works,omitempty"`     // work folders that we made beside upper, the last in use
 	Mode       ForkMode         `json:"mode"`
 	Ephemeral  bool             `json:"ephemeral,omitempty"`
 	Prefetch   string           `json:"prefetch"`
@@ -198,14 +202,7 @@ func (e *forkEntry) write() error {
 // make makes an entry and gives it its name: that of the record, or if that is ""
 // one after the directory. The entry is locked.
 func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
-	if err := os.MkdirAll(g.dir, 0o700); err != nil {
-		return nil, err
-	}
-	temp := newPrefix + rec.ID
-	if err := os.Mkdir(filepath.Join(g.dir, temp), 0o700); err != nil {
-		return nil, err
-	}
-	plain, err := g.open(temp)
+	plain, err := g.newEntry()
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +221,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	}
 	// Once the name is known nobody else may take it; so it is known first, and
 	// written down before anybody can see the entry.
-	naming, err := lockFile(context.Background(), filepath.Join(g.dir, forksLock), unix.LOCK_EX)
+	naming, err := g.lockNames()
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +246,11 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 		return nil, err
 	}
 	key := forkKey(rec.Name, string(rec.Dir))
-	if err := os.Rename(filepath.Join(g.dir, temp), filepath.Join(g.dir, key)); err != nil {
+	if err := os.WriteFile(g.making(key), nil, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(e.folder(), filepath.Join(g.dir, key)); err != nil {
+		os.Remove(g.making(key))
 		return nil, err
 	}
 	e.key = key
@@ -298,20 +299,6 @@ func (c *forkRecord) choose(names []os.DirEntry) error {
 		c.Name = base + "-" + strings.ToLower(rand.Text()[:6])
 	}
 	return nil
-}
-
-// discard removes an entry, and what is in it of the fork. The caller has the lock.
-func (e *forkEntry) discard() error {
-	gone := filepath.Join(e.g.dir, goneForkPrefix+e.rec.ID)
-	err := os.Rename(e.folder(), gone)
-	if err == nil {
-		e.key = filepath.Base(gone)
-		err = removeTree(gone)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return err
 }
 
 // load opens an entry of this user's and reads what it says.
@@ -363,8 +350,7 @@ func (e *forkEntry) take(ctx context.Context) error {
 	}
 }
 
-// keys gives the names of entries, and removes what was never finished, or not
-// wholly removed.
+// keys gives the names of entries.
 func (g *forkRegistry) keys() []string {
 	names, err := os.ReadDir(g.dir)
 	if err != nil {
@@ -372,38 +358,11 @@ func (g *forkRegistry) keys() []string {
 	}
 	var keys []string
 	for _, n := range names {
-		name := n.Name()
-		switch {
-		case !n.IsDir():
-		case strings.HasPrefix(name, newPrefix), strings.HasPrefix(name, goneForkPrefix):
-			g.reap(name)
-		case strings.Contains(name, "@"):
+		if name := n.Name(); n.IsDir() && !strings.HasPrefix(name, ".") && strings.Contains(name, "@") {
 			keys = append(keys, name)
 		}
 	}
 	return keys
-}
-
-// reap removes an entry that somebody who was killed was making, or removing.
-func (g *forkRegistry) reap(name string) {
-	e, err := g.open(name)
-	if err != nil {
-		return
-	}
-	defer e.close()
-	info, err := e.dir.Stat()
-	if err != nil || time.Since(info.ModTime()) < newGarbage {
-		return
-	}
-	if err := e.tryOwn(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	// What an ephemeral fork had in memory goes first.
-	memory := filepath.Join(g.dir, name, memoryName)
-	if mounted, _ := mountinfo.Mounted(memory); mounted && fusefs.UnmountAt(memory, true) != nil {
-		return
-	}
-	removeTree(filepath.Join(g.dir, name))
 }
 
 // all loads all entries that can be. Those that cannot are given by the error.

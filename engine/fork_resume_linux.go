@@ -34,6 +34,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 	if x.g, err = newForkRegistry(x.repo.stateDir()); err != nil {
 		return nil, err
 	}
+	defer x.sweep(ctx)
 	e, err := x.g.find(nameOrDir)
 	if err != nil {
 		return nil, err
@@ -70,6 +71,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 	if err := e.layerThere(table); err != nil {
 		return nil, err
 	}
+	e.finished() // from here on it is as it is
 	// The directory may have been on a tmpfs.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

@@ -720,25 +720,6 @@ func TestForkHostile(t *testing.T) {
 	must(t, os.RemoveAll(forks))
 }
 
-// TestForkUnfinished: what a process that was killed left half made is removed.
-func TestForkUnfinished(t *testing.T) {
-	f := newForked(t)
-	old := time.Now().Add(-time.Hour)
-	for _, name := range []string{newPrefix + "aaaaaaaa", goneForkPrefix + "bbbbbbbb"} {
-		dir := filepath.Join(f.state, "forks", name)
-		write(t, dir+"/upper/x", nil)
-		write(t, dir+"/lock", nil)
-		must(t, os.Chtimes(dir, old, old))
-	}
-	f.forkStates("unfinished", map[string]ForkState{})
-	// Killed before it was mounted: it is a fork that nothing was changed in.
-	r := f.open()
-	one := f.fork(r, "one", nil)
-	must(t, unix.Unmount(one.Dir, 0))
-	f.forkStates("not mounted", map[string]ForkState{"one": ForkDetached})
-	f.remove(one)
-}
-
 // TestForkModes: each mode that can be had here, insisted on.
 func TestForkModes(t *testing.T) {
 	for _, mode := range []ForkMode{ForkUserOverlay, ForkFuse} {

@@ -150,15 +150,7 @@ func (g *registry) open(key string) (*entry, error) {
 // make makes an entry that this process serves. prepare is called before
 // anybody can see it.
 func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, err error) {
-	if err := os.MkdirAll(g.dir, 0o700); err != nil {
-		return nil, err
-	}
-	word := strings.ToLower(rand.Text()[:8])
-	name := newPrefix + word
-	if err := os.Mkdir(filepath.Join(g.dir, name), 0o700); err != nil {
-		return nil, err
-	}
-	e, err := g.open(name)
+	e, err := g.newEntry()
 	if err != nil {
 		return nil, err
 	}
@@ -180,8 +172,8 @@ func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, er
 	if err := prepare(e); err != nil {
 		return nil, err
 	}
-	key := rec.Snapshot.ID.String() + "." + word
-	if err := os.Rename(filepath.Join(g.dir, name), filepath.Join(g.dir, key)); err != nil {
+	key := rec.Snapshot.ID.String() + "." + strings.ToLower(rand.Text()[:8])
+	if err := os.Rename(filepath.Join(g.dir, e.key), filepath.Join(g.dir, key)); err != nil {
 		return nil, err
 	}
 	e.key = key
@@ -259,9 +251,6 @@ type entryState struct {
 
 func (s *entryState) lost() bool { return !s.live && len(s.points) == 0 }
 
-// newGarbage is the age at which an entry that was never finished is garbage.
-const newGarbage = time.Minute
-
 // scan gives the entries of this user whose keys begin with a prefix, and removes
 // garbage that it sees.
 func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
@@ -286,8 +275,8 @@ func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
 		s.rec, err = e.read()
 		switch {
 		case strings.HasPrefix(n.Name(), newPrefix):
-			if info, ierr := n.Info(); !s.live && ierr == nil && time.Since(info.ModTime()) > newGarbage {
-				e.reap()
+			if e.claim() {
+				e.remove()
 			}
 			e.close()
 			continue

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/snapctl/snapctl/engine"
-	"github.com/snapctl/snapctl/fusefs"
 )
 
 // mountOutput is what mount --json prints.
@@ -170,7 +169,7 @@ func (a *app) mountHint(err error, folder string) error {
 	if _, serr := os.Stat(folder); errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
 		return &hintError{err: err, hint: "make it first: mkdir -p " + shellQuote(folder)}
 	}
-	if uerr := fusefs.Usable(a.state()); uerr != nil {
+	if engine.TryMount(a.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}
 	}
 	return err
