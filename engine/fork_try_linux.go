@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,6 +83,15 @@ func unmountBelow(table mountTable, path string) error {
 // TryMount tries whether this process can mount snapshots, and unmount them, in a state
 // directory, and says why not. It leaves nothing.
 func TryMount(stateDir string) (err error) {
+	g, err := newForkRegistry(stateDir)
+	if err != nil {
+		return err
+	}
+	s := &sweeper{g: g}
+	s.tries()
+	if err := errors.Join(s.errs...); err != nil {
+		return err // one is enough
+	}
 	t, err := newTry(stateDir)
 	if err != nil {
 		return err

@@ -151,6 +151,9 @@ func inUserNamespace() bool {
 	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
 }
 
+// mtabHint is what to do about fusefs.ErrNoMtab.
+const mtabHint = "make it, as root: ln -s /proc/self/mounts /etc/mtab"
+
 func (a *app) fuseCheck() check {
 	c := check{Name: "FUSE", State: checkOK, Text: "mounts work"}
 	err := engine.TryMount(a.state())
@@ -161,6 +164,8 @@ func (a *app) fuseCheck() check {
 	switch {
 	case errors.Is(err, fusefs.ErrNoHelper):
 		c.Hint = "install the package fuse3"
+	case errors.Is(err, fusefs.ErrNoMtab):
+		c.Hint = mtabHint
 	case errors.Is(err, os.ErrNotExist):
 		c.Hint = "there must be a /dev/fuse: modprobe fuse, or for a container --device /dev/fuse"
 	case errors.Is(unix.Access("/dev/fuse", unix.R_OK|unix.W_OK), unix.EACCES):

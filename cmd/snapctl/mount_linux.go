@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/fusefs"
 )
 
 // mountOutput is what mount --json prints.
@@ -168,6 +169,9 @@ func (a *app) mountHint(err error, folder string) error {
 	}
 	if _, serr := os.Stat(folder); errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
 		return &hintError{err: err, hint: "make it first: mkdir -p " + shellQuote(folder)}
+	}
+	if errors.Is(err, fusefs.ErrNoMtab) {
+		return &hintError{err: err, hint: mtabHint}
 	}
 	if engine.TryMount(a.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}

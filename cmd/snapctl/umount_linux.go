@@ -69,6 +69,9 @@ func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOption
 		}
 		err = inUse(err, path, "--force detaches it")
 	}
+	if errors.Is(err, fusefs.ErrNoMtab) {
+		err = &hintError{err: err, hint: mtabHint}
+	}
 	return err
 }
 
