@@ -75,6 +75,9 @@ func newForkRegistry(stateDir string) (*forkRegistry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
 	}
+	if err := checkState(dir); err != nil {
+		return nil, err
+	}
 	return &forkRegistry{registry{filepath.Join(dir, forksFolder)}, dir}, nil
 }
 

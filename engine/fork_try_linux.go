@@ -28,7 +28,7 @@ const (
 )
 
 func newTry(stateDir string) (*tryDir, error) {
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := makeState(stateDir); err != nil {
 		return nil, err
 	}
 	dir, err := resolveTarget(stateDir) // as the kernel's table has it
@@ -181,7 +181,7 @@ const resumeLock = "resume.lock"
 // LockResume waits until nobody else of this state folder brings mounts back, so that
 // none is mounted twice. Forks need no such care.
 func LockResume(ctx context.Context, stateDir string) (unlock func(), err error) {
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := makeState(stateDir); err != nil {
 		return nil, err
 	}
 	f, err := lockFile(ctx, filepath.Join(stateDir, resumeLock), unix.LOCK_EX)

@@ -63,7 +63,33 @@ func newRegistry(stateDir string) (*registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
 	}
+	if err := checkState(dir); err != nil {
+		return nil, err
+	}
 	return &registry{filepath.Join(dir, mountsDir)}, nil
+}
+
+// checkState fails with ErrShared for a state directory into which others may write:
+// what stands there says what is unmounted and deleted.
+func checkState(dir string) error {
+	err := CheckPrivate(dir, mountsDir, forksFolder, lowersFolder, keptFolder)
+	if err == nil {
+		if info, serr := os.Stat(dir); serr == nil {
+			err = checkOwner(dir, info)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
+}
+
+// makeState makes a state directory, if there is none.
+func makeState(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return checkState(dir)
 }
 
 // A record is what an entry says. It is enough to mount all of it again.

@@ -324,6 +324,9 @@ func (a *app) cacheFolder() string {
 func folderCheck(name, dir, hint string) check {
 	c := check{Name: name, State: checkOK}
 	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = engine.CheckPrivate(dir)
+	}
 	var f *os.File
 	if err == nil {
 		// One name, so that a doctor that is killed leaves no more than that.
