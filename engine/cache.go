@@ -33,6 +33,13 @@ import (
 // written is done without. Several processes use it at once.
 type cacheDir struct{ dir string }
 
+// Beside those of the repositories there are in Options.CacheDir packs of all of them, and
+// the logs of mounts in the background.
+const (
+	packsFolder = "packs"
+	logsFolder  = "logs"
+)
+
 func newCacheDir(base string, repo uuid.UUID) cacheDir {
 	return cacheDir{filepath.Join(base, repo.String())}
 }

@@ -2,12 +2,15 @@ package engine
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/snapctl/snapctl/manifest"
@@ -22,18 +25,22 @@ type layerRecord struct {
 	Repository recordRepository `json:"repository"`
 	Snapshot   manifest.ID      `json:"snapshot"`
 	Mode       ForkMode         `json:"mode"`
+	Works      workDirs         `json:"works,omitempty"` // as in forkRecord, of a fork that is no more
 	Fork       string           `json:"fork,omitempty"`  // ID of the fork that has it
 	State      rawPath          `json:"state,omitempty"` // and the state folder of that
 	Key        string           `json:"key,omitempty"`   // and its entry there
 }
 
-func (l *layerRecord) write(dir string) error {
+// layerTemp is what layer.json is written as first, by the fork of that ID.
+func layerTemp(dir, id string) string { return filepath.Join(dir, layerFileName+"."+id) }
+
+func (l *layerRecord) write(dir, id string) error {
 	b, err := json.MarshalIndent(l, "", "  ")
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, layerFileName)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	temp := layerTemp(dir, id)
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -42,7 +49,10 @@ func (l *layerRecord) write(dir string) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(path+".new", path)
+		err = os.Rename(temp, filepath.Join(dir, layerFileName))
+	}
+	if err != nil {
+		os.Remove(temp)
 	}
 	if err == nil {
 		err = syncDir(dir)
@@ -64,10 +74,31 @@ func readLayer(dir string) (*layerRecord, error) {
 	switch {
 	case l.Version > forkVersion:
 		return nil, errNewer
-	case l.Version < 1 || l.Snapshot.IsZero():
+	case l.Version < 1 || l.Snapshot.IsZero() || !l.Works.valid():
 		return nil, errors.New("incomplete")
 	}
 	return l, nil
+}
+
+// workDirs are the names of work folders that we made, in the order in which they were
+// made. No other folder is taken for one, whatever its name: beside upper there may be
+// somebody's own. A new one is made for each mount of a fork: the last may still be in
+// use, by an overlay that is detached. Its name is written down before it is made.
+type workDirs []string
+
+var workDirNames = regexp.MustCompile(`^` + workName + `-[0-9a-z]{16}$`)
+
+func (w workDirs) valid() bool {
+	return !slices.ContainsFunc(w, func(name string) bool { return !workDirNames.MatchString(name) })
+}
+
+// next gives those that are still in dir, and one to be made.
+func (w workDirs) next(dir string) workDirs {
+	left := slices.DeleteFunc(slices.Clone(w), func(name string) bool {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	return append(left, workName+"-"+strings.ToLower(rand.Text()[:16]))
 }
 
 // inUse reports whether a fork has the layer, of whatever state folder.
@@ -88,22 +119,22 @@ func (l *layerRecord) inUse() bool {
 type forkLayer struct {
 	dir  string // "" if none was named
 	lock *os.File
-	made bool
 	kept *layerRecord // of the fork that it was kept of; nil if it is empty
 }
 
 func (l *forkLayer) close() {
 	if l.lock != nil {
 		l.lock.Close()
+		l.lock = nil
 	}
 }
 
-// undo makes the folder what it was.
-func (l *forkLayer) undo() error {
-	if l.kept != nil {
-		return l.kept.write(l.dir)
+// works are those of the fork that the folder was kept of.
+func (l *forkLayer) works() workDirs {
+	if l.kept == nil {
+		return nil
 	}
-	return removeLayer(l.dir, false)
+	return l.kept.Works
 }
 
 // openLayer looks at the folder that upper and work are to be in.
@@ -118,21 +149,19 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	if dir := string(rec.Dir); l.dir == dir || strings.HasPrefix(l.dir, dir+"/") || l.dir == "/" {
 		return nil, fmt.Errorf("%w: the upper folder would be below the fork", ErrInvalid)
 	}
-	l.made = os.Mkdir(l.dir, 0o700) == nil
-	fd, err := openDirectory(l.dir)
-	if err != nil {
-		return nil, fmt.Errorf("upper folder %s: %w", l.dir, err)
+	rec.Layer = rawPath(l.dir)
+	if _, err := os.Lstat(l.dir); errors.Is(err, fs.ErrNotExist) {
+		rec.MadeLayer = true // once that is written down: see make
+		return l, nil
 	}
-	l.lock = os.NewFile(uintptr(fd), l.dir)
+	if err := l.take(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("%w: another fork is about to use the upper folder %s", ErrExists, l.dir)
-	}
-	rec.Layer, rec.MadeLayer = rawPath(l.dir), l.made
 	empty, err := isEmptyDir(l.dir)
 	if empty || err != nil {
 		return l, err
@@ -150,69 +179,68 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	if info, err := os.Lstat(filepath.Join(l.dir, upperName)); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("%w: there is no folder %s in %s", ErrExists, upperName, l.dir)
 	}
+	rec.TookLayer = true
+	// What unfork --keep made goes with the fork that had it last.
+	rec.MadeLayer = filepath.Dir(l.dir) == filepath.Join(x.g.state, keptFolder)
 	return l, nil
 }
 
-// removeLayer removes upper, work and layer.json from a folder that layer.json
-// says is ours, and the folder itself if nothing else is in it and made is set.
-func removeLayer(dir string, made bool) error {
-	names, err := os.ReadDir(dir)
+// take locks the folder.
+func (l *forkLayer) take() error {
+	fd, err := openDirectory(l.dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("upper folder %s: %w", l.dir, err)
 	}
-	for _, n := range names {
-		if n.Name() == upperName || strings.HasPrefix(n.Name(), workName) && n.IsDir() {
-			if err := removeTree(filepath.Join(dir, n.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	// Last: as long as it is there what is left can be removed too.
-	if err := os.Remove(filepath.Join(dir, layerFileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if made {
-		os.Remove(dir)
+	l.close()
+	l.lock = os.NewFile(uintptr(fd), l.dir)
+	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		l.close()
+		return fmt.Errorf("%w: another fork is about to use the upper folder %s", ErrExists, l.dir)
 	}
 	return nil
 }
 
-// removeLayer removes what the fork changed, or with keep sees to it that another
-// fork can have it.
-func (e *forkEntry) removeLayer(keep bool) (kept string, err error) {
-	dir := string(e.rec.Layer)
-	l := &layerRecord{Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode}
-	switch {
-	case dir != "":
-		// It is outside of our folders: what is there may be somebody else's by now.
-		there, err := readLayer(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", nil
+// removeLayer removes upper, work folders and layer.json from a folder that
+// layer.json says is ours.
+func removeLayer(dir string, w workDirs) error {
+	for _, name := range append([]string{upperName}, w...) {
+		if err := removeTree(filepath.Join(dir, name)); err != nil {
+			return err
 		}
-		if err != nil {
-			return "", fmt.Errorf("%s: %s: %w", dir, layerFileName, err)
-		}
-		switch {
-		case there.Fork != e.rec.ID:
-			return "", nil
-		case keep:
-			return dir, l.write(dir)
-		}
-		return "", removeLayer(dir, e.rec.MadeLayer)
-	case e.rec.Ephemeral:
-		return "", e.dropMemory()
-	case !keep:
-		return "", nil // with the entry
 	}
+	// Last: as long as it is there what is left can be removed too.
+	err := os.Remove(filepath.Join(dir, layerFileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return err
+}
+
+// keep leaves what the fork changed to another fork, and ends it.
+func (e *forkEntry) keep() (kept string, err error) {
+	if dir := string(e.rec.Layer); dir != "" {
+		ours, err := e.layerOurs()
+		if err != nil || !ours {
+			return "", errors.Join(err, e.end())
+		}
+		if err := e.keepLayer(dir); err != nil {
+			return "", err
+		}
+		return dir, e.end()
+	}
+	if err := e.keepLayer(e.folder()); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Join(e.g.state, keptFolder), 0o700); err != nil {
+		return "", err
+	}
+	// All at once, so that what was changed is never but half kept.
 	kept = filepath.Join(e.g.state, keptFolder, e.rec.Name+"-"+e.rec.ID[:6])
-	if err := os.MkdirAll(kept, 0o700); err != nil {
+	if err := os.Rename(e.folder(), kept); err != nil {
 		return "", err
 	}
-	if err := l.write(kept); err != nil {
-		return "", err
+	for _, name := range append([]string{forkFileName, lockName}, e.rec.Works...) {
+		removeTree(filepath.Join(kept, name)) // what is left goes with the folder
 	}
-	if err := os.Rename(e.upper(), filepath.Join(kept, upperName)); err != nil {
-		return "", err
-	}
-	return kept, syncDir(kept)
+	return kept, syncDir(filepath.Dir(kept))
 }

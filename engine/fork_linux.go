@@ -96,6 +96,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	if err := x.check(); err != nil {
 		return nil, err
 	}
+	x.sweep(ctx)
 	id, ok := idOf(ref)
 	if !ok {
 		s, err := x.repo.Get(ctx, ref)
@@ -116,15 +117,12 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 			return nil, fmt.Errorf("%w: fork %s is there", ErrExists, name)
 		}
 	}
-	err = os.Mkdir(path, 0o755)
-	made := err == nil
-	defer func() {
-		if made && err != nil {
-			os.Remove(path)
+	_, err = os.Lstat(path)
+	made := errors.Is(err, fs.ErrNotExist) // or to be made, once that is written down
+	if !made {
+		if path, err = mountPoint(path, x.opts.Force); err != nil {
+			return nil, err
 		}
-	}()
-	if path, err = mountPoint(path, x.opts.Force); err != nil {
-		return nil, err
 	}
 	rec := &forkRecord{
 		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
@@ -151,6 +149,14 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 func (x *forker) warn(err error) {
 	if x.opts.Warn != nil {
 		x.opts.Warn(err)
+	}
+}
+
+// sweep sweeps the state directory. What is left doctor says: this is about a fork.
+func (x *forker) sweep(ctx context.Context) {
+	swept, err := x.g.sweep(ctx)
+	if len(swept) > 0 || err != nil {
+		x.repo.log.Info("swept", "what", swept, "err", err)
 	}
 }
 
@@ -240,7 +246,7 @@ func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
 
 // mountLower mounts the snapshot where forks lie over it.
 func (x *forker) mountLower(ctx context.Context, id manifest.ID) (*Snapshot, error) {
-	if err := fusefs.Usable(x.g.state); err != nil {
+	if err := TryMount(x.g.state); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoFUSE, err)
 	}
 	lower := x.g.lower(id)
@@ -277,11 +283,6 @@ func (x *forker) mountNew(ctx context.Context, rec *forkRecord, lower string) (_
 		return nil, err
 	}
 	defer layer.close()
-	defer func() {
-		if err != nil && layer.made {
-			os.Remove(layer.dir)
-		}
-	}()
 	modes := forkModes[:3]
 	if layer.kept != nil {
 		modes = []ForkMode{layer.kept.Mode}
@@ -313,15 +314,12 @@ func (x *forker) mountNew(ctx context.Context, rec *forkRecord, lower string) (_
 
 // mountAs is mountNew in one mode. It leaves nothing if it fails.
 func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer, lower string) (_ *Fork, err error) {
-	asked := rec.Name
+	asked := *rec
 	if rec.Ephemeral && rec.Mode == ForkFuse {
 		// Who may not mount has to find a tmpfs.
-		dir, err := os.MkdirTemp(sharedMemory, "snapctl-fork-")
-		if err != nil {
-			return nil, err
-		}
-		rec.Layer, rec.MadeLayer = rawPath(dir), true
+		rec.Layer, rec.MadeLayer = rawPath(filepath.Join(sharedMemory, "snapctl-fork-"+rec.ID)), true
 	}
+	rec.Works = layer.works().next(layer.dir)
 	e, err := x.g.make(rec)
 	if err != nil {
 		return nil, err
@@ -329,10 +327,13 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 	defer e.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.undo(layer))
-			rec.Name = asked
+			err = errors.Join(err, e.undo())
+			*rec = asked
 		}
 	}()
+	if err := e.makeDirs(layer); err != nil {
+		return nil, err
+	}
 	if rec.Ephemeral && rec.Mode != ForkFuse {
 		if err := e.mountMemory(); err != nil {
 			return nil, err
@@ -351,7 +352,30 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 	if err := e.mount(ctx, lower); err != nil {
 		return nil, err
 	}
+	e.finished()
 	return e.fork(), nil
+}
+
+// makeDirs makes the directories of the fork that are to be made, now that its record
+// says so.
+func (e *forkEntry) makeDirs(layer *forkLayer) error {
+	if e.rec.MadeDir {
+		if err := os.Mkdir(string(e.rec.Dir), 0o755); err != nil {
+			e.rec.MadeDir = false
+			return err
+		}
+	}
+	if !e.rec.MadeLayer || e.rec.TookLayer {
+		return nil
+	}
+	if err := os.Mkdir(string(e.rec.Layer), 0o700); err != nil {
+		e.rec.MadeLayer = false
+		return err
+	}
+	if layer.dir == "" { // of an ephemeral one
+		return nil
+	}
+	return layer.take()
 }
 
 // mark says in the folder that upper is in that it is this fork's.
@@ -360,18 +384,7 @@ func (e *forkEntry) mark() error {
 		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
 		Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
 	}
-	return l.write(e.layer())
-}
-
-// undo removes what was made of a fork.
-func (e *forkEntry) undo(layer *forkLayer) error {
-	var errs []error
-	if e.rec.Ephemeral {
-		errs = append(errs, e.dropMemory())
-	} else if e.rec.Layer != "" {
-		errs = append(errs, layer.undo())
-	}
-	return errors.Join(append(errs, e.discard())...)
+	return l.write(e.layer(), e.rec.ID)
 }
 
 // copyOut restores the snapshot instead.
@@ -388,7 +401,7 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 	defer e.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.discard())
+			err = errors.Join(err, e.undo())
 		}
 	}()
 	receipt, err := x.repo.Restore(ctx, id.String(), string(rec.Dir), &RestoreOptions{Progress: x.opts.Progress})
@@ -404,6 +417,7 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 	if err := e.write(); err != nil {
 		return nil, err
 	}
+	e.finished()
 	return e.fork(), nil
 }
 

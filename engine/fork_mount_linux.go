@@ -5,15 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -46,21 +46,6 @@ func (e *forkEntry) mountMemory() error {
 		return &noOverlay{fmt.Errorf("tmpfs: %w", err)}
 	}
 	return nil
-}
-
-// dropMemory forgets what an ephemeral fork changed.
-func (e *forkEntry) dropMemory() error {
-	if e.rec.Layer != "" {
-		return removeLayer(string(e.rec.Layer), true)
-	}
-	dir := filepath.Join(e.folder(), memoryName)
-	if mounted, err := mountinfo.Mounted(dir); err != nil || !mounted {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return err
-	}
-	return fusefs.UnmountAt(dir, true)
 }
 
 // makeUpper makes the upper directory. An overlay's root has its metadata, which is
@@ -101,12 +86,11 @@ func makeUpper(lower, upper string) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, upper, times, unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// mount mounts the fork over the lower directory. The caller has the lock.
+// mount mounts the fork over the lower directory, with the last work folder of the
+// record. The caller has the lock, and has written the record.
 func (e *forkEntry) mount(ctx context.Context, lower string) error {
-	// A new one each time: the last may still be in use, by an overlay that is
-	// detached.
-	word := fmt.Sprintf("%s-%08x", workName, rand.Uint32())
-	work := filepath.Join(e.layer(), word)
+	last := len(e.rec.Works) - 1
+	work := filepath.Join(e.layer(), e.rec.Works[last])
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return err
 	}
@@ -123,12 +107,8 @@ func (e *forkEntry) mount(ctx context.Context, lower string) error {
 		removeTree(work)
 		return &noOverlay{err}
 	}
-	if names, err := os.ReadDir(e.layer()); err == nil {
-		for _, n := range names {
-			if n.Name() != word && strings.HasPrefix(n.Name(), workName) {
-				removeTree(filepath.Join(e.layer(), n.Name()))
-			}
-		}
+	for _, name := range e.rec.Works[:last] {
+		removeTree(filepath.Join(e.layer(), name)) // or it stays on the record
 	}
 	return nil
 }
@@ -255,6 +235,11 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 	cmd := exec.CommandContext(ctx, program, "-o", options, string(e.rec.Dir))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = said, said
+	// If we are killed meanwhile it is not to mount what has been swept by then. That
+	// goes by threads.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		said.Seek(0, io.SeekStart)
 		text, _ := io.ReadAll(io.LimitReader(said, 1<<10))

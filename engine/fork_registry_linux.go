@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -28,9 +27,12 @@ import (
 //	forks/NAME@WORD/fork.json   what it is: forkRecord. WORD is made of its path
 //	forks/NAME@WORD/lock        locked (flock) by who changes something about it
 //	forks/NAME@WORD/upper       what is different from the snapshot
-//	forks/NAME@WORD/work        the kernel's, while it is mounted
+//	forks/NAME@WORD/work-WORD   the kernel's, while it is mounted
 //	forks/NAME@WORD/memory      of an ephemeral one: the tmpfs that these two are in
 //	forks/.lock                 locked for the moment in which a fork gets its name
+//	forks/.making-NAME@WORD     there until the fork is mounted: see sweep
+//	forks/.gone-WORD            an entry that is being removed, with all that is the fork's
+//	forks/.new-WORD             an entry that is being made, or removed alone
 //	kept/NAME-WORD              upper and layer.json of a fork that was removed and kept
 //	lower/ID                    where the snapshot is mounted that forks lie over
 //	lower/ID.lock               shared by who mounts a fork over it, exclusive to who
@@ -52,10 +54,11 @@ const (
 	layerFileName  = "layer.json"
 	forksLock      = ".lock"
 	upperName      = "upper"
-	workName       = "work" // begins the names of all such folders
+	workName       = "work" // begins the names of all such folders; the rest is random: see workDirs
 	memoryName     = "memory"
-	goneForkPrefix = ".gone-" // of an entry that is being removed
-	forkVersion    = 1
+	goneForkPrefix = ".gone-"
+	makingPrefix   = ".making-"
+	forkVersion    = 2
 
 	// forkSource begins the source of an overlay that is a fork, as in
 	// /proc/self/mountinfo. Its name follows.
@@ -72,6 +75,9 @@ func newForkRegistry(stateDir string) (*forkRegistry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
 	}
+	if err := checkState(dir); err != nil {
+		return nil, err
+	}
 	return &forkRegistry{registry{filepath.Join(dir, forksFolder)}, dir}, nil
 }
 
@@ -86,6 +92,8 @@ type forkRecord struct {
 	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
+	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork
+	Works      workDirs         `json:"works,omitempty"`     // work folders that we made beside upper, the last in use
 	Mode       ForkMode         `json:"mode"`
 	Ephemeral  bool             `json:"ephemeral,omitempty"`
 	Prefetch   string           `json:"prefetch"`
@@ -142,6 +150,8 @@ func decodeForkRecord(b []byte) (*forkRecord, error) {
 		return nil, errors.New("no path")
 	case layer != "" && (!filepath.IsAbs(layer) || filepath.Clean(layer) != layer || layer == "/" || c.Ephemeral && c.Mode != ForkFuse):
 		return nil, errors.New("no layer")
+	case !c.Works.valid():
+		return nil, errors.New("no work folder")
 	case !slices.Contains(forkModes, c.Mode), (c.Mode == ForkRestore) != (c.Copy != nil):
 		return nil, errors.New("no mode")
 	}
@@ -195,14 +205,7 @@ func (e *forkEntry) write() error {
 // make makes an entry and gives it its name: that of the record, or if that is ""
 // one after the directory. The entry is locked.
 func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
-	if err := os.MkdirAll(g.dir, 0o700); err != nil {
-		return nil, err
-	}
-	temp := newPrefix + rec.ID
-	if err := os.Mkdir(filepath.Join(g.dir, temp), 0o700); err != nil {
-		return nil, err
-	}
-	plain, err := g.open(temp)
+	plain, err := g.newEntry()
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +224,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	}
 	// Once the name is known nobody else may take it; so it is known first, and
 	// written down before anybody can see the entry.
-	naming, err := lockFile(context.Background(), filepath.Join(g.dir, forksLock), unix.LOCK_EX)
+	naming, err := g.lockNames()
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +249,11 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 		return nil, err
 	}
 	key := forkKey(rec.Name, string(rec.Dir))
-	if err := os.Rename(filepath.Join(g.dir, temp), filepath.Join(g.dir, key)); err != nil {
+	if err := os.WriteFile(g.making(key), nil, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(e.folder(), filepath.Join(g.dir, key)); err != nil {
+		os.Remove(g.making(key))
 		return nil, err
 	}
 	e.key = key
@@ -295,20 +302,6 @@ func (c *forkRecord) choose(names []os.DirEntry) error {
 		c.Name = base + "-" + strings.ToLower(rand.Text()[:6])
 	}
 	return nil
-}
-
-// discard removes an entry, and what is in it of the fork. The caller has the lock.
-func (e *forkEntry) discard() error {
-	gone := filepath.Join(e.g.dir, goneForkPrefix+e.rec.ID)
-	err := os.Rename(e.folder(), gone)
-	if err == nil {
-		e.key = filepath.Base(gone)
-		err = removeTree(gone)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return err
 }
 
 // load opens an entry of this user's and reads what it says.
@@ -360,8 +353,7 @@ func (e *forkEntry) take(ctx context.Context) error {
 	}
 }
 
-// keys gives the names of entries, and removes what was never finished, or not
-// wholly removed.
+// keys gives the names of entries.
 func (g *forkRegistry) keys() []string {
 	names, err := os.ReadDir(g.dir)
 	if err != nil {
@@ -369,38 +361,11 @@ func (g *forkRegistry) keys() []string {
 	}
 	var keys []string
 	for _, n := range names {
-		name := n.Name()
-		switch {
-		case !n.IsDir():
-		case strings.HasPrefix(name, newPrefix), strings.HasPrefix(name, goneForkPrefix):
-			g.reap(name)
-		case strings.Contains(name, "@"):
+		if name := n.Name(); n.IsDir() && !strings.HasPrefix(name, ".") && strings.Contains(name, "@") {
 			keys = append(keys, name)
 		}
 	}
 	return keys
-}
-
-// reap removes an entry that somebody who was killed was making, or removing.
-func (g *forkRegistry) reap(name string) {
-	e, err := g.open(name)
-	if err != nil {
-		return
-	}
-	defer e.close()
-	info, err := e.dir.Stat()
-	if err != nil || time.Since(info.ModTime()) < newGarbage {
-		return
-	}
-	if err := e.tryOwn(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	// What an ephemeral fork had in memory goes first.
-	memory := filepath.Join(g.dir, name, memoryName)
-	if mounted, _ := mountinfo.Mounted(memory); mounted && fusefs.UnmountAt(memory, true) != nil {
-		return
-	}
-	removeTree(filepath.Join(g.dir, name))
 }
 
 // all loads all entries that can be. Those that cannot are given by the error.

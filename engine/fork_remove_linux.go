@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
 	if err := e.take(ctx); err != nil {
 		return err
 	}
+	e.finished()
 	busy, err := e.unmount(detach)
 	if err == nil {
 		err = e.write()
@@ -92,6 +94,7 @@ func RemoveFork(ctx context.Context, stateDir, nameOrDir string, opts *RemoveFor
 	g, err := newForkRegistry(stateDir)
 	if err == nil {
 		kept, err = g.remove(ctx, nameOrDir, opts)
+		_, _ = g.sweep(ctx) // what is left doctor says: this is about a fork
 	}
 	if err != nil {
 		return "", fmt.Errorf("removing fork %s: %w", nameOrDir, err)
@@ -120,19 +123,25 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	if m := e.rec.Mounted; m != nil && m.Boot == here.Boot && m.Namespace != here.Namespace && !opts.Force {
 		return "", fmt.Errorf("%w: it may be mounted in another mount namespace", fusefs.ErrBusy)
 	}
+	if e.rec.Layer != "" {
+		if _, err := e.layerOurs(); err != nil { // better known before anything is done
+			return "", err
+		}
+	}
+	e.finished()
 	busy, err := e.unmount(opts.Force)
 	if err != nil {
 		return "", err
 	}
-	kept, err = e.removeLayer(opts.Keep)
-	if err == nil {
-		err = e.discard()
+	// While nobody else can fork there.
+	e.dropDir()
+	if opts.Keep {
+		kept, err = e.keep()
+	} else {
+		err = e.end()
 	}
 	if err != nil {
 		return "", err
-	}
-	if e.rec.MadeDir {
-		os.Remove(string(e.rec.Dir)) // unless somebody put something there
 	}
 	return kept, g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
 }
@@ -140,19 +149,16 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 // removeCopy removes a fork that is a copy.
 func (e *forkEntry) removeCopy(keep bool) (kept string, err error) {
 	dir := string(e.rec.Dir)
-	there := e.copyThere()
 	switch {
-	case keep && there:
+	case !e.copyThere():
+		return "", e.discard()
+	case keep:
 		return dir, e.discard()
-	case there:
-		if err := checkMounts(dir); err != nil {
-			return "", err
-		}
-		if err := removeTree(dir); err != nil {
-			return "", err
-		}
 	}
-	return "", e.discard()
+	if err := checkMounts(dir); err != nil {
+		return "", err
+	}
+	return "", e.end()
 }
 
 // lowerPatience is how long it takes fuse-overlayfs to end, once it is unmounted, at
@@ -168,6 +174,22 @@ func (g *forkRegistry) releaseLower(ctx context.Context, id manifest.ID, wait bo
 		return err
 	}
 	defer lock.Close()
+	return g.dropLower(ctx, id, wait)
+}
+
+// tryReleaseLower is releaseLower for who does not wait for the lock. It reports false
+// if somebody else has it.
+func (g *forkRegistry) tryReleaseLower(ctx context.Context, id manifest.ID) (bool, error) {
+	lock, err := tryLockFile(g.lower(id)+".lock", unix.LOCK_EX)
+	if lock == nil {
+		return false, err
+	}
+	defer lock.Close()
+	return true, g.dropLower(ctx, id, true)
+}
+
+// dropLower is releaseLower for who has the lock exclusively.
+func (g *forkRegistry) dropLower(ctx context.Context, id manifest.ID, wait bool) error {
 	table, err := readMountTable()
 	if err != nil {
 		return err
@@ -176,10 +198,15 @@ func (g *forkRegistry) releaseLower(ctx context.Context, id manifest.ID, wait bo
 		return err
 	}
 	lower := g.lower(id)
+	if table[lower] == nil {
+		// Not mounted, but to be mounted again after a restart of the machine, as the
+		// registry has it: forks see to it themselves.
+		err = (&registry{filepath.Join(g.state, mountsDir)}).forget(lower)
+	}
 	for began := time.Now(); table[lower] != nil && table[lower].FSType == fusefs.FSType; {
 		late := time.Since(began) > lowerPatience
 		if wait {
-			err = Unmount(ctx, g.state, lower, &UnmountOptions{Detach: late})
+			err = unmountAt(ctx, g.state, lower, &UnmountOptions{Detach: late})
 		} else {
 			err = fusefs.UnmountAt(lower, late)
 		}

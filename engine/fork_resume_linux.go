@@ -34,6 +34,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 	if x.g, err = newForkRegistry(x.repo.stateDir()); err != nil {
 		return nil, err
 	}
+	defer x.sweep(ctx)
 	e, err := x.g.find(nameOrDir)
 	if err != nil {
 		return nil, err
@@ -70,6 +71,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 	if err := e.layerThere(table); err != nil {
 		return nil, err
 	}
+	e.finished() // from here on it is as it is
 	// The directory may have been on a tmpfs.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -83,11 +85,11 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		x.opts = &opts
 	}
 	err = x.overLower(ctx, e.rec.Snapshot.ID, func(lower string, _ *Snapshot) error {
-		e.rec.Mounted = placeHere()
-		if err := e.mount(ctx, lower); err != nil {
+		e.rec.Mounted, e.rec.Works = placeHere(), e.rec.Works.next(e.layer())
+		if err := e.write(); err != nil {
 			return err
 		}
-		return e.write()
+		return e.mount(ctx, lower)
 	})
 	if errors.Is(err, ErrNotFound) {
 		err = fmt.Errorf("%w: it was removed; what the fork changed is in %s", err, e.upper())

@@ -152,6 +152,15 @@ const serverPatience = time.Minute
 // fails with ErrServerStays after a minute. It fails with fusefs.ErrNotMounted, and
 // with fusefs.ErrBusy for a mount that somebody uses, unless Detach is set.
 func Unmount(ctx context.Context, stateDir, dir string, opts *UnmountOptions) error {
+	err := unmountAt(ctx, stateDir, dir, opts)
+	if stateDir != "" {
+		_, _ = Sweep(ctx, stateDir) // what is left doctor says: this is about a mount
+	}
+	return err
+}
+
+// unmountAt is Unmount, and sweeps nothing.
+func unmountAt(ctx context.Context, stateDir, dir string, opts *UnmountOptions) error {
 	if opts == nil {
 		opts = &UnmountOptions{}
 	}
@@ -382,7 +391,7 @@ func (v *served) look(m *Mount) {
 }
 
 func (v *served) unmount(m *Mount, detach bool) error {
-	err := Unmount(context.Background(), filepath.Dir(v.registry.dir), m.Dir, &UnmountOptions{Detach: detach})
+	err := unmountAt(context.Background(), filepath.Dir(v.registry.dir), m.Dir, &UnmountOptions{Detach: detach})
 	if errors.Is(err, fusefs.ErrNotMounted) { // by somebody else, a moment ago
 		err = nil
 	}

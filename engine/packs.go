@@ -78,7 +78,7 @@ func (r *Repository) diskCache() *remote.DiskCache {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.disk == nil {
-		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), "packs"), c.size, &remote.DiskCacheOptions{
+		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), packsFolder), c.size, &remote.DiskCacheOptions{
 			Prefixes: []string{"packs/", profilePrefix},
 			Window:   missWindow,
 			Notify:   func(err error) { r.log.Warn("cache of packs", "err", err) },

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -39,6 +40,46 @@ func (e *entry) close() {
 		e.lock.Close()
 	}
 	e.dir.Close()
+}
+
+// newEntry makes an entry's folder, under a name that nobody takes for an entry yet.
+// The folder itself is locked: one of such a name that nobody has locked was left by
+// a process that was killed, and whoever sees it removes it.
+func (g *registry) newEntry() (*entry, error) {
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return nil, err
+	}
+	for {
+		name := newPrefix + strings.ToLower(rand.Text()[:16])
+		if err := os.Mkdir(filepath.Join(g.dir, name), 0o700); err != nil {
+			return nil, err
+		}
+		e, err := g.open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // somebody saw it before it was locked
+		}
+		if err != nil {
+			return nil, err
+		}
+		if e.claim() {
+			return e, nil
+		}
+		e.close()
+	}
+}
+
+// claim locks the folder of an entry, for who makes or removes it. It reports whether
+// it could, and the folder is still there.
+func (e *entry) claim() bool {
+	if unix.Flock(int(e.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false
+	}
+	ours, err := e.dir.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(filepath.Join(e.registry.dir, e.key))
+	return err == nil && os.SameFile(ours, there)
 }
 
 // put writes a file of the entry, whole or not at all, and durably.
@@ -127,10 +168,10 @@ func (e *entry) tryOwn() error {
 	return nil
 }
 
-// lockFile waits for a lock, which closing the file gives up. The file may be
-// removed by who has it exclusively.
-func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
-	for wait := time.Millisecond; ; {
+// tryLockFile takes a lock, which closing the file gives up. It gives nil if somebody
+// else has it. The file may be removed by who has it exclusively.
+func tryLockFile(path string, how int) (*os.File, error) {
+	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
@@ -144,11 +185,20 @@ func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
 			return f, nil
 		}
 		f.Close()
-		switch {
-		case err == nil: // who had it removed it
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil
+		}
+		if err != nil {
 			return nil, os.NewSyscallError("flock", err)
+		} // or who had it removed it
+	}
+}
+
+// lockFile waits for a lock: see tryLockFile.
+func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
+	for wait := time.Millisecond; ; {
+		if f, err := tryLockFile(path, how); f != nil || err != nil {
+			return f, err
 		}
 		select {
 		case <-ctx.Done():
@@ -156,6 +206,19 @@ func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
 		case <-time.After(wait):
 			wait = min(2*wait, 10*time.Millisecond)
 		}
+	}
+}
+
+// dropLock removes the file of a lock that nobody has.
+func dropLock(path string) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0 {
+		os.Remove(path)
 	}
 }
 

@@ -63,7 +63,33 @@ func newRegistry(stateDir string) (*registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
 	}
+	if err := checkState(dir); err != nil {
+		return nil, err
+	}
 	return &registry{filepath.Join(dir, mountsDir)}, nil
+}
+
+// checkState fails with ErrShared for a state directory into which others may write:
+// what stands there says what is unmounted and deleted.
+func checkState(dir string) error {
+	err := CheckPrivate(dir, mountsDir, forksFolder, lowersFolder, keptFolder)
+	if err == nil {
+		if info, serr := os.Stat(dir); serr == nil {
+			err = checkOwner(dir, info)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
+}
+
+// makeState makes a state directory, if there is none.
+func makeState(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return checkState(dir)
 }
 
 // A record is what an entry says. It is enough to mount all of it again.
@@ -150,15 +176,7 @@ func (g *registry) open(key string) (*entry, error) {
 // make makes an entry that this process serves. prepare is called before
 // anybody can see it.
 func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, err error) {
-	if err := os.MkdirAll(g.dir, 0o700); err != nil {
-		return nil, err
-	}
-	word := strings.ToLower(rand.Text()[:8])
-	name := newPrefix + word
-	if err := os.Mkdir(filepath.Join(g.dir, name), 0o700); err != nil {
-		return nil, err
-	}
-	e, err := g.open(name)
+	e, err := g.newEntry()
 	if err != nil {
 		return nil, err
 	}
@@ -180,8 +198,8 @@ func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, er
 	if err := prepare(e); err != nil {
 		return nil, err
 	}
-	key := rec.Snapshot.ID.String() + "." + word
-	if err := os.Rename(filepath.Join(g.dir, name), filepath.Join(g.dir, key)); err != nil {
+	key := rec.Snapshot.ID.String() + "." + strings.ToLower(rand.Text()[:8])
+	if err := os.Rename(filepath.Join(g.dir, e.key), filepath.Join(g.dir, key)); err != nil {
 		return nil, err
 	}
 	e.key = key
@@ -259,9 +277,6 @@ type entryState struct {
 
 func (s *entryState) lost() bool { return !s.live && len(s.points) == 0 }
 
-// newGarbage is the age at which an entry that was never finished is garbage.
-const newGarbage = time.Minute
-
 // scan gives the entries of this user whose keys begin with a prefix, and removes
 // garbage that it sees.
 func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
@@ -286,8 +301,8 @@ func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
 		s.rec, err = e.read()
 		switch {
 		case strings.HasPrefix(n.Name(), newPrefix):
-			if info, ierr := n.Info(); !s.live && ierr == nil && time.Since(info.ModTime()) > newGarbage {
-				e.reap()
+			if e.claim() {
+				e.remove()
 			}
 			e.close()
 			continue

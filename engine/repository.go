@@ -382,6 +382,10 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	if base == "" {
 		base = defaultCacheDir()
 	}
+	// What is remembered there of files decides whether they are read.
+	if err := CheckPrivate(base, cfg.ID.String(), packsFolder, logsFolder); err != nil {
+		return fmt.Errorf("cache directory: %w", err)
+	}
 	r.cache = newCacheDir(base, cfg.ID)
 	r.packs = newPackCache(opts.CacheSize)
 	r.registry, err = newRegistry(opts.StateDir)

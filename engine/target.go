@@ -114,11 +114,16 @@ func (t *target) openInto() (err error) {
 	return dropDefaultACL(t.work)
 }
 
+// beside is where directories are made that are to take a path, and how their names
+// begin: with enough of its name to tell whose they are.
+func beside(path string) (parent, prefix string) {
+	parent, base := filepath.Split(path)
+	return parent, tempPrefix + base[:min(len(base), 128)] + "-"
+}
+
 // openBeside makes a directory beside the target.
 func (t *target) openBeside() error {
-	parent, base := filepath.Split(t.path)
-	// Enough of the target's name to tell whose the directory is.
-	prefix := tempPrefix + base[:min(len(base), 128)] + "-"
+	parent, prefix := beside(t.path)
 	if err := os.MkdirAll(parent, 0o777); err != nil {
 		return err
 	}
@@ -142,21 +147,36 @@ func openDirectory(path string) (int, error) {
 // makeLocked makes a directory in parent that is ours as long as its descriptor
 // is open.
 func makeLocked(parent, prefix string) (fd int, name string, err error) {
-	path, err := os.MkdirTemp(parent, prefix+"*")
-	if err != nil {
-		return -1, "", err
-	}
-	if fd, err = openDirectory(path); err == nil {
-		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			unix.Close(fd)
+	for {
+		path, err := os.MkdirTemp(parent, prefix+"*")
+		if err != nil {
+			return -1, "", err
 		}
-	}
-	if err != nil {
+		fd, err := openDirectory(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // somebody swept it before it was locked
+		}
+		if err == nil {
+			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+			var ours, there unix.Stat_t
+			if err == nil {
+				err = unix.Fstat(fd, &ours)
+			}
+			if err == nil && unix.Lstat(path, &there) == nil && ours.Ino == there.Ino {
+				return fd, filepath.Base(path), nil
+			}
+			unix.Close(fd)
+			if err == nil || errors.Is(err, unix.EWOULDBLOCK) {
+				continue // likewise
+			}
+		}
 		os.Remove(path)
 		return -1, "", fmt.Errorf("locking %s: %w", path, err)
 	}
-	return fd, filepath.Base(path), nil
 }
+
+// sweepBeside removes what restores to a path that were killed have left beside it.
+func sweepBeside(path string) { sweep(beside(path)) }
 
 // sweep removes what restores that were killed have left in parent: it is theirs
 // by its name and owner, and nobody holds its lock.

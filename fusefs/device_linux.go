@@ -60,6 +60,9 @@ func mountDevice(dir, source string, allowOther bool) (*os.File, error) {
 // descriptor through a socket.
 func mountByHelper(dir, source string, allowOther bool) (*os.File, error) {
 	program, err := helper()
+	if err == nil && os.Geteuid() != 0 {
+		err = canUnmount()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,10 @@ var (
 // ErrNoHelper: users other than root need a program to mount and unmount.
 var ErrNoHelper = errors.New("users other than root need the program fusermount3, which the package fuse3 has")
 
+// ErrNoMtab: fusermount3 mounts for a user and does not unmount, and neither does the
+// system's umount.
+var ErrNoMtab = errors.New("there is no /etc/mtab, without which fusermount3 does not unmount")
+
 // ErrNoTakeOver: the kernel does not send again what a dead server had taken, so
 // that some readers would wait for ever. Linux 6.9 and newer do.
 var ErrNoTakeOver = errors.New("the kernel cannot repeat requests: it takes Linux 6.9")

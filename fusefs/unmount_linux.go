@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -103,17 +104,54 @@ func helper() (path string, err error) {
 	return "", ErrNoHelper
 }
 
-// unmountByHelper is for users who may not call umount(2).
+// helperPatience is how long a helper may take.
+const helperPatience = time.Minute
+
+// mtab is what fusermount3 looks into before it unmounts for a user, and not before it
+// mounts.
+const mtab = "/etc/mtab"
+
+// unmountByHelper is for users who may not call umount(2). Where fusermount3 fails, as
+// without /etc/mtab, the system's umount may do it, which knows from the kernel whose a
+// FUSE mount is.
 func unmountByHelper(dir string, detach bool) error {
+	var errs []error
 	program, err := helper()
-	if err != nil {
+	if err == nil {
+		err = runUnmount(program, detach, "-z", "-u", dir)
+	}
+	if err == nil || errors.Is(err, ErrBusy) {
 		return err
 	}
-	args := []string{"-u", "--", dir}
-	if detach {
-		args = []string{"-u", "-z", "--", dir}
+	errs = append(errs, err)
+	if program, err = systemUmount(); err == nil {
+		err = runUnmount(program, detach, "-l", "", dir)
 	}
-	out, err := exec.Command(program, args...).CombinedOutput()
+	if err == nil || errors.Is(err, ErrBusy) {
+		return err
+	}
+	errs = append(errs, err)
+	if _, err := os.Stat(mtab); err != nil {
+		errs = append([]error{ErrNoMtab}, errs...)
+	}
+	return errors.Join(errs...)
+}
+
+// runUnmount runs a program that unmounts. lazy is its option to detach, and option one
+// that it needs.
+func runUnmount(program string, detach bool, lazy, option, dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), helperPatience)
+	defer cancel()
+	var args []string
+	if option != "" {
+		args = append(args, option)
+	}
+	if detach {
+		args = append(args, lazy)
+	}
+	cmd := exec.CommandContext(ctx, program, append(args, "--", dir)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // for what it says
+	out, err := cmd.CombinedOutput()
 	switch text := strings.TrimSpace(string(out)); {
 	case err == nil:
 		return nil
@@ -122,5 +160,33 @@ func unmountByHelper(dir string, detach bool) error {
 	case text != "":
 		return errors.New(text)
 	}
-	return err
+	return fmt.Errorf("%s: %w", program, err)
+}
+
+// systemUmount finds the system's umount, if it may unmount for users: it belongs to
+// root and runs as root.
+func systemUmount() (path string, err error) {
+	for _, name := range []string{"umount", "/bin/umount"} {
+		if path, err = exec.LookPath(name); err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Uid == 0 && st.Mode&unix.S_ISUID != 0 {
+			return path, nil
+		}
+		err = fmt.Errorf("%s is not for users other than root", path)
+	}
+	return "", err
+}
+
+// canUnmount reports that what the helper mounts for a user could not be unmounted. It is
+// better known before.
+func canUnmount() error {
+	if _, err := os.Stat(mtab); err == nil {
+		return nil
+	}
+	if _, err := systemUmount(); err != nil {
+		return fmt.Errorf("%w, and %w", ErrNoMtab, err)
+	}
+	return nil
 }

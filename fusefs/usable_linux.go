@@ -1,18 +1,10 @@
 package fusefs
 
-import (
-	"fmt"
-	"os"
-)
+import "fmt"
 
-// Usable tries whether this process can mount, and says why not. What it mounts
-// for that, at a directory of its own in the folder, is gone when it returns.
-func Usable(folder string) error {
-	dir, err := os.MkdirTemp(folder, ".try-fuse-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(dir)
+// Usable tries whether this process can mount at a directory, and unmount, and says why
+// not.
+func Usable(dir string) error {
 	dev, err := openDevice(dir, "snapctl-test", false)
 	if err != nil {
 		return fmt.Errorf("mounting: %w", err)

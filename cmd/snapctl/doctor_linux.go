@@ -50,6 +50,9 @@ or failed, and says what to do. A warning means that something goes less well:
 without FUSE, say, create and restore still work. The exit code is 1 if anything
 failed without which nothing works: the cache or state folder, the repository.
 
+It also removes what commands left that were killed, as fork, unfork, umount and
+resume do: mounts, half-made forks and locks.
+
 With --json, prints an array of objects: name, state, text, hint.`,
 		Example:           `  snapctl doctor`,
 		Args:              takes(),
@@ -68,6 +71,7 @@ func (a *app) doctor(ctx context.Context) error {
 	if err := os.MkdirAll(a.state(), 0o700); err != nil {
 		a.logger().Info("state folder", "err", err) // which is said below
 	}
+	swept := sweepCheck(engine.Sweep(ctx, a.state()))
 	fuse, namespace := a.fuseCheck(), a.namespaceCheck(ctx)
 	checks = append(checks, fuse)
 	checks = append(checks, a.forkChecks(ctx, fuse.State == checkOK, namespace.State == checkOK)...)
@@ -78,7 +82,7 @@ func (a *app) doctor(ctx context.Context) error {
 		memoryCheck(),
 		folderCheck("cache folder", a.cacheFolder(), "--cache-dir or SNAPCTL_CACHE_DIR names another"),
 		folderCheck("state folder", a.state(), "--state-dir or SNAPCTL_STATE_DIR names another"),
-		a.repositoryCheck(ctx))
+		a.repositoryCheck(ctx), swept)
 	failed := 0
 	var b strings.Builder
 	for _, c := range checks {
@@ -147,9 +151,12 @@ func inUserNamespace() bool {
 	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
 }
 
+// mtabHint is what to do about fusefs.ErrNoMtab.
+const mtabHint = "make it, as root: ln -s /proc/self/mounts /etc/mtab"
+
 func (a *app) fuseCheck() check {
 	c := check{Name: "FUSE", State: checkOK, Text: "mounts work"}
-	err := fusefs.Usable(a.state())
+	err := engine.TryMount(a.state())
 	if err == nil {
 		return c
 	}
@@ -157,6 +164,8 @@ func (a *app) fuseCheck() check {
 	switch {
 	case errors.Is(err, fusefs.ErrNoHelper):
 		c.Hint = "install the package fuse3"
+	case errors.Is(err, fusefs.ErrNoMtab):
+		c.Hint = mtabHint
 	case errors.Is(err, os.ErrNotExist):
 		c.Hint = "there must be a /dev/fuse: modprobe fuse, or for a container --device /dev/fuse"
 	case errors.Is(unix.Access("/dev/fuse", unix.R_OK|unix.W_OK), unix.EACCES):
@@ -206,6 +215,7 @@ func (a *app) namespaceCheck(ctx context.Context) check {
 		return check{c.Name, checkWarning, err.Error(), ""}
 	}
 	cmd := exec.CommandContext(ctx, self, "doctor", "--json", "--state-dir", a.state())
+	cmd.Args[0] = os.Args[0] // by which the program may go
 	cmd.Env = append(os.Environ(), doctorEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
@@ -240,7 +250,7 @@ func namespaceHint() string {
 // tryNamespace is what the process in the user namespace does.
 func (a *app) tryNamespace(ctx context.Context) check {
 	c := check{Name: "user namespaces", State: checkOK, Text: "mounts and forks work in one"}
-	err := fusefs.Usable(a.state())
+	err := engine.TryMount(a.state())
 	if err == nil {
 		err = engine.TryFork(ctx, a.state(), engine.ForkUserOverlay)
 	}
@@ -314,13 +324,20 @@ func (a *app) cacheFolder() string {
 func folderCheck(name, dir, hint string) check {
 	c := check{Name: name, State: checkOK}
 	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = engine.CheckPrivate(dir)
+	}
 	var f *os.File
 	if err == nil {
-		f, err = os.CreateTemp(dir, ".doctor-")
+		// One name, so that a doctor that is killed leaves no more than that.
+		f, err = os.OpenFile(filepath.Join(dir, ".doctor"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	}
 	if err == nil {
 		_, err = f.WriteString("x")
-		err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		err = errors.Join(err, f.Close())
+		if rerr := os.Remove(f.Name()); !errors.Is(rerr, os.ErrNotExist) { // another doctor
+			err = errors.Join(err, rerr)
+		}
 	}
 	if err != nil {
 		return check{name, checkFailed, err.Error(), hint}
@@ -329,6 +346,19 @@ func folderCheck(name, dir, hint string) check {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err == nil {
 		c.Text += fmt.Sprintf(" on %s, %s free", fileSystem(dir), size(int64(fs.Bavail)*fs.Bsize))
+	}
+	return c
+}
+
+// sweepCheck tells what processes that were killed had left.
+func sweepCheck(swept []string, err error) check {
+	c := check{Name: "leftovers", State: checkOK, Text: "none"}
+	if len(swept) > 0 {
+		c.Text = "removed " + strings.Join(swept, "; ")
+	}
+	if err != nil {
+		c.State, c.Text = checkWarning, err.Error()
+		c.Hint = "it is tried again by the next fork, unfork, umount, resume and doctor"
 	}
 	return c
 }

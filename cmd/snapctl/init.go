@@ -36,7 +36,10 @@ snapctl help encryption.`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			location, _, err := a.location()
+			location, chosen, err := a.location()
+			if err == nil && !chosen {
+				err = privateRepository(location)
+			}
 			if err != nil {
 				return err
 			}

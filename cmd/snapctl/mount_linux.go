@@ -170,7 +170,10 @@ func (a *app) mountHint(err error, folder string) error {
 	if _, serr := os.Stat(folder); errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
 		return &hintError{err: err, hint: "make it first: mkdir -p " + shellQuote(folder)}
 	}
-	if uerr := fusefs.Usable(a.state()); uerr != nil {
+	if errors.Is(err, fusefs.ErrNoMtab) {
+		return &hintError{err: err, hint: mtabHint}
+	}
+	if engine.TryMount(a.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}
 	}
 	return err

@@ -45,6 +45,9 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		return fmt.Errorf("resume: state folder: %w", err)
 	}
 	defer unlock()
+	if _, err := engine.Sweep(ctx, a.state()); err != nil {
+		a.console.line("warning: " + err.Error())
+	}
 	done := []string{}
 	var errs []error
 	back := func(dir string, err error) {

@@ -257,6 +257,9 @@ func (a *app) openToList(ctx context.Context) (*engine.Repository, error) {
 
 func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.Repository, error) {
 	location, chosen, err := a.location()
+	if err == nil && !chosen {
+		err = privateRepository(location)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -270,6 +273,16 @@ func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.
 		return nil, &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(location)}
 	}
 	return repo, err
+}
+
+// privateRepository refuses a default repository into which others may write: that of
+// somebody who shares one with others has a name.
+func privateRepository(dir string) error {
+	if err := engine.CheckPrivate(dir); err != nil {
+		err = fmt.Errorf("default repository: %w", err)
+		return &hintError{err: err, hint: "if it is to be shared, name it: --repo " + shellQuote(dir)}
+	}
+	return nil
 }
 
 // openOrMake is open for create, which makes the default repository when it is

@@ -69,6 +69,9 @@ func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOption
 		}
 		err = inUse(err, path, "--force detaches it")
 	}
+	if errors.Is(err, fusefs.ErrNoMtab) {
+		err = &hintError{err: err, hint: mtabHint}
+	}
 	return err
 }
 
@@ -94,7 +97,10 @@ func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error 
 		case m.State == engine.MountElsewhere:
 			errs = append(errs, fmt.Errorf("unmounting %s: process %d serves it in another mount namespace", m.Dir, m.Pid))
 		default:
-			errs = append(errs, a.umount(ctx, m.Dir, opts))
+			err := a.umount(ctx, m.Dir, opts)
+			if !errors.Is(err, fusefs.ErrNotMounted) { // or somebody was faster
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

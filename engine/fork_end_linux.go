@@ -1,0 +1,162 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/fusefs"
+	"golang.org/x/sys/unix"
+)
+
+// How the entry of a fork ends. First it gets a name that is no fork's, then what
+// belongs to it is removed. Whoever is killed in between leaves the rest to sweep. The
+// caller of all these has the lock.
+
+// making is the file that is there until a fork is mounted for the first time.
+func (g *forkRegistry) making(key string) string { return filepath.Join(g.dir, makingPrefix+key) }
+
+// finished says that the fork is one. What cannot be removed sweep removes.
+func (e *forkEntry) finished() { os.Remove(e.g.making(e.key)) }
+
+// lockNames waits until nobody else gives a fork its name, or takes it.
+func (g *forkRegistry) lockNames() (*os.File, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), serverPatience)
+	defer cancel()
+	return lockFile(ctx, filepath.Join(g.dir, forksLock), unix.LOCK_EX)
+}
+
+// away takes the fork's name and directory from the entry.
+func (e *forkEntry) away(prefix string) error {
+	e.claim() // or somebody removes it by its new name already, which is as well
+	naming, err := e.g.lockNames()
+	if err != nil {
+		return err
+	}
+	defer naming.Close()
+	key := prefix + e.rec.ID
+	if err := os.Rename(e.folder(), filepath.Join(e.g.dir, key)); err != nil {
+		return err
+	}
+	e.finished()
+	e.key = key
+	return nil
+}
+
+// discard removes an entry, and nothing outside of it.
+func (e *forkEntry) discard() error {
+	if err := e.away(newPrefix); err != nil {
+		return err
+	}
+	return removeTree(e.folder())
+}
+
+// end removes an entry, and what the fork changed.
+func (e *forkEntry) end() error {
+	if err := e.away(goneForkPrefix); err != nil {
+		return err
+	}
+	return e.finish()
+}
+
+// finish does what is left to do of end.
+func (e *forkEntry) finish() error {
+	if err := e.dropMemory(); err != nil {
+		return err
+	}
+	if err := e.dropLayer(); err != nil {
+		return err
+	}
+	if e.rec.Mode == ForkRestore && e.copyThere() {
+		if err := removeTree(string(e.rec.Dir)); err != nil {
+			return err
+		}
+	}
+	return removeTree(e.folder())
+}
+
+// dropMemory forgets what an ephemeral fork changed.
+func (e *forkEntry) dropMemory() error {
+	dir := filepath.Join(e.folder(), memoryName)
+	if mounted, err := mountinfo.Mounted(dir); err != nil || !mounted {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	return fusefs.UnmountAt(dir, true)
+}
+
+// layerOurs reports whether layer.json says that the directory of upper is this
+// fork's. It is outside of our own: what is there may be somebody else's by now.
+func (e *forkEntry) layerOurs() (bool, error) {
+	there, err := readLayer(string(e.rec.Layer))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %s: %w", e.rec.Layer, layerFileName, err)
+	}
+	return there.Fork == e.rec.ID, nil
+}
+
+// dropLayer removes what is the fork's of a directory outside of the state directory.
+func (e *forkEntry) dropLayer() error {
+	dir := string(e.rec.Layer)
+	if dir == "" {
+		return nil
+	}
+	if err := os.Remove(layerTemp(dir, e.rec.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	ours, err := e.layerOurs()
+	if err != nil {
+		return err
+	}
+	if ours {
+		err = removeLayer(dir, e.rec.Works)
+	}
+	if err == nil && e.rec.MadeLayer {
+		os.Remove(dir) // unless somebody put something there
+	}
+	return err
+}
+
+// keepLayer leaves the directory of upper to another fork.
+func (e *forkEntry) keepLayer(dir string) error {
+	l := &layerRecord{
+		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
+		Works: e.rec.Works, // which may be in use still, if it was detached
+	}
+	return l.write(dir, e.rec.ID)
+}
+
+// dropDir removes the directory of a fork that is unmounted, if it was made for it, and
+// nobody put anything there.
+func (e *forkEntry) dropDir() {
+	if e.rec.MadeDir {
+		os.Remove(string(e.rec.Dir))
+	}
+}
+
+// undo removes what was made of a fork that came to nothing.
+func (e *forkEntry) undo() error {
+	e.dropDir()
+	if e.rec.Mode == ForkRestore {
+		sweepBeside(string(e.rec.Dir))
+	}
+	if e.rec.TookLayer {
+		ours, err := e.layerOurs()
+		if err == nil && ours {
+			err = e.keepLayer(string(e.rec.Layer))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return e.end()
+}
