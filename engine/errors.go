@@ -52,7 +52,7 @@ func integrity(err error) error {
 	if err == nil || errors.Is(err, ErrIntegrity) {
 		return err
 	}
-	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort) {
+	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort, remote.ErrLarge) {
 		return fmt.Errorf("%w: %w", ErrIntegrity, err)
 	}
 	return err
