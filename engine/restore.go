@@ -116,7 +116,7 @@ type restorer struct {
 	chosen *selection // nil for everything
 
 	plan   *plan
-	prints []uint64 // of the entries that were written; nil where nobody asked
+	prints []uint64 // of the entries that were met, by rank, 0 for none; nil where nobody asked
 
 	// partial is set when some entry could not be given what the snapshot says:
 	// then the next create has to look at everything.
@@ -152,7 +152,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 		return nil, err
 	}
 	if t.fresh && len(include) == 0 {
-		x.prints = make([]uint64, tree.Len())
+		x.prints = []uint64{}
 	}
 	x.meter.totalFiles.Store(int64(m.Entries))
 	x.meter.totalBytes.Store(int64(m.Bytes))

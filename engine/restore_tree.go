@@ -53,9 +53,13 @@ type partedFile struct{ left int64 }
 // link is a hard link to make.
 type link struct{ first, name manifest.Key }
 
+// maxPlanned is for how many files a plan makes room before it has met them: the
+// manifest only says that there are so many.
+const maxPlanned = 1 << 20
+
 func newPlan(files uint64) *plan {
 	return &plan{
-		wants:   make([]want, 0, files),
+		wants:   make([]want, 0, min(files, maxPlanned)),
 		frameAt: map[planFrame]uint32{}, parted: map[uint64]*partedFile{},
 		sources: map[uint64]uint64{}, skipped: map[manifest.Key]bool{},
 	}
@@ -94,6 +98,9 @@ func (x *restorer) makeTree(ctx context.Context) error {
 		}
 		if rank%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if x.prints != nil {
+			x.prints = append(x.prints, 0)
 		}
 		if !x.chosen.has(&e) {
 			continue
