@@ -143,7 +143,12 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 	if opts.Passphrase != nil && countKeys(keys, passphraseKey) > 0 {
 		asked := r.uptime()
 		passphrase, err := opts.Passphrase(ctx, r.url)
-		if err != nil {
+		switch {
+		case err != nil && u.other != nil:
+			return nil, u.failed(keys, opts, damaged)
+		case err != nil && len(opts.Identities) > 0:
+			return nil, fmt.Errorf("%w: %w; passphrase: %w", ErrLocked, ErrNoIdentity, err)
+		case err != nil:
 			return nil, fmt.Errorf("%w: passphrase: %w", ErrLocked, err)
 		}
 		if r.uptime()-asked > r.patience.ahead { // somebody had to type it
@@ -207,11 +212,11 @@ func (u *unlocking) failed(keys []*keyObject, opts *Options, damaged error) erro
 	case u.other != nil:
 		return fmt.Errorf("%w: key %s is not of the repository that the config is of: one of them was replaced", ErrIntegrity, u.other.id)
 	case u.tried[passphraseKey] > 0 && u.tried[recipientKey] > 0:
-		err = fmt.Errorf("%w: wrong passphrase, and none of the identities opens one of its keys", ErrLocked)
+		err = fmt.Errorf("%w: wrong passphrase, and %w", ErrLocked, ErrNoIdentity)
 	case u.tried[passphraseKey] > 0:
 		err = fmt.Errorf("%w: wrong passphrase", ErrLocked)
 	case u.tried[recipientKey] > 0:
-		err = fmt.Errorf("%w: none of the identities opens one of its keys", ErrLocked)
+		err = fmt.Errorf("%w: %w", ErrLocked, ErrNoIdentity)
 	case opts.Passphrase != nil && len(opts.Identities) == 0:
 		err = fmt.Errorf("%w: its keys take an identity, and there is no passphrase", ErrLocked)
 	default:

@@ -168,12 +168,16 @@ func TestUnlock(t *testing.T) {
 		f    func(*Options)
 		text string
 	}{
-		"nothing":           {func(*Options) {}, "neither a passphrase nor an identity"},
-		"wrong passphrase":  {func(o *Options) { o.Passphrase = says("open") }, "wrong passphrase"},
-		"no passphrase":     {func(o *Options) { o.Passphrase = says("") }, "passphrase"},
-		"stranger":          {func(o *Options) { o.Identities = []age.Identity{stranger} }, "none of the identities"},
-		"stranger, wrong":   {func(o *Options) { o.Identities, o.Passphrase = []age.Identity{stranger}, says("x") }, "wrong passphrase, and none"},
-		"another key":       {func(o *Options) { o.Key = chunk.NewKey() }, "that of another"},
+		"nothing":          {func(*Options) {}, "neither a passphrase nor an identity"},
+		"wrong passphrase": {func(o *Options) { o.Passphrase = says("open") }, "wrong passphrase"},
+		"no passphrase":    {func(o *Options) { o.Passphrase = says("") }, "passphrase"},
+		"stranger":         {func(o *Options) { o.Identities = []age.Identity{stranger} }, "none of the identities"},
+		"stranger, wrong":  {func(o *Options) { o.Identities, o.Passphrase = []age.Identity{stranger}, says("x") }, "wrong passphrase, and none"},
+		"another key":      {func(o *Options) { o.Key = chunk.NewKey() }, "that of another"},
+		"stranger, nobody": {func(o *Options) {
+			o.Identities = []age.Identity{stranger}
+			o.Passphrase = func(context.Context, string) (string, error) { return "", errAway }
+		}, ErrNoIdentity.Error() + "; passphrase: " + errAway.Error()},
 		"nobody to ask":     {func(o *Options) { o.Passphrase = func(context.Context, string) (string, error) { return "", errAway } }, errAway.Error()},
 		"wants it, nothing": {func(o *Options) { o.Encrypted = true }, "neither"},
 	} {

@@ -33,6 +33,9 @@ var (
 	// ErrLocked: the repository is encrypted, and what was given opens none of its
 	// keys: a wrong passphrase, or nothing.
 	ErrLocked = errors.New("locked repository")
+	// ErrNoIdentity: none of the identities that were given opens a key of the encrypted
+	// repository. It comes with ErrLocked.
+	ErrNoIdentity = errors.New("none of the identities opens one of its keys")
 	// ErrNotEncrypted: the repository is not encrypted, although whoever opened it
 	// expected that, or asked for its keys.
 	ErrNotEncrypted = errors.New("not an encrypted repository")
@@ -52,7 +55,7 @@ func integrity(err error) error {
 	if err == nil || errors.Is(err, ErrIntegrity) {
 		return err
 	}
-	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort) {
+	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort, remote.ErrLarge) {
 		return fmt.Errorf("%w: %w", ErrIntegrity, err)
 	}
 	return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"path"
 	"slices"
 	"sync/atomic"
@@ -217,9 +216,9 @@ func (s *SnapshotFS) ReadFile(name string) ([]byte, error) {
 	return b, nil
 }
 
-// maxWhole is the largest file that ReadFile makes room for: larger ones hold
-// little but holes.
-const maxWhole = math.MaxInt64 >> 24
+// maxWhole is the largest file in bytes that ReadFile makes room for: a snapshot may say of
+// a file that it has any size, and hold nothing but a hole.
+const maxWhole = 4 << 30
 
 // small is the info without what only reading needs.
 func (i *FileInfo) small() *FileInfo {

@@ -41,6 +41,11 @@ func forge(t testing.TB, r *Repository, entries ...manifest.Entry) manifest.ID {
 	must(t, g.Wait())
 	m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0), Dir: "/forged", Created: r.now()}}
 	m.SetTree(tree)
+	for _, e := range entries {
+		if e.Type != manifest.Dir {
+			m.Files++
+		}
+	}
 	data, err := m.Encode(r.codec)
 	must(t, err)
 	must(t, r.store.Put(ctx, m.ID.ObjectName(), data))

@@ -231,7 +231,7 @@ func choose(all []*Snapshot, ref, name string, n int, expired func(*Snapshot) bo
 		}
 	}
 	if prefixPattern.MatchString(ref) && len(ref) < minPrefix {
-		return nil, fmt.Errorf("%w: of an id at least %d digits are needed", ErrNotFound, minPrefix)
+		return nil, fmt.Errorf("%w: none has that name, and of an id at least %d digits are needed", ErrNotFound, minPrefix)
 	}
 	return nil, ErrNotFound
 }

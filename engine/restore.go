@@ -47,7 +47,7 @@ type Receipt struct {
 	Verified bool          `json:"verified"` // and read back from the target
 	Duration time.Duration `json:"-"`
 	// Problems names what could not be restored as it was, such as an owner
-	// when not root.
+	// when not root, or, with Into, what could not take its place at all.
 	Problems []error `json:"-"`
 }
 
@@ -116,7 +116,7 @@ type restorer struct {
 	chosen *selection // nil for everything
 
 	plan   *plan
-	prints []uint64 // of the entries that were written; nil where nobody asked
+	prints []uint64 // of the entries that were met, by rank, 0 for none; nil where nobody asked
 
 	// partial is set when some entry could not be given what the snapshot says:
 	// then the next create has to look at everything.
@@ -126,6 +126,7 @@ type restorer struct {
 	mu       sync.Mutex
 	problems []error
 	fetched  int64
+	left     struct{ files, bytes int64 } // of the plan, what could not take its place
 }
 
 func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir string, opts *RestoreOptions) (*Receipt, error) {
@@ -152,7 +153,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 		return nil, err
 	}
 	if t.fresh && len(include) == 0 {
-		x.prints = make([]uint64, tree.Len())
+		x.prints = []uint64{}
 	}
 	x.meter.totalFiles.Store(int64(m.Entries))
 	x.meter.totalBytes.Store(int64(m.Bytes))
@@ -172,6 +173,9 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if err := t.commit(); err != nil {
 		return nil, err
 	}
+	if err := t.removeOld(); err != nil {
+		x.problem(fmt.Errorf("removing the tree that was replaced: %w; what is left of it can be deleted", err))
+	}
 	if t.late != nil {
 		x.problem(fmt.Errorf("syncing the folder of %s: %w; after a power cut the old tree may be back", t.path, t.late))
 	}
@@ -183,7 +187,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	digest := m.Digest()
 	return &Receipt{
 		Snapshot: *snapshotOf(&m.Info), Target: t.path,
-		Files: x.plan.files, Dirs: int64(len(x.plan.dirs)), Bytes: x.plan.bytes, Fetched: x.fetched,
+		Files: x.plan.files - x.left.files, Dirs: int64(len(x.plan.dirs)), Bytes: x.plan.bytes - x.left.bytes, Fetched: x.fetched,
 		Digest: hex.EncodeToString(digest[:]), Verified: opts.Verify, Problems: x.problems,
 	}, nil
 }

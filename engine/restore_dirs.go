@@ -41,6 +41,9 @@ func (x *restorer) deleteOthers(ctx context.Context) error {
 	more, err = c.Next(ctx, &e)
 	for _, dir := range dirs {
 		keep := map[string]bool{}
+		for err == nil && more && manifest.ComparePaths(e.Dir, dir) < 0 { // not made: see leave
+			more, err = c.Next(ctx, &e)
+		}
 		for err == nil && more && e.Dir == dir {
 			keep[e.Name] = true
 			more, err = c.Next(ctx, &e)
@@ -58,7 +61,7 @@ func (x *restorer) deleteOthers(ctx context.Context) error {
 func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]bool) error {
 	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return fmt.Errorf("directory %q: %w", dir, err)
+		return x.keeps(dir, err)
 	}
 	defer unix.Close(fd)
 	names, err := readNames(fd)
@@ -73,9 +76,21 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 			return ctx.Err()
 		}
 		if err := removeAt(fd, name); err != nil {
-			return fmt.Errorf("removing %q: %w", manifest.Join(dir, name), err)
+			if err := x.keeps(manifest.Join(dir, name), err); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// keeps notes what should have been removed. What is no obstacle it gives back.
+func (x *restorer) keeps(path string, err error) error {
+	err = fmt.Errorf("removing what the snapshot does not hold from %q: %w", path, err)
+	if !x.inTheWay(err) {
+		return err
+	}
+	x.problem(err)
 	return nil
 }
 
@@ -96,7 +111,11 @@ func (x *restorer) finishDirs(ctx context.Context) error {
 		if x.chosen != nil && !x.fresh && !x.chosen.dirs[e.Path()] {
 			continue // it was there, and is only on the way
 		}
-		if err := x.finishDir(dir, rank, &e); err != nil {
+		err := x.finishDir(dir, rank, &e)
+		if err == nil {
+			x.finished(e.Path())
+		}
+		if err = x.leave(&e, err); err != nil {
 			return fmt.Errorf("directory %q: %w", e.Path(), err)
 		}
 	}
@@ -105,10 +124,7 @@ func (x *restorer) finishDirs(ctx context.Context) error {
 
 func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 	if e.Name == "" {
-		if err := x.setMetaFD(x.root, spot{x.root, "."}, e); err != nil {
-			return err
-		}
-		return x.noteFD(x.root, rank)
+		return x.finishOpenDir(x.root, rank, e)
 	}
 	// Most have the mode that they were made with, and lack only their time.
 	if x.fresh && x.owner.asMade(e, madeDirMode(e)) {
@@ -127,6 +143,17 @@ func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error
 		return err
 	}
 	defer unix.Close(fd)
+	return x.finishOpenDir(fd, rank, e)
+}
+
+func (x *restorer) finishOpenDir(fd int, rank uint64, e *manifest.Entry) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if foreign(&st) && uint32(st.Mode)&manifest.PermMask == e.Mode && direntOf("", &st).mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)}) {
+		return nil // nothing is to be changed that is not ours to change
+	}
 	if err := x.setMetaFD(fd, spot{fd, "."}, e); err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (x *restorer) setMetaFD(fd int, at spot, e *manifest.Entry) error {
 	}
 	for _, a := range e.Xattrs {
 		if err := unix.Fsetxattr(fd, a.Name, a.Value, 0); err != nil {
-			if err := x.xattrProblem(e, a.Name, err); err != nil {
+			if err := x.xattrProblem(fd, e, a.Name, err); err != nil {
 				return err
 			}
 		}
@@ -103,7 +103,7 @@ func (x *restorer) dropXattrs(fd int, e *manifest.Entry) error {
 			continue
 		}
 		if err := unix.Fremovexattr(fd, name); err != nil && !errors.Is(err, errNoXattr) {
-			if err := x.xattrProblem(e, name, err); err != nil {
+			if err := x.xattrProblem(fd, e, name, err); err != nil {
 				return err
 			}
 		}
@@ -121,7 +121,7 @@ func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
 	}
 	for _, a := range e.Xattrs {
 		if err := setXattrAt(parent, name, a.Name, a.Value); err != nil {
-			if err := x.xattrProblem(e, a.Name, err); err != nil {
+			if err := x.xattrProblem(parent, e, a.Name, err); err != nil {
 				return err
 			}
 		}
@@ -152,16 +152,34 @@ func (x *restorer) ownerProblem(e *manifest.Entry, err error) error {
 	return nil
 }
 
-// xattrProblem tells attributes that this user or file system cannot have from
-// failures.
-func (x *restorer) xattrProblem(e *manifest.Entry, name string, err error) error {
-	err = fmt.Errorf("setting extended attribute %q: %w", name, err)
-	if errIsAny(err, unix.ENOTSUP, unix.EPERM, unix.EACCES) {
-		x.partial.Store(true)
-		x.problem(fmt.Errorf("restoring %q: %w", e.Path(), err))
-		return nil
+// xattrProblem tells attributes that this user or file system cannot have from failures.
+// fd is open in the file system.
+func (x *restorer) xattrProblem(fd int, e *manifest.Entry, name string, err error) error {
+	switch {
+	case errIsAny(err, unix.ENOTSUP, unix.EPERM, unix.EACCES, unix.EINVAL):
+	case errIsAny(err, unix.E2BIG, unix.ERANGE), errors.Is(err, unix.ENOSPC) && hasRoom(fd):
+		// ext4 has a block for all attributes of a file, and says ENOSPC.
+		err = fmt.Errorf("it is too large for this file system (%w)", err)
+	default:
+		return fmt.Errorf("setting extended attribute %q: %w", name, err)
 	}
-	return err
+	x.partial.Store(true)
+	x.problem(fmt.Errorf("restoring %q: setting extended attribute %q: %w", e.Path(), name, err))
+	return nil
+}
+
+// hasRoom reports whether a file system has room for an attribute of any size: then it is
+// not full, whatever it says of one. One that does not tell its size has.
+func hasRoom(fd int) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return false
+	}
+	free := uint64(st.Bavail)
+	if os.Geteuid() == 0 {
+		free = uint64(st.Bfree)
+	}
+	return st.Blocks == 0 || free*uint64(st.Bsize) >= 4*manifest.MaxXattrValue
 }
 
 // setTimes sets the modification time of an entry of an open directory, of a link

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -29,6 +28,7 @@ type plan struct {
 	links []link
 	// skipped are entries that could not be made, which links cannot lead to.
 	skipped map[manifest.Key]bool
+	absent  map[string]bool // those of them that are directories, by path
 	files   int64
 	bytes   int64
 }
@@ -53,11 +53,15 @@ type partedFile struct{ left int64 }
 // link is a hard link to make.
 type link struct{ first, name manifest.Key }
 
+// maxPlanned is for how many files a plan makes room before it has met them: the
+// manifest only says that there are so many.
+const maxPlanned = 1 << 20
+
 func newPlan(files uint64) *plan {
 	return &plan{
-		wants:   make([]want, 0, files),
+		wants:   make([]want, 0, min(files, maxPlanned)),
 		frameAt: map[planFrame]uint32{}, parted: map[uint64]*partedFile{},
-		sources: map[uint64]uint64{}, skipped: map[manifest.Key]bool{},
+		sources: map[uint64]uint64{}, skipped: map[manifest.Key]bool{}, absent: map[string]bool{},
 	}
 }
 
@@ -95,18 +99,23 @@ func (x *restorer) makeTree(ctx context.Context) error {
 		if rank%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if x.prints != nil {
+			x.prints = append(x.prints, 0)
+		}
 		if !x.chosen.has(&e) {
 			continue
 		}
 		if e.Type != manifest.Dir {
 			x.plan.files++
 		}
-		if e.Type == manifest.Link {
+		switch {
+		case x.below(&e):
+		case e.Type == manifest.Link:
 			err = x.planLink(ctx, dir, rank, &e, linked)
-		} else {
+		default:
 			err = x.make(ctx, dir, rank, rank, &e)
 		}
-		if err != nil {
+		if err = x.leave(&e, err); err != nil {
 			return fmt.Errorf("%s %q: %w", e.Type, e.Path(), err)
 		}
 	}
@@ -135,7 +144,7 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 		return fmt.Errorf("%w: hard link to a %s", ErrIntegrity, f.Type)
 	}
 	if x.plan.skipped[first] {
-		x.problem(fmt.Errorf("restoring hard link %q: there is no %q to link to", e.Path(), first.Path()))
+		x.noFirst(e.Key(), first)
 		return nil
 	}
 	if !x.chosen.has(&f) {
@@ -151,6 +160,12 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 	x.meter.addFile()
 	x.plan.links = append(x.plan.links, link{cloneKey(first), cloneKey(e.Key())})
 	return nil
+}
+
+// noFirst notes a hard link to an entry that was not made.
+func (x *restorer) noFirst(name, first manifest.Key) {
+	x.skip(&manifest.Entry{Dir: name.Dir, Name: name.Name, Type: manifest.Link})
+	x.problem(fmt.Errorf("restoring hard link %q: there is no %q to link to", name.Path(), first.Path()))
 }
 
 func cloneKey(k manifest.Key) manifest.Key {
@@ -180,15 +195,17 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 }
 
 func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
+	if e.Name != "" {
+		parent, err := x.openDir(dir, e.Dir)
+		if err != nil {
+			return err
+		}
+		if err := x.folding.put(parent, e.Name, func() error { return x.sameName(x.makeDirAt(parent, e)) }); err != nil {
+			return err
+		}
+	}
 	x.plan.dirs = append(x.plan.dirs, rank)
-	if e.Name == "" {
-		return nil
-	}
-	parent, err := x.openDir(dir, e.Dir)
-	if err != nil {
-		return err
-	}
-	return x.folding.put(parent, e.Name, func() error { return x.sameName(x.makeDirAt(parent, e)) })
+	return nil
 }
 
 func (x *restorer) makeDirAt(parent int, e *manifest.Entry) error {
@@ -202,11 +219,7 @@ func (x *restorer) makeDirAt(parent int, e *manifest.Entry) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if st.Mode&0o700 == 0o700 || os.Geteuid() == 0 {
-			return nil
-		}
-		// It is no link: that was looked at. Its mode is set at the end.
-		return unix.Fchmodat(parent, e.Name, uint32(st.Mode)&manifest.PermMask|0o700, 0)
+		return x.openUp(parent, e.Name, e.Path(), &st)
 	}
 	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
 		return err
@@ -304,7 +317,7 @@ func (x *restorer) makeLinks(ctx context.Context) error {
 			return ctx.Err()
 		}
 		err := x.makeLink(from, to, l)
-		if err != nil {
+		if err = x.leave(&manifest.Entry{Dir: l.name.Dir, Name: l.name.Name, Type: manifest.Link}, err); err != nil {
 			return fmt.Errorf("hard link %q to %q: %w", l.name.Path(), l.first.Path(), err)
 		}
 	}
@@ -312,6 +325,10 @@ func (x *restorer) makeLinks(ctx context.Context) error {
 }
 
 func (x *restorer) makeLink(from, to *openDir, l link) error {
+	if x.plan.skipped[l.first] {
+		x.noFirst(l.name, l.first)
+		return nil
+	}
 	src, err := x.openDir(from, l.first.Dir)
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func (v *verifier) run(ctx context.Context, first uint64) error {
 				return err
 			}
 		}
-		if e.Type != manifest.File || v.plan.sources[rank] == 0 && !v.chosen.has(&e) {
+		if e.Type != manifest.File || v.plan.sources[rank] == 0 && !v.chosen.has(&e) || v.plan.skipped[key] {
 			continue
 		}
 		if err := v.file(ctx, key, &e); err != nil {
@@ -200,6 +200,22 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if now.Type != manifest.File || now.Size != e.Size || now.Mtime != e.Mtime {
 		return false, nil
 	}
+	fd, err := openFile(parent, e.Name)
+	if errors.Is(err, unix.EACCES) {
+		return false, nil // it can be replaced all the same
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	attrs, err := unix.Flistxattr(fd, nil)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return false, fmt.Errorf("listing extended attributes: %w", err)
+	}
+	same := now.Mode == e.Mode && attrs <= 0 && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID)
+	if !same && foreign(&st) {
+		return false, nil // it is not ours to change, but to replace
+	}
 	if x.opts.Verify {
 		v := &verifier{restorer: x, dir: openDir{root: x.root}}
 		defer v.dir.close()
@@ -215,16 +231,7 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	}
 	x.meter.addFile()
 	x.meter.addBytes(int64(e.Size))
-	fd, err := openFile(parent, e.Name)
-	if err != nil {
-		return false, err
-	}
-	defer unix.Close(fd)
-	attrs, err := unix.Flistxattr(fd, nil)
-	if err != nil && !errors.Is(err, unix.ENOTSUP) {
-		return false, fmt.Errorf("listing extended attributes: %w", err)
-	}
-	if now.Mode == e.Mode && attrs <= 0 && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID) {
+	if same {
 		return true, nil
 	}
 	return true, x.setMetaFD(fd, spot{parent, e.Name}, e)

@@ -277,7 +277,7 @@ func (w *contentWriter) write(ctx context.Context, wt *want, data []byte) error 
 	if w.repo.hasher.Sum(data) != x.ID {
 		return fmt.Errorf("%w: pack %v at %d: chunk %v of %q is not what it was", ErrIntegrity, x.Pack, x.Frame.Offset, x.ID, e.Path())
 	}
-	if err := w.writePiece(wt, e, data); err != nil {
+	if err := w.leave(e, w.writePiece(wt, e, data)); err != nil {
 		return fmt.Errorf("file %q: %w", e.Path(), err)
 	}
 	w.meter.addBytes(int64(len(data)))

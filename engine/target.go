@@ -26,7 +26,8 @@ type target struct {
 	// Where root is path itself: a directory in it for files that are not whole yet.
 	work     int
 	workName string
-	folding  *folding // what was put there, if the file system folds names
+	folding  *folding          // what was put there, if the file system folds names
+	opened   map[string]uint32 // directories that let us write for a while, and their modes
 }
 
 // tempPrefix begins the name of a directory that a restore is making. While the
@@ -102,6 +103,13 @@ func checkMounts(path string) error {
 // openInto opens the directory that is there.
 func (t *target) openInto() (err error) {
 	if t.root, err = openDirectory(t.path); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return err
+	}
+	if err := t.openUp(t.root, ".", "", &st); err != nil {
 		return err
 	}
 	sweep(t.path, tempPrefix)
@@ -252,6 +260,10 @@ func removeTree(path string) error {
 // removeIn removes an entry of root and all below it, whatever the modes of its
 // directories, and without ever leaving root by a link.
 func removeIn(root *os.Root, name string) error {
+	st, err := root.Lstat(name)
+	if err != nil || !st.IsDir() {
+		return root.RemoveAll(name) // a link must not be followed
+	}
 	removeBelow(root, name, 2)
 	if err := root.RemoveAll(name); err == nil || os.Geteuid() == 0 {
 		return err
@@ -312,7 +324,7 @@ func (t *target) commit() error {
 			return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
 		}
 		t.late = syncDir(filepath.Dir(t.path))
-		return nil // close removes the old tree
+		return nil // removeOld removes the old tree
 	}
 	// Replaces an empty directory, and fails if it is not empty any more.
 	if err := unix.Rename(t.temp, t.path); err != nil {
@@ -339,19 +351,32 @@ func (t *target) swapInSteps() error {
 	return nil
 }
 
+// removeOld removes the tree that commit replaced.
+func (t *target) removeOld() error {
+	if !t.swap {
+		return nil
+	}
+	old := t.temp
+	t.temp = ""
+	return removeTree(old)
+}
+
 // endWork removes the directory for unfinished files, if there is one.
 func (t *target) endWork() {
 	if t.work >= 0 {
-		removeTree(filepath.Join(t.path, t.workName))
+		_ = removeTree(filepath.Join(t.path, t.workName))
 		unix.Close(t.work)
 		t.work = -1
 	}
 }
 
-// close removes what is not wanted: the new tree if it was not put in place, or
-// else the old one.
+// close removes the new tree if it was not put in place, and gives directories that were
+// opened up their modes.
 func (t *target) close() {
 	t.endWork()
+	if t.root >= 0 {
+		t.closeAgain()
+	}
 	if t.temp != "" {
 		removeTree(t.temp)
 		t.temp = ""

@@ -43,6 +43,10 @@ const (
 	// MaxSegment is the longest segment in bytes, some 400,000 chunks. It bounds
 	// the memory of a Sync, which holds several.
 	MaxSegment = 16 << 20
+
+	// maxIndexes bounds the plaintext of all indexes of a segment together. Nine tenths
+	// of it are ids, which do not compress: only a forged one comes near.
+	maxIndexes = 2 * MaxSegment
 )
 
 // SegmentID names a segment by its bytes: BLAKE3-256, never keyed. So a put
@@ -86,6 +90,7 @@ func (s *Segment) Encode(c *chunk.Codec) ([]byte, error) {
 	dst = append(dst, s.Salt[:]...)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(packs)))
 	var raw []byte
+	total := 0
 	for i, p := range packs {
 		if i > 0 && p.ID == packs[i-1].ID {
 			return nil, fmt.Errorf("encoding segment: pack %s comes twice", p.ID)
@@ -93,6 +98,9 @@ func (s *Segment) Encode(c *chunk.Codec) ([]byte, error) {
 		raw = p.Index.AppendTo(raw[:0])
 		if err := checkPack(p, len(raw)); err != nil {
 			return nil, fmt.Errorf("encoding segment: pack %s: %w", p.ID, err)
+		}
+		if total += len(raw); total > maxIndexes {
+			return nil, fmt.Errorf("encoding segment: indexes of more than %d bytes", maxIndexes)
 		}
 		place := binary.LittleEndian.AppendUint32(p.ID[:], uint32(p.Size))
 		dst = append(dst, place...)
@@ -159,8 +167,9 @@ func decodeSegment(c *chunk.Codec, data []byte) (*Segment, error) {
 	}
 	s := &Segment{Packs: make([]Pack, n), Salt: [3]byte(salt)}
 	var plain []byte
+	left := uint32(maxIndexes)
 	for i := range s.Packs {
-		p, err := readPack(c, r, &plain)
+		p, err := readPack(c, r, &plain, &left)
 		if err != nil {
 			return nil, fmt.Errorf("pack %d: %w", i, err)
 		}
@@ -172,8 +181,9 @@ func decodeSegment(c *chunk.Codec, data []byte) (*Segment, error) {
 	return s, r.Close()
 }
 
-// readPack reads one pack of a segment. buf is memory to decode into.
-func readPack(c *chunk.Codec, r *wire.Reader, buf *[]byte) (Pack, error) {
+// readPack reads one pack of a segment. buf is memory to decode into, left how many bytes
+// the indexes of this pack and of those behind it may have.
+func readPack(c *chunk.Codec, r *wire.Reader, buf *[]byte, left *uint32) (Pack, error) {
 	head := r.Fixed("pack", segmentEntrySize)
 	if head == nil {
 		return Pack{}, r.Err()
@@ -187,6 +197,10 @@ func readPack(c *chunk.Codec, r *wire.Reader, buf *[]byte) (Pack, error) {
 	if stored > chunk.MaxPackIndex+chunk.MaxOverhead || rawLen > chunk.MaxPackIndex {
 		return p, fmt.Errorf("index of %d bytes stored for %d", stored, rawLen)
 	}
+	if rawLen > *left {
+		return p, fmt.Errorf("indexes of more than %d bytes", maxIndexes)
+	}
+	*left -= rawLen
 	part := r.Fixed("pack index", int(stored))
 	if part == nil {
 		return p, r.Err()

@@ -146,6 +146,41 @@ func TestSegmentDecodeRefuses(t *testing.T) {
 	}
 }
 
+// TestSegmentBomb: packs whose indexes are one chunk again and again, which compresses to
+// nothing.
+func TestSegmentBomb(t *testing.T) {
+	chunks := make([]chunk.SizedID, 100_000)
+	for i := range chunks {
+		chunks[i].Length = 1
+	}
+	one := Pack{Size: 1 << 20, Index: &chunk.PackIndex{Kind: chunk.DataPack, Frames: []chunk.FrameIndex{
+		{Frame: chunk.Frame{Offset: chunk.PackHeaderSize, Stored: 9, Raw: uint32(len(chunks))}, Chunks: chunks},
+	}}}
+	var body []byte
+	var all Segment
+	const packs = 100
+	for i := range packs {
+		one.ID[0] = byte(i)
+		b, err := (&Segment{Packs: []Pack{one}}).Encode(testCodec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = append(body, b[segmentHeaderSize:len(b)-segmentSumSize]...)
+		all.Packs = append(all.Packs, one)
+	}
+	b := append([]byte(segmentMagic), segmentVersion, 0, 0, 0)
+	b = append(append(binary.LittleEndian.AppendUint32(b, packs), body...), make([]byte, segmentSumSize)...)
+	reseal(b)
+	var err error
+	wiretest.Bounded(t, 3*MaxSegment, func() { _, err = DecodeSegment(testCodec, b) })
+	if !errors.Is(err, ErrBadSegment) || !strings.Contains(err.Error(), "indexes of more") {
+		t.Errorf("%d bytes decode: %v", len(b), err)
+	}
+	if _, err := all.Encode(testCodec); err == nil {
+		t.Error("it is encoded")
+	}
+}
+
 func FuzzDecodeSegment(f *testing.F) {
 	for _, packs := range [][]Pack{
 		{makePack(1, 1)},
@@ -165,7 +200,7 @@ func FuzzDecodeSegment(f *testing.F) {
 		var s *Segment
 		var err error
 		sealed := reseal(slices.Clone(data))
-		wiretest.Bounded(t, 64*len(data)+2*MaxSegment, func() { s, err = DecodeSegment(testCodec, sealed) })
+		wiretest.Bounded(t, 64*len(data)+3*MaxSegment, func() { s, err = DecodeSegment(testCodec, sealed) })
 		if err != nil {
 			if !errors.Is(err, ErrBadSegment) {
 				t.Fatal(err)

@@ -40,6 +40,31 @@ func (e *Entry) flags() (f byte) {
 // maxEntries is the most entries of a tree.
 const maxEntries = 1 << 48
 
+// The least bytes of an entry of a leaf, which a hard link has (appendEntry), and of a
+// child of an inner page (appendInner).
+const (
+	minEntry = 6
+	minChild = 1 + chunk.IDSize + 4
+)
+
+// mostEntries is how many entries can be in or below a page of that level and length: a
+// parent that says more of it lies.
+func mostEntries(level int, length uint32) uint64 {
+	if level == 0 {
+		// The root directory has no name, and may be alone.
+		return max(uint64(length)/minEntry, 1)
+	}
+	most := uint64(length) / minChild
+	for ; level > 0 && most < maxEntries; level-- {
+		below := uint64(MaxPage / minChild)
+		if level == 1 {
+			below = MaxPage / minEntry
+		}
+		most *= below
+	}
+	return min(most, maxEntries)
+}
+
 // inner is a decoded inner page. It is immutable.
 type inner struct {
 	level    int
@@ -67,7 +92,7 @@ func decodeInner(page []byte) (*inner, error) {
 		r.Failf("page of kind %d, an inner page expected", kind)
 	}
 	n := &inner{level: int(level)}
-	count := r.Count("number of children", 1+chunk.IDSize+4)
+	count := r.Count("number of children", minChild)
 	if count == 0 {
 		r.Failf("no children")
 	}
@@ -91,6 +116,8 @@ func decodeInner(page []byte) (*inner, error) {
 		switch {
 		case c.entries == 0 || n.total > maxEntries:
 			r.Failf("page of %d entries, %d with those before", c.entries, n.total)
+		case c.entries > mostEntries(n.level-1, c.Frame.Raw):
+			r.Failf("page of %d entries in %d bytes", c.entries, c.Frame.Raw)
 		case c.flags&^allFlags != 0:
 			r.Failf("unknown flags %#x", c.flags)
 		case i > 0 && n.children[i-1].first.Compare(c.first) >= 0:

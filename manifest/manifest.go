@@ -345,10 +345,31 @@ func decodeInfo(raw []byte) (*Info, error) {
 		r.Failf("unknown flags %#x", flags)
 	}
 	i.Xattrs, i.HardLinks = flags&hasXattrs != 0, flags&hasLinks != 0
+	if err := i.checkCounts(); err != nil {
+		r.Failf("%v", err)
+	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("%w: manifest info: %w", ErrDamaged, err)
 	}
 	return i, nil
+}
+
+// checkCounts reports counts that no tree can have together: whoever reads them may make
+// room for what they say.
+func (i *Info) checkCounts() error {
+	switch {
+	case i.Entries > maxEntries:
+		return fmt.Errorf("%d entries, the most is %d", i.Entries, uint64(maxEntries))
+	case i.Files > 0 && i.Files >= i.Entries:
+		return fmt.Errorf("%d files among %d entries, one of which is the root directory", i.Files, i.Entries)
+	case i.Bytes > 0 && i.Files == 0:
+		return fmt.Errorf("%d bytes in no file", i.Bytes)
+	case i.HardLinks && i.Files == 0:
+		return errors.New("hard links of no file")
+	case i.Xattrs && i.Entries == 0:
+		return errors.New("extended attributes of no entry")
+	}
+	return nil
 }
 
 // appendTree appends the encoding of root page and pack table:
@@ -375,10 +396,12 @@ func (m *Manifest) decodeTree(raw []byte) error {
 	}
 	m.Root = r.Bytes("root page", MaxPage)
 	m.Packs = make([]PackUse, r.Count("number of packs", chunk.IDSize+1))
+	rest := uint64(1<<63 - 1) // so that nobody who adds them up overflows
 	for i := range m.Packs {
 		p := &m.Packs[i]
 		copy(p.ID[:], r.Fixed("pack id", chunk.IDSize))
-		p.Bytes = r.Uvarint("bytes of a pack", 1<<63-1)
+		p.Bytes = r.Uvarint("bytes of a pack", rest)
+		rest -= p.Bytes
 		if i > 0 && bytes.Compare(m.Packs[i-1].ID[:], p.ID[:]) >= 0 {
 			r.Failf("packs out of order")
 		}

@@ -169,6 +169,14 @@ func TestManifestThatCannotBe(t *testing.T) {
 		"packs unsorted": func(m *Manifest) { slices.Reverse(m.Packs) },
 		"pack twice":     func(m *Manifest) { m.Packs[1] = m.Packs[0] },
 		"root too large": func(m *Manifest) { m.Root = make([]byte, MaxPage+1) },
+		"all files":      func(m *Manifest) { m.Files = m.Entries },
+		"files":          func(m *Manifest) { m.Files = 1 << 62 },
+		"files alone":    func(m *Manifest) { m.Entries, m.Files = 0, 1 },
+		"entries":        func(m *Manifest) { m.Entries = maxEntries + 1 },
+		"bytes":          func(m *Manifest) { m.Files, m.HardLinks = 0, false },
+		"hard links":     func(m *Manifest) { m.Files, m.Bytes, m.HardLinks = 0, 0, true },
+		"attributes":     func(m *Manifest) { m.Info = Info{ID: m.ID, Xattrs: true} },
+		"bytes of packs": func(m *Manifest) { m.Packs[0].Bytes, m.Packs[1].Bytes = 1<<62, 1<<62 },
 	} {
 		m := someManifest(t, newPageStore())
 		if change(m); m == nil {

@@ -277,7 +277,7 @@ func TestHostileInnerPages(t *testing.T) {
 	good := func() []child {
 		var all []child
 		for i := range 5 {
-			c := child{PageRef{randomID(r), somePacks[0], chunk.Frame{Offset: uint32(16 + 9*i), Stored: 9, Raw: 9}}, Key{"", string(rune('a' + i))}, 10, 0}
+			c := child{PageRef{randomID(r), somePacks[0], chunk.Frame{Offset: uint32(16 + 60*i), Stored: 60, Raw: 60}}, Key{"", string(rune('a' + i))}, 10, 0}
 			all = append(all, c)
 		}
 		all[0].first = Key{}
@@ -292,6 +292,7 @@ func TestHostileInnerPages(t *testing.T) {
 		"path for a name": func(c []child) { c[4].first = Key{"", "z/c"} },
 		"empty":           func(c []child) { c[3].entries = 0 },
 		"too many":        func(c []child) { c[3].entries = maxEntries },
+		"more than fit":   func(c []child) { c[3].entries = 11 },
 		"unknown flag":    func(c []child) { c[3].flags = 4 },
 		"frame":           func(c []child) { c[3].Frame.Raw = 0 },
 	} {
@@ -308,16 +309,33 @@ func TestHostileInnerPages(t *testing.T) {
 			t.Errorf("level %d: %v", level, err)
 		}
 	}
-	// Entries whose sum overflows: 2^17 children of 2^47.
+	// A leaf that is as full as one can be, and what can be above it.
+	var links []Entry
+	for i := range 2000 {
+		links = append(links, Entry{Name: string([]byte{1 + byte(i/200), 1 + byte(i%200)}), Type: Link, First: Key{Name: "\x01"}})
+	}
+	if page := leafOf(links); mostEntries(0, uint32(len(page))) < uint64(len(links)) {
+		t.Errorf("%d entries are in %d bytes", len(links), len(page))
+	}
+	for level := 1; level <= maxLevel; level++ {
+		if n, below := mostEntries(level, MaxPage), mostEntries(level-1, MaxPage); n < below || n > maxEntries {
+			t.Errorf("level %d: %d entries, %d a level below", level, n, below)
+		}
+	}
+	if n := mostEntries(1, 2*minChild); n != 2*(MaxPage/minEntry) {
+		t.Errorf("two leaves hold %d entries", n)
+	}
+	// Entries whose sum is too large: 2^16 children of 2^48.
 	many := make([]child, 1<<16)
 	for i := range many {
 		many[i] = good()[0]
+		many[i].Frame.Stored, many[i].Frame.Raw = MaxPage, MaxPage
 		many[i].entries = maxEntries
 		if i > 0 {
 			many[i].first = Key{"", string([]byte{'a' + byte(i>>12), 'a' + byte(i>>8&15), 'a' + byte(i>>4&15), 'a' + byte(i&15)})}
 		}
 	}
-	if _, err := decodeInner(appendInner(nil, new(tableWriter), 1, many)); err == nil {
+	if _, err := decodeInner(appendInner(nil, new(tableWriter), maxLevel, many)); err == nil {
 		t.Error("a tree of 2^64 entries")
 	}
 }

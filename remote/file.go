@@ -181,7 +181,10 @@ func (s *File) get(ctx context.Context, name string) ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, ErrNotExist // a folder: names begin with this one
 	}
-	data := make([]byte, st.Size)
+	data, err := room(st.Size)
+	if err != nil {
+		return nil, err
+	}
 	if err := pread(fd, data, 0); err != nil {
 		return nil, s.readErr(err)
 	}

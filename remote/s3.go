@@ -272,7 +272,10 @@ func (s *S3) get(ctx context.Context, name string) ([]byte, error) {
 	if info.Size < 0 {
 		return nil, &TransientError{Err: errors.New("the server did not tell the object's size")}
 	}
-	data := make([]byte, info.Size)
+	data, err := room(info.Size)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.readBody(ctx, body, data); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -21,6 +22,8 @@ var (
 	ErrExist = errors.New("object exists already with other content")
 	// ErrShort: the object ends before the range that was asked for.
 	ErrShort = errors.New("object is shorter than expected")
+	// ErrLarge: the object is larger than any that Get makes room for.
+	ErrLarge = errors.New("object is larger than any that is read whole")
 	// ErrAccess: the credentials are missing, wrong, or not allowed to do this.
 	ErrAccess = errors.New("access denied")
 	// ErrNoBucket: the bucket, or the folder's parent, does not exist.
@@ -38,7 +41,7 @@ type Store interface {
 	// overwrites: if there is one of that name with the same content, that is
 	// success; with other content, ErrExist. data is not kept nor changed.
 	Put(ctx context.Context, name string, data []byte) error
-	// Get gives an object's whole content.
+	// Get gives an object's whole content. It fails with ErrLarge for more than MaxGet bytes.
 	Get(ctx context.Context, name string) ([]byte, error)
 	// ReadAt fills p with the object's bytes from offset on, or fails: with
 	// ErrShort where the object ends before. An empty p asks for nothing, not
@@ -66,4 +69,16 @@ type Info struct {
 	Name    string
 	Size    int64
 	ModTime time.Time // by the store's clock, not this machine's
+}
+
+// MaxGet bounds what Get makes room for, in bytes: what a file that is one hole, or a
+// server, says of an object's size must not take all memory.
+const MaxGet = 256 << 20
+
+// room is memory for an object of that size.
+func room(size int64) ([]byte, error) {
+	if size > MaxGet {
+		return nil, fmt.Errorf("%w: %d bytes, the most is %d", ErrLarge, size, int64(MaxGet))
+	}
+	return make([]byte, size), nil
 }

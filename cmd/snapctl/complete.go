@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"slices"
 	"strings"
 
@@ -66,6 +67,7 @@ func (a *app) snapshotsToComplete(ctx context.Context) []*engine.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, a.menuPatience)
 	defer cancel()
 	a.terminal = nil
+	a.console = &console{out: io.Discard} // as would be a warning
 	a.quiet = true                        // a retry's message would land in the middle of the user's line
 	snapshots, _ := a.snapshots(ctx, nil) // an error has no place in a shell's menu
 	return snapshots

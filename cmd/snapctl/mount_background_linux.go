@@ -67,7 +67,7 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	word, err := secrets.answer(ctx, ready, a.passphrase)
+	word, err := secrets.answer(ctx, ready, a.passphrase, len(a.identities) > 0)
 	stop()
 	if err == nil && word == readyWord {
 		return cmd.Process.Release()

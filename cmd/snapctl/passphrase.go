@@ -50,7 +50,7 @@ func (a *app) readIdentities() error {
 	if path == "" || a.getenv(keyFdEnv) != "" || a.getenv(takeOverEnv) != "" {
 		return nil
 	}
-	f, err := os.Open(path)
+	f, err := a.openSecret(path)
 	if err != nil {
 		return &hintError{err: &usageError{err: fmt.Errorf("%s: %w", identityFileEnv, err)}, hint: encryptionHint}
 	}
@@ -82,7 +82,7 @@ func (a *app) findPassphrase(ctx context.Context, url string) (string, error) {
 		return a.starter.ask(url)
 	}
 	if path := a.getenv(passphraseFileEnv); path != "" {
-		return readPassphrase(path)
+		return a.readPassphrase(path)
 	}
 	return a.askSecret(ctx, "Passphrase of "+quoted(url)+": ")
 }
@@ -91,7 +91,7 @@ func (a *app) findPassphrase(ctx context.Context, url string) (string, error) {
 // not "", else from the terminal, twice.
 func (a *app) newPassphrase(ctx context.Context, path string) (string, error) {
 	if path != "" {
-		return readPassphrase(path)
+		return a.readPassphrase(path)
 	}
 	first, err := a.askSecret(ctx, "New passphrase: ")
 	if err != nil {
@@ -107,9 +107,29 @@ func (a *app) newPassphrase(ctx context.Context, path string) (string, error) {
 	return first, err
 }
 
-// readPassphrase reads a passphrase: all of a file but for a newline at its end.
-func readPassphrase(path string) (string, error) {
+// openSecret opens a file that holds a passphrase or identities. It warns, once, where others
+// than its owner can read it.
+func (a *app) openSecret(path string) (*os.File, error) {
 	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	told := a.openSecrets[path] || a.getenv(askFdEnv) != "" // or whoever started this process did
+	if err != nil || told || !st.Mode().IsRegular() || st.Mode().Perm()&0o044 == 0 {
+		return f, nil
+	}
+	if a.openSecrets == nil {
+		a.openSecrets = map[string]bool{}
+	}
+	a.openSecrets[path] = true
+	a.console.line("warning: others can read " + quoted(path) + ", which opens the repository; to keep them from it: chmod go= " + shellQuote(path))
+	return f, nil
+}
+
+// readPassphrase reads a passphrase: all of a file but for a newline at its end.
+func (a *app) readPassphrase(path string) (string, error) {
+	f, err := a.openSecret(path)
 	if err != nil {
 		return "", err
 	}

@@ -36,6 +36,9 @@ a flag says what to do with what it holds:
   --into           change what differs in place, and keep what else it holds
   --into --delete  change what differs in place, and delete what else it holds
 
+With --into, what cannot take its place (a directory that is not empty is where
+the snapshot has a file, say) is named and left out, and the rest is restored.
+
 Every byte is checked against the snapshot's digest before it is written.
 Owners are restored by root only.
 

@@ -42,6 +42,7 @@ type app struct {
 	starter     *starter   // to be asked for a passphrase; else nil
 	identities  []age.Identity
 	passphrases map[string]string // by URL of the repository
+	openSecrets map[string]bool   // files that others can read, which was said
 	unencrypted bool              // the next repository may not be encrypted though secrets are given
 
 	asked        []*askedOf // repositories, since -v tells

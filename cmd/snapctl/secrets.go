@@ -71,8 +71,9 @@ func (p *secretPipe) close() {
 }
 
 // answer reads what the started process says until it is ready or ends, and answers it.
-// It gives the last word.
-func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase func(context.Context, string) (string, error)) (word string, err error) {
+// It gives the last word. identities says that the process had some, which did not help if
+// it asks.
+func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase func(context.Context, string) (string, error), identities bool) (word string, err error) {
 	defer p.say()
 	r := bufio.NewReader(ready)
 	for {
@@ -88,7 +89,10 @@ func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase fun
 		if perr == nil && p.ours != nil {
 			_, perr = io.WriteString(p.ours, s)
 		}
-		if perr != nil {
+		switch {
+		case perr != nil && identities:
+			err = fmt.Errorf("opening repository %s: %w: %w; passphrase: %w", url, engine.ErrLocked, engine.ErrNoIdentity, perr)
+		case perr != nil:
 			err = fmt.Errorf("opening repository %s: %w: passphrase: %w", url, engine.ErrLocked, perr)
 		}
 		p.say()
