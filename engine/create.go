@@ -74,11 +74,7 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 		if err != nil {
 			return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
 		}
-		defer c.close()
-		if asFork {
-			c.findFork()
-		}
-		res, err := c.run(ctx)
+		res, err := c.attempt(ctx, asFork)
 		switch {
 		case err == nil:
 			res.Duration = time.Since(start)
@@ -98,6 +94,15 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 		}
 		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
 	}
+}
+
+// attempt is one run, from which nothing stays open.
+func (c *creator) attempt(ctx context.Context, asFork bool) (*CreateResult, error) {
+	defer c.close()
+	if asFork {
+		c.findFork()
+	}
+	return c.run(ctx)
 }
 
 func (c *creator) close() {
@@ -285,10 +290,15 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	if err := c.publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
 		return nil, err
 	}
+	key := dirKey(c.place)
 	if c.fork != nil {
+		key = memoKey(c.fork.overlay)
 		err = c.repo.cache.writeMemo(c.fork.overlay, m.ID, asm.memo)
 	} else {
 		err = c.repo.cache.writeStats(c.place, m.ID, asm.prints)
+	}
+	if err == nil {
+		err = c.repo.cache.writeTable(key, m.ID, c.guard.sizes(m.Packs))
 	}
 	if err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)
