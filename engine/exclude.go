@@ -2,36 +2,33 @@ package engine
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"strings"
 
-	"github.com/git-lfs/wildmatch/v2"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
 
 // Patterns are those of gitignore(5), for --exclude, --include and .gitignore
-// files alike: one syntax to know. The matching of '*', '?', '[a-z]' and '**' is
-// wildmatch's; here are only gitignore's own rules around it.
+// files alike: one syntax to know. The matching is glob's; here are only gitignore's
+// own rules around it.
 
 // A pattern is one line of a .gitignore file.
 type pattern struct {
-	glob    *wildmatch.Wildmatch
+	glob    glob
 	negate  bool // '!': takes back an earlier match
 	dirOnly bool // a slash at the end
 	whole   bool // a slash elsewhere: matched against the path, not the name
 }
 
-// parsePattern parses one pattern; false for a comment or an empty line.
+// parsePattern parses one pattern; false for a comment, an empty line, and what is
+// malformed. It is an error also where a pattern can hardly mean anything.
 func parsePattern(line string) (p pattern, ok bool, err error) {
-	s := strings.TrimSuffix(line, "\r")
-	for strings.HasSuffix(s, " ") && !strings.HasSuffix(s, `\ `) {
-		s = s[:len(s)-1]
-	}
+	s := trimSpaces(strings.TrimSuffix(line, "\r"))
 	if s == "" || s[0] == '#' {
 		return p, false, nil
 	}
@@ -41,47 +38,35 @@ func parsePattern(line string) (p pattern, ok bool, err error) {
 	if strings.HasSuffix(s, "/") {
 		p.dirOnly, s = true, strings.TrimSuffix(s, "/")
 	}
-	if strings.Contains(s, "//") || strings.HasSuffix(s, "/") && s != "/" { // to git, what no path can match
-		return p, false, fmt.Errorf("%w: pattern %q has two slashes in a row", ErrInvalid, line)
+	if strings.Contains(s, "//") || strings.HasSuffix(s, "/") && s != "/" {
+		err = fmt.Errorf("%w: pattern %q has two slashes in a row", ErrInvalid, line)
 	}
 	if i := strings.IndexByte(s, '/'); i >= 0 {
 		p.whole = true
 		s = strings.TrimPrefix(s, "/")
 	}
 	if s == "" {
-		return p, false, nil
+		return p, false, err
 	}
-	// "a/**" is all that is in a, but not a.
-	if strings.HasSuffix(s, "/**") {
-		s += "/*"
-	}
-	if p.glob = compileGlob(s); p.glob == nil {
+	if p.glob, ok = newGlob(s); !ok {
 		return p, false, fmt.Errorf("%w: pattern %q is malformed", ErrInvalid, line)
 	}
-	return p, true, nil
+	return p, true, err
 }
 
-// memberBracket: a ']' that comes first in a class is a member of it.
-var memberBracket = strings.NewReplacer("[]", `[\]`, "[!]", `[!\]`, "[^]", `[^\]`)
-
-// plainSpace: an escaped space is a space, which wildmatch does not know.
-var plainSpace = strings.NewReplacer(`\\`, `\\`, `\ `, ` `)
-
-// compileGlob compiles a glob, nil if it is malformed. wildmatch takes an unclosed
-// class to match anything, and panics at others.
-func compileGlob(s string) (w *wildmatch.Wildmatch) {
-	s = memberBracket.Replace(plainSpace.Replace(s))
-	if _, err := path.Match(s, ""); err != nil {
-		return nil
-	}
-	defer func() {
-		if recover() != nil {
-			w = nil
+// trimSpaces removes spaces at the end that have no backslash before them.
+func trimSpaces(s string) string {
+	end := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case ' ':
+			continue
+		case '\\':
+			i++
 		}
-	}()
-	w = wildmatch.NewWildmatch(s)
-	w.Match("a/b") // what is malformed shows here at the latest
-	return w
+		end = min(i+1, len(s))
+	}
+	return s[:end]
 }
 
 func parsePatterns(lines []string) ([]pattern, error) {
@@ -107,7 +92,7 @@ func (p *pattern) match(file, name string, isDir bool) bool {
 	if p.whole {
 		subject = file
 	}
-	return p.glob.Match(subject)
+	return p.glob.match(subject)
 }
 
 // ignoreRules are the patterns that hold in a directory: those written in it,
@@ -169,7 +154,7 @@ func readGitignore(dir int, name string) ([]pattern, error) {
 	lines.Buffer(nil, maxGitignore)
 	for lines.Scan() {
 		// As git does, a malformed pattern matches nothing.
-		if p, ok, err := parsePattern(lines.Text()); ok && err == nil {
+		if p, ok, _ := parsePattern(lines.Text()); ok {
 			all = append(all, p)
 		}
 	}
@@ -177,13 +162,14 @@ func readGitignore(dir int, name string) ([]pattern, error) {
 }
 
 // match reports whether an entry of the directory dir is left out. The last
-// pattern that matches decides, and the deepest file is the last.
-func (x *excludes) match(rules *ignoreRules, dir, name string, isDir bool) bool {
+// pattern that matches decides, and the deepest file is the last. What it says when
+// the context has ended means nothing.
+func (x *excludes) match(ctx context.Context, rules *ignoreRules, dir, name string, isDir bool) bool {
 	if len(x.command) == 0 && !x.gitignore {
 		return false
 	}
 	path := manifest.Join(dir, name)
-	if hit, negated := lastMatch(x.command, path, name, isDir); hit {
+	if hit, negated := lastMatch(ctx, x.command, path, name, isDir); hit {
 		return !negated
 	}
 	if x.gitignore && name == ".git" {
@@ -194,15 +180,17 @@ func (x *excludes) match(rules *ignoreRules, dir, name string, isDir bool) bool 
 		if r.dir != "" {
 			rel = path[len(r.dir)+1:]
 		}
-		if hit, negated := lastMatch(r.patterns, rel, name, isDir); hit {
+		if hit, negated := lastMatch(ctx, r.patterns, rel, name, isDir); hit {
 			return !negated
 		}
 	}
 	return false
 }
 
-func lastMatch(patterns []pattern, path, name string, isDir bool) (hit, negated bool) {
-	for i := len(patterns) - 1; i >= 0; i-- {
+// lastMatch finds the last pattern that matches. Of a stranger's there may be hundreds of
+// thousands: it gives up when the context ends, and what it says then means nothing.
+func lastMatch(ctx context.Context, patterns []pattern, path, name string, isDir bool) (hit, negated bool) {
+	for i := len(patterns) - 1; i >= 0 && ctx.Err() == nil; i-- {
 		if patterns[i].match(path, name, isDir) {
 			return true, patterns[i].negate
 		}

@@ -175,10 +175,10 @@ func TestLikeGit(t *testing.T) {
 	}
 	p := newPlace(t)
 	r := p.init()
-	names := rapid.SampledFrom([]string{"a", "b", "ab", "a.b", "foo", "foo.o", "x y", "[a]", "a*", ".h"}) // ASCII: git matches bytes, we characters
+	names := rapid.SampledFrom([]string{"a", "b", "ab", "a.b", "foo", "foo.o", "x y", "[a]", "a*", ".h", "é"})
 	pieces := rapid.SampledFrom([]string{
 		"a", "b", "ab", "foo", "foo.o", ".h", "*", "**", "?", "a*", "*.o", "*b", "[ab]", "[!a]", "[^b]", "[a-c]", "[a]", "\\[a\\]", "\\*", "a\\*",
-		"x y", "f?o", "**a", "*a*b*", "[]a]", "{a,b}", "x\\ y", "",
+		"x y", "f?o", "**a", "*a*b*", "[]a]", "{a,b}", "x\\ y", "", "é", "??", "[é]", "***", "[[:alpha:]]*",
 	})
 	pattern := rapid.Custom(func(t *rapid.T) string {
 		s := strings.Join(rapid.SliceOfN(pieces, 1, 3).Draw(t, "pieces"), "/")
