@@ -27,8 +27,8 @@ type CreateOptions struct {
 	// Excludes are patterns as in a .gitignore file at the root of the
 	// directory; a later one overrides an earlier one, '!' includes again.
 	Excludes []string
-	// Gitignore honours the .gitignore files of the tree, as git does, and
-	// leaves out .git.
+	// Gitignore leaves out what git ignores: untracked files that patterns of .gitignore
+	// files, .git/info/exclude or core.excludesFile match.
 	Gitignore bool
 	// OneFileSystem leaves out what is mounted below the directory.
 	OneFileSystem bool
@@ -161,8 +161,9 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 	}
 	c := &creator{
 		opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
-		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
+		exclude: &excludes{command: patterns, gitignore: opts.Gitignore, root: place},
 	}
+	c.exclude.warn = c.warn
 	c.writer = r.newWriter(before, newMeter(opts.Progress), c.warn)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

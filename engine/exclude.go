@@ -1,16 +1,10 @@
 package engine
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-
-	"github.com/snapctl/snapctl/manifest"
-	"golang.org/x/sys/unix"
 )
 
 // Patterns are those of gitignore(5), for --exclude, --include and .gitignore
@@ -95,96 +89,17 @@ func (p *pattern) match(file, name string, isDir bool) bool {
 	return p.glob.match(subject)
 }
 
-// ignoreRules are the patterns that hold in a directory: those written in it,
-// then those of the directories above.
-type ignoreRules struct {
-	above    *ignoreRules
-	dir      string // where they were written
-	patterns []pattern
-}
-
-// excludes decides what is left out of a snapshot.
-type excludes struct {
-	command   []pattern // they override the files'
-	gitignore bool
-}
-
-// enter gives the rules that hold in a directory.
-func (x *excludes) enter(above *ignoreRules, fd int, dir string, names []string) (*ignoreRules, error) {
-	if !x.gitignore {
-		return above, nil
-	}
-	for _, name := range names {
-		if name != ".gitignore" {
-			continue
-		}
-		patterns, err := readGitignore(fd, name)
-		if err != nil {
-			return above, fmt.Errorf("reading %q: %w", manifest.Join(dir, name), err)
-		}
-		if len(patterns) > 0 {
-			return &ignoreRules{above, dir, patterns}, nil
-		}
-	}
-	return above, nil
-}
-
-// maxGitignore bounds a .gitignore file in bytes.
-const maxGitignore = 1 << 20
-
-func readGitignore(dir int, name string) ([]pattern, error) {
-	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOENT) {
-		return nil, nil // git does not follow links here either
-	}
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() {
-		return nil, err
-	}
-	if st.Size() > maxGitignore {
-		return nil, fmt.Errorf("it has %d bytes, the most is %d", st.Size(), maxGitignore)
-	}
+// parsePatternFile parses a file of patterns as git does: a malformed one matches nothing.
+func parsePatternFile(r io.Reader) ([]pattern, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxGitignore))
 	var all []pattern
-	lines := bufio.NewScanner(io.LimitReader(f, maxGitignore))
-	lines.Buffer(nil, maxGitignore)
-	for lines.Scan() {
-		// As git does, a malformed pattern matches nothing.
-		if p, ok, _ := parsePattern(lines.Text()); ok {
+	for line := range strings.SplitSeq(strings.TrimPrefix(string(data), "\ufeff"), "\n") {
+		line, _, _ = strings.Cut(line, "\x00")
+		if p, ok, _ := parsePattern(line); ok {
 			all = append(all, p)
 		}
 	}
-	return all, lines.Err()
-}
-
-// match reports whether an entry of the directory dir is left out. The last
-// pattern that matches decides, and the deepest file is the last. What it says when
-// the context has ended means nothing.
-func (x *excludes) match(ctx context.Context, rules *ignoreRules, dir, name string, isDir bool) bool {
-	if len(x.command) == 0 && !x.gitignore {
-		return false
-	}
-	path := manifest.Join(dir, name)
-	if hit, negated := lastMatch(ctx, x.command, path, name, isDir); hit {
-		return !negated
-	}
-	if x.gitignore && name == ".git" {
-		return true
-	}
-	for r := rules; r != nil; r = r.above {
-		rel := path
-		if r.dir != "" {
-			rel = path[len(r.dir)+1:]
-		}
-		if hit, negated := lastMatch(ctx, r.patterns, rel, name, isDir); hit {
-			return !negated
-		}
-	}
-	return false
+	return all, err
 }
 
 // lastMatch finds the last pattern that matches. Of a stranger's there may be hundreds of

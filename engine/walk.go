@@ -38,7 +38,7 @@ const maxAhead = 32 << 10
 // dirNode is a directory of the walk.
 type dirNode struct {
 	path    string
-	ignore  *ignoreRules // of the directories above; set to its own while listed
+	ignore  *ignoreState // of the directory above; set to its own while listed
 	listed  chan struct{}
 	taken   bool // under walker.mu: somebody lists it
 	mounted bool // another file system, not to be listed
@@ -235,7 +235,8 @@ func (w *walker) read(n *dirNode) error {
 				continue
 			}
 		}
-		if w.exclude.match(w.ctx, n.ignore, n.path, name, d.isDir()) {
+		out, ignore := w.exclude.match(w.ctx, n.ignore, n.path, name, d.isDir())
+		if out {
 			continue
 		}
 		if d.kind() == unix.S_IFSOCK {
@@ -253,7 +254,7 @@ func (w *walker) read(n *dirNode) error {
 				continue
 			}
 			n.subdirs = append(n.subdirs, &dirNode{
-				path: path, ignore: n.ignore, listed: make(chan struct{}),
+				path: path, ignore: ignore, listed: make(chan struct{}),
 				mounted: w.oneFS && d.dev != w.dev,
 			})
 		}
