@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -24,6 +25,7 @@ import (
 //	segments/ID      index segments of this machine's making, until the index has them
 //	tombstones/ID    tombstones, as long as they are in the repository
 //	dirs/HASH        stat caches, one for each directory that was snapshotted or restored
+//	tables/HASH      the packs of the snapshots that those are of
 //	index/           the index of chunks
 //
 // Packs are in a folder that all repositories share: see packCache.
@@ -161,6 +163,7 @@ func (r *Repository) ownPaths() []string {
 const (
 	maxCachedDirs     = 256 << 20
 	maxCachedSegments = 256 << 20
+	maxCachedTables   = 64 << 20
 )
 
 // statCache is what a machine knows of the files of a directory, as they were
@@ -217,6 +220,50 @@ func (c cacheDir) writeStats(dir string, id manifest.ID, prints []uint64) error 
 	b = append(b, sum[:8]...)
 	err := c.write("dirs", dirKey(dir), b)
 	c.trim("dirs", maxCachedDirs)
+	return err
+}
+
+// A pack table tells which packs the snapshot of a stat cache or an overlayMemo names, and
+// how large they were when this machine last saw them. With it the next create asks for
+// them side by side with the manifest. The file is
+//
+//	offset  size  field
+//	0       8     magic "snaptabl"
+//	8       16    snapshot id
+//	24      40n   pack id, 32, and size in bytes, 8, little-endian, 0 for not known
+//	24+40n  8     the first bytes of the BLAKE3 of all before
+const (
+	tableMagic = "snaptabl"
+	tableEntry = chunk.IDSize + 8
+)
+
+// readTable gives the pack table of a snapshot, nothing where there is none.
+func (c cacheDir) readTable(key string, id manifest.ID) []sizedPack {
+	b := c.read("tables", key)
+	head := len(tableMagic) + len(id)
+	if len(b) < head+8 || (len(b)-head-8)%tableEntry != 0 || string(b[:head]) != tableMagic+string(id[:]) {
+		return nil
+	}
+	end := len(b) - 8
+	if sum := blake3.Sum256(b[:end]); !bytes.Equal(sum[:8], b[end:]) {
+		return nil
+	}
+	packs := make([]sizedPack, 0, (end-head)/tableEntry)
+	for b = b[head:end]; len(b) > 0; b = b[tableEntry:] {
+		packs = append(packs, sizedPack{chunk.PackID(b[:chunk.IDSize]), int64(binary.LittleEndian.Uint64(b[chunk.IDSize:]))})
+	}
+	return packs
+}
+
+func (c cacheDir) writeTable(key string, id manifest.ID, packs []sizedPack) error {
+	b := make([]byte, 0, len(tableMagic)+len(id)+tableEntry*len(packs)+8)
+	b = append(append(b, tableMagic...), id[:]...)
+	for _, p := range packs {
+		b = binary.LittleEndian.AppendUint64(append(b, p.id[:]...), uint64(p.size))
+	}
+	sum := blake3.Sum256(b)
+	err := c.write("tables", key, append(b, sum[:8]...))
+	c.trim("tables", maxCachedTables)
 	return err
 }
 

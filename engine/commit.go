@@ -87,7 +87,7 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 	}
 	loc, ok := ix.Lookup(id)
 	if ok {
-		c.guard.use(loc.Pack)
+		c.guard.present(byIndex, sizedPack{loc.Pack, ix.PackSize(loc.Pack)})
 	}
 	return loc, ok
 }

@@ -197,7 +197,7 @@ func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase,
 	if err != nil || 2*shared < max(x.m.Entries, source.Entries) {
 		return nil, err
 	}
-	x.guard.vouchAll(there.Packs)
+	x.guard.present(byManifest, packsNamed(there)...)
 	b := &copyBase{id: id, source: sourceTree, there: thereTree, use: make(map[chunk.PackID]uint64, len(there.Packs))}
 	for _, p := range there.Packs {
 		b.use[p.ID] = p.Bytes

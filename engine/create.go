@@ -27,8 +27,8 @@ type CreateOptions struct {
 	// Excludes are patterns as in a .gitignore file at the root of the
 	// directory; a later one overrides an earlier one, '!' includes again.
 	Excludes []string
-	// Gitignore honours the .gitignore files of the tree, as git does, and
-	// leaves out .git.
+	// Gitignore leaves out what git ignores: untracked files that patterns of .gitignore
+	// files, .git/info/exclude or core.excludesFile match.
 	Gitignore bool
 	// OneFileSystem leaves out what is mounted below the directory.
 	OneFileSystem bool
@@ -74,11 +74,7 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 		if err != nil {
 			return nil, fmt.Errorf("snapshot of %s: %w", dir, err)
 		}
-		defer c.close()
-		if asFork {
-			c.findFork()
-		}
-		res, err := c.run(ctx)
+		res, err := c.attempt(ctx, asFork)
 		switch {
 		case err == nil:
 			res.Duration = time.Since(start)
@@ -98,6 +94,15 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 		}
 		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
 	}
+}
+
+// attempt is one run, from which nothing stays open.
+func (c *creator) attempt(ctx context.Context, asFork bool) (*CreateResult, error) {
+	defer c.close()
+	if asFork {
+		c.findFork()
+	}
+	return c.run(ctx)
 }
 
 func (c *creator) close() {
@@ -156,8 +161,9 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 	}
 	c := &creator{
 		opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
-		exclude: &excludes{command: patterns, gitignore: opts.Gitignore},
+		exclude: &excludes{command: patterns, gitignore: opts.Gitignore, root: place},
 	}
+	c.exclude.warn = c.warn
 	c.writer = r.newWriter(before, newMeter(opts.Progress), c.warn)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -286,10 +292,15 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	if err := c.publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
 		return nil, err
 	}
+	key := dirKey(c.place)
 	if c.fork != nil {
+		key = memoKey(c.fork.overlay)
 		err = c.repo.cache.writeMemo(c.fork.overlay, m.ID, asm.memo)
 	} else {
 		err = c.repo.cache.writeStats(c.place, m.ID, asm.prints)
+	}
+	if err == nil {
+		err = c.repo.cache.writeTable(key, m.ID, c.guard.sizes(m.Packs))
 	}
 	if err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)

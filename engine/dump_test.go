@@ -207,7 +207,7 @@ func TestFind(t *testing.T) {
 		must(t, err)
 		var want, got []string
 		must(t, s.Walk("", func(i *FileInfo) error {
-			if hit, not := lastMatch(parsed, i.Path(), i.Name(), i.IsDir()); hit && !not {
+			if hit, not := lastMatch(t.Context(), parsed, i.Path(), i.Name(), i.IsDir()); hit && !not {
 				want = append(want, i.Path())
 			}
 			return nil

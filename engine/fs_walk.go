@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/git-lfs/wildmatch/v2"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -158,7 +157,7 @@ type finder struct {
 // pathGlob is a pattern with slashes, element by element.
 type pathGlob struct {
 	parts []string
-	globs []*wildmatch.Wildmatch // nil for "**"
+	globs []*glob // nil for "**"
 }
 
 func newFinder(lines []string) (*finder, error) {
@@ -179,7 +178,7 @@ func newFinder(lines []string) (*finder, error) {
 			f.anywhere = true
 			roots = append(roots, "")
 		default:
-			g := pathGlobOf(line)
+			g := pathGlobOf(p.glob.text)
 			f.paths = append(f.paths, g)
 			roots = append(roots, g.root())
 		}
@@ -193,19 +192,17 @@ func newFinder(lines []string) (*finder, error) {
 	return f, nil
 }
 
-func pathGlobOf(line string) pathGlob {
+func pathGlobOf(text string) pathGlob {
 	var g pathGlob
-	for part := range strings.SplitSeq(strings.Trim(line, "/"), "/") {
-		var w *wildmatch.Wildmatch
-		if part != "**" {
-			// An element that is no pattern by itself, as a class with a slash in
-			// it would be, is taken for one that may be anything.
-			if w = compileGlob(part); w == nil {
-				part = "**"
-			}
+	for part := range strings.SplitSeq(text, "/") {
+		// An element that is no pattern by itself, as a class with a slash in it would
+		// be, is taken for one that may be anything.
+		element, ok := newGlob(part)
+		if !ok || len(part) > 1 && strings.Trim(part, "*") == "" {
+			g.parts, g.globs = append(g.parts, "**"), append(g.globs, nil)
+			continue
 		}
-		g.parts = append(g.parts, part)
-		g.globs = append(g.globs, w)
+		g.parts, g.globs = append(g.parts, part), append(g.globs, &element)
 	}
 	return g
 }
@@ -213,7 +210,7 @@ func pathGlobOf(line string) pathGlob {
 // root is the longest path that everything which matches is below.
 func (g *pathGlob) root() string {
 	n := 0
-	for n < len(g.parts)-1 && !strings.ContainsAny(g.parts[n], `*?[\`) {
+	for n < len(g.parts)-1 && !strings.ContainsAny(g.parts[n], globSpecial) {
 		n++
 	}
 	return strings.Join(g.parts[:n], "/")
@@ -241,7 +238,7 @@ func (g *pathGlob) reach(dir string) (here, below bool) {
 				return false, false // the pattern ends above
 			case g.globs[n] == nil:
 				return true, true
-			case !g.globs[n].Match(part):
+			case !g.globs[n].match(part):
 				return false, false
 			}
 			n++
@@ -257,6 +254,6 @@ func (g *pathGlob) reach(dir string) (here, below bool) {
 
 // matches reports whether an entry is one that is looked for.
 func (f *finder) matches(e *manifest.Entry) bool {
-	hit, negated := lastMatch(f.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
+	hit, negated := lastMatch(context.Background(), f.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
 	return hit && !negated
 }

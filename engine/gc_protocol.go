@@ -41,9 +41,9 @@ package engine
 //    quarter of a grace, and again before it commits unless it did a moment ago (a hundredth
 //    of a grace, at most 5 s). If from the beginning of one reading to the end of the next
 //    more than half a grace passes it begins anew.
-// 2. Packs that it refers to are its own, or named by a manifest that it got after its
-//    first reading began, or asked for (Stat, in the background) at their first use: the
-//    index is a hint. Lookup is blind to what is doomed.
+// 2. Packs that it refers to are its own, or asked for (Stat, in the background) after its
+//    first reading began, whether a manifest tells of them or the index: see present.
+//    Lookup is blind to what is doomed.
 // 3. If its pack table names a doomed pack, or one that was asked for and is not there, it
 //    begins anew, and reads again what lies in those packs. After four times it gives up.
 // 4. The manifest is put within half a grace of the beginning of the last reading. If

@@ -21,8 +21,8 @@ import (
 // gc_protocol.go. What a writer has to do:
 //
 //  1. start, before it looks at anything in the repository that tells it of packs;
-//  2. vouch for packs that it has put, and for those of a snapshot whose manifest it
-//     has got since start; use every pack that only the index tells of;
+//  2. vouch for packs that it has put, and have every other one that it takes over
+//     asked for (present), whatever tells of it;
 //  3. check, when all that it refers to is known and durable, and commit at once;
 //  4. late, when it has committed: if that fails, take the commit back.
 //
@@ -34,7 +34,8 @@ type guard struct {
 	work    sync.WaitGroup
 	started time.Duration  // when start was called, by Repository.uptime
 	first   chan struct{}  // closed when the first reading is over
-	asking  errgroup.Group // stats of packs that the index tells of
+	asking  sync.WaitGroup // for packs: see present
+	asks    chan struct{}  // has room for those that are under way
 
 	reading sync.Mutex // one reading at a time
 
@@ -44,12 +45,13 @@ type guard struct {
 	checked time.Duration // when the one did that check went by
 	read    map[string]bool
 	barred  map[chunk.PackID]struct{} // doomed, or not there
-	known   map[chunk.PackID]struct{} // vouched for, or asked for
+	known   map[chunk.PackID]int64    // vouched for, or asked for: the size, or 0
 	learned func([]chunk.PackID)      // told of what is doomed; may be nil
+	tellBad func(error)               // told of packs that a snapshot may have lost; may be nil
 }
 
 // errAnew: what was found in the repository may be gone before it is committed.
-var errAnew = errors.New("packs that it needs are being garbage collected")
+var errAnew = errors.New("packs that it needs are gone, or are being garbage collected")
 
 // anewTries is how often a writer begins before it gives up.
 const anewTries = 4
@@ -61,9 +63,9 @@ const asksAtOnce = 16
 func (r *Repository) newGuard(before *guard) *guard {
 	g := &guard{
 		repo: r, first: make(chan struct{}),
-		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, known: map[chunk.PackID]struct{}{},
+		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, known: map[chunk.PackID]int64{},
+		asks: make(chan struct{}, looksAtOnce),
 	}
-	g.asking.SetLimit(asksAtOnce)
 	if before != nil {
 		before.mu.Lock()
 		defer before.mu.Unlock()
@@ -115,7 +117,7 @@ func (g *guard) start(ctx context.Context) {
 func (g *guard) stop() {
 	g.cancel()
 	g.work.Wait()
-	_ = g.asking.Wait()
+	g.asking.Wait()
 }
 
 // fail says that nothing can be promised any more.
@@ -274,55 +276,22 @@ func (g *guard) refusesAny(packs []manifest.PackUse) bool {
 	return false
 }
 
-// vouch says that a pack is sure to be there, or was when this run began: it was put
-// by it, or a manifest names it that was there since.
-func (g *guard) vouch(pack chunk.PackID) {
+// vouch says that a pack is sure to be there: this run has put it.
+func (g *guard) vouch(pack chunk.PackID, size int64) {
 	g.mu.Lock()
-	g.known[pack] = struct{}{}
+	g.known[pack] = size
 	g.mu.Unlock()
 }
 
-func (g *guard) vouchAll(packs []manifest.PackUse) {
+// sizes gives packs with what is known of their sizes.
+func (g *guard) sizes(packs []manifest.PackUse) []sizedPack {
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]sizedPack, len(packs))
 	for i := range packs {
-		g.known[packs[i].ID] = struct{}{}
+		all[i] = sizedPack{packs[i].ID, g.known[packs[i].ID]}
 	}
-	g.mu.Unlock()
-}
-
-// use asks for a pack that the index tells of, once: the index is a hint, and what
-// some snapshot is to rely on must be there. It does not wait for the answer, which
-// check does.
-func (g *guard) use(pack chunk.PackID) {
-	g.mu.Lock()
-	_, ok := g.known[pack]
-	g.known[pack] = struct{}{}
-	g.mu.Unlock()
-	if ok {
-		return
-	}
-	g.asking.Go(func() error {
-		if err := g.ask(g.ctx, pack); err != nil {
-			g.fail(err)
-		}
-		return nil
-	})
-}
-
-// ask bars a pack if it is not there.
-func (g *guard) ask(ctx context.Context, pack chunk.PackID) error {
-	_, err := g.repo.store.Stat(ctx, packName(pack))
-	if !errors.Is(err, remote.ErrNotExist) {
-		return err
-	}
-	g.mu.Lock()
-	g.barred[pack] = struct{}{}
-	g.mu.Unlock()
-	if ix, err := g.repo.openIndex(); err == nil {
-		ix.Forget(pack)
-		ix.Exclude([]chunk.PackID{pack})
-	}
-	return nil
+	return all
 }
 
 // refresh reads tombstones again, if the last reading began too long ago for check.
@@ -347,7 +316,7 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	if err := g.refresh(ctx); err != nil {
 		return err
 	}
-	_ = g.asking.Wait()
+	g.asking.Wait()
 	if err := g.failed(); err != nil {
 		return err
 	}
@@ -386,9 +355,9 @@ func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
 		return err
 	}
 	eg, ectx := errgroup.WithContext(ctx)
-	eg.SetLimit(asksAtOnce)
-	for i := range packs {
-		eg.Go(func() error { return g.ask(ectx, packs[i].ID) })
+	eg.SetLimit(looksAtOnce)
+	for _, p := range g.sizes(packs) {
+		eg.Go(func() error { return g.ask(ectx, p, byCache) })
 	}
 	if err := eg.Wait(); err != nil {
 		return err

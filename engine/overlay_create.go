@@ -96,6 +96,9 @@ func (f *overlaySource) check(c *creator) error {
 func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	f := c.fork
 	f.memo = c.repo.cache.readMemo(f.overlay)
+	if f.memo != nil {
+		c.guard.present(byCache, c.repo.cache.readTable(memoKey(f.overlay), f.memo.snapshot)...)
+	}
 	newest := begin(func() (*manifest.Tree, error) {
 		if f.memo == nil {
 			return nil, ErrNotFound
@@ -138,13 +141,13 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	return true, nil
 }
 
-// mayUse says whether all that a snapshot refers to may be referred to, and vouches
-// for it. What is doomed by now cannot be told from what is not, page by page.
+// mayUse says whether all that a snapshot refers to may be referred to, and has its
+// packs asked for. What is doomed by now cannot be told from what is not, page by page.
 func (c *creator) mayUse(m *manifest.Manifest) error {
 	if c.guard.refusesAny(m.Packs) {
 		return errAnew
 	}
-	c.guard.vouchAll(m.Packs)
+	c.guard.present(byCache, packsNamed(m)...)
 	return nil
 }
 

@@ -296,6 +296,8 @@ func TestOverlayParents(t *testing.T) {
 	fast, err := f.fast.newCreator(f.dir, &CreateOptions{}, nil)
 	must(t, err)
 	defer fast.close()
+	fast.guard.start(t.Context())
+	defer fast.guard.stop()
 	fast.findFork()
 	if _, err := fast.findLower(t.Context()); err != nil {
 		t.Fatal(err)
@@ -458,6 +460,8 @@ func TestOverlayGoneDirs(t *testing.T) {
 	if c.findFork(); c.fork == nil {
 		t.Skip("trusted attributes cannot be seen")
 	}
+	c.guard.start(t.Context())
+	defer c.guard.stop()
 	_, err = c.findLower(t.Context())
 	must(t, err)
 	for seed := range uint64(20) {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/snapctl/snapctl/manifest"
 )
 
 // findParent opens the snapshot that unchanged files are taken from, if there is
-// one. It must be in the repository still: only then are its packs sure to be.
+// one. It must be in the repository still, and so must its packs, which are asked for.
 func (c *creator) findParent(ctx context.Context) error {
 	if c.fork != nil {
 		if found, err := c.findLower(ctx); found || err != nil {
@@ -30,6 +31,7 @@ func (c *creator) findParent(ctx context.Context) error {
 		}
 	case stats != nil:
 		id = stats.snapshot
+		c.guard.present(byCache, c.repo.cache.readTable(dirKey(c.place), id)...)
 	default:
 		return nil
 	}
@@ -37,8 +39,12 @@ func (c *creator) findParent(ctx context.Context) error {
 	switch {
 	case err == nil:
 		p.stats = stats
-		c.guard.vouchAll(p.packs)
-		if c.guard.refusesAny(p.packs) {
+		by := byManifest
+		if stats != nil {
+			by = byCache
+		}
+		c.guard.present(by, p.packs...)
+		if slices.ContainsFunc(p.packs, func(p sizedPack) bool { return c.guard.refuses(p.id) }) {
 			p.avoid = c.guard.refuses
 		}
 		// As good a guess of what is to come as there is.
@@ -72,5 +78,5 @@ func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTre
 	if err != nil {
 		return nil, err
 	}
-	return &parentTree{id: id, info: &m.Info, packs: m.Packs, tree: tree, cursor: cursor}, nil
+	return &parentTree{id: id, info: &m.Info, packs: packsNamed(m), tree: tree, cursor: cursor}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -238,7 +239,7 @@ func (l lyingStore) Delete(ctx context.Context, names ...string) error {
 type hastyStore struct {
 	simStore
 	waits    string // for what they have to be there after all
-	believes bool   // and that any pack is there
+	believes bool   // and that any pack is there, as it was to be
 
 	puts sync.WaitGroup
 }
@@ -247,6 +248,7 @@ func (h *hastyStore) Put(ctx context.Context, name string, data []byte) error {
 	switch simKind(name) {
 	case "packs":
 		data = bytes.Clone(data)
+		h.sim.said.Store(name, int64(len(data)))
 		h.puts.Go(func() { _ = h.simStore.Put(context.WithoutCancel(ctx), name, data) })
 		return nil
 	case h.waits:
@@ -256,10 +258,18 @@ func (h *hastyStore) Put(ctx context.Context, name string, data []byte) error {
 }
 
 func (h *hastyStore) Stat(ctx context.Context, name string) (remote.Info, error) {
-	if h.believes && simKind(name) == "packs" {
-		return remote.Info{Name: name}, nil
+	if size, ok := h.sim.said.Load(name); ok && h.believes {
+		return remote.Info{Name: name, Size: size.(int64)}, nil
 	}
 	return h.simStore.Stat(ctx, name)
+}
+
+func (h *hastyStore) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
+	if _, ok := h.sim.said.Load(name); ok && h.believes && len(p) == chunk.PackFooterSize {
+		copy(p[copy(p, make([]byte, chunk.PackFooterSize-8)):], "snapfoot")
+		return nil
+	}
+	return h.simStore.ReadAt(ctx, name, offset, p)
 }
 
 // abandon has the packs of a snapshot that was removed become old enough to be doomed,

@@ -34,6 +34,7 @@ type sim struct {
 	waiting []*simCall
 	late    []*simCall     // answered, not done yet
 	born    map[string]int // names, in the order in which they were first used
+	said    sync.Map       // the sizes of packs that a hastyStore put, or did not, by name
 	changes int            // deletes of what was there, and new manifests
 
 	quiet   []metrics.Sample

@@ -182,6 +182,10 @@ func (x *repairer) putManifests(ctx context.Context) error {
 		if s.fresh == nil {
 			continue
 		}
+		for i := range s.fresh.Packs {
+			id := s.fresh.Packs[i].ID
+			x.guard.present(byCache, sizedPack{id, x.pack(id).size})
+		}
 		data, err := s.fresh.Encode(x.repo.codec)
 		if err == nil {
 			err = x.guard.check(ctx, s.fresh.Packs)

@@ -218,7 +218,7 @@ func (x *repairer) uploader(g *errgroup.Group) *uploader {
 
 func (x *repairer) landed(up *uploader) {
 	for _, p := range up.take() {
-		x.guard.vouch(p.ID)
+		x.guard.vouch(p.ID, p.Size)
 		x.fresh = append(x.fresh, p)
 		x.report.BytesWritten += p.Size
 	}
@@ -322,7 +322,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 			}
 			s.found[id] = loc
 			delete(s.want, id)
-			s.x.guard.use(pack)
+			s.x.guard.present(byIndex, sizedPack{pack, s.x.pack(pack).size})
 			s.x.report.SavedBytes += int64(len(data))
 			pages = pages || x.Kind == chunk.TreePack
 		}

@@ -170,7 +170,6 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	if err != nil {
 		return err
 	}
-	x.guard.vouchAll(s.m.Packs)
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
 	sink := &treeSink{

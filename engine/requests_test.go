@@ -59,14 +59,17 @@ func TestRequests(t *testing.T) {
 	// the tombstones are listed meanwhile.
 	const lists, publish = "list index/, list gc/", "put index/, put manifests/"
 	check("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 2, remote.OpPut: 4}, 4, create, lists, "put packs/, put packs/", publish)
-	// The parent's manifest.
-	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, 3, create, "get manifests/, "+lists)
+	// The parent's manifest, and its packs.
+	const stat2, read2 = ", stat packs/, stat packs/", ", read packs/, read packs/"
+	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 2}, 3, create,
+		"get manifests/, "+lists+stat2)
 	write(t, src+"/7/new", []byte("new"))
-	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4}, 4, create,
-		"get manifests/, "+lists, "put packs/, put packs/", publish)
-	// Two packs of data and two of tree, of which only the index tells, are asked for.
-	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, 5, create,
-		lists, "get index/, get index/", "stat packs/, stat packs/, stat packs/, stat packs/")
+	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4, remote.OpStat: 2}, 4, create,
+		"get manifests/, "+lists+stat2, "put packs/, put packs/", publish)
+	// Two packs of data and two of tree, of which only the index tells, are asked for, and
+	// their footers.
+	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4, remote.OpReadAt: 4}, 5, create,
+		lists, "get index/, get index/", (stat2 + stat2 + read2 + read2)[2:])
 	// Manifests and notes are listed side by side.
 	const listed, noted = "list manifests/, list notes/", "get manifests/, list notes/"
 	list := func(r *Repository) {
@@ -85,9 +88,9 @@ func TestRequests(t *testing.T) {
 	check("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, 5, func(r *Repository) {
 		restore(t, r, id, p.path("out"), nil)
 	}, "read packs/", "read packs/", "read packs/, read packs/")
-	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1}, 3, func(r *Repository) {
+	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, 3, func(r *Repository) {
 		complete(t, r, p.path("out"), nil)
-	}, "get manifests/, "+lists)
+	}, "get manifests/, "+lists+stat2+stat2)
 	check("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, 3, list, listed)
 	// One listing for both.
 	check("diff", "third", counts{remote.OpGet: 3, remote.OpList: 2}, 3, func(r *Repository) {

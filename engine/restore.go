@@ -180,7 +180,11 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 		x.problem(fmt.Errorf("syncing the folder of %s: %w; after a power cut the old tree may be back", t.path, t.late))
 	}
 	if x.prints != nil && !x.partial.Load() {
-		if err := r.cache.writeStats(t.path, m.ID, x.prints); err != nil {
+		err := r.cache.writeStats(t.path, m.ID, x.prints)
+		if err == nil {
+			err = r.cache.writeTable(dirKey(t.path), m.ID, packsNamed(m))
+		}
+		if err != nil {
 			r.log.Info("caching what is known of the files", "err", err)
 		}
 	}

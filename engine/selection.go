@@ -44,7 +44,7 @@ func choosePaths(ctx context.Context, t *manifest.Tree, patterns []pattern) (*se
 
 // matches reports whether an entry is chosen by itself or by a directory above.
 func (s *selection) matches(e *manifest.Entry) bool {
-	hit, negated := lastMatch(s.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
+	hit, negated := lastMatch(context.Background(), s.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
 	if hit {
 		return !negated // '!' takes back what a directory gave
 	}

@@ -187,7 +187,7 @@ func isGone(err error) bool {
 type parentTree struct {
 	id     manifest.ID
 	info   *manifest.Info
-	packs  []manifest.PackUse
+	packs  []sizedPack
 	tree   *manifest.Tree
 	cursor *manifest.Cursor
 	stats  *statCache              // nil: size and mtime suffice, as the caller asked

@@ -23,6 +23,7 @@ type walker struct {
 	skip    map[inode]bool // directories that are left out
 	upper   *upperFormat   // the root is the upper directory of a fork; nil if it is not
 
+	ctx   context.Context // of walk
 	mu    sync.Mutex
 	cond  *sync.Cond
 	stack []*dirNode // to be listed, the next one last
@@ -37,7 +38,7 @@ const maxAhead = 32 << 10
 // dirNode is a directory of the walk.
 type dirNode struct {
 	path    string
-	ignore  *ignoreRules // of the directories above; set to its own while listed
+	ignore  *ignoreState // of the directory above; set to its own while listed
 	listed  chan struct{}
 	taken   bool // under walker.mu: somebody lists it
 	mounted bool // another file system, not to be listed
@@ -92,7 +93,7 @@ func (d *dirent) isDir() bool { return d.kind() == unix.S_IFDIR }
 // walk calls visit for each directory in order. root is a file descriptor of
 // the root directory.
 func (w *walker) walk(ctx context.Context, workers int, visit func(*dirNode) error) error {
-	w.cond = sync.NewCond(&w.mu)
+	w.ctx, w.cond = ctx, sync.NewCond(&w.mu)
 	stopOnCancel := context.AfterFunc(ctx, w.halt)
 	defer stopOnCancel()
 	var wg sync.WaitGroup
@@ -205,6 +206,9 @@ func (w *walker) read(n *dirNode) error {
 	n.entries = make([]dirent, 0, len(names))
 	var st unix.Stat_t
 	for _, name := range names {
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
 		path := manifest.Join(n.path, name)
 		if w.upper != nil && n.hide(*w.upper, name) {
 			continue
@@ -231,7 +235,8 @@ func (w *walker) read(n *dirNode) error {
 				continue
 			}
 		}
-		if w.exclude.match(n.ignore, n.path, name, d.isDir()) {
+		out, ignore := w.exclude.match(w.ctx, n.ignore, n.path, name, d.isDir())
+		if out {
 			continue
 		}
 		if d.kind() == unix.S_IFSOCK {
@@ -249,7 +254,7 @@ func (w *walker) read(n *dirNode) error {
 				continue
 			}
 			n.subdirs = append(n.subdirs, &dirNode{
-				path: path, ignore: n.ignore, listed: make(chan struct{}),
+				path: path, ignore: ignore, listed: make(chan struct{}),
 				mounted: w.oneFS && d.dev != w.dev,
 			})
 		}

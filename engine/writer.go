@@ -31,7 +31,9 @@ type writer struct {
 
 // newWriter makes a writer; before is the guard of a run that had to begin anew, or nil.
 func (r *Repository) newWriter(before *guard, m *meter, tell func(error)) *writer {
-	return &writer{repo: r, guard: r.newGuard(before), commit: committer{repo: r}, meter: m, tell: tell}
+	w := &writer{repo: r, guard: r.newGuard(before), commit: committer{repo: r}, meter: m, tell: tell}
+	w.guard.tellBad = tell
+	return w
 }
 
 // begin starts what works in the background, until end. What the run itself does in
@@ -75,7 +77,7 @@ func (w *writer) wait(ctx context.Context, g *errgroup.Group) error {
 // landed is told of every pack that was put. Tree packs are kept for the next create,
 // which reads its parent's tree.
 func (w *writer) landed(pack index.Pack, data []byte) {
-	w.guard.vouch(pack.ID)
+	w.guard.vouch(pack.ID, pack.Size)
 	if pack.Index.Kind == chunk.TreePack && !w.repo.local() {
 		w.repo.keepTree(pack.ID, data)
 	}

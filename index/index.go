@@ -241,6 +241,16 @@ func (ix *Index) Packs() iter.Seq2[chunk.PackID, int64] {
 	}
 }
 
+// PackSize is the size of a pack in bytes, 0 for one that is not known.
+func (ix *Index) PackSize(id chunk.PackID) int64 {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	if p := ix.packs[ix.numbers[id]]; p != nil && p.id == id {
+		return p.size
+	}
+	return 0
+}
+
 // Err tells why the index doubts itself, nil if it does not. A doubtful index
 // still answers, and what it finds it has verified; it is rebuilt by whoever
 // opens the slot next.

@@ -47,7 +47,7 @@ func (ix *Index) load() error {
 		return errors.New("its files are not those of its catalog")
 	}
 	if len(files) > 0 {
-		if ix.db, err = openStore(ix.slot.db(), false, false); err != nil {
+		if ix.db, err = openStore(ix.slot, false, false); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (ix *Index) reopen(writable bool) error {
 			return err
 		}
 	}
-	ix.db, err = openStore(ix.slot.db(), writable, compact)
+	ix.db, err = openStore(ix.slot, writable, compact)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,9 @@ type slot struct {
 	dir     string
 	lock    *os.File
 	private bool // removed when freed
+
+	patience time.Duration // with Badger; 0 is badgerPatience
+	stuck    bool          // a call did not come back: what is in the slot is not ours any more
 }
 
 func (s *slot) path(name string) string { return filepath.Join(s.dir, name) }
@@ -165,9 +169,61 @@ func looksOurs(path string) error {
 	return nil
 }
 
+// badgerPatience is how long a call of Badger's may take: some seconds, if the disk is
+// slow and there is much to compact.
+const badgerPatience = 30 * time.Second
+
+// errStuck: a call of Badger's did not come back.
+var errStuck = errors.New("badger does not come back, and its slot is given up")
+
+// bounded calls Badger, which retries what fails for ever: the flush of a table when it
+// is closed, if the disk is full or there are no descriptors left. When patience is over
+// it is errStuck, and so is every later call. The call then goes on by itself, and the
+// slot stays locked as long as it does, so that nobody else uses what it may still write.
+// late, if not nil, is called if it comes back after all. A panic is an error.
+func (s *slot) bounded(f func() error, late func()) error {
+	if s.stuck {
+		return errStuck
+	}
+	done, gone := make(chan error), make(chan struct{})
+	go func() {
+		err := protected(f)
+		select {
+		case done <- err:
+		case <-gone:
+			if late != nil {
+				late()
+			}
+			s.lock.Close()
+		}
+	}()
+	patience := s.patience
+	if patience == 0 {
+		patience = badgerPatience
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		s.stuck = true
+		close(gone)
+		return errStuck
+	}
+}
+
+func protected(f func() error) (err error) {
+	defer recovered(&err)
+	return f()
+}
+
 // empty removes everything but the lock, after it has seen that all of it is
 // ours. Nothing is ever removed recursively.
 func (s *slot) empty() error {
+	if s.stuck {
+		return errStuck
+	}
 	if err := s.removeCatalog(); err != nil {
 		return err
 	}
@@ -207,8 +263,12 @@ func (s *slot) removeCatalog() error {
 	return nil
 }
 
-// free gives the slot back, and removes it if it is private.
+// free gives the slot back, and removes it if it is private. One that is stuck it leaves
+// to whoever opens it when this process, or the call that is stuck, has ended.
 func (s *slot) free() error {
+	if s.stuck {
+		return nil
+	}
 	var err error
 	if s.private {
 		if err = s.empty(); err == nil {

@@ -27,15 +27,15 @@ const (
 
 // store is an open Badger.
 type store struct {
+	slot     *slot
 	db       *badger.DB
 	writable bool
 }
 
-// openStore opens Badger in dir. What lies there has been verified; a panic on
-// this goroutine is an error nevertheless.
-func openStore(dir string, writable, compact bool) (s *store, err error) {
-	defer recovered(&err)
-	opt := badger.DefaultOptions(dir).
+// openStore opens Badger in a slot. What lies there has been verified; a panic is an
+// error nevertheless.
+func openStore(in *slot, writable, compact bool) (s *store, err error) {
+	opt := badger.DefaultOptions(in.db()).
 		WithReadOnly(!writable).
 		WithBypassLockGuard(true). // the slot's lock is held
 		WithMemTableSize(memTableSize).
@@ -54,11 +54,19 @@ func openStore(dir string, writable, compact bool) (s *store, err error) {
 	if writable {
 		open = badger.Open
 	}
-	db, err := open(opt)
+	var db *badger.DB
+	err = in.bounded(func() (err error) {
+		db, err = open(opt)
+		return err
+	}, func() {
+		if db != nil {
+			db.Close()
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("opening badger: %w", err)
 	}
-	return &store{db: db, writable: writable}, nil
+	return &store{slot: in, db: db, writable: writable}, nil
 }
 
 // recovered turns a panic into an error, one by a fault in mapped memory
@@ -95,12 +103,11 @@ func (s *store) get(key []byte, fn func(value []byte) error) (err error) {
 }
 
 // close may be called on nil.
-func (s *store) close() (err error) {
+func (s *store) close() error {
 	if s == nil {
 		return nil
 	}
-	defer recovered(&err)
-	return s.db.Close()
+	return s.slot.bounded(s.db.Close, nil)
 }
 
 // levelZero is the number of tables that every lookup asks.
@@ -117,18 +124,18 @@ func (s *store) levelZero() int {
 	return n
 }
 
-// write puts keys in; values[i] is for keys[i]. Neither may change until it
-// returns.
-func (s *store) write(b *batch) (err error) {
-	defer recovered(&err)
-	wb := s.db.NewWriteBatch()
-	defer wb.Cancel()
-	for i := range b.ids {
-		if err := wb.Set(b.ids[i][:], b.values[i]); err != nil {
-			return err
+// write puts keys in; values[i] is for keys[i]. Neither may change any more.
+func (s *store) write(b *batch) error {
+	return s.slot.bounded(func() error {
+		wb := s.db.NewWriteBatch()
+		defer wb.Cancel()
+		for i := range b.ids {
+			if err := wb.Set(b.ids[i][:], b.values[i]); err != nil {
+				return err
+			}
 		}
-	}
-	return wb.Flush()
+		return wb.Flush()
+	}, nil)
 }
 
 // tidy removes, once Badger is closed, the files that it makes for large

@@ -78,8 +78,12 @@ func (t *Tree) Len() uint64 {
 	return n
 }
 
-// page gives a decoded page.
+// page gives a decoded page. All that goes through a tree comes by here, and so stops
+// when its context ends, whatever the cache has.
 func (t *Tree) page(ctx context.Context, ref *PageRef) (any, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if p, ok := t.cache.Get(ref.ID); ok {
 		return p, nil
 	}

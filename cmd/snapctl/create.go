@@ -39,7 +39,14 @@ next one.
 
 Patterns are those of .gitignore, relative to DIR: "node_modules" anywhere,
 "/dist" at the top, "*.log", "!keep.log" to include again. A later one
-overrides an earlier one.`,
+overrides an earlier one.
+
+--gitignore leaves out what "git ls-files --others --ignored --exclude-standard"
+names: untracked files that .gitignore files match, those above DIR in its work
+tree included, or .git/info/exclude, or the file core.excludesFile. What git
+tracks stays, and so does .git: "--exclude .git" leaves that out. Repositories in
+DIR, submodules and further work trees go by their own rules. git is not needed
+for it.`,
 		Example: `  snapctl create .
   snapctl create --name app --ttl 7d --tag branch=main ~/work/app
   snapctl create --gitignore --exclude '*.log' --exclude '!keep.log' .
@@ -70,7 +77,7 @@ overrides an earlier one.`,
 	flags.Var(tagsFlag(opts.Tags), "tag", "tag it `KEY=VALUE`; may be repeated")
 	flags.Var(excludeFlag{&leaveOut}, "exclude", "leave out what matches `GLOB`; may be repeated")
 	flags.Var(excludeFromFlag{&leaveOut}, "exclude-from", "leave out what matches a line of `FILE`, - for standard input; may be repeated")
-	flags.BoolVar(&opts.Gitignore, "gitignore", false, "leave out .git and what the .gitignore files of the tree name")
+	flags.BoolVar(&opts.Gitignore, "gitignore", false, "leave out what git ignores")
 	flags.BoolVar(&opts.OneFileSystem, "one-file-system", false, "leave out what is mounted below DIR")
 	flags.StringVar(&opts.Parent, "parent", "", "take unchanged files from snapshot `REF` (default: the last one of DIR)")
 	noCompletions(cmd, "name", "ttl", "tag", "exclude")

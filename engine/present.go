@@ -1,0 +1,155 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// looksAtOnce is how many packs present asks for at the same time.
+const looksAtOnce = 32
+
+// A witness is what tells a writer of packs.
+type witness int
+
+const (
+	byIndex    witness = iota // which may not know yet that they have gone
+	byManifest                // which needs them
+	byCache                   // and a manifest: this machine has written or read them before
+)
+
+// sizedPack is a pack with its size in bytes, 0 where that is not known.
+type sizedPack struct {
+	id   chunk.PackID
+	size int64
+}
+
+// packsNamed gives the packs that a manifest names.
+func packsNamed(m *manifest.Manifest) []sizedPack {
+	all := make([]sizedPack, len(m.Packs))
+	for i := range m.Packs {
+		all[i].id = m.Packs[i].ID
+	}
+	return all
+}
+
+// present makes sure that packs which a writer takes over are in the store: one Stat
+// each, once, in parallel, in the background. It does not wait for the answers, which
+// check does. A pack that is missing, or of another size than known, is barred.
+//
+// Where this machine has not seen them before the footer is looked at too: that an object
+// is there does not say that it is a pack.
+func (g *guard) present(by witness, packs ...sizedPack) {
+	for _, p := range packs {
+		if !g.isNew(p) {
+			continue
+		}
+		g.asking.Go(func() {
+			err := g.ctx.Err()
+			select {
+			case g.asks <- struct{}{}:
+				err = g.ask(g.ctx, p, by)
+				<-g.asks
+			case <-g.ctx.Done():
+			}
+			if err != nil {
+				g.fail(err)
+			}
+		})
+	}
+}
+
+// isNew notes a pack, and reports whether it is news.
+func (g *guard) isNew(p sizedPack) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.known[p.id]; ok {
+		return false
+	}
+	g.known[p.id] = p.size
+	return true
+}
+
+// ask bars a pack if it is not there, or not what it was.
+func (g *guard) ask(ctx context.Context, p sizedPack, by witness) error {
+	bad, err := g.inspect(ctx, p, by != byCache)
+	if err != nil || bad == nil {
+		return err
+	}
+	// One that was repacked has a tombstone as long as a manifest names it.
+	if err := g.ready(ctx); err != nil {
+		return err
+	}
+	doomed := g.bars(p.id)
+	if ix, err := g.repo.openIndex(); err == nil {
+		if errors.Is(bad, remote.ErrNotExist) {
+			ix.Forget(p.id)
+		}
+		ix.Exclude([]chunk.PackID{p.id})
+	}
+	if !doomed && g.tellBad != nil && (by != byIndex || !errors.Is(bad, remote.ErrNotExist)) {
+		g.tellBad(fmt.Errorf("%w: pack %v: %w; what it held is stored again, and 'snapctl verify' names the snapshots that need it", ErrIntegrity, p.id, bad))
+	}
+	return nil
+}
+
+// bars bars a pack, and reports whether it was barred before.
+func (g *guard) bars(id chunk.PackID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, before := g.barred[id]
+	g.barred[id] = struct{}{}
+	return before
+}
+
+// inspect says what is wrong with a pack, nil for nothing. Where the size is known the
+// footer is read side by side with the Stat.
+func (g *guard) inspect(ctx context.Context, p sizedPack, foot bool) (bad, err error) {
+	var reading sync.WaitGroup
+	var footBad, footErr error
+	if foot && p.size > 0 {
+		reading.Go(func() { footBad, footErr = g.footer(ctx, p) })
+	}
+	info, err := g.repo.store.Stat(ctx, packName(p.id))
+	reading.Wait()
+	switch {
+	case errors.Is(err, remote.ErrNotExist):
+		return err, nil
+	case err != nil:
+		return nil, err
+	case p.size > 0 && info.Size != p.size:
+		return fmt.Errorf("it has %d bytes instead of %d", info.Size, p.size), nil
+	}
+	g.mu.Lock()
+	g.known[p.id] = info.Size
+	g.mu.Unlock()
+	if foot && p.size == 0 {
+		footBad, footErr = g.footer(ctx, sizedPack{p.id, info.Size})
+	}
+	return footBad, footErr
+}
+
+// footer says what is wrong with the end of a pack of that size.
+func (g *guard) footer(ctx context.Context, p sizedPack) (bad, err error) {
+	if p.size < chunk.PackHeaderSize+chunk.PackFooterSize {
+		return fmt.Errorf("%w: %d bytes", chunk.ErrNotPack, p.size), nil
+	}
+	b := make([]byte, chunk.PackFooterSize)
+	err = g.repo.store.ReadAt(ctx, packName(p.id), p.size-int64(len(b)), b)
+	if errIsAny(err, remote.ErrNotExist, remote.ErrShort) {
+		return err, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	n, bad := chunk.PackIndexSize(b)
+	if bad == nil && int64(n) > p.size-chunk.PackHeaderSize {
+		bad = fmt.Errorf("%w: index of %d bytes in %d", chunk.ErrNotPack, n, p.size)
+	}
+	return bad, nil
+}
