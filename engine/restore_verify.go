@@ -109,7 +109,7 @@ func holdsContents(ctx context.Context, hasher *chunk.Hasher, tree *manifest.Tre
 	}
 	done := uint64(0)
 	err = tree.Extents(ctx, e, func(at uint64, ext *manifest.Extent) error {
-		if err := allZero(fd, done, at, buf); err != nil {
+		if err := allZero(ctx, fd, done, at, buf); err != nil {
 			return err
 		}
 		done = at + uint64(ext.Length)
@@ -126,7 +126,7 @@ func holdsContents(ctx context.Context, hasher *chunk.Hasher, tree *manifest.Tre
 		return nil
 	})
 	if err == nil {
-		err = allZero(fd, done, e.Size, buf)
+		err = allZero(ctx, fd, done, e.Size, buf)
 	}
 	return err
 }
@@ -146,9 +146,17 @@ func readFull(fd int, data []byte, at uint64) error {
 	return nil
 }
 
-// allZero compares a range of a file with a hole.
-func allZero(fd int, from, to uint64, buf *[]byte) error {
+// zeroRead is how much allZero reads at a time, at least: what is in buf may have been
+// made for a file of one byte.
+const zeroRead = 64 << 10
+
+// allZero compares a range of a file with a hole: errDiffers if it has other bytes than
+// zeros. buf is memory to read into.
+func allZero(ctx context.Context, fd int, from, to uint64, buf *[]byte) error {
 	for from < to {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		data, err := dataFrom(fd, int64(from))
 		if errors.Is(err, unix.ENXIO) { // nothing but hole
 			return nil
@@ -160,8 +168,8 @@ func allZero(fd int, from, to uint64, buf *[]byte) error {
 		if from >= to {
 			return nil
 		}
-		if len(*buf) == 0 {
-			*buf = make([]byte, 64<<10)
+		if len(*buf) < zeroRead {
+			*buf = make([]byte, zeroRead)
 		}
 		part := (*buf)[:min(uint64(len(*buf)), to-from)]
 		if err := readFull(fd, part, from); err != nil {

@@ -153,6 +153,50 @@ func TestVerifyDirHoles(t *testing.T) {
 	}
 }
 
+// TestVerifyDirReads: where the directory has zeros and the snapshot a hole, the
+// directory is read in large pieces, whatever small file was compared before.
+func TestVerifyDirReads(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	const size = 8 << 20
+	src := p.path("src")
+	must(t, os.Mkdir(src, 0o755))
+	small := func(i int) string { return fmt.Sprintf("%s/%d", src, i) }
+	for i := range 64 { // so that each of those who compare has had one
+		write(t, small(i), []byte{1})
+	}
+	large := src + "/large"
+	write(t, large, nil)
+	must(t, os.Truncate(large, size))
+	id := complete(t, r, src, nil).ID.String()
+	write(t, large, make([]byte, size))
+	for _, restores := range []bool{false, true} {
+		before := readCalls(t)
+		if restores {
+			restore(t, r, id, src, &RestoreOptions{Into: true, Verify: true})
+		} else if got := dirChanges(t, r, id, src, &VerifyDirOptions{NoTimes: true}); len(got) > 0 {
+			t.Errorf("it differs: %s", got)
+		}
+		if n := readCalls(t) - before; n > 10_000 { // it takes some 200
+			t.Errorf("restores %v: %d reads for %d bytes", restores, n, size)
+		}
+	}
+}
+
+// readCalls is how often this process has read.
+func readCalls(t *testing.T) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Skipf("the kernel does not count reads: %v", err)
+	}
+	_, text, _ := strings.Cut(string(b), "\nsyscr: ")
+	if _, err := fmt.Sscanf(text, "%d", &n); err != nil {
+		t.Fatalf("%q: %v", b, err)
+	}
+	return n
+}
+
 // TestVerifyDirUnreadable: what cannot be looked at is told, and neither the same nor
 // gone.
 func TestVerifyDirUnreadable(t *testing.T) {
