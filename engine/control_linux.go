@@ -37,7 +37,7 @@ const (
 // something. One that is stopped, or waits for a disk, must not stop them too.
 const (
 	statusPatience = time.Second
-	pointPatience  = 3 * time.Second
+	pointPatience  = 10 * time.Second // that it is there is known then
 )
 
 type statusReply struct {
@@ -82,7 +82,7 @@ func (s *mountServer) listen(e *entry) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		s.check() // for who has just unmounted something
+		s.checkFor(statusPatience / 2) // for who has just unmounted something
 		reply(w, s.status())
 	})
 	mux.HandleFunc("POST "+pointsPath, s.answerPoint)
@@ -114,12 +114,12 @@ func (s *mountServer) answerPoint(w http.ResponseWriter, r *http.Request) {
 		err = errors.New("this process serves no mount points of others")
 	case q.Namespace != mountNamespace() || q.Root != rootDir():
 		err = errors.New("another mount namespace")
-	case time.Now().After(q.Until):
-		err = context.DeadlineExceeded
 	}
 	var m *Mount
 	if err == nil {
-		m, err = s.attach(r.Context(), string(q.Dir), &MountOptions{AllowOther: q.AllowOther})
+		ctx, cancel := context.WithDeadline(r.Context(), q.Until)
+		defer cancel()
+		m, err = s.attach(ctx, string(q.Dir), &MountOptions{AllowOther: q.AllowOther})
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)

@@ -35,18 +35,24 @@ type mountServer struct {
 	share    bool
 	tellers  atomic.Pointer[[]func(op, path string, err error)]
 
+	// changes is held by who changes where the snapshot is mounted, and tells the registry
+	// and the keeper: it may wait for mount(2), fusermount3, a disk and another process.
+	// Who has it may take mu, and not the other way round.
+	changes sync.Mutex
+	entry   *entry   // nil without a registry
+	record  *record  // nil without a registry
+	encoded *os.File // the manifest, for the keeper
+
+	// mu is held for moments: nobody waits for anything while they have it.
 	mu       sync.Mutex
 	systems  []*fileSystem
 	mounts   []*Mount // that have not ended
 	closing  bool     // the last file system has ended
 	detached bool     // a mount point may be gone and still be in use
-	record   *record
-	entry    *entry // nil without a registry
+	keeper   Keeper   // nil for none
 
 	lease    *lease
 	control  *http.Server // nil without a registry
-	keeper   Keeper       // nil for none
-	encoded  *os.File     // the manifest, for the keeper
 	unwatch  chan struct{}
 	finish   sync.Once
 	finished chan struct{}
@@ -110,11 +116,11 @@ func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest,
 
 // begin makes the first mount point, and what there is one of for all of them.
 func (s *mountServer) begin(path string, encoded []byte, opts *MountOptions) (*Mount, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	m, err := s.mount(path, opts)
 	if err != nil {
-		s.closing = true
+		s.close()
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
 	s.lease = s.repo.holdLease(s.snapshot.ID, encoded, opts.warn)
@@ -123,7 +129,7 @@ func (s *mountServer) begin(path string, encoded []byte, opts *MountOptions) (*M
 		err = fusefs.Watch(s.unwatch, s.check)
 	}
 	if err != nil {
-		s.closing = true
+		s.close()
 		return nil, errors.Join(fmt.Errorf("registering the mount: %w", err), fusefs.Unmount(path, true))
 	}
 	s.repo.servers.put(s.snapshot.ID, s)
@@ -131,34 +137,51 @@ func (s *mountServer) begin(path string, encoded []byte, opts *MountOptions) (*M
 	return m, nil
 }
 
-// mount mounts a file system of its own. The caller has the mutex.
+// close says that the server takes no mount point any more. The caller has changes, so
+// that none is on its way.
+func (s *mountServer) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+}
+
+// isClosing reports whether the server is about to end.
+func (s *mountServer) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// mount mounts a file system of its own. The caller has changes.
 func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
 	fs, err := fusefs.Mount(path, s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
 	if err != nil {
 		return nil, err
 	}
-	x := s.addSystem(fs)
+	var device fusefs.Device
 	points, err := fusefs.Points()
+	for _, p := range points {
+		if p.Dir == path && p.Source == fusefs.SourceOf(s.snapshot.ID) {
+			device = p.Device // of the topmost, which is the last
+		}
+	}
+	s.addSystem(fs, device)
 	if err != nil {
 		return nil, errors.Join(err, fs.Unmount(true))
 	}
-	for _, p := range points {
-		if p.Dir == path && p.Source == fusefs.SourceOf(s.snapshot.ID) {
-			x.device = p.Device // of the topmost, which is the last
-		}
-	}
-	return s.add(path, x.device, opts), nil
+	return s.add(path, device, opts), nil
 }
 
 // addSystem has the end of a file system noticed.
-func (s *mountServer) addSystem(fs *fusefs.Server) *fileSystem {
-	x := &fileSystem{Server: fs}
+func (s *mountServer) addSystem(fs *fusefs.Server, device fusefs.Device) {
+	x := &fileSystem{Server: fs, device: device}
+	s.mu.Lock()
 	s.systems = append(s.systems, x)
+	s.mu.Unlock()
 	go func() {
 		fs.Wait()
 		s.systemEnded(x)
 	}()
-	return x
 }
 
 // add makes the handle of a mount point.
@@ -168,13 +191,15 @@ func (s *mountServer) add(path string, device fusefs.Device, opts *MountOptions)
 		point: recordPoint{Dir: rawPath(path), Device: device, Since: s.repo.now().UTC()},
 		fail:  opts.Fail, ended: make(chan struct{}),
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.mounts = append(s.mounts, m)
 	s.setTellers()
 	return m
 }
 
 // setTellers remembers who wants to know of requests that failed. The caller has
-// the mutex, for which a request does not wait.
+// mu, for which a request does not wait.
 func (s *mountServer) setTellers() {
 	var all []func(op, path string, err error)
 	for _, m := range s.mounts {
@@ -196,15 +221,19 @@ func (s *mountServer) fail(op, path string, err error) {
 
 var errEnding = errors.New("the server is about to end")
 
-// attach shows the snapshot at a further mount point.
+// attach shows the snapshot at a further mount point. It begins before the context ends,
+// or not at all: who has asked may have turned to another server since.
 func (s *mountServer) attach(ctx context.Context, path string, opts *MountOptions) (*Mount, error) {
 	if err := s.repo.checkLive(ctx, &s.snapshot); err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	if s.isClosing() {
 		return nil, errEnding
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
 	m := s.bind(path, opts)
 	if m == nil {
@@ -220,7 +249,8 @@ func (s *mountServer) attach(ctx context.Context, path string, opts *MountOption
 	return m, nil
 }
 
-// bind shows what is mounted already at path too; nil where that cannot be.
+// bind shows what is mounted already at path too; nil where that cannot be. The caller
+// has changes.
 func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
 	if os.Geteuid() != 0 {
 		return nil
@@ -259,6 +289,8 @@ func (s *mountServer) points() []fusefs.Point {
 // file systems. It is another's soon after the kernel has freed it, which may be
 // before we hear of the end.
 func (s *mountServer) has(d fusefs.Device) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.device == d && x.Connected() })
 }
 
@@ -285,12 +317,14 @@ func (s *mountServer) register(opts *MountOptions) (err error) {
 }
 
 // writeRecord writes where the server's mount points are. When there is none, it
-// keeps where the last was. The caller has the mutex.
+// keeps where the last was. The caller has changes.
 func (s *mountServer) writeRecord() error {
 	var points []recordPoint
+	s.mu.Lock()
 	for _, m := range s.mounts {
 		points = append(points, m.point)
 	}
+	s.mu.Unlock()
 	if s.entry == nil || len(points) == 0 || slices.Equal(points, s.record.Points) {
 		return nil
 	}
@@ -301,12 +335,37 @@ func (s *mountServer) writeRecord() error {
 // check looks which mount points are gone. The last stays until the server has
 // ended, which the kernel tells when nobody uses it any more.
 func (s *mountServer) check() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	points := s.points()
-	if s.closing || len(points) == 0 {
+	if s.isClosing() || len(points) == 0 {
 		return
 	}
+	s.drop(points)
+	if err := s.writeRecord(); err != nil {
+		s.repo.log.Warn("registry of mounts", "err", err)
+	}
+}
+
+// checkFor is check for who waits no longer than that: it goes on by itself.
+func (s *mountServer) checkFor(patience time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		s.check()
+		close(done)
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}
+
+// drop ends the mount points that are not among those that there are.
+func (s *mountServer) drop(points []fusefs.Point) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.mounts = slices.DeleteFunc(s.mounts, func(m *Mount) bool {
 		there := slices.ContainsFunc(points, func(p fusefs.Point) bool { return p.Dir == m.Dir && p.Device == m.point.Device })
 		if !there {
@@ -315,19 +374,19 @@ func (s *mountServer) check() {
 		return !there
 	})
 	s.setTellers()
-	if err := s.writeRecord(); err != nil {
-		s.repo.log.Warn("registry of mounts", "err", err)
-	}
 }
 
 // systemEnded is told that nobody uses a file system any more.
 func (s *mountServer) systemEnded(x *fileSystem) {
 	s.check()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	x.ended = true
 	s.closing = s.closing || !slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended })
-	if s.closing {
+	closing := s.closing
+	s.mu.Unlock()
+	if closing {
 		go s.end()
 	} else {
 		s.handOver()
@@ -367,11 +426,11 @@ func (s *mountServer) end() {
 // status tells how the server is.
 func (s *mountServer) status() statusReply {
 	r := statusReply{Pid: os.Getpid(), Stats: s.stats()}
+	if s.record != nil {
+		r.Restarts = s.record.Restarts // which stays what it is as long as we serve
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.record != nil {
-		r.Restarts = s.record.Restarts
-	}
 	if s.keeper != nil {
 		r.Keeper = s.keeper.Pid()
 	}
@@ -420,14 +479,14 @@ func (s *mountServer) unmount(m *Mount, detach bool) error {
 func (s *mountServer) shutdown() (inUse []string, err error) {
 	var errs []error
 	for {
-		s.mu.Lock()
+		s.changes.Lock()
 		points := s.points()
 		if len(points) == 0 || len(errs) > 0 {
-			s.closing = true // so that nobody attaches from here on
-			s.mu.Unlock()
+			s.close() // so that nobody attaches from here on
+			s.changes.Unlock()
 			break
 		}
-		s.mu.Unlock()
+		s.changes.Unlock()
 		for _, p := range slices.Backward(points) {
 			err := fusefs.Unmount(p.Dir, false)
 			if errors.Is(err, fusefs.ErrBusy) {
@@ -441,62 +500,4 @@ func (s *mountServer) shutdown() (inUse []string, err error) {
 	}
 	s.end() // and not only when the kernel says so, which waits for those who use it
 	return inUse, errors.Join(errs...)
-}
-
-// servers are those of a repository, by snapshot.
-type servers struct {
-	mu      sync.Mutex
-	all     map[manifest.ID]*mountServer
-	looking map[manifest.ID]chan struct{} // closed when who looks for a server has found or become one
-}
-
-func (v *servers) put(id manifest.ID, s *mountServer) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.all == nil {
-		v.all = map[manifest.ID]*mountServer{}
-	}
-	v.all[id] = s
-}
-
-func (v *servers) get(id manifest.ID) *mountServer {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.all[id]
-}
-
-func (v *servers) remove(id manifest.ID, s *mountServer) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.all[id] == s {
-		delete(v.all, id)
-	}
-}
-
-// look waits until nobody else of this process looks for a server of the snapshot.
-func (v *servers) look(ctx context.Context, id manifest.ID) (done func(), err error) {
-	for {
-		v.mu.Lock()
-		other := v.looking[id]
-		if other == nil {
-			mine := make(chan struct{})
-			if v.looking == nil {
-				v.looking = map[manifest.ID]chan struct{}{}
-			}
-			v.looking[id] = mine
-			v.mu.Unlock()
-			return func() {
-				v.mu.Lock()
-				delete(v.looking, id)
-				v.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		v.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-other:
-		}
-	}
 }

@@ -371,12 +371,12 @@ func TestSharedNumber(t *testing.T) {
 	for range 100 {
 		m := mountAt(t, s.open(), s.id, s.path("a"), nil)
 		number := infoOf(t, m.Dir).Minor
-		m.mu.Lock() // so that it hears of nothing
+		m.changes.Lock() // so that it hears of nothing
 		must(t, fusefs.Unmount(m.Dir, false))
 		n := mountAt(t, s.open(), s.id, s.path("b"), nil)
 		same := infoOf(t, n.Dir).Minor == number
 		points := m.points()
-		m.mu.Unlock()
+		m.changes.Unlock()
 		m.Wait()
 		must(t, n.Unmount(false))
 		if len(points) > 0 {

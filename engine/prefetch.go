@@ -153,11 +153,20 @@ func (p *prefetcher) close() {
 	if p == nil {
 		return
 	}
+	p.abandon()
+	p.save()
+}
+
+// abandon waits for the end of all that is done in the background, and is called when the
+// context has ended.
+func (p *prefetcher) abandon() {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
 	p.work.Wait()
-	p.save()
 }
 
 func (p *prefetcher) stats(s *MountStats) {

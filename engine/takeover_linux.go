@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -61,9 +62,9 @@ func (m *Mount) KeepWith(k Keeper) error {
 	if s == nil || s.entry == nil {
 		return fmt.Errorf("%w: no keeper without a server in this process, and a state folder", ErrInvalid)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	if s.isClosing() {
 		return errEnding
 	}
 	if s.encoded == nil {
@@ -73,11 +74,13 @@ func (m *Mount) KeepWith(k Keeper) error {
 		}
 		s.encoded = f
 	}
-	err := s.handTo(k)
-	if err == nil {
-		s.keeper = k
+	if err := s.handTo(k); err != nil {
+		return err
 	}
-	return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keeper = k
+	return nil
 }
 
 // memoryFile is a file that is nowhere but in memory.
@@ -94,11 +97,14 @@ func memoryFile(name string, data []byte) (*os.File, error) {
 	return f, nil
 }
 
-// handTo gives a keeper what it needs. The caller has the mutex.
+// handTo gives a keeper what it needs. The caller has changes.
 func (s *mountServer) handTo(k Keeper) error {
 	v := handover{Entry: s.entry.key, Lease: s.lease.name}
 	h := &Handover{Files: []*os.File{s.entry.lock, s.encoded}}
-	for _, x := range s.systems {
+	s.mu.Lock()
+	systems := slices.Clone(s.systems)
+	s.mu.Unlock()
+	for _, x := range systems {
 		c, err := x.Connection()
 		if errors.Is(err, os.ErrClosed) {
 			continue // it has ended
@@ -120,22 +126,25 @@ func (s *mountServer) handTo(k Keeper) error {
 	return k.Keep(h)
 }
 
-// handOver tells the keeper what has changed. The caller has the mutex.
+// handOver tells the keeper what has changed. The caller has changes.
 func (s *mountServer) handOver() {
-	if s.keeper == nil || s.closing {
+	s.mu.Lock()
+	k, closing := s.keeper, s.closing
+	s.mu.Unlock()
+	if k == nil || closing {
 		return
 	}
-	if err := s.handTo(s.keeper); err != nil {
+	if err := s.handTo(k); err != nil {
 		s.repo.log.Warn("keeper of the mount", "err", err)
 	}
 }
 
 // release tells the keeper that this server ends, and is not to be replaced.
 func (s *mountServer) release() {
-	s.mu.Lock()
-	s.closing = true
+	s.changes.Lock()
+	s.close()
 	k, encoded := s.keeper, s.encoded
-	s.mu.Unlock()
+	s.changes.Unlock()
 	if k != nil {
 		k.Release()
 	}
@@ -173,12 +182,17 @@ func (r *Repository) TakeOver(ctx context.Context, h *Handover, opts *MountOptio
 	return m, nil
 }
 
-func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File, given *MountOptions) (*Mount, error) {
+func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File, given *MountOptions) (_ *Mount, err error) {
 	lock, encodedFile, devices := files[0], files[1], files[2:]
 	entry, rec, err := r.registry.inherit(v.Entry, lock)
 	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			entry.close()
+		}
+	}()
 	encoded, err := io.ReadAll(io.NewSectionReader(encodedFile, 0, 1<<40))
 	if err != nil {
 		return nil, err
@@ -200,38 +214,54 @@ func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File
 		return nil, err
 	}
 	s.entry, s.record, s.encoded = entry, rec, encodedFile
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	for _, p := range rec.Points {
 		m := s.add(string(p.Dir), p.Device, &opts)
 		m.point.Since = p.Since
 	}
+	systems, err := s.takeSystems(v.Systems, devices, &opts)
+	if err != nil {
+		s.stop()
+		s.ahead.abandon()
+		return nil, err
+	}
 	s.lease = r.holdLeaseAs(v.Lease, encoded, opts.warn)
-	for i, x := range v.Systems {
-		c := &fusefs.Connection{Device: devices[i], Init: x.Init, Answer: x.Answer}
-		fs, err := fusefs.TakeOver(c, string(s.dirOf(x.Device)), man, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
-		if err != nil {
-			// The others end with this process.
-			s.stop()
-			s.lease.cancel()
-			return nil, err
-		}
-		s.addSystem(fs).device = x.Device
+	for i, fs := range systems {
+		fs.Start()
+		s.addSystem(fs, v.Systems[i].Device)
 	}
 	// Readers go on from here, whatever becomes of the rest.
 	rec.Pid = os.Getpid()
 	rec.Restarts++
-	err = entry.write(rec)
+	werr := entry.write(rec)
 	if rerr := os.Remove(entry.path(socketName)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-		err = errors.Join(err, rerr)
+		werr = errors.Join(werr, rerr)
 	}
-	err = errors.Join(err, s.listen(entry), fusefs.Watch(s.unwatch, s.check))
-	if err != nil {
-		opts.warn(fmt.Errorf("registry of mounts: %w", err))
+	werr = errors.Join(werr, s.listen(entry), fusefs.Watch(s.unwatch, s.check))
+	if werr != nil {
+		opts.warn(fmt.Errorf("registry of mounts: %w", werr))
 	}
 	r.servers.put(s.snapshot.ID, s)
 	s.ahead.start()
 	return s.mounts[0], nil
+}
+
+// takeSystems makes servers of all file systems, or of none. They do not serve yet.
+func (s *mountServer) takeSystems(systems []handoverSystem, devices []*os.File, opts *MountOptions) ([]*fusefs.Server, error) {
+	var all []*fusefs.Server
+	for i, x := range systems {
+		c := &fusefs.Connection{Device: devices[i], Init: x.Init, Answer: x.Answer}
+		fs, err := fusefs.TakeOver(c, string(s.dirOf(x.Device)), s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
+		if err != nil {
+			for _, fs := range all {
+				fs.Discard()
+			}
+			return nil, err
+		}
+		all = append(all, fs)
+	}
+	return all, nil
 }
 
 // dirOf is a mount point of a file system, if it is known.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"unsafe"
@@ -111,6 +112,8 @@ type device struct {
 	// init is the first request, and answer what the server said to it. They say
 	// how the kernel and the server speak to each other from then on.
 	init, answer []byte
+	// attach gives the server another device.
+	attach func(dev *os.File) error
 }
 
 // newServer makes a server of go-fuse and has it answer the first request, which
@@ -144,9 +147,21 @@ func newServer(fs fuse.RawFileSystem, init []byte, options *fuse.MountOptions) (
 		return nil, nil, nil, fmt.Errorf("the first request is answered with error %d", -h.Status)
 	}
 	attach = func(dev *os.File) error {
+		defer runtime.KeepAlive(server) // else the collector closes theirs, which is another's then
 		return os.NewSyscallError("dup3", unix.Dup3(int(dev.Fd()), theirs, unix.O_CLOEXEC))
 	}
 	return server, bytes.Clone(answer[:n]), attach, nil
+}
+
+// letGo takes the device from a server that is not to serve. go-fuse closes its descriptor
+// when it ends to serve, or the collector does; until then it is one of /dev/null.
+func letGo(attach func(dev *os.File) error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return // the collector frees it later
+	}
+	defer null.Close()
+	_ = attach(null)
 }
 
 // touchBuffers has the buffers into which requests are read be in memory from the
@@ -187,11 +202,12 @@ func connect(dev *os.File, fs fuse.RawFileSystem, options *fuse.MountOptions) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	d.answer = answer
+	d.answer, d.attach = answer, attach
 	if err := attach(dev); err != nil {
 		return nil, nil, err
 	}
 	if _, err := retry(func() (int, error) { return unix.Write(int(dev.Fd()), answer) }); err != nil {
+		letGo(attach)
 		return nil, nil, fmt.Errorf("the answer to the kernel's first request: %w", err)
 	}
 	return server, d, nil

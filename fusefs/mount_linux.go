@@ -32,7 +32,8 @@ type Server struct {
 	fs     *snapshotFS
 	server *fuse.Server
 	device *device
-	ended  chan struct{} // closed when nothing goes on any more
+	stop   context.CancelFunc // ends what is done in the background
+	ended  chan struct{}      // closed when nothing goes on any more
 }
 
 // FSType is the type of the file system, as in /proc/self/mountinfo.
@@ -48,25 +49,30 @@ func Mount(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o 
 	if o == nil {
 		o = &Options{}
 	}
-	serving, stop := context.WithCancel(context.Background())
-	s := &Server{dir: dir, fs: newFS(serving, m, tree, src, o.Fail), ended: make(chan struct{})}
+	s := newServerOf(dir, m, tree, src, o)
 	dev, err := openDevice(dir, SourceOf(m.ID), o.AllowOther || os.Geteuid() == 0)
 	if err != nil {
-		stop()
+		s.stop()
 		return nil, fmt.Errorf("mounting at %s: %w", dir, err)
 	}
 	if s.server, s.device, err = connect(dev, s.fs, serverOptions(m)); err != nil {
-		stop()
+		s.stop()
 		dev.Close()
 		return nil, fmt.Errorf("mounting at %s: %w", dir, errors.Join(err, unmount(dir, true)))
 	}
-	s.serve(stop)
+	s.serve()
 	if err := settle(dir); err != nil {
 		return nil, fmt.Errorf("mounting at %s: %w", dir, errors.Join(err, unmount(dir, true)))
 	}
 	s.fs.mounted.Store(true)
 	s.raiseReadAhead()
 	return s, nil
+}
+
+// newServerOf makes a Server that is mounted nowhere.
+func newServerOf(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) *Server {
+	serving, stop := context.WithCancel(context.Background())
+	return &Server{dir: dir, fs: newFS(serving, m, tree, src, o.Fail), stop: stop, ended: make(chan struct{})}
 }
 
 // serverOptions are how go-fuse serves a snapshot.
@@ -87,12 +93,12 @@ func serverOptions(m *manifest.Manifest) *fuse.MountOptions {
 }
 
 // serve answers requests until the mount is gone.
-func (s *Server) serve(stop context.CancelFunc) {
+func (s *Server) serve() {
 	go func() {
 		defer close(s.ended)
 		s.server.Serve()
 		s.device.file.Close()
-		stop()
+		s.stop()
 		s.fs.ahead.wait()
 	}()
 }

@@ -2,7 +2,6 @@ package fusefs
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,10 +49,10 @@ func (s *Server) Connection() (*Connection, error) {
 	return &Connection{os.NewFile(uintptr(fd), "/dev/fuse"), s.device.init, s.device.answer}, nil
 }
 
-// TakeOver serves a mount at dir whose server has died. It must really have: of
-// two servers, each would take requests from the other. The rest is as for Mount,
-// and must be what it was then. The Connection's Device is closed with the Server,
-// or if this fails.
+// TakeOver makes the server of a mount at dir whose server has died. It must really have:
+// of two servers, each would take requests from the other. The rest is as for Mount,
+// and must be what it was then. It serves from Start on; nothing can fail from here on.
+// The Connection's Device is closed with the Server, or if this fails.
 func TakeOver(c *Connection, dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) (*Server, error) {
 	s, err := takeOver(c, dir, m, tree, src, o)
 	if err != nil {
@@ -63,17 +62,27 @@ func TakeOver(c *Connection, dir string, m *manifest.Manifest, tree *manifest.Tr
 	return s, nil
 }
 
+// Start has a Server that TakeOver gave serve.
+func (s *Server) Start() { s.serve() }
+
+// Discard gives up a Server that TakeOver gave and that was not started. Another may take
+// over from the same dead one.
+func (s *Server) Discard() {
+	letGo(s.device.attach)
+	s.device.file.Close()
+	s.stop()
+}
+
 func takeOver(c *Connection, dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) (_ *Server, err error) {
 	if o == nil {
 		o = &Options{}
 	}
-	serving, stop := context.WithCancel(context.Background())
+	s := newServerOf(dir, m, tree, src, o)
 	defer func() {
 		if err != nil {
-			stop()
+			s.stop()
 		}
 	}()
-	s := &Server{dir: dir, fs: newFS(serving, m, tree, src, o.Fail), ended: make(chan struct{})}
 	s.fs.mounted.Store(true)
 	server, answer, attach, err := newServer(s.fs, c.Init, serverOptions(m))
 	switch {
@@ -89,10 +98,10 @@ func takeOver(c *Connection, dir string, m *manifest.Manifest, tree *manifest.Tr
 	}
 	// Before anything is read: what this server takes is not to be sent twice.
 	if err := resend(c.Device); err != nil {
+		letGo(attach)
 		return nil, err
 	}
-	s.server, s.device = server, &device{c.Device, c.Init, c.Answer}
-	s.serve(stop)
+	s.server, s.device = server, &device{c.Device, c.Init, c.Answer, attach}
 	return s, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/snapctl/snapctl/manifest"
@@ -46,7 +47,7 @@ func (w *world) silent(t *testing.T) (dir string, c *Connection) {
 	}
 	_, err = unix.Write(int(dev.Fd()), answer)
 	check(t, err)
-	c, err = (&Server{server: server, device: &device{dev, init[:n], answer}}).Connection()
+	c, err = (&Server{server: server, device: &device{file: dev, init: init[:n], answer: answer}}).Connection()
 	if errors.Is(err, ErrNoTakeOver) {
 		t.Skip(err)
 	}
@@ -74,6 +75,7 @@ func (w *world) takeOver(t *testing.T, c *Connection, dir string) (*Server, erro
 	check(t, err)
 	s, err := TakeOver(c, dir, w.manifest, tree, w, nil)
 	if err == nil {
+		s.Start()
 		check(t, settle(dir)) // as Mount would have
 		t.Cleanup(func() {
 			if err := s.Unmount(false); err != nil && !errors.Is(err, ErrNotMounted) {
@@ -178,6 +180,53 @@ func TestTakeOverInterrupted(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "file")); string(b) != "content" {
 		t.Fatalf("%q, %v", b, err)
+	}
+}
+
+// TestTakeOverDiscarded: one that took over and does not serve after all leaves the mount
+// to the next; where there is none the mount is dead, and readers know.
+func TestTakeOverDiscarded(t *testing.T) {
+	w := newWorld()
+	w.file("file", 0, piece{0, "content"})
+	dir, c := w.silent(t)
+	fd, err := unix.FcntlInt(c.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	check(t, err)
+	next := &Connection{os.NewFile(uintptr(fd), "/dev/fuse"), c.Init, c.Answer}
+	tree, err := manifest.NewTree(w.manifest.Root, w.source())
+	check(t, err)
+	s, err := TakeOver(c, dir, w.manifest, tree, w, nil)
+	check(t, err)
+	s.Discard()
+	_, err = w.takeOver(t, next, dir)
+	check(t, err)
+	if b, err := os.ReadFile(filepath.Join(dir, "file")); string(b) != "content" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	dir, c = w.silent(t)
+	s, err = TakeOver(c, dir, w.manifest, tree, w, nil)
+	check(t, err)
+	s.Discard()
+	// Not too long: the collector frees everything some time.
+	if err := Probe(dir, 10*time.Second); !errors.Is(err, ErrNoServer) {
+		t.Fatal(err)
+	}
+}
+
+// TestTakeOverFails: a device that cannot be written to is in nobody's hands afterwards.
+func TestTakeOverFails(t *testing.T) {
+	w := newWorld()
+	w.file("file", 0, piece{0, "content"})
+	dir, c := w.silent(t)
+	r, pipe, err := os.Pipe()
+	check(t, err)
+	defer pipe.Close()
+	c.Device.Close()
+	c.Device = r
+	if _, err := w.takeOver(t, c, dir); !errors.Is(err, unix.EBADF) {
+		t.Fatal(err)
+	}
+	if _, err := pipe.Write([]byte{1}); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("somebody can still read from the device: %v", err)
 	}
 }
 
