@@ -44,6 +44,7 @@ type statusReply struct {
 	Pid      int        `json:"pid"`
 	Restarts int        `json:"restarts,omitempty"`
 	Keeper   int        `json:"keeper,omitempty"` // pid
+	Kept     bool       `json:"kept,omitempty"`   // there is one, which may have no pid yet
 	Stats    MountStats `json:"stats"`
 }
 

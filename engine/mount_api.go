@@ -103,6 +103,7 @@ type MountStatus struct {
 	Pid        int         `json:"pid,omitempty"`      // of the server, as that sees itself
 	Restarts   int         `json:"restarts,omitempty"` // how often it took over from one that had died
 	Keeper     int         `json:"keeper,omitempty"`   // pid of the process that would have it do so again
+	Unkept     bool        `json:"unkept,omitempty"`   // there is none: if the server dies the mount does
 	State      MountState  `json:"state"`
 	Stats      *MountStats `json:"stats,omitempty"` // of the server, all its mount points together
 
@@ -127,6 +128,9 @@ type UnmountOptions struct {
 // ErrServerStays: what was mounted is unmounted, but the process that served it
 // has not ended.
 var ErrServerStays = errors.New("it is unmounted, but the process that served it has not ended")
+
+// ErrServerEnds: the last mount of the snapshot has ended, and its server is about to.
+var ErrServerEnds = errors.New("the server is about to end")
 
 // DefaultStateDir is where snapctl keeps what must outlive a process, if nobody
 // says otherwise: snapctl under $XDG_STATE_HOME, or ~/.local/state.

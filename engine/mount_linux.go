@@ -65,7 +65,7 @@ func (r *Repository) Mount(ctx context.Context, ref, dir string, opts *MountOpti
 	defer done()
 	if s := r.servers.get(id); s != nil {
 		m, err := s.attach(ctx, path, opts)
-		if !errors.Is(err, errEnding) {
+		if !errors.Is(err, ErrServerEnds) {
 			return m, err
 		}
 	}

@@ -219,8 +219,6 @@ func (s *mountServer) fail(op, path string, err error) {
 	}
 }
 
-var errEnding = errors.New("the server is about to end")
-
 // attach shows the snapshot at a further mount point. It begins before the context ends,
 // or not at all: who has asked may have turned to another server since.
 func (s *mountServer) attach(ctx context.Context, path string, opts *MountOptions) (*Mount, error) {
@@ -230,7 +228,7 @@ func (s *mountServer) attach(ctx context.Context, path string, opts *MountOption
 	s.changes.Lock()
 	defer s.changes.Unlock()
 	if s.isClosing() {
-		return nil, errEnding
+		return nil, ErrServerEnds
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
@@ -432,7 +430,7 @@ func (s *mountServer) status() statusReply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.keeper != nil {
-		r.Keeper = s.keeper.Pid()
+		r.Keeper, r.Kept = s.keeper.Pid(), s.keeper.Alive()
 	}
 	return r
 }

@@ -122,6 +122,7 @@ func (e *entryState) describe(dir string, reply *statusReply) *MountStatus {
 	}
 	if reply != nil {
 		s.Stats, s.Keeper = &reply.Stats, reply.Keeper
+		s.Unkept = !reply.Kept && reply.Keeper == 0   // which alone earlier versions tell
 		s.Pid, s.Restarts = reply.Pid, reply.Restarts // it may have taken over a moment ago
 	}
 	switch {

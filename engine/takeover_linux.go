@@ -24,8 +24,11 @@ type Keeper interface {
 	// Release is called when the server is about to end of its own accord, and
 	// returns when the keeper has nothing any more.
 	Release()
-	// Pid is the keeper's process, 0 if it has died.
+	// Pid is the keeper's process, 0 if it has died or takes no signal yet.
 	Pid() int
+	// Alive reports whether the keeper's process is there: one that has just been started
+	// already does what it is for.
+	Alive() bool
 }
 
 // A Handover is what TakeOver needs. It means something only to the program that
@@ -54,9 +57,10 @@ type handoverSystem struct {
 const maxHandover = 120
 
 // KeepWith gives a keeper what another process needs to take over, now and
-// whenever it changes. It fails with fusefs.ErrNoTakeOver where the kernel cannot
-// do that, and with ErrInvalid if this process does not serve the mount, or has
-// no registry.
+// whenever it changes. It takes the place of the keeper before, which should have died.
+// It fails with fusefs.ErrNoTakeOver where the kernel cannot do that, with ErrServerEnds
+// if nothing is left to keep, and with ErrInvalid if this process does not serve the
+// mount, or has no registry.
 func (m *Mount) KeepWith(k Keeper) error {
 	s := m.mountServer
 	if s == nil || s.entry == nil {
@@ -65,7 +69,7 @@ func (m *Mount) KeepWith(k Keeper) error {
 	s.changes.Lock()
 	defer s.changes.Unlock()
 	if s.isClosing() {
-		return errEnding
+		return ErrServerEnds
 	}
 	if s.encoded == nil {
 		f, err := memoryFile("manifest", s.lease.manifest)

@@ -51,7 +51,8 @@ func (k *testKeeper) Release() {
 	k.last = Handover{}
 }
 
-func (k *testKeeper) Pid() int { return os.Getpid() }
+func (k *testKeeper) Pid() int    { return os.Getpid() }
+func (k *testKeeper) Alive() bool { return true }
 
 // give gives a copy of what the keeper has, as it does to who takes over, and its state.
 func (k *testKeeper) give(t *testing.T) (*Handover, *handover) {

@@ -24,7 +24,8 @@ import (
 // starts another server, which takes over (engine.Repository.TakeOver).
 //
 // The server starts the keeper, when it serves, which costs the mount nothing but
-// that; the servers that follow are children of the keeper. They talk through a
+// that; the servers that follow are children of the keeper. A server whose keeper dies
+// starts another (app.watchKeeper): so the two watch each other. They talk through a
 // socket, of which each side sees that the other is gone:
 //
 //	r  the first keeper is ready for signals
@@ -353,5 +354,11 @@ func receive(c *net.UnixConn) (received, error) {
 	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		err = fmt.Errorf("a message of more than %d bytes", maxMessage)
 	}
-	return m, err
+	if err != nil {
+		for _, f := range m.files {
+			f.Close()
+		}
+		return received{}, err
+	}
+	return m, nil
 }

@@ -175,6 +175,24 @@ func (k *keepTest) kill(pid int, s syscall.Signal) {
 	k.must(syscall.Kill(pid, s))
 }
 
+// stop stops a process, and returns when it stands still: until then it may take other
+// signals first.
+func stop(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return err
+		}
+		if bytes.HasPrefix(b[bytes.LastIndexByte(b, ')')+1:], []byte(" T")) {
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d does not stop", pid)
+}
+
 // ended reports whether a process has ended, though nobody may have waited for it.
 func ended(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -388,27 +406,92 @@ func TestKeeperUnmount(t *testing.T) {
 	}
 }
 
-// TestKeeperDies: the server goes on without it, and the mount then dies with the
-// server.
+// TestKeeperDies: a keeper that is killed is replaced by the server, and the mount outlives
+// the next death of the server as it would have before: of one that has taken over too.
 func TestKeeperDies(t *testing.T) {
 	k := newKeepTest(t)
 	m := k.mount()
-	for _, restarted := range []bool{false, true} {
-		if restarted {
-			m = k.mount()
-			k.kill(m.Pid, syscall.SIGKILL)
-			m = k.successor(m)
-		}
-		k.kill(m.Keeper, syscall.SIGKILL)
-		after := k.until("it is seen", func(m *engine.MountStatus) bool { return m.Keeper == 0 })
-		if after.State != engine.MountServing || after.Pid != m.Pid {
-			t.Errorf("%+v", after)
-		}
+	for range 3 {
+		m = k.killKeeper(m)
 		k.must(k.readAll("mnt"))
 		k.kill(m.Pid, syscall.SIGKILL)
-		k.until("it is dead", func(m *engine.MountStatus) bool { return m.State == engine.MountDead })
-		k.run("umount", "mnt")
+		m = k.successor(m)
 	}
+	k.must(k.readAll("mnt"))
+	k.run("umount", "mnt")
+}
+
+// killKeeper kills the keeper, and waits for the next.
+func (k *keepTest) killKeeper(m *engine.MountStatus) *engine.MountStatus {
+	k.Helper()
+	k.kill(m.Keeper, syscall.SIGKILL)
+	next := k.until("another keeps it", func(x *engine.MountStatus) bool { return x.Keeper != 0 && x.Keeper != m.Keeper })
+	if next.State != engine.MountServing || next.Pid != m.Pid || next.Restarts != m.Restarts || next.Unkept {
+		k.Errorf("%+v", next)
+	}
+	return next
+}
+
+// TestKeeperLeak: a server has nothing of keepers that have died.
+func TestKeeperLeak(t *testing.T) {
+	k := newKeepTest(t)
+	m := k.mount()
+	processes := func() (n int) { // that the server has a handle of
+		dir := fmt.Sprintf("/proc/%d/fd", m.Pid)
+		fds, err := os.ReadDir(dir)
+		k.must(err)
+		for _, fd := range fds {
+			if link, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && link == "anon_inode:[pidfd]" {
+				n++
+			}
+		}
+		return n
+	}
+	before := processes()
+	for range 3 {
+		m = k.killKeeper(m)
+	}
+	if n := processes(); before == 0 || n != before {
+		t.Errorf("%d handles, and before it were %d", n, before)
+	}
+	k.run("umount", "mnt")
+}
+
+// TestUnkept: mounts says that nobody would start another server.
+func TestUnkept(t *testing.T) {
+	k := newKeepTest(t)
+	said := func() bool {
+		out, err := k.command("mounts").Output()
+		k.must(err)
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) > 6 && f[0] == k.at("mnt") {
+				return f[6] == "none"
+			}
+		}
+		return false
+	}
+	k.mount()
+	if said() {
+		t.Error("it says so of one that is kept")
+	}
+	// Each keeper that dies is replaced later than the one before.
+	k.until("it is said", func(m *engine.MountStatus) bool {
+		if m.Keeper > 1 {
+			_ = syscall.Kill(m.Keeper, syscall.SIGKILL) // if the server has not seen its end yet it is gone
+		}
+		return m.Unkept && m.State == engine.MountServing && said()
+	})
+	k.must(k.readAll("mnt"))
+	k.run("umount", "mnt")
+
+	foreground := k.command("mount", "--foreground", "app", "mnt")
+	k.must(foreground.Start())
+	m := k.until("it serves", func(m *engine.MountStatus) bool { return m.State == engine.MountServing })
+	if !m.Unkept || m.Keeper != 0 || m.Pid != foreground.Process.Pid || !said() {
+		t.Errorf("%+v", m)
+	}
+	k.run("umount", "mnt")
+	k.must(foreground.Wait())
 }
 
 // TestKeeperSignals: a signal to stop, to either, ends both, and unmounts.
@@ -441,7 +524,7 @@ func TestKeeperSignals(t *testing.T) {
 func TestKeeperTold(t *testing.T) {
 	k := newKeepTest(t)
 	m := k.mount()
-	k.kill(m.Pid, syscall.SIGSTOP)
+	k.must(stop(m.Pid))
 	k.kill(m.Keeper, syscall.SIGTERM)
 	passedOn := func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Pid))
@@ -510,7 +593,8 @@ func TestKeeperOverlay(t *testing.T) {
 	k.run("umount", "mnt")
 }
 
-// killAll PID kills the server of a mount, and before it who would replace it.
+// killAll PID kills the server of a mount and its keeper. The server is stopped before, as
+// it would have another keeper.
 func killAll(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: killall PID")
@@ -526,6 +610,7 @@ func killAll(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &all))
 		i := slices.IndexFunc(all, func(m *engine.MountStatus) bool { return m.Pid == pid && m.Keeper != 0 })
 		if i >= 0 {
+			ts.Check(stop(pid))
 			ts.Check(syscall.Kill(all[i].Keeper, syscall.SIGKILL))
 			for !ended(all[i].Keeper) { // else it might be who lets go of the mount
 				time.Sleep(time.Millisecond)

@@ -23,30 +23,67 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// keepMount has a keeper of its own for what this process serves. That there is
-// none is no reason to end: then the mount dies with this process.
-func (a *app) keepMount(m *engine.Mount, args []string, key *chunk.Key) {
-	k, err := startKeeper(args, key, m.Dir)
-	if err == nil {
-		err = a.keptBy(k, m)
+// keepMount has what this process serves kept as long as it serves it: by the keeper that
+// first gives, and by another whenever there is none any more. args are those of a server
+// that takes over, and key that of an encrypted repository. That there is no keeper is no
+// reason to end: then the mount dies with this process.
+func (a *app) keepMount(m *engine.Mount, first func() (*keeperOf, error), args []string, key *chunk.Key) {
+	k, err := keptBy(m, first)
+	if errors.Is(err, fusefs.ErrNoTakeOver) {
+		return // which snapctl mounts says
 	}
-	if err != nil && !errors.Is(err, fusefs.ErrNoTakeOver) {
-		a.console.line("warning: nobody restarts this process if it dies: " + err.Error())
-	}
+	go a.watchKeeper(m, k, err, func() (*keeperOf, error) { return startKeeper(args, key, m.Dir) })
 }
 
-func (a *app) keptBy(k *keeperOf, m *engine.Mount) error {
+// keptBy has a keeper that start gives keep a mount.
+func keptBy(m *engine.Mount, start func() (*keeperOf, error)) (*keeperOf, error) {
+	k, err := start()
+	if err != nil {
+		return nil, err
+	}
 	if err := m.KeepWith(k); err != nil {
 		k.Release()
-		return err
+		return nil, err
 	}
-	go func() {
-		<-k.gone
-		if !k.released.Load() {
-			a.console.line(fmt.Sprintf("warning: nobody restarts this process if it dies: its keeper (process %d) has died", k.pid))
+	return k, nil
+}
+
+// watchKeeper replaces the keeper of a mount whenever it dies, as long as this process
+// serves it: the first at once, and one that dies again and again, or cannot be started,
+// more and more slowly. It does not give up: perhaps the machine has no memory left, and
+// will have some. k is the first, nil if err says why there is none.
+func (a *app) watchKeeper(m *engine.Mount, k *keeperOf, err error, start func() (*keeperOf, error)) {
+	var wait time.Duration
+	for {
+		if err == nil {
+			began := time.Now()
+			select {
+			case <-k.gone:
+			case <-m.ServerEnded():
+				return
+			}
+			if k.released.Load() {
+				return
+			}
+			err = fmt.Errorf("its keeper (process %d) has died", k.pid)
+			if time.Since(began) > longEnough {
+				wait = 0
+			}
 		}
-	}()
-	return nil
+		a.console.line(fmt.Sprintf("%s warning: nobody restarts this process if it dies: %v", time.Now().Format(time.RFC3339), err))
+		select {
+		case <-m.ServerEnded():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(max(firstDelay, 2*wait), longEnough)
+		if k, err = keptBy(m, start); errors.Is(err, engine.ErrServerEnds) {
+			return
+		}
+		if err == nil {
+			a.console.line(fmt.Sprintf("%s process %d is its keeper now", time.Now().Format(time.RFC3339), k.pid))
+		}
+	}
 }
 
 // serverArgs are the arguments of a server that takes over: those of a mount
@@ -119,13 +156,7 @@ func (a *app) takeOver(ctx context.Context, socket *os.File) error {
 		return err
 	}
 	a.console.line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
-	k, err := keeperBehind(conn, message.Args, message.Key)
-	if err == nil {
-		err = a.keptBy(k, m)
-	}
-	if err != nil {
-		a.console.line("warning: nobody restarts this process if it dies: " + err.Error())
-	}
+	a.keepMount(m, func() (*keeperOf, error) { return keeperBehind(conn, message.Args, message.Key) }, message.Args, message.Key)
 	return a.untilEnded(ctx, m)
 }
 
@@ -142,23 +173,25 @@ func keeperBehind(conn *net.UnixConn, args []string, key *chunk.Key) (*keeperOf,
 		return nil, err
 	}
 	k, err := newKeeperOf(conn, int(peer.Pid), args, key)
-	if err == nil && os.Getppid() != int(peer.Pid) { // else it is that process, and not another with its number
-		err = errors.New("the keeper has died")
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		k.ready.Store(true)
+	if os.Getppid() != int(peer.Pid) { // else it is that process, and not another with its number
+		conn.Close()
+		return nil, errors.New("the keeper has died")
 	}
-	return k, err
+	k.ready.Store(true)
+	return k, nil
 }
 
 // A keeperOf is what a server has of its keeper: engine.Keeper.
 type keeperOf struct {
-	conn  *net.UnixConn
-	args  []string
-	key   *chunk.Key // of an encrypted repository; else nil
-	pid   int
-	pidfd int
-	gone  chan struct{} // closed when it is
+	conn    *net.UnixConn
+	args    []string
+	key     *chunk.Key // of an encrypted repository; else nil
+	pid     int
+	process *os.File      // pidfd
+	gone    chan struct{} // closed when it is, and conn and process are closed
 
 	ready, released atomic.Bool
 }
@@ -208,25 +241,32 @@ func newKeeperOf(conn *net.UnixConn, pid int, args []string, key *chunk.Key) (*k
 		conn.Close()
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	k := &keeperOf{conn: conn, args: args, key: key, pid: pid, pidfd: pidfd, gone: make(chan struct{})}
+	k := &keeperOf{conn: conn, args: args, key: key, pid: pid, process: os.NewFile(uintptr(pidfd), "keeper"), gone: make(chan struct{})}
 	go func() {
 		defer close(k.gone)
 		pollDead(pidfd)
+		conn.Close()
+		k.process.Close()
 	}()
 	return k, nil
 }
 
 // Pid is engine.Keeper.
 func (k *keeperOf) Pid() int {
-	select {
-	case <-k.gone:
-		return 0
-	default:
-	}
-	if !k.ready.Load() {
+	if !k.Alive() || !k.ready.Load() {
 		return 0 // of one that begins the first signal would be the end
 	}
 	return k.pid
+}
+
+// Alive is engine.Keeper.
+func (k *keeperOf) Alive() bool {
+	select {
+	case <-k.gone:
+		return false
+	default:
+		return true
+	}
 }
 
 // Keep is engine.Keeper.
@@ -251,6 +291,8 @@ func (k *keeperOf) Release() {
 		case <-time.After(keeperGrace):
 		}
 	}
-	unix.PidfdSendSignal(k.pidfd, unix.SIGKILL, nil, 0)
+	if raw, err := k.process.SyscallConn(); err == nil { // else it is gone
+		raw.Control(func(pidfd uintptr) { unix.PidfdSendSignal(int(pidfd), unix.SIGKILL, nil, 0) })
+	}
 	<-k.gone
 }

@@ -42,9 +42,10 @@ the process that does so, which ends with the last of its mounts.
 
 Beside that process is a small one, its keeper: if it dies, the keeper starts
 another, which takes over, and readers wait for a moment. After five deaths with
-less than a minute between them the mount is dead, and readers get errors. This
-takes Linux 6.9, and there is no keeper with --foreground. A signal to stop, to
-either of the two, unmounts and ends both.
+less than a minute between them the mount is dead, and readers get errors. If
+the keeper dies, the server starts another; snapctl mounts says when there is
+none. This takes Linux 6.9, and there is no keeper with --foreground. A signal to
+stop, to either of the two, unmounts and ends both.
 
 While it is mounted a snapshot can be removed: a lease in the repository says
 what garbage collection has to leave, until the mount ends, or for an hour
@@ -146,7 +147,8 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 			err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
-			a.keepMount(m, args, repo.Key())
+			key := repo.Key()
+			a.keepMount(m, func() (*keeperOf, error) { return startKeeper(args, key, m.Dir) }, args, key)
 		}
 		if err == nil {
 			err = started.ready()

@@ -16,16 +16,17 @@ func (a *app) mountsCommand() *cobra.Command {
 		Use:   "mounts",
 		Short: "List what is mounted",
 		Long: `Lists mounted snapshots in the columns dir, snapshot, name, since, state, pid,
-restarts, requests, fetched, hits and errors: how often the process that serves
-it took the place of one that had died, how many requests it sent to the
+keeper, restarts, requests, fetched, hits and errors: the process that serves
+it; the one that starts another if that dies, or "none" if nobody does; how often
+the server took the place of one that had died, how many requests it sent to the
 repository (or operations on its files), how much it fetched, how many reads the
 cache answered, and how many reads failed. Mounts of one snapshot with one pid
 share all that. A field without a value is "-". What forks lie over is in the
 list too, at a directory in the state folder. With --json,
 prints an array of objects: dir, snapshot (as show --json prints),
-repository, since, pid, restarts, keeper (the process that starts another server
-if this one dies; missing if there is none), state, registered (in this state
-folder), lower (it is what forks lie over), and stats.
+repository, since, pid, restarts, keeper, unkept (true: there is no keeper, and
+if the server dies the mount is dead), state, registered (in this state folder),
+lower (it is what forks lie over), and stats.
 
 States:
   serving    it can be used
@@ -60,21 +61,26 @@ func (a *app) mounts(ctx context.Context) error {
 
 func (a *app) mountTable(mounts []*engine.MountStatus) string {
 	when := a.when()
-	t := table{right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true}}
-	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
+	t := table{right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
+	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
 	for _, m := range mounts {
-		since, pid, restarts, requests, fetched, hits, failed := "-", "-", "-", "-", "-", "-", "-"
+		since, pid, keeper, restarts, requests, fetched, hits, failed := "-", "-", "-", "-", "-", "-", "-", "-"
 		if m.Since != nil {
 			since = when(*m.Since)
 		}
 		if m.Pid != 0 {
 			pid, restarts = strconv.Itoa(m.Pid), strconv.Itoa(m.Restarts)
 		}
+		if m.Keeper != 0 {
+			keeper = strconv.Itoa(m.Keeper)
+		} else if m.Unkept {
+			keeper = "none"
+		}
 		if s := m.Stats; s != nil {
 			requests = humanize.Comma(s.Requests.Total())
 			fetched, hits, failed = size(s.Fetched), humanize.Comma(s.Hits), humanize.Comma(s.Errors)
 		}
-		t.add(cell(m.Dir), m.Snapshot.ID.String(), cell(m.Snapshot.Name), since, string(m.State), pid, restarts, requests, fetched, hits, failed)
+		t.add(cell(m.Dir), m.Snapshot.ID.String(), cell(m.Snapshot.Name), since, string(m.State), pid, keeper, restarts, requests, fetched, hits, failed)
 	}
 	return t.String()
 }
