@@ -27,7 +27,7 @@ type MountOptions struct {
 	// longer: who unmounts the last in another process waits for its end.
 	Share bool
 	// Memory is how many bytes of decoded contents are kept; the default is
-	// 32 MiB.
+	// 32 MiB, or less where this process may not use so much: see MemoryShare.
 	Memory int
 	// Fail is told of every request of a reader that failed for want of data:
 	// what was asked, of which path ("" if that is not known). It must be safe
@@ -47,7 +47,7 @@ func (o *MountOptions) warn(err error) {
 	}
 }
 
-// defaultMemory is the default of MountOptions.Memory.
+// defaultMemory is the default of MountOptions.Memory where memory is not scarce.
 const defaultMemory = 32 << 20
 
 // MountStats is what a mount did so far. The figures of the disk cache are those

@@ -96,7 +96,7 @@ func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest,
 	}
 	memory := opts.Memory
 	if memory <= 0 {
-		memory = defaultMemory
+		memory = shareOf(defaultMemory, 1<<20)
 	}
 	s.chunks = newChunkReader(serving, r, r.packStore(), memory)
 	var pages manifest.PageSource = r

@@ -81,7 +81,9 @@ func (r *Repository) diskCache() *remote.DiskCache {
 		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), packsFolder), c.size, &remote.DiskCacheOptions{
 			Prefixes: []string{"packs/", profilePrefix},
 			Window:   missWindow,
-			Notify:   func(err error) { r.log.Warn("cache of packs", "err", err) },
+			// The defaults, where memory is not scarce: each request has its bytes there.
+			Piece: shareOf(4<<20, missWindow), Parallel: shareOf(24, 3), Background: shareOf(4, 1),
+			Notify: func(err error) { r.log.Warn("cache of packs", "err", err) },
 		})
 		c.tree = c.disk.Wrap(r.store, r.cfg.ID.String()).OnMiss(r.treeMissed)
 		if c.ended {

@@ -125,8 +125,10 @@ func (k *keepTest) run(args ...string) {
 func (k *keepTest) mount() *engine.MountStatus {
 	k.Helper()
 	k.run("mount", "--prefetch", "none", "app", "mnt")
-	return k.until("it serves, and is kept", func(m *engine.MountStatus) bool { return m.State == engine.MountServing && m.Keeper != 0 })
+	return k.until("it serves, and is kept", isKept)
 }
+
+func isKept(m *engine.MountStatus) bool { return m.State == engine.MountServing && m.Keeper != 0 }
 
 // status is what the program says of the mount; nil if there is none.
 func (k *keepTest) status() *engine.MountStatus {

@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"runtime/debug"
+
+	"github.com/snapctl/snapctl/engine"
 )
 
 // tuneMemory trades collector time for peak memory, unless the user did.
@@ -26,10 +28,11 @@ func tuneServer() {
 		debug.SetGCPercent(100)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(serverMemory)
+		debug.SetMemoryLimit(int64(engine.MemoryShare() * serverMemory))
 	}
 }
 
 // serverMemory is a limit that the collector keeps to as far as it can. What a
-// server holds on to is about a third of it.
+// server holds on to is about a third of it. In a control group it is half of what that
+// may have, if that is less.
 const serverMemory = 128 << 20
