@@ -12,8 +12,9 @@ import (
 // What time it is: by the clock of the store. Machines with clocks of their own share a
 // repository, and garbage collection removes what has expired by the store's times. So
 // lifetimes and ages go by that clock wherever it is known: of a bucket from the first
-// answer on, of a folder when something is written to it or seems to have expired. Where it is not known, or differs
-// from this machine's by no more than clockTolerance, this machine's is as good.
+// answer on, of a folder when something is written to it or seems to have expired. Where it
+// is not known, or differs from this machine's by no more than clockTolerance, this
+// machine's is as good.
 
 // clockTolerance is how far this machine's clock may be off. What the store is heard to
 // say can be nearly as early as this.

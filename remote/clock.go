@@ -62,7 +62,16 @@ type dates struct {
 }
 
 type heardDate struct {
-	date, heard time.Time // the latter by this machine's clock
+	date  time.Time
+	heard time.Time // by this machine's clock
+	wall  time.Time // the same, without its monotonic reading
+}
+
+// at is what time it then is, unless this machine has slept since, or its clock was set:
+// its monotonic clock does not go on while it sleeps.
+func (h *heardDate) at(now, wall time.Time) (time.Time, bool) {
+	passed := now.Sub(h.heard)
+	return h.date.Add(passed), (wall.Sub(h.wall) - passed).Abs() < time.Second
 }
 
 // hear takes note of an answer to a request that was sent at that time.
@@ -72,7 +81,7 @@ func (d *dates) hear(resp *http.Response, sent time.Time) {
 		return // it may have been on its way, or we stopped, for long
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		d.last.Store(&heardDate{date, heard})
+		d.last.Store(&heardDate{date, heard, heard.Round(0)})
 	}
 }
 
@@ -81,9 +90,11 @@ func (s *S3) Time(ctx context.Context) (time.Time, error) {
 	if err := ctx.Err(); err != nil {
 		return time.Time{}, err
 	}
-	h := s.dates.last.Load()
-	if h == nil {
-		return time.Time{}, fmt.Errorf("the time of %s: no answer has told it: %w", s.place, errors.ErrUnsupported)
+	now := time.Now()
+	if h := s.dates.last.Load(); h != nil {
+		if at, ok := h.at(now, now.Round(0)); ok {
+			return at, nil
+		}
 	}
-	return h.date.Add(time.Since(h.heard)), nil
+	return time.Time{}, fmt.Errorf("the time of %s: no answer has told it: %w", s.place, errors.ErrUnsupported)
 }

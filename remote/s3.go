@@ -346,7 +346,7 @@ func (s *S3) stat(ctx context.Context, name string) (minio.ObjectInfo, error) {
 	rctx, answer := withAnswer(ctx)
 	info, err := s.core.StatObject(rctx, s.bucket, s.prefix+name, minio.StatObjectOptions{})
 	if err = s.mapErr(ctx, answer, err); err != nil && answer.refusedUnexplained() {
-		if why := s.askWhy(ctx, name); why != nil {
+		if why := s.askWhy(ctx, name); why != nil && !errors.Is(why, ErrShort) { // of an empty object
 			err = why
 		}
 	}

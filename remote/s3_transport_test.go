@@ -86,3 +86,22 @@ func TestCABundle(t *testing.T) {
 		t.Error("no error for a file without a certificate")
 	}
 }
+
+// TestDateAfterSleep: what a server said of the time does not count after this machine slept.
+func TestDateAfterSleep(t *testing.T) {
+	now := time.Now()
+	date := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	h := &heardDate{date, now, now.Round(0)}
+	for _, c := range []struct {
+		passed, slept time.Duration
+		ok            bool
+	}{
+		{0, 0, true}, {time.Hour, 0, true}, {time.Minute, time.Hour, false}, {time.Minute, -time.Hour, false},
+	} {
+		later := now.Add(c.passed)
+		at, ok := h.at(later, later.Round(0).Add(c.slept))
+		if ok != c.ok || ok && !at.Equal(date.Add(c.passed)) {
+			t.Errorf("%v: %v, %v", c, at, ok)
+		}
+	}
+}
