@@ -175,11 +175,7 @@ func hasRoom(fd int) bool {
 	if unix.Fstatfs(fd, &st) != nil {
 		return false
 	}
-	free := uint64(st.Bavail)
-	if os.Geteuid() == 0 {
-		free = uint64(st.Bfree)
-	}
-	return st.Blocks == 0 || free*uint64(st.Bsize) >= 4*manifest.MaxXattrValue
+	return st.Blocks == 0 || uint64(st.Bavail)*uint64(st.Bsize) >= 4*manifest.MaxXattrValue
 }
 
 // setTimes sets the modification time of an entry of an open directory, of a link
