@@ -173,7 +173,7 @@ func (x *excludes) match(ctx context.Context, in *ignoreState, dir, name string,
 	if !in.ignored && !in.matches(ctx, path, name, isDir) {
 		return false, in
 	}
-	if !x.tracks(in.tree, path, isDir) {
+	if !x.tracks(ctx, in.tree, path, isDir) {
 		return true, in
 	}
 	return false, &ignoreState{tree: in.tree, rules: in.rules, ignored: true}
@@ -195,11 +195,11 @@ func (s *ignoreState) matches(ctx context.Context, path, name string, isDir bool
 
 // tracks reports whether git tracks a file, or something in a directory. If that cannot
 // be known nothing is left out.
-func (x *excludes) tracks(w *workTree, path string, isDir bool) bool {
+func (x *excludes) tracks(ctx context.Context, w *workTree, path string, isDir bool) bool {
 	if w.repo == nil {
 		return false
 	}
-	t, err := w.repo.tracked()
+	t, err := w.repo.tracked(ctx)
 	if err != nil {
 		w.repo.told.Do(func() { x.warn(fmt.Errorf("%w: nothing that git ignores is left out of %s", err, w.repo.top)) })
 		return true

@@ -222,10 +222,12 @@ func TestGitRepositories(t *testing.T) {
 // TestGitBroken: where it is not known what git tracks nothing is left out, and that is said.
 func TestGitBroken(t *testing.T) {
 	for name, harm := range map[string]func(index string) error{
-		"cut":      func(index string) error { return os.Truncate(index, 100) },
-		"nonsense": func(index string) error { return os.WriteFile(index, []byte("DIRC\x00\x00\x00\x02\xff\xff\xff\xff"), 0o600) },
-		"flipped":  func(index string) error { return change(index, func(b []byte) []byte { b[70] ^= 1; return b }) },
-		"newer":    func(index string) error { return change(index, func(b []byte) []byte { b[7] = 9; return b }) },
+		"cut": func(index string) error { return os.Truncate(index, 100) },
+		"nonsense": func(index string) error {
+			return os.WriteFile(index, []byte("DIRC\x00\x00\x00\x02\xff\xff\xff\xff"), 0o600)
+		},
+		"flipped": func(index string) error { return change(index, func(b []byte) []byte { b[70] ^= 1; return b }) },
+		"newer":   func(index string) error { return change(index, func(b []byte) []byte { b[7] = 9; return b }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newGitYard(t)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,8 +28,10 @@ type gitRepo struct {
 	gitDir string // with the index; of a further work tree or a submodule not top/.git
 	common string // with the config and info/exclude
 
-	tracked func() (*trackedFiles, error) // reads the index once
-	told    sync.Once                     // that it cannot be read
+	read  sync.Once // the index
+	files *trackedFiles
+	err   error
+	told  sync.Once // that it cannot be read
 }
 
 // openGitRepo opens the repository that .git in a directory is, or leads to; nil for none.
@@ -54,7 +57,6 @@ func openGitRepo(top string) *gitRepo {
 	if _, err := os.Lstat(filepath.Join(g.gitDir, "HEAD")); err != nil || !isDir(filepath.Join(g.common, "objects")) || !isDir(filepath.Join(g.common, "refs")) {
 		return nil
 	}
-	g.tracked = sync.OnceValues(g.readIndex)
 	return g
 }
 
@@ -115,21 +117,26 @@ func (t *trackedFiles) has(path string, dir bool) bool {
 	return i < len(t.paths) && strings.HasPrefix(t.paths[i], path+"/")
 }
 
-// maxGitIndex bounds an index in bytes, which has 100 or so for each file.
-const maxGitIndex = 1 << 30
+// tracked gives what the repository tracks. It reads the index once.
+func (g *gitRepo) tracked(ctx context.Context) (*trackedFiles, error) {
+	g.read.Do(func() { g.files, g.err = g.readIndex(ctx) })
+	return g.files, g.err
+}
 
-// readIndex reads what the repository tracks.
-func (g *gitRepo) readIndex() (*trackedFiles, error) {
+// maxGitIndex bounds an index in bytes, which has 100 or so for each file.
+const maxGitIndex = 256 << 20
+
+func (g *gitRepo) readIndex(ctx context.Context) (*trackedFiles, error) {
 	t := &trackedFiles{modules: map[string]bool{}}
 	name := filepath.Join(g.gitDir, "index")
-	split, err := t.add(name)
+	split, err := t.add(ctx, name)
 	if err == nil && split {
 		// What it does not hold itself is in another file. All that may be there is taken:
 		// a file too many is only one that stays in the snapshot.
 		var shared []string
 		shared, err = filepath.Glob(filepath.Join(escapeGlob(g.gitDir), "sharedindex.*"))
 		for _, s := range shared {
-			if _, serr := t.add(s); err == nil {
+			if _, serr := t.add(ctx, s); err == nil {
 				err = serr
 			}
 		}
@@ -146,7 +153,7 @@ var globEscapes = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`
 func escapeGlob(path string) string { return globEscapes.Replace(path) }
 
 // add adds the entries of an index. It reports whether there may be others elsewhere.
-func (t *trackedFiles) add(name string) (split bool, err error) {
+func (t *trackedFiles) add(ctx context.Context, name string) (split bool, err error) {
 	data, err := readRegular(name, maxGitIndex)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -155,7 +162,9 @@ func (t *trackedFiles) add(name string) (split bool, err error) {
 		return false, err
 	}
 	var idx gitindex.Index
-	err = decodeGitIndex(data, &idx)
+	err = strangers(func() error {
+		return gitindex.NewDecoder(&endingReader{ctx, bytes.NewReader(data)}).Decode(&idx)
+	})
 	// With index.skipHash there is no checksum.
 	if errors.Is(err, gitindex.ErrInvalidChecksum) && bytes.HasSuffix(data, make([]byte, 20)) {
 		err = nil
@@ -174,14 +183,27 @@ func (t *trackedFiles) add(name string) (split bool, err error) {
 	return split, err
 }
 
-// decodeGitIndex decodes an index that may be anybody's.
-func decodeGitIndex(data []byte, idx *gitindex.Index) (err error) {
+// strangers calls a library that decodes what may be anybody's: a panic is an error.
+func strangers(decode func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("it cannot be read: %v", r)
 		}
 	}()
-	return gitindex.NewDecoder(bytes.NewReader(data)).Decode(idx)
+	return decode()
+}
+
+// endingReader is a reader that ends with a context.
+type endingReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *endingReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
 }
 
 // excludeFiles are the files with patterns that hold everywhere in the work tree, the
@@ -248,22 +270,27 @@ const (
 func (c *gitConfig) read(name string) {
 	data, err := readRegular(name, maxGitConfig)
 	if err == nil {
-		err = gcfg.ReadWithCallback(bytes.NewReader(data), func(section, sub, key, value string, _ bool) error {
-			switch strings.ToLower(section + "." + key) {
-			case "core.excludesfile":
-				c.excludes = &value
-			case "extensions.worktreeconfig":
-				c.worktree = strings.EqualFold(value, "true")
-			case "include.path":
-				if c.includes++; c.includes <= maxIncludes {
-					c.read(absoluteFrom(filepath.Dir(name), expandHome(value)))
-				}
-			}
-			return nil
-		})
+		err = strangers(func() error { return gcfg.ReadWithCallback(bytes.NewReader(data), c.option(name)) })
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && name != "" {
 		c.problems = append(c.problems, fmt.Errorf("git's configuration %s: %w", name, err))
+	}
+}
+
+// option takes an option of a file.
+func (c *gitConfig) option(name string) func(section, sub, key, value string, blank bool) error {
+	return func(section, _, key, value string, _ bool) error {
+		switch strings.ToLower(section + "." + key) {
+		case "core.excludesfile":
+			c.excludes = &value
+		case "extensions.worktreeconfig":
+			c.worktree = strings.EqualFold(value, "true")
+		case "include.path":
+			if c.includes++; c.includes <= maxIncludes {
+				c.read(absoluteFrom(filepath.Dir(name), expandHome(value)))
+			}
+		}
+		return nil
 	}
 }
 
