@@ -72,6 +72,9 @@ func (e *forkEntry) finish() error {
 		return err
 	}
 	if e.rec.Mode == ForkRestore && e.copyThere() {
+		if err := checkMounts(string(e.rec.Dir)); err != nil {
+			return err
+		}
 		if err := removeTree(string(e.rec.Dir)); err != nil {
 			return err
 		}

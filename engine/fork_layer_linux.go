@@ -151,7 +151,7 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	}
 	rec.Layer = rawPath(l.dir)
 	if _, err := os.Lstat(l.dir); errors.Is(err, fs.ErrNotExist) {
-		rec.MadeLayer = true // once that is written down: see make
+		rec.MadeLayer = true // once that is written down: see makeDirs
 		return l, nil
 	}
 	if err := l.take(); err != nil {

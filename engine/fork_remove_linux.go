@@ -185,7 +185,19 @@ func (g *forkRegistry) tryReleaseLower(ctx context.Context, id manifest.ID) (boo
 		return false, err
 	}
 	defer lock.Close()
+	if g.lowerElsewhere(id) {
+		return false, nil
+	}
 	return true, g.dropLower(ctx, id, true)
+}
+
+// lowerElsewhere reports whether a snapshot is served in another mount namespace, where
+// to remove its mount point would unmount it.
+func (g *forkRegistry) lowerElsewhere(id manifest.ID) bool {
+	entries := (&registry{filepath.Join(g.state, mountsDir)}).scan(id.String()+".", nil)
+	defer closeAll(entries)
+	here := mountNamespace()
+	return slices.ContainsFunc(entries, func(e *entryState) bool { return e.live && e.rec.Namespace != here })
 }
 
 // dropLower is releaseLower for who has the lock exclusively.

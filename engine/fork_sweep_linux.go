@@ -199,7 +199,7 @@ func (s *sweeper) unfinished(key string) {
 	if err == nil {
 		err = e.undo()
 	}
-	s.done(fmt.Sprintf("fork %s, which was being made,", e.rec.Name), err)
+	s.done(fmt.Sprintf("fork %s, which was being made", e.rec.Name), err)
 }
 
 // untouched reports whether undo of a fork loses nothing.
@@ -250,7 +250,7 @@ func (s *sweeper) lowers(ctx context.Context) {
 		}
 		released, err := s.g.tryReleaseLower(ctx, id)
 		if released || err != nil {
-			s.done(fmt.Sprintf("the mount of snapshot %v, over which no fork lies,", id), err)
+			s.done(fmt.Sprintf("the mount of snapshot %v, over which no fork lies", id), err)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -256,6 +257,30 @@ func TestSweepLower(t *testing.T) {
 	absent(t, filepath.Join(f.state, resumeLock), filepath.Join(f.state, mountsDir, f.id.String()+".lock"))
 	must(t, os.Remove(held.Name())) // which is there still
 	held.Close()
+}
+
+// TestSweepElsewhere: what forks lie over in another mount namespace stays mounted there.
+func TestSweepElsewhere(t *testing.T) {
+	f := newForked(t)
+	j := f.job("one")
+	must(t, os.Remove(f.path("one")))
+	j.Op, j.Keep = "fork", true
+	server := startKept(t, j, &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS})
+	lower := f.state + "/lower/" + f.id.String()
+	there := func() bool {
+		all, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", server.Process.Pid))
+		must(t, err)
+		return strings.Contains(string(all), " "+lower+" ")
+	}
+	if !there() || len(atMount(t, lower)) > 0 {
+		t.Fatal("it is not mounted in another namespace alone")
+	}
+	if s := f.sweep(); s != "" || !there() {
+		t.Errorf("swept %s, and it is mounted still: %v", s, there())
+	}
+	server.kill(t)
+	_, err := RemoveFork(t.Context(), f.state, "one", &RemoveForkOptions{Force: true})
+	must(t, err)
 }
 
 // TestEntriesSwept: an entry that is being made is not swept, and one that nobody makes

@@ -377,7 +377,7 @@ func TestForkKilled(t *testing.T) {
 	j := f.job("one")
 	must(t, os.Remove(f.path("one")))
 	j.Op, j.Keep = "fork", true
-	server := startKept(t, j)
+	server := startKept(t, j, nil)
 	r := f.open()
 	two := f.fork(r, "two", nil)
 	write(t, f.path("one/new"), []byte("new"))
@@ -423,9 +423,10 @@ func TestForkKilled(t *testing.T) {
 }
 
 // startKept starts a process that forks and serves, until it is killed.
-func startKept(t *testing.T, j job) *server {
+func startKept(t *testing.T, j job, attr *syscall.SysProcAttr) *server {
 	t.Helper()
 	s := &server{Cmd: j.command(t, nil), ended: make(chan struct{})}
+	s.SysProcAttr = attr
 	stdin, err := s.StdinPipe()
 	must(t, err)
 	out, err := s.StdoutPipe()

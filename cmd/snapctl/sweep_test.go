@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,13 +24,11 @@ import (
 
 // sweepTest runs commands about forks, each in a process of its own, and kills some.
 type sweepTest struct {
-	*testing.T
-	rand   *rand.Rand
-	dir    string
-	env    []string
-	made   int            // forks, for names
-	killed map[string]int // by command
-	shared []string
+	*keepTest // the program, and where it is started
+	rand      *rand.Rand
+	made      int            // forks, for names
+	killed    map[string]int // by command
+	shared    []string
 }
 
 func newSweepTest(t *testing.T) *sweepTest {
@@ -44,17 +43,15 @@ func newSweepTest(t *testing.T) *sweepTest {
 		t.Fatal(err)
 	}
 	seed := uint64(time.Now().UnixNano())
-	k := &sweepTest{T: t, rand: rand.New(rand.NewPCG(seed, 0)), dir: dir, killed: map[string]int{}, shared: sharedForks(t)}
+	k := &sweepTest{keepTest: &keepTest{T: t, dir: dir}, rand: rand.New(rand.NewPCG(seed, 0)), killed: map[string]int{}, shared: sharedForks(t)}
 	k.env = append(os.Environ(), "HOME="+dir, "SNAPCTL_REPO="+dir+"/repo", "SNAPCTL_STATE_DIR="+dir+"/state", "SNAPCTL_CACHE_DIR="+dir+"/cache")
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d", seed)
 		}
 		for _, pid := range k.processes() {
-			if p, err := os.FindProcess(pid); err == nil {
-				t.Errorf("process %d is left: %s", pid, cmdline(pid))
-				_ = p.Kill()
-			}
+			t.Errorf("process %d is left: %s", pid, cmdline(pid))
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		noMounts(t, dir)
 		if err := os.RemoveAll(dir); err != nil {
@@ -71,32 +68,16 @@ func newSweepTest(t *testing.T) *sweepTest {
 	return k
 }
 
-func (k *sweepTest) must(err error) {
+// print gives what a command prints, which must end well.
+func (k *sweepTest) print(v any, args ...string) {
 	k.Helper()
-	if err != nil {
-		k.Fatal(err)
+	out, err := k.command(append(args, "--json")...).Output()
+	if err == nil {
+		err = json.Unmarshal(out, v)
 	}
-}
-
-func (k *sweepTest) at(name string) string { return filepath.Join(k.dir, name) }
-
-func (k *sweepTest) command(args ...string) *exec.Cmd {
-	self, err := os.Executable()
-	k.must(err)
-	return &exec.Cmd{Path: self, Args: append([]string{"snapctl"}, args...), Dir: k.dir, Env: k.env}
-}
-
-// run runs a command to its end, which must be a good one.
-func (k *sweepTest) run(args ...string) []byte {
-	k.Helper()
-	var errs bytes.Buffer
-	cmd := k.command(args...)
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
 	if err != nil {
-		k.Fatalf("snapctl %s: %v\n%s%s", strings.Join(args, " "), err, out, errs.Bytes())
+		k.Fatalf("snapctl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return out
 }
 
 // kill starts a command and kills it at a moment in the time that it takes, or a little
@@ -128,7 +109,7 @@ func (k *sweepTest) kill(args ...string) bool {
 // forks is what the program lists.
 func (k *sweepTest) forks() (all []*engine.ForkStatus) {
 	k.Helper()
-	k.must(json.Unmarshal(k.run("forks", "--json"), &all))
+	k.print(&all, "forks")
 	return all
 }
 
@@ -252,7 +233,7 @@ func (k *sweepTest) eventually(what string, left func() []string) {
 // starting are servers whose starter was killed before they served: they end.
 func (k *sweepTest) starting() (all []string) {
 	var mounts []*engine.MountStatus
-	k.must(json.Unmarshal(k.run("mounts", "--json"), &mounts))
+	k.print(&mounts, "mounts")
 	for _, pid := range k.processes() {
 		serves := slices.ContainsFunc(mounts, func(m *engine.MountStatus) bool { return m.Pid == pid || m.Keeper == pid })
 		if !serves && !strings.Contains(cmdline(pid), "fuse-overlayfs") {
