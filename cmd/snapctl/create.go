@@ -42,11 +42,10 @@ Patterns are those of .gitignore, relative to DIR: "node_modules" anywhere,
 overrides an earlier one.
 
 --gitignore leaves out what "git ls-files --others --ignored --exclude-standard"
-names: untracked files that .gitignore files match, those above DIR in its work
-tree included, or .git/info/exclude, or the file core.excludesFile. What git
-tracks stays, and so does .git: "--exclude .git" leaves that out. Repositories in
-DIR, submodules and further work trees go by their own rules. git is not needed
-for it.`,
+names: untracked files that match .gitignore files (those above DIR in its work
+tree included), .git/info/exclude, or the file core.excludesFile. Tracked files
+stay, and so does .git: "--exclude .git" leaves that out. Repositories in DIR,
+submodules and further work trees go by their own rules. It does not need git.`,
 		Example: `  snapctl create .
   snapctl create --name app --ttl 7d --tag branch=main ~/work/app
   snapctl create --gitignore --exclude '*.log' --exclude '!keep.log' .

@@ -44,8 +44,8 @@ Beside that process is a small one, its keeper: if it dies, the keeper starts
 another, which takes over, and readers wait for a moment. After five deaths with
 less than a minute between them the mount is dead, and readers get errors. If
 the keeper dies, the server starts another; snapctl mounts says when there is
-none. This takes Linux 6.9, and there is no keeper with --foreground. A signal to
-stop, to either of the two, unmounts and ends both.
+none. This needs Linux 6.9, and --foreground has no keeper. A signal to stop, to
+either of the two, unmounts and ends both.
 
 While it is mounted a snapshot can be removed: a lease in the repository says
 what garbage collection has to leave, until the mount ends, or for an hour

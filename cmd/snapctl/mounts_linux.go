@@ -17,7 +17,7 @@ func (a *app) mountsCommand() *cobra.Command {
 		Short: "List what is mounted",
 		Long: `Lists mounted snapshots in the columns dir, snapshot, name, since, state, pid,
 keeper, restarts, requests, fetched, hits and errors: the process that serves
-it; the one that starts another if that dies, or "none" if nobody does; how often
+it; the one that replaces it if it dies, or "none" if nothing does; how often
 the server took the place of one that had died, how many requests it sent to the
 repository (or operations on its files), how much it fetched, how many reads the
 cache answered, and how many reads failed. Mounts of one snapshot with one pid
