@@ -41,19 +41,7 @@ func TestGCExpiredIsNotSwept(t *testing.T) {
 // TestGCKeepsTheChanged: a snapshot that lacks a pack is withdrawn only if nobody was told
 // of it. Whoever has had it outlive its class knows it: then it is damage.
 func TestGCKeepsTheChanged(t *testing.T) {
-	y, dir, _ := abandoned(t)
-	r, other := y.enter(), y.enter()
-	y.at(remote.OpPut, manifest.Prefix, func() {
-		for range 2 {
-			y.gc(other, nil)
-			y.pass(yardGrace + time.Second)
-		}
-		y.fail(func(remote.Op, string) remote.Fault { return remote.Fault{Err: errors.New("killed")} })
-	})
-	if _, err := r.Create(t.Context(), dir, &CreateOptions{TTL: 100 * yardGrace}); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Fatal(err)
-	}
-	y.heal()
+	y, _, other := putTooLate(t, &CreateOptions{TTL: 100 * yardGrace})
 	names := y.objects(manifest.Prefix)
 	if len(names) != 1 {
 		t.Fatal(names)

@@ -269,11 +269,11 @@ func TestCreateFalseIndex(t *testing.T) {
 	y.settle(r, res.ID, scan(t, dir))
 }
 
-// TestGCWithdraws: a writer is stopped in the middle of putting its manifest, for so
-// long that what it refers to is deleted, and killed as soon as the manifest is there.
-// The snapshot that nobody was told of goes.
-func TestGCWithdraws(t *testing.T) {
-	y, dir, _ := abandoned(t)
+// putTooLate gives a yard with the manifest of a snapshot that lacks packs: its writer was
+// stopped while it put it, until they had been deleted, and then killed.
+func putTooLate(t *testing.T, opts *CreateOptions) (y *yard, dir string, other *Repository) {
+	t.Helper()
+	y, dir, _ = abandoned(t)
 	r, other := y.enter(), y.enter()
 	y.at(remote.OpPut, manifest.Prefix, func() {
 		for range 2 {
@@ -285,10 +285,18 @@ func TestGCWithdraws(t *testing.T) {
 			return remote.Fault{Err: errors.New("killed")}
 		})
 	})
-	if _, err := r.Create(t.Context(), dir, nil); err == nil || !strings.Contains(err.Error(), "killed") {
+	if _, err := r.Create(t.Context(), dir, opts); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Fatal(err)
 	}
 	y.heal()
+	return y, dir, other
+}
+
+// TestGCWithdraws: a writer is stopped in the middle of putting its manifest, for so
+// long that what it refers to is deleted, and killed as soon as the manifest is there.
+// The snapshot that nobody was told of goes.
+func TestGCWithdraws(t *testing.T) {
+	y, dir, other := putTooLate(t, nil)
 	if n := len(y.objects(manifest.Prefix)); n != 1 {
 		t.Fatalf("%d manifests", n)
 	}

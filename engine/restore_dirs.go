@@ -61,7 +61,7 @@ func (x *restorer) deleteOthers(ctx context.Context) error {
 func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]bool) error {
 	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return x.keeps(dir, err)
+		return x.keeps(fmt.Errorf("deleting in %q what the snapshot does not hold: %w", dir, err))
 	}
 	defer unix.Close(fd)
 	names, err := readNames(fd)
@@ -76,7 +76,7 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 			return ctx.Err()
 		}
 		if err := removeAt(fd, name); err != nil {
-			if err := x.keeps(manifest.Join(dir, name), err); err != nil {
+			if err := x.keeps(fmt.Errorf("deleting %q, which the snapshot does not hold: %w", manifest.Join(dir, name), err)); err != nil {
 				return err
 			}
 		}
@@ -84,9 +84,8 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 	return nil
 }
 
-// keeps notes what should have been removed. What is no obstacle it gives back.
-func (x *restorer) keeps(path string, err error) error {
-	err = fmt.Errorf("removing what the snapshot does not hold from %q: %w", path, err)
+// keeps notes what should have been deleted and was not. What is no obstacle it gives back.
+func (x *restorer) keeps(err error) error {
 	if !x.inTheWay(err) {
 		return err
 	}
