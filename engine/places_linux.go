@@ -105,7 +105,7 @@ func inUse(ctx context.Context, path string) (why string, err error) {
 			continue
 		}
 		seen[ns] = true
-		table, err := mountinfo.PidMountInfo(pid)
+		table, err := mountsOf(pid)
 		if err != nil {
 			continue // it has ended
 		}
@@ -116,6 +116,16 @@ func inUse(ctx context.Context, path string) (why string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// mountsOf gives what a process sees mounted.
+func mountsOf(pid int) ([]*mountinfo.Info, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return mountinfo.GetMountsFromReader(f, nil)
 }
 
 // worksIn reports whether the working directory of a process is a directory, or below it.
