@@ -15,7 +15,6 @@ import (
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
-	"golang.org/x/sys/unix"
 )
 
 // cacheDir is what a machine remembers of one repository:
@@ -127,36 +126,6 @@ func (c cacheDir) trim(kind string, limit int64) {
 		c.remove(kind, f.Name())
 		total -= f.Size()
 	}
-}
-
-// ownDirs are the folders that a snapshot leaves out, should they lie in what is
-// snapshotted: the repository itself, what the cache has of it, and what is mounted
-// now, which means nothing later.
-func (r *Repository) ownDirs() map[inode]bool {
-	own := map[inode]bool{}
-	// It is about to be made: only then does it have an inode to go by.
-	if err := os.MkdirAll(r.cache.dir, 0o700); err != nil {
-		r.log.Info("making the cache", "err", err)
-	}
-	for _, dir := range r.ownPaths() {
-		var st unix.Stat_t
-		if unix.Stat(dir, &st) == nil {
-			own[inode{uint64(st.Dev), st.Ino}] = true
-		}
-	}
-	return own
-}
-
-// ownPaths are those folders by name.
-func (r *Repository) ownPaths() []string {
-	dirs := []string{r.cache.dir}
-	if r.dir != "" {
-		dirs = append(dirs, r.dir)
-	}
-	if r.registry != nil {
-		dirs = append(dirs, r.registry.dir)
-	}
-	return dirs
 }
 
 // Bounds of the cache in bytes.

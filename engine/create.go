@@ -50,6 +50,9 @@ type CreateResult struct {
 	// unreadable, vanished, or changing while it was read. Empty unless
 	// Incomplete.
 	Problems []error `json:"-"`
+	// LeftOut are the directories that are not in the snapshot since they are snapctl's
+	// own: the repository, and what this machine keeps as its cache and its state.
+	LeftOut []string `json:"-"`
 }
 
 // Create makes a snapshot of the directory dir. Files that cannot be read are
@@ -130,6 +133,7 @@ type creator struct {
 		all []error
 	}
 	sockets atomic.Int64
+	leftOut []string
 }
 
 // newCreator makes a run; before is the guard of a run that had to begin anew, or nil.
@@ -305,7 +309,7 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	if err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)
 	}
-	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all}, nil
+	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all, LeftOut: c.leftOut}, nil
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {

@@ -18,6 +18,13 @@ var (
 	// ErrExists: Init found a repository at the URL, or Restore a target that
 	// it may not replace.
 	ErrExists = errors.New("exists already")
+	// ErrGone: this machine has used a repository at the URL, and it is not there any
+	// more. The error is ErrNotInitialised as well.
+	ErrGone = errors.New("this machine has used one here, which is gone")
+	// ErrOwn: what Restore or Fork would write to, delete or hide is snapctl's own.
+	ErrOwn = errors.New("it is what snapctl keeps on this machine")
+	// ErrPartlyWritten: Restore was stopped while it changed the target in place.
+	ErrPartlyWritten = errors.New("the target may be partly written")
 	// ErrNotFound: no snapshot answers to the reference.
 	ErrNotFound = errors.New("no such snapshot")
 	// ErrAmbiguous: more than one snapshot answers to the reference.

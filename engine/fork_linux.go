@@ -124,6 +124,9 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 			return nil, err
 		}
 	}
+	if err := x.hidesNothing(path); err != nil {
+		return nil, err
+	}
 	rec := &forkRecord{
 		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
 		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.cfg.ID},
@@ -144,6 +147,17 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 		x.warn(fmt.Errorf("the whole snapshot is copied to %s: %w", path, err))
 	}
 	return x.copyOut(ctx, rec, id)
+}
+
+// hidesNothing fails with ErrOwn where a fork would lie over what is snapctl's own.
+func (x *forker) hidesNothing(path string) error {
+	if !x.opts.Force {
+		return nil // the directory is empty
+	}
+	if own := x.repo.protected().hiddenBy(path); own != "" {
+		return fmt.Errorf("%w: %s would be hidden", ErrOwn, own)
+	}
+	return nil
 }
 
 func (x *forker) warn(err error) {

@@ -47,9 +47,6 @@ type forkRegistry struct {
 }
 
 const (
-	forksFolder    = "forks"
-	keptFolder     = "kept"
-	lowersFolder   = "lower"
 	forkFileName   = "fork.json"
 	layerFileName  = "layer.json"
 	forksLock      = ".lock"

@@ -117,7 +117,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		return "", fmt.Errorf("%w: what it changed is in memory; a snapshot of it can be kept", ErrInvalid)
 	}
 	if e.rec.Mode == ForkRestore {
-		return e.removeCopy(opts.Keep)
+		return e.removeCopy(ctx, opts.Keep)
 	}
 	here := placeHere()
 	if m := e.rec.Mounted; m != nil && m.Boot == here.Boot && m.Namespace != here.Namespace && !opts.Force {
@@ -147,7 +147,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 }
 
 // removeCopy removes a fork that is a copy.
-func (e *forkEntry) removeCopy(keep bool) (kept string, err error) {
+func (e *forkEntry) removeCopy(ctx context.Context, keep bool) (kept string, err error) {
 	dir := string(e.rec.Dir)
 	switch {
 	case !e.copyThere():
@@ -156,6 +156,9 @@ func (e *forkEntry) removeCopy(keep bool) (kept string, err error) {
 		return dir, e.discard()
 	}
 	if err := checkMounts(dir); err != nil {
+		return "", err
+	}
+	if err := protectedBy(e.g.state).notIn(ctx, dir); err != nil {
 		return "", err
 	}
 	return "", e.end()

@@ -79,6 +79,9 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 	if _, err := mountPoint(dir, x.opts.Force); err != nil {
 		return nil, err
 	}
+	if err := x.hidesNothing(dir); err != nil {
+		return nil, err
+	}
 	if p, err := ParsePrefetch(e.rec.Prefetch); err == nil && x.opts.Prefetch == 0 {
 		opts := *x.opts
 		opts.Prefetch = p

@@ -28,7 +28,7 @@ func (r *Repository) pin(opts *Options) pin {
 		base = defaultCacheDir()
 	}
 	sum := blake3.Sum256([]byte(r.url))
-	return pin{filepath.Join(base, "encrypted", fmt.Sprintf("%x", sum[:16]))}
+	return pin{filepath.Join(base, pinsFolder, fmt.Sprintf("%x", sum[:16]))}
 }
 
 // check compares with what is remembered, and remembers what was not. An empty check is
@@ -79,6 +79,6 @@ func (p pin) set(keyCheck string) error {
 		return nil
 	}
 	dir := cacheDir{filepath.Dir(filepath.Dir(p.path))}
-	_ = dir.write("encrypted", filepath.Base(p.path), []byte(pinLine(keyCheck)))
+	_ = dir.write(pinsFolder, filepath.Base(p.path), []byte(pinLine(keyCheck)))
 	return nil
 }

@@ -44,7 +44,7 @@ func (c *creator) findFork() {
 	}
 	// What is the repository's own is left out by its inode, which is another one in
 	// the upper directory.
-	for _, dir := range c.repo.ownPaths() {
+	for _, dir := range c.repo.ownDirs().paths {
 		if manifest.Within(dir, c.place) {
 			return
 		}

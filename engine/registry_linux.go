@@ -45,7 +45,6 @@ import (
 type registry struct{ dir string }
 
 const (
-	mountsDir     = "mounts"
 	recordName    = "mount.json"
 	lockName      = "lock"
 	socketName    = "socket"
@@ -72,7 +71,7 @@ func newRegistry(stateDir string) (*registry, error) {
 // checkState fails with ErrShared for a state directory into which others may write:
 // what stands there says what is unmounted and deleted.
 func checkState(dir string) error {
-	err := CheckPrivate(dir, mountsDir, forksFolder, lowersFolder, keptFolder)
+	err := CheckPrivate(dir, mountsDir, forksFolder, lowersFolder, keptFolder, restoredFolder, usedFolder)
 	if err == nil {
 		if info, serr := os.Stat(dir); serr == nil {
 			err = checkOwner(dir, info)

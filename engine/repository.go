@@ -117,6 +117,7 @@ type Repository struct {
 
 	servers    servers          // of mounts, in this process
 	registry   *registry        // of those of all processes; nil for none
+	state      string           // Options.StateDir, absolute; "" for none
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
 	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
 
@@ -233,12 +234,13 @@ func (r *Repository) neverReplaces(ctx context.Context) error {
 
 // Open opens the repository at a URL: a path, file:///path,
 // s3://bucket/prefix or r2://ACCOUNT/bucket/prefix. It fails with
-// ErrNotInitialised where there is none, with ErrIntegrity where its config is damaged or
+// ErrNotInitialised where there is none, and ErrGone too if Options.StateDir knows that
+// there was one, with ErrIntegrity where its config is damaged or
 // missing, and with ErrLocked where there is an encrypted one that opts do not open.
 func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	r, err := connect(ctx, url, opts, false)
 	if errors.Is(err, remote.ErrNoBucket) {
-		err = ErrNotInitialised
+		err = r.notHere(opts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening repository%s: %w", r.where(), err)
@@ -263,11 +265,26 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	if err == nil {
 		err = r.use(cfg, opts)
 	}
+	if errors.Is(err, ErrNotInitialised) {
+		err = r.notHere(opts)
+	}
 	if err != nil {
 		r.ahead.close()
 		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
 	}
 	return r, nil
+}
+
+// notHere is the error where there is no repository: another one if this machine has used
+// one there.
+func (r *Repository) notHere(opts *Options) error {
+	if r == nil || opts == nil {
+		return ErrNotInitialised
+	}
+	if u := usedHere(opts.StateDir, r.url); u != nil {
+		return fmt.Errorf("%w: %w (%v); snapctl init begins an empty one", ErrNotInitialised, ErrGone, u.ID)
+	}
+	return ErrNotInitialised
 }
 
 // withoutConfig is what is wrong where there is no config: there is no repository, or
@@ -388,8 +405,16 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	}
 	r.cache = newCacheDir(base, cfg.ID)
 	r.packs = newPackCache(opts.CacheSize)
-	r.registry, err = newRegistry(opts.StateDir)
-	return err
+	if opts.StateDir != "" {
+		if r.state, err = filepath.Abs(opts.StateDir); err != nil { // a process may leave the directory that it is in
+			return fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
+		}
+	}
+	if r.registry, err = newRegistry(r.state); err != nil {
+		return err
+	}
+	r.noteUse()
+	return nil
 }
 
 func defaultCacheDir() string {

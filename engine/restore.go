@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -14,14 +15,21 @@ import (
 )
 
 // RestoreOptions are how a snapshot is written out. nil will do.
+//
+// Into a directory that is missing or empty it is written without any of them. Of one that
+// holds something, Into and Delete say what becomes of that. Without them Restore fails
+// with ErrExists, unless all of it was written by a restore of this machine, or is a fork
+// of this machine's, and has not changed since: that is replaced. What this machine
+// restored, it knows by Options.StateDir.
 type RestoreOptions struct {
 	// Into writes into a directory that is there, changing what differs and
-	// keeping what else it holds. Without Into the snapshot is written beside
-	// the target and takes its place in one step, so that whoever looks sees
-	// the old tree or the new one; a target that is neither missing nor an
-	// empty directory is then refused with ErrExists, unless Delete is set.
+	// keeping what else it holds.
 	Into bool
-	// Delete makes the target hold the snapshot and nothing else.
+	// Delete makes the target hold the snapshot and nothing else. Without Into the
+	// snapshot is written beside the target and takes its place in one step, so that
+	// whoever looks sees the old tree or the new one; where that cannot be, it is
+	// as with Into: at a mount point, where a process works in the directory, where it
+	// is mounted elsewhere too, and where it holds what is snapctl's own, which stays.
 	Delete bool
 	// Include restores only what matches one of the patterns, which are
 	// written as in a .gitignore file, and the directories above it.
@@ -31,31 +39,48 @@ type RestoreOptions struct {
 	NoOwner bool
 	// Verify reads every file back from the target after it was written.
 	Verify bool
+	// DryRun changes nothing, and calls Would for each path that would change, in the
+	// order of Diff: the Old of a Change is what the target holds, the New what it would.
+	// Restore returns Would's first error.
+	DryRun bool
+	Would  func(*Change) error `json:"-"`
 
 	Progress Progress
 }
 
 // Receipt says what Restore wrote.
 type Receipt struct {
-	Snapshot Snapshot      `json:"snapshot"`
-	Target   string        `json:"target"`
-	Files    int64         `json:"files"`
-	Dirs     int64         `json:"dirs"`
-	Bytes    int64         `json:"bytes"`
-	Fetched  int64         `json:"fetchedBytes"`
-	Digest   string        `json:"digest"`   // of the snapshot's whole tree; every byte written was checked against it
-	Verified bool          `json:"verified"` // and read back from the target
+	Snapshot Snapshot `json:"snapshot"`
+	Target   string   `json:"target"`
+	Files    int64    `json:"files"`
+	Dirs     int64    `json:"dirs"`
+	Bytes    int64    `json:"bytes"`
+	Fetched  int64    `json:"fetchedBytes"`
+	Digest   string   `json:"digest"`   // of the snapshot's whole tree; every byte written was checked against it
+	Verified bool     `json:"verified"` // and read back from the target
+	// Changes says how much was changed, or with DryRun would be.
+	Changes RestoreChanges `json:"changes"`
+	// InPlace says why a directory was changed in place although Into was not set; "" if
+	// it was not.
+	InPlace string `json:"inPlace,omitempty"`
+	// Kept are paths in the target that are snapctl's own, and stay as they are.
+	Kept     []string      `json:"kept,omitempty"`
 	Duration time.Duration `json:"-"`
 	// Problems names what could not be restored as it was, such as an owner
 	// when not root, or, with Into, what could not take its place at all.
 	Problems []error `json:"-"`
 }
 
-// Restore writes a snapshot out to dir; "" is the directory that it was made of.
-// Every byte is checked against the snapshot before it is written.
+// Restore writes a snapshot out to dir; "" is the directory that it was made of, if that
+// is missing or empty, or what a restore left there. Every byte is checked against the
+// snapshot before it is written.
 //
-// When Restore fails or is interrupted, what was at dir is as it was, but with
-// Into, where every single file is either the old one or the new one.
+// When Restore fails or is interrupted, what was at dir is as it was, unless the error is
+// ErrPartlyWritten: a directory that is changed in place, where every single file is
+// either the old one or the new one. Restores of one directory take turns.
+//
+// What snapctl keeps on this machine, its repositories, caches and state, is neither
+// deleted nor replaced: a target in it is ErrOwn, and where it lies in a target it stays.
 func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *RestoreOptions) (*Receipt, error) {
 	if opts == nil {
 		opts = &RestoreOptions{}
@@ -65,19 +90,33 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 	if err != nil {
 		return nil, err
 	}
-	if dir == "" {
+	implied := dir == ""
+	if implied {
 		dir = m.Dir
 	}
-	rec, err := r.restore(ctx, m, dir, opts)
+	var rec *Receipt
+	for range targetTries {
+		if rec, err = r.restore(ctx, m, dir, implied, *opts); !errors.Is(err, errTargetCame) || ctx.Err() != nil {
+			break
+		}
+		r.log.Info("restore begins again", "dir", dir, "err", err)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			partly := errors.Is(err, ErrPartlyWritten)
+			if err = context.Cause(ctx); partly {
+				err = fmt.Errorf("%w: %w", ErrPartlyWritten, err)
+			}
 		}
 		return nil, fmt.Errorf("restoring %v to %s: %w", m.ID, dir, integrity(err))
 	}
 	rec.Duration = time.Since(start)
 	return rec, nil
 }
+
+// targetTries is how often another restore may be faster to put something where nothing
+// was, before it is an error.
+const targetTries = 5
 
 // open reads the manifest that a reference names: in one request, if it is an id.
 func (r *Repository) open(ctx context.Context, ref string) (*manifest.Manifest, error) {
@@ -117,6 +156,13 @@ type restorer struct {
 
 	plan   *plan
 	prints []uint64 // of the entries that were met, by rank, 0 for none; nil where nobody asked
+	marks  []uint64 // of the same, as in entryMark; nil where nobody asked
+
+	// Where the target is changed in place.
+	own     *ownDirs
+	kept    []string // what is ours in the target
+	names   map[manifest.Key][]manifest.Key
+	changes RestoreChanges
 
 	// partial is set when some entry could not be given what the snapshot says:
 	// then the next create has to look at everything.
@@ -129,7 +175,7 @@ type restorer struct {
 	left     struct{ files, bytes int64 } // of the plan, what could not take its place
 }
 
-func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir string, opts *RestoreOptions) (*Receipt, error) {
+func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir string, implied bool, opts RestoreOptions) (*Receipt, error) {
 	if opts.Delete && len(opts.Include) > 0 {
 		return nil, fmt.Errorf("%w: to restore a part and to delete all else do not go together", ErrInvalid)
 	}
@@ -141,13 +187,23 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if err != nil {
 		return nil, err
 	}
-	t, err := openTarget(dir, opts)
+	own := r.protected()
+	t, err := r.aim(ctx, m, dir, implied, own, &opts)
 	if err != nil {
 		return nil, err
 	}
 	defer t.close()
-	x := &restorer{
-		repo: r, m: m, tree: tree, opts: opts, target: t, meter: newMeter(opts.Progress),
+	x := &restorer{repo: r, m: m, tree: tree, opts: &opts, target: t, own: own, meter: newMeter(opts.Progress)}
+	if len(include) > 0 {
+		if x.chosen, err = choosePaths(ctx, tree, include); err != nil {
+			return nil, err
+		}
+	}
+	if opts.DryRun {
+		return x.preview(ctx)
+	}
+	if err := t.open(); err != nil {
+		return nil, err
 	}
 	if x.owner, err = newOwnerPolicy(t, opts.NoOwner); err != nil {
 		return nil, err
@@ -155,45 +211,65 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if t.fresh && len(include) == 0 {
 		x.prints = []uint64{}
 	}
+	if t.fresh && r.state != "" {
+		x.marks = []uint64{}
+	}
 	x.meter.totalFiles.Store(int64(m.Entries))
 	x.meter.totalBytes.Store(int64(m.Bytes))
 	x.meter.start(PhasePlanning)
 	defer x.meter.stop()
-	if len(include) > 0 {
-		if x.chosen, err = choosePaths(ctx, tree, include); err != nil {
-			return nil, err
+	if err := x.write(ctx); err != nil {
+		if t.how == targetInto {
+			err = fmt.Errorf("%w: %w", ErrPartlyWritten, err)
 		}
-	}
-	if err := x.run(ctx); err != nil {
 		return nil, err
 	}
-	if x.prints != nil {
+	return x.receipt(), nil
+}
+
+// write writes the snapshot, and puts it in its place.
+func (x *restorer) write(ctx context.Context) error {
+	if err := x.run(ctx); err != nil {
+		return err
+	}
+	if x.prints != nil || x.marks != nil {
 		waitForTick()
 	}
-	if err := t.commit(); err != nil {
-		return nil, err
+	if err := x.commit(); err != nil {
+		return err
 	}
-	if err := t.removeOld(); err != nil {
+	if err := x.removeOld(); err != nil {
 		x.problem(fmt.Errorf("removing the tree that was replaced: %w; what is left of it can be deleted", err))
 	}
-	if t.late != nil {
-		x.problem(fmt.Errorf("syncing the folder of %s: %w; after a power cut the old tree may be back", t.path, t.late))
+	if x.late != nil {
+		x.problem(fmt.Errorf("syncing the folder of %s: %w; after a power cut the old tree may be back", x.path, x.late))
+	}
+	if err := x.settle(ctx); err != nil {
+		return err
 	}
 	if x.prints != nil && !x.partial.Load() {
-		err := r.cache.writeStats(t.path, m.ID, x.prints)
+		err := x.repo.cache.writeStats(x.path, x.m.ID, x.prints)
 		if err == nil {
-			err = r.cache.writeTable(dirKey(t.path), m.ID, packsNamed(m))
+			err = x.repo.cache.writeTable(dirKey(x.path), x.m.ID, packsNamed(x.m))
 		}
 		if err != nil {
-			r.log.Info("caching what is known of the files", "err", err)
+			x.repo.log.Info("caching what is known of the files", "err", err)
 		}
 	}
-	digest := m.Digest()
+	return nil
+}
+
+func (x *restorer) receipt() *Receipt {
+	digest := x.m.Digest()
+	files := x.plan.files - x.left.files
+	c := x.changes
+	c.Written = files + int64(len(x.plan.dirs)) - c.Adjusted - c.Unchanged
 	return &Receipt{
-		Snapshot: *snapshotOf(&m.Info), Target: t.path,
-		Files: x.plan.files - x.left.files, Dirs: int64(len(x.plan.dirs)), Bytes: x.plan.bytes - x.left.bytes, Fetched: x.fetched,
-		Digest: hex.EncodeToString(digest[:]), Verified: opts.Verify, Problems: x.problems,
-	}, nil
+		Snapshot: *snapshotOf(&x.m.Info), Target: x.path,
+		Files: files, Dirs: int64(len(x.plan.dirs)), Bytes: x.plan.bytes - x.left.bytes, Fetched: x.fetched,
+		Digest: hex.EncodeToString(digest[:]), Verified: x.opts.Verify, Problems: x.problems,
+		Changes: c, InPlace: x.why, Kept: x.keptPaths(),
+	}
 }
 
 // run writes everything below the root: directories and what has no contents
@@ -208,6 +284,7 @@ func (x *restorer) run(ctx context.Context) error {
 		phase Phase
 		do    func(context.Context) error
 	}{
+		{"names", PhasePlanning, x.findNames},
 		{"directories", PhasePlanning, x.makeTree},
 		{"contents", PhaseWriting, x.writeContents},
 		{"hard links", PhaseWriting, x.makeLinks},

@@ -69,14 +69,15 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 		return fmt.Errorf("directory %q: %w", dir, err)
 	}
 	for _, name := range names {
-		if keep[name] || dir == "" && name == x.workName || x.folding.has(fd, name) {
+		if keep[name] || dir == "" && x.stays(name) || x.folding.has(fd, name) {
 			continue
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := removeAt(fd, name); err != nil {
-			if err := x.keeps(fmt.Errorf("deleting %q, which the snapshot does not hold: %w", manifest.Join(dir, name), err)); err != nil {
+		path := manifest.Join(dir, name)
+		if err := x.remove(ctx, fd, name, path); err != nil {
+			if err := x.keeps(fmt.Errorf("deleting %q, which the snapshot does not hold: %w", path, err)); err != nil {
 				return err
 			}
 		}
@@ -123,6 +124,9 @@ func (x *restorer) finishDirs(ctx context.Context) error {
 
 func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 	if e.Name == "" {
+		if x.how == targetFill {
+			return nil // the directory that it is for is another: see settle
+		}
 		return x.finishOpenDir(x.root, rank, e)
 	}
 	// Most have the mode that they were made with, and lack only their time.
@@ -149,6 +153,9 @@ func (x *restorer) finishOpenDir(fd int, rank uint64, e *manifest.Entry) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
+	}
+	if !x.fresh && x.sameMeta(e, &st, xattrsAt(fd, ".")) {
+		return nil
 	}
 	if foreign(&st) && uint32(st.Mode)&manifest.PermMask == e.Mode && direntOf("", &st).mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)}) {
 		return nil // nothing is to be changed that is not ours to change

@@ -138,6 +138,18 @@ func TestRestoreTargets(t *testing.T) {
 	})
 	t.Run("where it was made", func(t *testing.T) {
 		write(t, src+"/more", []byte("more"))
+		_, err := r.Restore(t.Context(), id, "", &RestoreOptions{Delete: true})
+		if !errors.Is(err, ErrExists) {
+			t.Errorf("the directory that it was made of, which was not named: %v", err)
+		}
+		if _, err := os.Stat(src + "/more"); err != nil {
+			t.Error(err)
+		}
+		restored(t, src, src)
+		must(t, os.RemoveAll(src))
+		restored(t, "", src)
+		must(t, os.RemoveAll(src))
+		must(t, os.Mkdir(src, 0o755))
 		restored(t, "", src)
 	})
 	t.Run("the working directory", func(t *testing.T) {
@@ -184,13 +196,33 @@ func TestRestoreTargets(t *testing.T) {
 	t.Run("a mount point", func(t *testing.T) {
 		mount(t, p.path("mnt"), "size=4m")
 		write(t, p.path("mnt/old"), []byte("old"))
+		must(t, os.Mkdir(p.path("mnt/lost+found"), 0o700)) // as ext4 has
+		contents := func() tree {
+			all := scan(t, p.path("mnt"))
+			if _, ok := all[lostFound]; !ok {
+				t.Error("lost+found is gone")
+			}
+			delete(all, lostFound)
+			return all
+		}
 		before := scan(t, p.path("mnt"))
-		if _, err := r.Restore(t.Context(), id, p.path("mnt"), &RestoreOptions{Delete: true}); err == nil {
-			t.Error("no error: a mount point cannot be swapped")
+		if _, err := r.Restore(t.Context(), id, p.path("mnt"), nil); !errors.Is(err, ErrExists) {
+			t.Error(err)
 		}
 		compare(t, before, scan(t, p.path("mnt")))
-		restore(t, r, id, p.path("mnt"), &RestoreOptions{Into: true, Delete: true})
-		compare(t, want, scan(t, p.path("mnt")))
+		for _, o := range []RestoreOptions{{Delete: true}, {Into: true, Delete: true}} {
+			rec := restore(t, r, id, p.path("mnt"), &o)
+			if rec.InPlace == "" && !o.Into {
+				t.Error("it is not said that it was changed in place")
+			}
+			compare(t, want, contents())
+			write(t, p.path("mnt/old"), []byte("old"))
+		}
+		must(t, os.Remove(p.path("mnt/old")))
+		must(t, os.RemoveAll(p.path("mnt/a")))
+		must(t, os.RemoveAll(p.path("mnt/d")))
+		restore(t, r, id, p.path("mnt"), nil)
+		compare(t, want, contents())
 		if left := leftovers(t, p.dir); len(left) > 0 {
 			t.Errorf("%s is left", left)
 		}

@@ -194,7 +194,7 @@ func onlyModified(t manifest.Time) []unix.Timespec {
 
 // note keeps the fingerprint of a finished entry for the stat cache.
 func (x *restorer) note(parent int, name string, rank uint64) error {
-	if x.prints == nil {
+	if x.prints == nil && x.marks == nil {
 		return nil
 	}
 	var st unix.Stat_t
@@ -206,7 +206,7 @@ func (x *restorer) note(parent int, name string, rank uint64) error {
 }
 
 func (x *restorer) noteFD(fd int, rank uint64) error {
-	if x.prints == nil {
+	if x.prints == nil && x.marks == nil {
 		return nil
 	}
 	var st unix.Stat_t
@@ -217,7 +217,26 @@ func (x *restorer) noteFD(fd int, rank uint64) error {
 	return nil
 }
 
+// markFD marks an open file for which the stat cache is to have no fingerprint.
+func (x *restorer) markFD(fd int, rank uint64) error {
+	if x.marks == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	d := direntOf("", &st)
+	x.marks[rank] = entryMark(&d)
+	return nil
+}
+
 func (x *restorer) notePrint(st *unix.Stat_t, rank uint64) {
 	d := direntOf("", st)
-	x.prints[rank] = statPrint(&d)
+	if x.prints != nil {
+		x.prints[rank] = statPrint(&d)
+	}
+	if x.marks != nil {
+		x.marks[rank] = entryMark(&d)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,42 @@ func newFolding(dir int) (*folding, error) {
 	return &folding{made: map[inode]string{}}, nil
 }
 
+// findFolding finds out whether names are folded in the target: by an entry that it has, or
+// else by one that is made for it.
+func (t *target) findFolding() error {
+	names, err := namesIn(t.old)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		other := strings.Map(otherCase, name)
+		if other == name {
+			continue
+		}
+		if slices.Contains(names, other) || fstatat(t.old, other, new(unix.Stat_t)) != nil {
+			return nil
+		}
+		t.folding = &folding{made: map[inode]string{}}
+		return nil
+	}
+	if err := t.beginWork(); err != nil {
+		return err
+	}
+	t.folding, err = newFolding(t.work)
+	return err
+}
+
+// otherCase gives an ASCII letter in the other case.
+func otherCase(r rune) rune {
+	switch {
+	case 'a' <= r && r <= 'z':
+		return r - 'a' + 'A'
+	case 'A' <= r && r <= 'Z':
+		return r - 'A' + 'a'
+	}
+	return r
+}
+
 // put calls do, which puts an entry into an open directory, or finds it there. It fails
 // where something of this run's has the name already, or would be replaced.
 func (p *folding) put(dir int, name string, do func() error) error {
@@ -85,12 +122,7 @@ func (p *folding) alone(dir int, name string) error {
 	if p == nil {
 		return nil
 	}
-	fd, err := openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := namesIn(dir)
 	if err == nil && !slices.Contains(names, name) {
 		err = errSameName
 	}

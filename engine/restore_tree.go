@@ -51,7 +51,17 @@ type want struct {
 type partedFile struct{ left int64 }
 
 // link is a hard link to make.
-type link struct{ first, name manifest.Key }
+type link struct {
+	first, name manifest.Key
+	firstRank   uint64
+	rank        uint64
+}
+
+// linkedName is where a file with several names is made, if not at the first.
+type linkedName struct {
+	key  manifest.Key
+	rank uint64
+}
 
 // maxPlanned is for how many files a plan makes room before it has met them: the
 // manifest only says that there are so many.
@@ -86,7 +96,7 @@ func (x *restorer) makeTree(ctx context.Context) error {
 	dir := &openDir{root: x.root}
 	defer dir.close()
 	var e manifest.Entry
-	linked := map[manifest.Key]manifest.Key{} // first names that are not restored
+	linked := map[manifest.Key]linkedName{} // first names that are not restored
 	for {
 		rank := c.Rank()
 		more, err := c.Next(ctx, &e)
@@ -102,23 +112,32 @@ func (x *restorer) makeTree(ctx context.Context) error {
 		if x.prints != nil {
 			x.prints = append(x.prints, 0)
 		}
+		if x.marks != nil {
+			x.marks = append(x.marks, 0)
+		}
 		if !x.chosen.has(&e) {
 			continue
 		}
 		if e.Type != manifest.Dir {
 			x.plan.files++
 		}
-		switch {
-		case x.below(&e):
-		case e.Type == manifest.Link:
-			err = x.planLink(ctx, dir, rank, &e, linked)
-		default:
-			err = x.make(ctx, dir, rank, rank, &e)
+		if !x.below(&e) {
+			err = x.makeEntry(ctx, dir, rank, &e, linked)
 		}
 		if err = x.leave(&e, err); err != nil {
 			return fmt.Errorf("%s %q: %w", e.Type, e.Path(), err)
 		}
 	}
+}
+
+func (x *restorer) makeEntry(ctx context.Context, dir *openDir, rank uint64, e *manifest.Entry, linked map[manifest.Key]linkedName) error {
+	if ours, err := x.meetsOurs(ctx, dir, e); ours || err != nil {
+		return err
+	}
+	if e.Type == manifest.Link {
+		return x.planLink(ctx, dir, rank, e, linked)
+	}
+	return x.make(ctx, dir, rank, rank, e)
 }
 
 // openDir opens a directory of the target. This run has made all that are to be
@@ -133,7 +152,7 @@ func (x *restorer) openDir(d *openDir, path string) (int, error) {
 
 // planLink plans a hard link, or, where the first name is not restored, makes
 // the file under this name.
-func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *manifest.Entry, linked map[manifest.Key]manifest.Key) error {
+func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *manifest.Entry, linked map[manifest.Key]linkedName) error {
 	first := e.First
 	var f manifest.Entry
 	src, err := x.tree.Lookup(ctx, first, &f)
@@ -149,16 +168,16 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 	}
 	if !x.chosen.has(&f) {
 		if at, ok := linked[first]; ok {
-			first = at
+			first, src = at.key, at.rank
 		} else {
 			f.Dir, f.Name = e.Dir, e.Name
 			// The maps keep the keys: the cursor's page would stay with them.
-			linked[cloneKey(first)] = cloneKey(e.Key())
+			linked[cloneKey(first)] = linkedName{cloneKey(e.Key()), rank}
 			return x.make(ctx, dir, rank, src, &f)
 		}
 	}
 	x.meter.addFile()
-	x.plan.links = append(x.plan.links, link{cloneKey(first), cloneKey(e.Key())})
+	x.plan.links = append(x.plan.links, link{cloneKey(first), cloneKey(e.Key()), src, rank})
 	return nil
 }
 
@@ -205,6 +224,9 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 		}
 	}
 	x.plan.dirs = append(x.plan.dirs, rank)
+	if e.Name == "" {
+		return x.meetRoot(e)
+	}
 	return nil
 }
 
@@ -219,6 +241,7 @@ func (x *restorer) makeDirAt(parent int, e *manifest.Entry) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		x.meetDir(e, &st, xattrsAt(parent, e.Name))
 		return x.openUp(parent, e.Name, e.Path(), &st)
 	}
 	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
@@ -276,8 +299,14 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 
 // makeSpecial makes a symbolic link, FIFO or device.
 func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error {
-	dir, name := x.workplace(parent, rank, e)
-	var err error
+	if !x.fresh && x.sameSpecial(parent, e) {
+		x.changes.Unchanged++
+		return x.folding.put(parent, e.Name, func() error { return nil })
+	}
+	dir, name, err := x.workplace(parent, rank, e)
+	if err != nil {
+		return err
+	}
 	switch e.Type {
 	case manifest.Symlink:
 		err = unix.Symlinkat(e.Target, dir, name)
@@ -321,6 +350,35 @@ func (x *restorer) makeLinks(ctx context.Context) error {
 			return fmt.Errorf("hard link %q to %q: %w", l.name.Path(), l.first.Path(), err)
 		}
 	}
+	return x.markLinks(ctx, from)
+}
+
+// markLinks marks the files that have several names, whose ctime each further one changes.
+func (x *restorer) markLinks(ctx context.Context, dir *openDir) error {
+	if x.marks == nil {
+		return nil
+	}
+	mark := func(k manifest.Key, rank uint64) error {
+		parent, err := x.openDir(dir, k.Dir)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := fstatat(parent, k.Name, &st); err != nil {
+			return err
+		}
+		d := direntOf("", &st)
+		x.marks[rank] = entryMark(&d)
+		return nil
+	}
+	for i, l := range x.plan.links {
+		if i%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := errors.Join(mark(l.first, l.firstRank), mark(l.name, l.rank)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -345,7 +403,11 @@ func (x *restorer) makeLink(from, to *openDir, l link) error {
 		return err
 	}
 	if fstatat(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
+		x.changes.Unchanged++
 		return x.folding.alone(dst, l.name.Name)
+	}
+	if err := x.beginWork(); err != nil {
+		return err
 	}
 	const temp = "link"
 	if err := unix.Linkat(src, l.first.Name, x.work, temp, 0); err != nil {
@@ -356,11 +418,12 @@ func (x *restorer) makeLink(from, to *openDir, l link) error {
 
 // workplace is where an entry is made: in its own place in a directory that
 // nobody knows of yet; else apart, until it takes its place whole.
-func (x *restorer) workplace(parent int, rank uint64, e *manifest.Entry) (dir int, name string) {
+func (x *restorer) workplace(parent int, rank uint64, e *manifest.Entry) (dir int, name string, err error) {
 	if x.fresh {
-		return parent, e.Name
+		return parent, e.Name, nil
 	}
-	return x.work, strconv.FormatUint(rank, 10)
+	err = x.beginWork()
+	return x.work, strconv.FormatUint(rank, 10), err
 }
 
 // moveInto puts a finished file in the place of what has its name.

@@ -200,7 +200,7 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if err != nil {
 		return false, err
 	}
-	if st.Nlink > 1 {
+	if !x.sameNames(e, &st) {
 		return false, nil // other names, maybe not ours, have the same inode
 	}
 	d := direntOf(e.Name, &st)
@@ -208,21 +208,20 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if now.Type != manifest.File || now.Size != e.Size || now.Mtime != e.Mtime {
 		return false, nil
 	}
-	fd, err := openFile(parent, e.Name)
-	if errors.Is(err, unix.EACCES) {
-		return false, nil // it can be replaced all the same
-	}
-	if err != nil {
-		return false, err
-	}
-	defer unix.Close(fd)
-	attrs, err := unix.Flistxattr(fd, nil)
-	if err != nil && !errors.Is(err, unix.ENOTSUP) {
-		return false, fmt.Errorf("listing extended attributes: %w", err)
-	}
-	same := now.Mode == e.Mode && attrs <= 0 && len(e.Xattrs) == 0 && (!x.owner.set || now.UID == e.UID && now.GID == e.GID)
+	same := x.sameMeta(e, &st, xattrsAt(parent, e.Name))
 	if !same && foreign(&st) {
 		return false, nil // it is not ours to change, but to replace
+	}
+	fd := -1
+	if !same || x.opts.Verify {
+		fd, err = openFile(parent, e.Name)
+		if errors.Is(err, unix.EACCES) {
+			return false, nil // it can be replaced all the same
+		}
+		if err != nil {
+			return false, err
+		}
+		defer unix.Close(fd)
 	}
 	if x.opts.Verify {
 		v := &verifier{restorer: x, dir: openDir{root: x.root}}
@@ -240,7 +239,9 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	x.meter.addFile()
 	x.meter.addBytes(int64(e.Size))
 	if same {
+		x.changes.Unchanged++
 		return true, nil
 	}
+	x.changes.Adjusted++
 	return true, x.setMetaFD(fd, spot{parent, e.Name}, e)
 }

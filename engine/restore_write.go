@@ -294,7 +294,7 @@ func (w *contentWriter) writePiece(wt *want, e *manifest.Entry, data []byte) err
 	if part == nil {
 		fd, err = w.createFile(parent, uint64(wt.rank), e, false)
 	} else {
-		dir, name := w.workplace(parent, uint64(wt.rank), e)
+		dir, name, _ := w.workplace(parent, uint64(wt.rank), e) // which there is since createFile
 		fd, err = openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW)
 	}
 	if err != nil {
@@ -331,7 +331,10 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 	if pieces || len(e.Xattrs) > 0 {
 		mode |= 0o600
 	}
-	dir, name := x.workplace(parent, rank, e)
+	dir, name, err := x.workplace(parent, rank, e)
+	if err != nil {
+		return -1, err
+	}
 	for {
 		fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 		if !errors.Is(err, unix.EINTR) {
@@ -343,7 +346,10 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 // finishFile gives a file whose contents are there its metadata and its name.
 func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) error {
 	x.meter.addFile()
-	dir, name := x.workplace(parent, rank, e)
+	dir, name, err := x.workplace(parent, rank, e)
+	if err != nil {
+		return err
+	}
 	at := spot{dir, name}
 	// What is written in pieces was made with other permissions.
 	if x.plan.parted[rank] == nil && x.owner.asMade(e, e.Mode&0o777) {
@@ -357,7 +363,7 @@ func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) er
 		return x.moveInto(name, parent, e.Name)
 	}
 	if e.Links > 1 {
-		return nil // its ctime changes with each link
+		return x.markFD(fd, rank) // its ctime changes with each link, and then its mark
 	}
 	return x.noteFD(fd, rank)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 
@@ -38,7 +39,7 @@ func newSequencer(c *creator) *sequencer {
 func (s *sequencer) run(ctx context.Context, workers int) error {
 	w := &walker{
 		root: s.root, dev: s.rootDir.dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem,
-		skip: s.repo.ownDirs(),
+		skip: s.repo.ownDirs().byInode,
 	}
 	if err := s.add(ctx, "", &s.rootDir); err != nil {
 		return err
@@ -75,6 +76,9 @@ func (s *sequencer) note(n *dirNode) {
 	}
 	for _, err := range n.failed {
 		s.problem(err)
+	}
+	for _, name := range n.own {
+		s.leftOut = append(s.leftOut, filepath.Join(s.dir, n.path, name))
 	}
 	if n.sockets > 0 {
 		s.sockets.Add(int64(n.sockets))

@@ -7,82 +7,110 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
+	"slices"
+	"sync"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
 // target is the directory that a restore writes to.
 type target struct {
-	path  string // absolute, without symbolic links
-	root  int    // file descriptor of the directory that is written to
-	fresh bool   // root is a new directory beside path, which commit puts in its place
-	temp  string // the path of that directory
-	swap  bool   // there is a tree at path that commit removes
-	late  error  // what went wrong when the new tree was in place already
+	path string // absolute, without symbolic links
+	how  targetMode
+	why  string // it is targetInto although nobody asked for that; else ""
+	old  int    // file descriptor of the directory that was at path, locked; -1 for none
+	root int    // file descriptor of the directory that is written to
+
+	fresh      bool // root is a new directory, which nobody knows of until commit
+	mountPoint bool // something is mounted at path
+	whole      bool // in the end it holds nothing but what was restored
+
+	temp string // the path of root, if commit puts it, or what is in it, in its place
+	late error  // what went wrong when the new tree was in place already
 
 	// Where root is path itself: a directory in it for files that are not whole yet.
-	work     int
+	working  sync.Mutex
+	work     int // -1 as long as there are none
 	workName string
 	folding  *folding          // what was put there, if the file system folds names
 	opened   map[string]uint32 // directories that let us write for a while, and their modes
 }
 
-// tempPrefix begins the name of a directory that a restore is making. While the
-// restore lives it holds a lock on it.
-const tempPrefix = ".snapctl-restore-"
+// A targetMode is how a target comes to hold what is restored.
+type targetMode uint8
 
-// openTarget decides how dir is written to, and opens or makes the directory.
-func openTarget(dir string, opts *RestoreOptions) (*target, error) {
-	path, err := resolveTarget(dir)
-	if err != nil {
-		return nil, err
+const (
+	// targetNew: nothing is there. A new directory beside it is renamed.
+	targetNew targetMode = iota
+	// targetFill: an empty directory is there, and stays. What is made in a directory
+	// in it is moved up when it is whole.
+	targetFill
+	// targetSwap: a new directory beside it takes the place of one that is there.
+	targetSwap
+	// targetInto: what is there is changed.
+	targetInto
+)
+
+// errTargetCame: something is at the target that was not there when the restore began.
+var errTargetCame = fmt.Errorf("%w: something was put there meanwhile", ErrExists)
+
+// open opens or makes the directory that is written to, as how says.
+func (t *target) open() error {
+	t.fresh = t.how != targetInto
+	switch t.how {
+	case targetInto:
+		t.root = t.old
+		return t.openInto()
+	case targetFill:
+		return t.makeRoot(t.path, tempPrefix)
 	}
-	t := &target{path: path, root: -1, work: -1}
-	empty := true
-	st, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		st = nil
-	case err != nil:
-		return nil, err
-	case !st.IsDir():
-		return nil, fmt.Errorf("%w: it is not a directory", ErrExists)
-	default:
-		if empty, err = isEmptyDir(path); err != nil {
-			return nil, err
-		}
-		if !empty && !opts.Into && !opts.Delete {
-			return nil, fmt.Errorf("%w: the directory is not empty", ErrExists)
-		}
+	parent, prefix := beside(t.path)
+	if err := os.MkdirAll(parent, 0o777); err != nil {
+		return err
 	}
-	if !empty && opts.Delete {
-		if err := checkMounts(path); err != nil {
-			return nil, err
-		}
-	}
-	if st != nil && (opts.Into || empty && fixed(path)) {
-		err = t.openInto()
-	} else {
-		t.swap = !empty
-		err = t.openBeside()
-	}
-	if err != nil {
-		t.close()
-		return nil, err
-	}
-	return t, nil
+	sweep(parent, prefix)
+	return t.makeRoot(parent, prefix)
 }
 
-// fixed reports whether a directory cannot be replaced by another: something is
-// mounted on it, or its parent is not ours to write to.
-func fixed(path string) bool {
-	if mounted, err := mountinfo.Mounted(path); err != nil || mounted {
-		return true
+// openInto prepares for changing the directory that is there.
+func (t *target) openInto() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return err
 	}
-	return unix.Faccessat(unix.AT_FDCWD, filepath.Dir(path), unix.W_OK|unix.X_OK, unix.AT_EACCESS) != nil
+	if err := t.openUp(t.root, ".", "", &st); err != nil {
+		return err
+	}
+	return t.findFolding()
+}
+
+// makeRoot makes the directory that is written to.
+func (t *target) makeRoot(parent, prefix string) error {
+	fd, name, err := makeLocked(parent, prefix)
+	if err != nil {
+		return err
+	}
+	t.root, t.temp = fd, filepath.Join(parent, name)
+	return dropDefaultACL(fd)
+}
+
+// beginWork makes the directory for unfinished files, when there is the first: a target
+// in which nothing has to be changed is left alone.
+func (t *target) beginWork() (err error) {
+	t.working.Lock()
+	defer t.working.Unlock()
+	if t.work >= 0 {
+		return nil
+	}
+	work, name, err := makeLocked(t.path, tempPrefix)
+	if err != nil {
+		return err
+	}
+	t.work, t.workName = work, name
+	return dropDefaultACL(t.work)
 }
 
 // checkMounts refuses to delete a tree in which something is mounted: what is
@@ -100,28 +128,6 @@ func checkMounts(path string) error {
 	return nil
 }
 
-// openInto opens the directory that is there.
-func (t *target) openInto() (err error) {
-	if t.root, err = openDirectory(t.path); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(t.root, &st); err != nil {
-		return err
-	}
-	if err := t.openUp(t.root, ".", "", &st); err != nil {
-		return err
-	}
-	sweep(t.path, tempPrefix)
-	if t.work, t.workName, err = makeLocked(t.path, tempPrefix); err != nil {
-		return err
-	}
-	if t.folding, err = newFolding(t.work); err != nil {
-		return err
-	}
-	return dropDefaultACL(t.work)
-}
-
 // beside is where directories are made that are to take a path, and how their names
 // begin: with enough of its name to tell whose they are.
 func beside(path string) (parent, prefix string) {
@@ -129,91 +135,8 @@ func beside(path string) (parent, prefix string) {
 	return parent, tempPrefix + base[:min(len(base), 128)] + "-"
 }
 
-// openBeside makes a directory beside the target.
-func (t *target) openBeside() error {
-	parent, prefix := beside(t.path)
-	if err := os.MkdirAll(parent, 0o777); err != nil {
-		return err
-	}
-	sweep(parent, prefix)
-	fd, name, err := makeLocked(parent, prefix)
-	if err != nil {
-		return err
-	}
-	t.root, t.fresh, t.temp = fd, true, filepath.Join(parent, name)
-	return dropDefaultACL(fd)
-}
-
-func openDirectory(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return fd, nil
-}
-
-// makeLocked makes a directory in parent that is ours as long as its descriptor
-// is open.
-func makeLocked(parent, prefix string) (fd int, name string, err error) {
-	for {
-		path, err := os.MkdirTemp(parent, prefix+"*")
-		if err != nil {
-			return -1, "", err
-		}
-		fd, err := openDirectory(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // somebody swept it before it was locked
-		}
-		if err == nil {
-			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-			var ours, there unix.Stat_t
-			if err == nil {
-				err = unix.Fstat(fd, &ours)
-			}
-			if err == nil && unix.Lstat(path, &there) == nil && ours.Ino == there.Ino {
-				return fd, filepath.Base(path), nil
-			}
-			unix.Close(fd)
-			if err == nil || errors.Is(err, unix.EWOULDBLOCK) {
-				continue // likewise
-			}
-		}
-		os.Remove(path)
-		return -1, "", fmt.Errorf("locking %s: %w", path, err)
-	}
-}
-
 // sweepBeside removes what restores to a path that were killed have left beside it.
 func sweepBeside(path string) { sweep(beside(path)) }
-
-// sweep removes what restores that were killed have left in parent: it is theirs
-// by its name and owner, and nobody holds its lock.
-func sweep(parent, prefix string) {
-	root, err := os.OpenRoot(parent)
-	if err != nil {
-		return
-	}
-	defer root.Close()
-	entries, err := os.ReadDir(parent)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		rest, ours := strings.CutPrefix(e.Name(), prefix)
-		if !ours || !e.IsDir() || rest == "" || strings.Trim(rest, "0123456789") != "" {
-			continue
-		}
-		fd, err := openDirectory(filepath.Join(parent, e.Name()))
-		if err != nil {
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			removeIn(root, e.Name())
-		}
-		unix.Close(fd)
-	}
-}
 
 // resolveTarget makes the path absolute and follows the links in it: what is
 // swapped is the directory, not a link to it.
@@ -303,39 +226,117 @@ func removeBelow(root *os.Root, name string, levels int) {
 	g.Wait()
 }
 
-// commit puts the new directory in the target's place, in one step.
+// namesIn lists an open directory from its beginning, however often.
+func namesIn(dir int) ([]string, error) {
+	fd, err := openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return readNames(fd)
+}
+
+// commit puts what was made in the target's place, in one step; in an empty directory,
+// as fast as it can.
 func (t *target) commit() error {
-	if !t.fresh {
+	var err error
+	switch t.how {
+	case targetInto:
 		return nil
+	case targetFill:
+		return t.promote()
+	case targetSwap:
+		return t.swap()
 	}
-	if t.swap {
-		if err := checkMounts(t.path); err != nil {
-			return err // it came while we worked
-		}
-		// The old tree is about to go: the new one must outlive a power cut.
-		if err := syncFileSystem(t.root); err != nil {
-			return fmt.Errorf("syncing: %w", err)
-		}
-		err := exchange(t.temp, t.path)
-		if errIsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) {
-			err = t.swapInSteps()
-		}
-		if err != nil {
-			return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
-		}
-		t.late = syncDir(filepath.Dir(t.path))
-		return nil // removeOld removes the old tree
+	err = renameNew(t.temp, t.path)
+	if errIsAny(err, unix.EEXIST, unix.ENOTEMPTY) {
+		return errTargetCame
 	}
-	// Replaces an empty directory, and fails if it is not empty any more.
-	if err := unix.Rename(t.temp, t.path); err != nil {
-		if errors.Is(err, unix.ENOTEMPTY) {
-			err = fmt.Errorf("%w: something was written to it meanwhile", ErrExists)
-		}
+	if err != nil {
 		return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
 	}
 	t.temp = ""
 	return nil
 }
+
+// swap exchanges the new tree and the old one, which close removes.
+func (t *target) swap() error {
+	if err := checkMounts(t.path); err != nil {
+		return err // it came while we worked
+	}
+	// The old tree is about to go: the new one must outlive a power cut.
+	if err := syncFileSystem(t.root); err != nil {
+		return fmt.Errorf("syncing: %w", err)
+	}
+	if !leadsTo(t.path, t.old) {
+		return errTargetCame // what is there by now nobody has looked at
+	}
+	err := exchange(t.temp, t.path)
+	if errIsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) {
+		err = t.swapInSteps()
+	}
+	if err != nil {
+		return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
+	}
+	t.late = syncDir(filepath.Dir(t.path))
+	return nil
+}
+
+// promote moves what was made in a directory in the target up into it. If that fails it is
+// moved back, and the target is as empty as it was.
+func (t *target) promote() error {
+	names, err := namesIn(t.root)
+	if err != nil {
+		return err
+	}
+	there, err := namesIn(t.old)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(there, func(name string) bool { return name != filepath.Base(t.temp) && !t.stays(name) }) {
+		return errTargetCame
+	}
+	for i, name := range names {
+		if err := moveUp(t.root, t.old, name); err != nil {
+			for _, back := range names[:i] {
+				err = errors.Join(err, moveUp(t.old, t.root, back))
+			}
+			return fmt.Errorf("putting %q in place: %w", name, err)
+		}
+	}
+	// Before the directory is given its time.
+	if err := unix.Unlinkat(t.old, filepath.Base(t.temp), unix.AT_REMOVEDIR); err != nil {
+		return &os.PathError{Op: "remove", Path: t.temp, Err: err}
+	}
+	t.temp = ""
+	return nil
+}
+
+// moveUp moves an entry from one open directory to another. Of a directory that may not
+// be written to the kernel refuses that to ordinary users.
+func moveUp(from, to int, name string) error {
+	err := renameNewAt(from, name, to, name)
+	if !errors.Is(err, unix.EACCES) {
+		return err
+	}
+	var st unix.Stat_t
+	if fstatat(from, name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	mode := uint32(st.Mode) & manifest.PermMask
+	if cerr := unix.Fchmodat(from, name, mode|0o700, 0); cerr != nil {
+		return err
+	}
+	err = renameNewAt(from, name, to, name)
+	at := to
+	if err != nil {
+		at = from
+	}
+	return errors.Join(err, unix.Fchmodat(at, name, mode, 0))
+}
+
+// lostFound is what ext4 has at the root of each file system, for what a check of it finds.
+const lostFound = "lost+found"
 
 // swapInSteps is for file systems that cannot exchange: there is a moment
 // without a tree, and after a crash in it the old one lies beside the target.
@@ -353,7 +354,7 @@ func (t *target) swapInSteps() error {
 
 // removeOld removes the tree that commit replaced.
 func (t *target) removeOld() error {
-	if !t.swap {
+	if t.how != targetSwap {
 		return nil
 	}
 	old := t.temp
@@ -371,7 +372,7 @@ func (t *target) endWork() {
 }
 
 // close removes the new tree if it was not put in place, and gives directories that were
-// opened up their modes.
+// opened up their modes. It lets the next restore of the target go on.
 func (t *target) close() {
 	t.endWork()
 	if t.root >= 0 {
@@ -383,8 +384,11 @@ func (t *target) close() {
 	}
 	if t.root >= 0 {
 		unix.Close(t.root)
-		t.root = -1
 	}
+	if t.old >= 0 && t.old != t.root {
+		unix.Close(t.old)
+	}
+	t.root, t.old = -1, -1
 }
 
 func syncDir(path string) error {

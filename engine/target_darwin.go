@@ -5,6 +5,13 @@ import "golang.org/x/sys/unix"
 // exchange has two paths change places, in one step.
 func exchange(a, b string) error { return unix.RenamexNp(a, b, unix.RENAME_SWAP) }
 
+// renameNew renames, unless something is at the new path already: EEXIST.
+func renameNew(from, to string) error { return unix.RenamexNp(from, to, unix.RENAME_EXCL) }
+
+func renameNewAt(fromDir int, from string, toDir int, to string) error {
+	return unix.RenameatxNp(fromDir, from, toDir, to, unix.RENAME_EXCL)
+}
+
 // syncFileSystem writes all of the file system to disk that an open file is on: what
 // is nearest to that here. sync begins to write, and does not wait; the full sync of a
 // file is a barrier behind it, for the disk's own cache too.

@@ -11,6 +11,20 @@ func exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }
 
+// renameNew renames, unless something is at the new path already: EEXIST.
+func renameNew(from, to string) error { return renameNewAt(unix.AT_FDCWD, from, unix.AT_FDCWD, to) }
+
+func renameNewAt(fromDir int, from string, toDir int, to string) error {
+	err := unix.Renameat2(fromDir, from, toDir, to, unix.RENAME_NOREPLACE)
+	if errIsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) { // as of NFS
+		if fstatat(toDir, to, new(unix.Stat_t)) == nil {
+			return unix.EEXIST
+		}
+		err = unix.Renameat(fromDir, from, toDir, to)
+	}
+	return err
+}
+
 // syncFileSystem writes all of the file system to disk that an open file is on.
 func syncFileSystem(fd int) error { return unix.Syncfs(fd) }
 

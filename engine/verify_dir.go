@@ -54,7 +54,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if err != nil {
 		return nil, err
 	}
-	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: newMeter(opts.Progress), links: map[inode]*linkGroup{}}
+	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: newMeter(opts.Progress), links: map[inode]*linkGroup{}, skip: r.ownDirs().byInode}
 	v.meter.start(PhaseVerifying)
 	defer v.meter.stop()
 	v.meter.totalFiles.Store(int64(m.Entries))
@@ -79,8 +79,11 @@ type dirVerifier struct {
 	repo     *Repository
 	opts     *VerifyDirOptions
 	snapshot *SnapshotFS
-	root     int
+	root     int // file descriptor; -1 for a directory that is not there
 	rootDir  dirent
+	chosen   *selection       // of the snapshot; nil for everything
+	skip     map[inode]string // directories that are not looked at
+	byStat   bool             // of files of the same size and time the contents are the same
 	meter    *meter
 
 	// Of the walk.
@@ -90,6 +93,8 @@ type dirVerifier struct {
 	more   bool
 	links  map[inode]*linkGroup
 	hidden []string // directories that could not be listed
+	kept   []string // directories that were skipped
+	met    int64    // entries of the snapshot
 
 	work, order chan *dirJob
 	problems    []error // of yield's goroutine
@@ -191,10 +196,13 @@ func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 	if err := v.next(ctx); err != nil {
 		return err
 	}
+	if v.root < 0 {
+		return v.removedBefore(ctx, nil)
+	}
 	if err := v.add(ctx, "", &v.rootDir); err != nil {
 		return err
 	}
-	w := &walker{root: v.root, dev: v.rootDir.dev, exclude: &excludes{}, skip: v.repo.ownDirs()}
+	w := &walker{root: v.root, dev: v.rootDir.dev, exclude: &excludes{}, skip: v.skip}
 	err = w.walk(ctx, workers+1, func(n *dirNode) error {
 		for _, err := range append(slices.Clone(n.failed), n.err) {
 			if err == nil || isGone(err) {
@@ -206,6 +214,9 @@ func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 		}
 		if n.err != nil {
 			v.hidden = append(v.hidden, n.path)
+		}
+		for _, name := range n.own {
+			v.kept = append(v.kept, manifest.Join(n.path, name))
 		}
 		for i := range n.entries {
 			if err := v.add(ctx, n.path, &n.entries[i]); err != nil {
@@ -222,16 +233,28 @@ func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 
 // next reads the snapshot's next entry.
 func (v *dirVerifier) next(ctx context.Context) (err error) {
-	v.rank = v.cursor.Rank()
-	v.more, err = v.cursor.Next(ctx, &v.old)
-	return err
+	for {
+		v.rank = v.cursor.Rank()
+		v.more, err = v.cursor.Next(ctx, &v.old)
+		if err != nil || !v.more {
+			return err
+		}
+		if v.chosen.has(&v.old) {
+			v.met++
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
 }
 
 // removedBefore makes jobs of the snapshot's entries before a key, nil for all that
 // are left: the directory does not have them.
 func (v *dirVerifier) removedBefore(ctx context.Context, k *manifest.Key) error {
 	for v.more && (k == nil || v.old.Key().Compare(*k) < 0) {
-		hidden := slices.ContainsFunc(v.hidden, func(dir string) bool { return manifest.Within(v.old.Dir, dir) })
+		hidden := slices.ContainsFunc(v.hidden, func(dir string) bool { return manifest.Within(v.old.Dir, dir) }) ||
+			slices.ContainsFunc(v.kept, func(dir string) bool { return manifest.Within(v.old.Path(), dir) })
 		if !hidden {
 			if err := v.send(ctx, &dirJob{old: cloneEntry(&v.old), oldRank: v.rank}); err != nil {
 				return err
@@ -356,7 +379,10 @@ func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *
 		what &^= manifest.ChangedTimes
 	}
 	same := old.Size == new.Size && old.Target == new.Target && old.Device == new.Device
-	if same && old.Type == manifest.File {
+	if v.byStat && old.Type == manifest.File && old.Mtime != new.Mtime {
+		same = false // as restore takes it
+	}
+	if same && old.Type == manifest.File && !v.byStat {
 		var errno unix.Errno
 		switch err := v.contents(ctx, old, new, dir, buf); {
 		case errors.Is(err, errDiffers):

@@ -20,8 +20,8 @@ type walker struct {
 	dev     uint64
 	exclude *excludes
 	oneFS   bool
-	skip    map[inode]bool // directories that are left out
-	upper   *upperFormat   // the root is the upper directory of a fork; nil if it is not
+	skip    map[inode]string // directories that are left out, and what they are
+	upper   *upperFormat     // the root is the upper directory of a fork; nil if it is not
 
 	ctx   context.Context // of walk
 	mu    sync.Mutex
@@ -47,6 +47,7 @@ type dirNode struct {
 	err     error
 	failed  []error // entries that could not be looked at
 	sockets int
+	own     []string // names that walker.skip leaves out
 
 	// Of the upper directory of a fork: what it says of itself, the names that are
 	// not to show whatever the snapshot has, and what it shows, once that is known.
@@ -245,7 +246,8 @@ func (w *walker) read(n *dirNode) error {
 			continue
 		}
 		if d.isDir() {
-			if w.skip[inode{d.dev, d.ino}] {
+			if w.skip[inode{d.dev, d.ino}] != "" {
+				n.own = append(n.own, name)
 				continue
 			}
 			if len(path) > manifest.MaxPath {

@@ -16,6 +16,7 @@ type createOutput struct {
 	*engine.Snapshot
 	DurationMs int64    `json:"durationMs"`
 	Problems   []string `json:"problems,omitempty"`
+	LeftOut    []string `json:"leftOut,omitempty"`
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -30,9 +31,12 @@ not stored again, and files that have not changed since the last snapshot of
 DIR are not read again.
 
 Prints one line, the id; with --json one object: the fields that show --json
-prints, durationMs, and problems, the files that are not in the snapshot as
-they should be. If there are any, each is named on standard error and the exit
-code is 3; the snapshot holds everything else.
+prints, durationMs, problems, the files that are not in the snapshot as they
+should be, and leftOut. If there are problems, each is named on standard error
+and the exit code is 3; the snapshot holds everything else.
+
+What snapctl itself keeps below DIR, the repository and this machine's cache and
+state, is left out, and the summary and leftOut name it.
 
 An interrupted create leaves no snapshot. What it had uploaded is reused by the
 next one.
@@ -108,6 +112,7 @@ func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions)
 			Snapshot:   &result.Snapshot,
 			DurationMs: result.Duration.Milliseconds(),
 			Problems:   messages(result.Problems),
+			LeftOut:    result.LeftOut,
 		})
 	} else {
 		err = a.print(result.ID.String() + "\n")
@@ -124,6 +129,9 @@ func createSummary(r *engine.CreateResult) string {
 		quoted(r.Dir), plural(r.Files, "file"), size(r.Bytes), size(r.NewBytes), size(r.StoredBytes), round(r.Duration))
 	if r.Skipped > 0 {
 		s += fmt.Sprintf("; %s skipped", plural(r.Skipped, "socket"))
+	}
+	if len(r.LeftOut) > 0 {
+		s += "; left out, as snapctl's own: " + quotedList(r.LeftOut)
 	}
 	if r.ExpiresAt != nil {
 		s += "; expires " + localTime(*r.ExpiresAt)

@@ -119,6 +119,11 @@ type diffPrinter struct {
 	terminal  bool
 	out       *bufio.Writer
 	counts    [3]int64 // added, removed, modified
+
+	// What surrounds the array in the output of restore --dry-run --json; nothing in
+	// that of diff.
+	before string
+	after  func() (string, error)
 }
 
 func (p *diffPrinter) print(c *engine.Change) error {
@@ -135,7 +140,7 @@ func (p *diffPrinter) print(c *engine.Change) error {
 	if err == nil && p.app.json {
 		begin := ",\n"
 		if first {
-			begin = "["
+			begin = p.before + "["
 		}
 		line = begin + strings.TrimSuffix(line, "\n")
 	}
@@ -187,9 +192,9 @@ func (p *diffPrinter) finish(err error) error {
 	switch {
 	case !p.app.json:
 	case p.counts != [3]int64{}:
-		_, werr = p.out.WriteString("]\n")
+		werr = p.end("]", err)
 	case err == nil:
-		_, werr = p.out.WriteString("[]\n")
+		werr = p.end(p.before+"[]", err)
 	}
 	if werr == nil {
 		werr = p.out.Flush()
@@ -197,6 +202,23 @@ func (p *diffPrinter) finish(err error) error {
 	if werr != nil {
 		return werr
 	}
+	return err
+}
+
+// end writes the end of an array, and what comes after it, if no error ended it.
+func (p *diffPrinter) end(text string, err error) error {
+	rest := "\n"
+	if p.before != "" {
+		rest = "}\n"
+	}
+	if p.after != nil && err == nil {
+		after, err := p.after()
+		if err != nil {
+			return err
+		}
+		rest = after
+	}
+	_, err = p.out.WriteString(text + rest)
 	return err
 }
 

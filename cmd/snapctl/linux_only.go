@@ -57,8 +57,8 @@ dump look into one without that.`,
 	return cmd
 }
 
-// fork is what restore --lazy does.
-func (a *app) fork(context.Context, string, string, engine.ForkOptions) error {
+// restoreLazily would make a fork.
+func (a *app) restoreLazily(context.Context, string, string, engine.ForkOptions, engine.RestoreOptions) error {
 	return engine.ErrNeedsLinux
 }
 

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -25,22 +28,44 @@ func about(ref string, err error) error {
 	return err
 }
 
+// A handle is what is known of a snapshot without asking: a reference, and the directory
+// that its JSON names, "" for none.
+type handle struct{ ref, dir string }
+
 // ref is the reference that an argument stands for: itself, or for "-" the one
 // on standard input.
 func (a *app) ref(cmd *cobra.Command, arg string) (string, error) {
-	refs, err := a.refs(cmd, []string{arg})
+	h, err := a.handle(cmd, arg)
+	return h.ref, err
+}
+
+// handle is ref with the directory of a handle.
+func (a *app) handle(cmd *cobra.Command, arg string) (handle, error) {
+	all, err := a.handles(cmd, []string{arg})
 	if err != nil {
-		return "", err
+		return handle{}, err
 	}
-	if len(refs) != 1 {
-		return "", usagef(cmd, "%s: %d references on standard input instead of one", cmd.Name(), len(refs))
+	if len(all) != 1 {
+		return handle{}, usagef(cmd, "%s: %d references on standard input instead of one", cmd.Name(), len(all))
 	}
-	return refs[0], nil
+	return all[0], nil
 }
 
 // refs is the references that arguments stand for.
 func (a *app) refs(cmd *cobra.Command, args []string) ([]string, error) {
-	var all []string
+	handles, err := a.handles(cmd, args)
+	return refsOf(handles), err
+}
+
+func refsOf(handles []handle) (refs []string) {
+	for _, h := range handles {
+		refs = append(refs, h.ref)
+	}
+	return refs
+}
+
+func (a *app) handles(cmd *cobra.Command, args []string) ([]handle, error) {
+	var all []handle
 	for _, arg := range args {
 		switch arg {
 		case "":
@@ -50,13 +75,20 @@ func (a *app) refs(cmd *cobra.Command, args []string) ([]string, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: reading standard input: %w", cmd.Name(), err)
 			}
-			refs, err := parseRefs(data)
+			handles, err := parseHandles(data)
 			if err != nil {
 				return nil, usagef(cmd, "%s: standard input: %w", cmd.Name(), err)
 			}
-			all = append(all, refs...)
+			all = append(all, handles...)
 		default:
-			all = append(all, arg)
+			h := handle{ref: arg}
+			if strings.HasPrefix(arg, "{") {
+				// What is wrong with it the engine says, as of any reference.
+				if parsed, err := decodeHandles(json.NewDecoder(strings.NewReader(arg)), false); err == nil {
+					h.dir = parsed[0].dir
+				}
+			}
+			all = append(all, h)
 		}
 	}
 	return all, nil
@@ -85,10 +117,10 @@ func (a *app) readStdin(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// parseRefs parses references one a line, or JSON: objects with an id, which
-// is all that is looked at, or arrays of them.
-func parseRefs(data []byte) ([]string, error) {
-	refs := []string{}
+// parseHandles parses references one a line, or JSON: objects with an id and maybe a dir,
+// which is all that is looked at, or arrays of them.
+func parseHandles(data []byte) ([]handle, error) {
+	var all []handle
 	some := false
 	for {
 		data = bytes.TrimSpace(data)
@@ -98,46 +130,52 @@ func parseRefs(data []byte) ([]string, error) {
 		some = true
 		if data[0] == '{' || data[0] == '[' {
 			dec := json.NewDecoder(bytes.NewReader(data))
-			ids, err := decodeHandles(dec, data[0] == '[')
+			handles, err := decodeHandles(dec, data[0] == '[')
 			if err != nil {
 				return nil, err
 			}
-			refs = append(refs, ids...)
+			all = append(all, handles...)
 			data = data[dec.InputOffset():]
 			continue
 		}
 		line, rest, _ := bytes.Cut(data, []byte("\n"))
-		refs = append(refs, string(bytes.TrimSpace(line)))
+		all = append(all, handle{ref: string(bytes.TrimSpace(line))})
 		data = rest
 	}
 	if !some {
 		return nil, errors.New("no reference")
 	}
-	return refs, nil
+	return all, nil
 }
 
-// decodeHandles decodes a handle, or an array of handles, to their ids.
-func decodeHandles(dec *json.Decoder, array bool) ([]string, error) {
-	type handle struct {
-		ID *manifest.ID `json:"id"`
+// decodeHandles decodes a handle, or an array of handles.
+func decodeHandles(dec *json.Decoder, array bool) ([]handle, error) {
+	type object struct {
+		ID  *manifest.ID `json:"id"`
+		Dir any          `json:"dir"`
 	}
-	var handles []handle
+	var objects []object
 	var err error
 	if array {
-		err = dec.Decode(&handles)
+		err = dec.Decode(&objects)
 	} else {
-		handles = make([]handle, 1)
-		err = dec.Decode(&handles[0])
+		objects = make([]object, 1)
+		err = dec.Decode(&objects[0])
 	}
 	if err != nil {
 		return nil, fmt.Errorf("not the JSON of a snapshot: %w", err)
 	}
-	var ids []string
-	for _, h := range handles {
-		if h.ID == nil {
+	var all []handle
+	for _, o := range objects {
+		if o.ID == nil {
 			return nil, errors.New(`not the JSON of a snapshot: no "id"`)
 		}
-		ids = append(ids, h.ID.String())
+		h := handle{ref: o.ID.String()}
+		// Bytes that JSON could not say are in the snapshot itself.
+		if dir, _ := o.Dir.(string); filepath.IsAbs(dir) && !strings.ContainsRune(dir, utf8.RuneError) {
+			h.dir = dir
+		}
+		all = append(all, h)
 	}
-	return ids, nil
+	return all, nil
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/engine"
@@ -25,16 +27,28 @@ func (a *app) restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore REF [DIR]",
 		Short: "Write a snapshot out to a directory",
-		Long: `Writes a snapshot out to DIR, or to the directory that it was made of, and
-prints the path. How to write a REF: snapctl help references.
+		Long: `Writes a snapshot out to DIR, and prints the path. How to write a REF: snapctl
+help references. Without DIR it is the directory that a handle names ("restore
+-"), or else the one that the snapshot was made of, if that is missing or empty.
 
-The snapshot is written beside the target and takes its place in one step:
-whoever looks sees the old tree or the new one, and an interrupted restore
-leaves the old one. So the target must be missing or an empty directory, unless
-a flag says what to do with what it holds:
+Into a directory that is missing or empty the snapshot is written as it is, and
+an interrupted restore leaves it missing or empty. If it holds something, a flag
+says what becomes of that:
   --delete         replace it
   --into           change what differs in place, and keep what else it holds
   --into --delete  change what differs in place, and delete what else it holds
+No flag is needed where all of it was written by a restore of this machine, or
+is a fork, and nothing was changed since: that is replaced.
+
+What is replaced is so in one step: whoever looks sees the old tree or the new
+one, and an interrupted restore leaves the old one. Where that cannot be it is
+changed in place, and the summary says why: a mount point, a directory in which
+a process works or that is mounted elsewhere too, or one that holds what snapctl
+itself keeps on this machine, which is neither deleted nor replaced.
+
+In place, what is as the snapshot has it is left alone: files of its size and
+time are taken for the same, unless --verify has them read. With --dry-run
+nothing is changed, and what would be is printed as snapctl diff prints it.
 
 With --into, what cannot take its place (a directory that is not empty is where
 the snapshot has a file, say) is named and left out, and the rest is restored.
@@ -43,17 +57,24 @@ Every byte is checked against the snapshot's digest before it is written.
 Owners are restored by root only.
 
 With --lazy nothing is written out: DIR becomes a fork of the snapshot, at once,
-whose files are fetched when they are read (snapctl help fork). With --force DIR
-may hold something, which is hidden, not replaced, until snapctl unfork DIR.
+whose files are fetched when they are read (snapctl help fork). A fork that is
+there gives way if nothing was changed in it, and with --delete in any case; one
+of the same snapshot stays as it is. With --force DIR may hold something else,
+which is hidden, not replaced, until snapctl unfork DIR.
 
 Prints one line, the path; with --json one object, the receipt: snapshot,
-target, files, dirs, bytes, fetchedBytes, digest, verified, durationMs, and
-problems, what could not be restored as it was. If there are any, each is named
-on standard error and the exit code is 3.
+target, files, dirs, bytes, fetchedBytes, digest, verified, durationMs, changes
+(how much was written, adjusted, which is other metadata alone, deleted and left
+unchanged), inPlace (why, if it was not asked for), kept (what is snapctl's own
+in the target), and problems, what could not be restored as it was. If there are
+any, each is named on standard error and the exit code is 3. With --dry-run the
+object has snapshot, target, dryRun, paths, as diff --json prints them, changes,
+inPlace, kept and problems.
 
 Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 		Example: `  snapctl restore latest /tmp/copy
-  snapctl restore --delete app
+  snapctl restore --delete app ~/work/app
+  snapctl restore --into --dry-run app ~/work/app
   snapctl restore --include /package.json --include /src app~1 /tmp/old
   cd "$(snapctl restore --quiet app /tmp/work)"`,
 		Args: takes("REF", "[DIR]"),
@@ -70,17 +91,21 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 					return usagef(cmd, "restore: DIR is empty")
 				}
 			}
-			ref, err := a.ref(cmd, args[0])
+			h, err := a.handle(cmd, args[0])
 			if err != nil {
 				return err
 			}
+			ref := h.ref
+			if dir == "" {
+				dir = h.dir
+			}
 			if isLazy {
-				for _, name := range []string{"into", "delete", "include", "no-owner", "verify"} {
+				for _, name := range []string{"into", "include", "no-owner", "verify"} {
 					if cmd.Flags().Changed(name) {
 						return usagef(cmd, "restore: --lazy and --%s do not go together", name)
 					}
 				}
-				return a.restoreLazily(cmd.Context(), ref, dir, lazy)
+				return a.restoreLazily(cmd.Context(), ref, dir, lazy, opts)
 			}
 			if lazy.Force {
 				return usagef(cmd, "restore: --force goes with --lazy")
@@ -94,28 +119,12 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 	flags.BoolVar(&opts.Delete, "delete", false, "delete what the snapshot does not hold")
 	flags.StringArrayVar(&opts.Include, "include", nil, "restore only what matches `GLOB`; may be repeated")
 	flags.BoolVar(&opts.NoOwner, "no-owner", false, "leave all files to whoever restores (always so, but for root)")
+	flags.BoolVar(&opts.DryRun, "dry-run", false, "change nothing, and print what would change")
 	flags.BoolVar(&opts.Verify, "verify", false, "read every file back from the target after it was written")
 	flags.BoolVar(&isLazy, "lazy", false, "make DIR a fork of the snapshot instead (on Linux)")
 	flags.BoolVar(&lazy.Force, "force", false, "with --lazy: over a directory that holds something, which is hidden meanwhile")
 	noCompletions(cmd, "include")
 	return cmd
-}
-
-// restoreLazily makes a fork in the place of a restore.
-func (a *app) restoreLazily(ctx context.Context, ref, dir string, opts engine.ForkOptions) error {
-	if dir == "" {
-		repo, err := a.openFor(ctx, ref)
-		if err != nil {
-			return about(ref, err)
-		}
-		s, err := repo.Get(ctx, ref)
-		a.closeRepo(repo)
-		if err != nil {
-			return err
-		}
-		ref, dir = s.ID.String(), s.Dir
-	}
-	return a.fork(ctx, ref, dir, opts)
 }
 
 func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreOptions) error {
@@ -125,12 +134,15 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	}
 	defer a.closeRepo(repo)
 
+	if opts.DryRun {
+		return a.previewRestore(ctx, repo, ref, dir, opts)
+	}
 	p := a.startProgress()
 	opts.Progress = p
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
 		p.stop(nil)
-		return restoreHint(ctx, err, dir, opts)
+		return restoreHint(ctx, repo, err, ref, dir, opts)
 	}
 	p.stop(receipt.Problems)
 
@@ -150,15 +162,27 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	return err
 }
 
-// restoreHint adds what to do, where that is known.
-func restoreHint(ctx context.Context, err error, dir string, opts engine.RestoreOptions) error {
+// restoreHint adds what to do, where that is known: the commands that work.
+func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, dir string, opts engine.RestoreOptions) error {
+	implied := dir == ""
+	if implied && errors.Is(err, engine.ErrExists) {
+		s, serr := repo.Get(ctx, ref)
+		if serr != nil {
+			return err
+		}
+		dir = s.Dir
+	}
+	again := func(flags string) string { return "snapctl restore " + flags + shellQuote(ref) + " " + shellQuote(dir) }
 	switch {
 	case errors.Is(err, engine.ErrExists):
-		if target, err := os.Stat(dir); err == nil && !target.IsDir() {
+		if target, err := os.Stat(dir); err == nil && !target.IsDir() || err == nil && (opts.Delete || opts.Into) && !implied {
 			break // no flag helps
 		}
-		return &hintError{err: err, hint: "--delete replaces it, --into writes into it; see: snapctl restore --help"}
-	case errors.Is(context.Cause(ctx), errInterrupted) && opts.Into:
+		if implied {
+			return &hintError{err: err, hint: "to another directory: snapctl restore " + shellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}
+		}
+		return &hintError{err: err, hint: "to replace it: " + again("--delete ") + "; to keep what else it holds: " + again("--into ")}
+	case errors.Is(err, engine.ErrPartlyWritten):
 		return &hintError{err: err, hint: "the target is partly written; run the same command again"}
 	case errors.Is(context.Cause(ctx), errInterrupted):
 		return &hintError{err: err, hint: "the target is as it was"}
@@ -172,8 +196,32 @@ func restoreSummary(r *engine.Receipt) string {
 	if r.Verified {
 		s += "; read back and verified"
 	}
+	if c := r.Changes; c.Adjusted+c.Deleted+c.Unchanged > 0 {
+		s += "; " + changesText(c)
+	}
+	if r.InPlace != "" {
+		s += "; in place, since " + r.InPlace
+	}
+	if len(r.Kept) > 0 {
+		s += "; left alone, as snapctl's own: " + quotedList(r.Kept)
+	}
 	if r.Snapshot.Incomplete {
 		s += fmt.Sprintf("; the snapshot itself is incomplete: %s could not be read when it was made", plural(r.Snapshot.Unreadable, "file"))
 	}
 	return s
+}
+
+// changesText says how much was changed.
+func changesText(c engine.RestoreChanges) string {
+	return fmt.Sprintf("%s written, %s adjusted, %s deleted, %s unchanged",
+		humanize.Comma(c.Written), humanize.Comma(c.Adjusted), humanize.Comma(c.Deleted), humanize.Comma(c.Unchanged))
+}
+
+// quotedList is paths, as text.
+func quotedList(paths []string) string {
+	var all []string
+	for _, p := range paths {
+		all = append(all, quoted(p))
+	}
+	return strings.Join(all, ", ")
 }

@@ -267,6 +267,13 @@ func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.
 	opts := a.optionsFor(location)
 	set(opts)
 	repo, err := engine.Open(ctx, location, opts)
+	if errors.Is(err, engine.ErrGone) {
+		begin := "snapctl init"
+		if chosen {
+			begin += " --repo " + shellQuote(location)
+		}
+		return nil, &hintError{err: err, hint: "put it back from a copy, or begin an empty one: " + begin}
+	}
 	if errors.Is(err, engine.ErrNotInitialised) {
 		if !chosen {
 			return nil, fmt.Errorf("%w in the default repository %s", errNothingYet, location)

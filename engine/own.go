@@ -1,0 +1,285 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/manifest"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
+)
+
+// Nothing that snapctl keeps on this machine is part of a snapshot, and nothing that
+// writes to a directory deletes or replaces it. It is known by its inodes, whatever
+// links and bind mounts lead to it.
+
+// ownDirs are directories of snapctl's own that are there.
+type ownDirs struct {
+	byInode map[inode]string // what each is
+	paths   []string         // without symbolic links
+}
+
+func (o *ownDirs) add(what, dir string) {
+	var st unix.Stat_t
+	if dir == "" || unix.Stat(dir, &st) != nil {
+		return
+	}
+	if o.byInode == nil {
+		o.byInode = map[inode]string{}
+	}
+	at := inode{uint64(st.Dev), st.Ino}
+	if _, known := o.byInode[at]; known {
+		return
+	}
+	o.byInode[at] = what
+	if path, err := filepath.EvalSymlinks(dir); err == nil {
+		o.paths = append(o.paths, path)
+	}
+}
+
+// at says what the directory at a path is of ours, "" for nothing.
+func (o *ownDirs) at(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return ""
+	}
+	return o.is(&st)
+}
+
+func (o *ownDirs) is(st *unix.Stat_t) string { return o.byInode[inode{uint64(st.Dev), st.Ino}] }
+
+// around gives what a path is of ours, or lies in; "" for nothing.
+func (o *ownDirs) around(path string) string {
+	for dir := path; ; dir = filepath.Dir(dir) {
+		if what := o.at(dir); what != "" {
+			return what
+		}
+		if dir == filepath.Dir(dir) {
+			return o.boundFrom(path)
+		}
+	}
+}
+
+// hiddenBy gives what of ours could not be reached any more if something were mounted
+// at a path: its own path, "" for nothing.
+func (o *ownDirs) hiddenBy(path string) string {
+	var want, st unix.Stat_t
+	if unix.Stat(path, &want) != nil {
+		return ""
+	}
+	for _, p := range o.paths {
+		for dir := p; ; dir = filepath.Dir(dir) {
+			if unix.Stat(dir, &st) == nil && st.Dev == want.Dev && st.Ino == want.Ino {
+				return p
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return ""
+}
+
+// below looks for a directory of ours in an entry of an open directory, "." for that
+// itself. It gives its path from the entry, and ok if there is one; else how many entries
+// it looked at.
+func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string, ok bool, entries int64, err error) {
+	entries = 1
+	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if errIsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT, unix.EACCES) {
+		return "", false, entries, nil // what is ours can be opened
+	}
+	var st unix.Stat_t
+	if err == nil {
+		defer unix.Close(fd)
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
+		return "", false, entries, err
+	}
+	if o.is(&st) != "" {
+		return "", true, entries, nil
+	}
+	w := &walker{root: fd, dev: uint64(st.Dev), exclude: &excludes{}, skip: o.byInode}
+	err = w.walk(ctx, 1, func(n *dirNode) error {
+		if len(n.own) > 0 {
+			path, ok = manifest.Join(n.path, n.own[0]), true
+			return errFound
+		}
+		if n.err != nil && !isGone(n.err) && !errIsAny(n.err, unix.EACCES) {
+			return n.err // what cannot be looked into may hold anything
+		}
+		entries += int64(len(n.entries) + n.sockets)
+		return nil
+	})
+	if ok {
+		err = nil
+	}
+	return path, ok, entries, err
+}
+
+// notIn fails with ErrOwn where a directory, which is to be deleted, holds one of ours.
+func (o *ownDirs) notIn(ctx context.Context, dir string) error {
+	fd, err := openDirectory(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	at, found, _, err := o.below(ctx, fd, ".")
+	if found {
+		err = fmt.Errorf("%w: %s would be deleted; move it elsewhere first", ErrOwn, filepath.Join(dir, at))
+	}
+	return err
+}
+
+// ownDirs are what a snapshot leaves out, should it lie in what is snapshotted: the
+// repository itself, the cache and the state of this machine.
+func (r *Repository) ownDirs() *ownDirs {
+	own := &ownDirs{}
+	// What is about to be made needs an inode to go by.
+	made := []string{r.cache.dir}
+	if !r.local() {
+		made = append(made, filepath.Join(r.CacheDir(), packsFolder))
+	}
+	for _, dir := range made {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			r.log.Info("making the cache", "err", err)
+		}
+	}
+	own.add("the repository", r.dir)
+	own.addCache(r.CacheDir())
+	own.addState(r.state)
+	return own
+}
+
+// addCache adds what is in the folder of caches: it may have other things in it.
+func (o *ownDirs) addCache(base string) {
+	if base == "" {
+		return
+	}
+	names, _ := os.ReadDir(base)
+	for _, n := range names {
+		_, err := uuid.Parse(n.Name())
+		if err == nil || slices.Contains([]string{packsFolder, logsFolder, pinsFolder}, n.Name()) {
+			o.add("the cache", filepath.Join(base, n.Name()))
+		}
+	}
+}
+
+// addState adds what is in a state folder.
+func (o *ownDirs) addState(dir string) {
+	if dir == "" {
+		return
+	}
+	for _, name := range []string{mountsDir, forksFolder, keptFolder, lowersFolder, restoredFolder, usedFolder} {
+		o.add("the state of this machine", filepath.Join(dir, name))
+	}
+}
+
+// protected are ownDirs, and those of the other repositories that this machine uses.
+func (r *Repository) protected() *ownDirs {
+	own := r.ownDirs()
+	own.addUsed(r.state)
+	return own
+}
+
+// protectedBy is what a state folder knows of, without a repository.
+func protectedBy(stateDir string) *ownDirs {
+	own := &ownDirs{}
+	own.addState(stateDir)
+	own.addUsed(stateDir)
+	return own
+}
+
+func (o *ownDirs) addUsed(stateDir string) {
+	for _, u := range usedRepositories(stateDir) {
+		o.add("the repository "+u.URL, string(u.Dir))
+		o.addCache(string(u.Cache))
+	}
+	for _, dir := range forkLayers(stateDir) {
+		o.add("what a fork changed", dir)
+	}
+}
+
+// What is in a state folder, and in that of caches beside a folder for each repository.
+const (
+	pinsFolder = "encrypted" // see pin
+
+	mountsDir      = "mounts"   // see registry
+	forksFolder    = "forks"    // see forkRegistry, as the next two
+	keptFolder     = "kept"     //
+	lowersFolder   = "lower"    //
+	restoredFolder = "restored" // see restoredRecord
+	usedFolder     = "used"     // see usedRepository
+)
+
+// A usedRepository is a repository that this machine has used, in the file used/HASH of
+// the state folder, where HASH is of the URL. So one that is gone is not taken for one
+// that nobody has made yet, and no restore deletes one in a local folder.
+type usedRepository struct {
+	Version int       `json:"version"`
+	URL     string    `json:"url"`
+	ID      uuid.UUID `json:"id"`
+	Dir     []byte    `json:"dir,omitempty"`   // of the store, if it is a folder
+	Cache   []byte    `json:"cache,omitempty"` // the folder of caches that it was last used with
+}
+
+const usedVersion = 1
+
+func usedName(url string) string {
+	sum := blake3.Sum256([]byte(url))
+	return fmt.Sprintf("%x", sum[:16])
+}
+
+// noteUse remembers this repository.
+func (r *Repository) noteUse() {
+	if r.state == "" || r.url == "" {
+		return
+	}
+	b, err := json.Marshal(usedRepository{usedVersion, r.url, r.cfg.ID, []byte(r.dir), []byte(r.CacheDir())})
+	if err != nil {
+		r.log.Info("remembering the repository", "err", err)
+		return
+	}
+	state := cacheDir{r.state}
+	if name := usedName(r.url); string(state.read(usedFolder, name)) != string(b) {
+		if err := state.write(usedFolder, name, b); err != nil {
+			r.log.Info("remembering the repository", "err", err)
+		}
+	}
+}
+
+// usedHere gives what a state folder knows of the repository at a URL; nil for nothing.
+func usedHere(stateDir, url string) *usedRepository {
+	if stateDir == "" || url == "" {
+		return nil
+	}
+	return readUsed(cacheDir{stateDir}.read(usedFolder, usedName(url)))
+}
+
+func usedRepositories(stateDir string) (all []*usedRepository) {
+	if stateDir == "" {
+		return nil
+	}
+	state := cacheDir{stateDir}
+	for _, name := range state.names(usedFolder) {
+		if u := readUsed(state.read(usedFolder, name)); u != nil {
+			all = append(all, u)
+		}
+	}
+	return all
+}
+
+// readUsed reads a record; nil for one that is damaged, or a newer program's.
+func readUsed(b []byte) *usedRepository {
+	u := &usedRepository{}
+	if json.Unmarshal(b, u) != nil || u.Version != usedVersion || u.URL == "" {
+		return nil
+	}
+	return u
+}

@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// Where a restore changes a directory in place, what it meets of snapctl's own stays as
+// it is.
+
+// meetsOurs reports whether an entry would be written to a directory of ours, or take the
+// place of one, or of what holds one.
+func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entry) (bool, error) {
+	if x.fresh || e.Name == "" || len(x.own.byInode) == 0 {
+		return false, nil
+	}
+	parent, err := x.openDir(dir, e.Dir)
+	if err != nil {
+		return false, err
+	}
+	var st unix.Stat_t
+	if fstatat(parent, e.Name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return false, nil // what is wrong with it is found out when it is made
+	}
+	what := x.own.is(&st)
+	if what == "" && e.Type != manifest.Dir {
+		in, found, _, err := x.own.below(ctx, parent, e.Name)
+		if err != nil {
+			return false, err
+		}
+		if found {
+			what = "a directory that holds " + in + ", which is snapctl's own"
+		}
+	}
+	if what == "" {
+		return false, nil
+	}
+	x.kept = append(x.kept, e.Path())
+	x.problem(fmt.Errorf("restoring %q: %s is there, and stays as it is", e.Path(), what))
+	x.skip(&manifest.Entry{Dir: e.Dir, Name: e.Name, Type: e.Type}) // its bytes are not in the plan
+	return true, nil
+}
+
+// remove removes an entry of an open directory, and all below it that is not ours.
+func (x *restorer) remove(ctx context.Context, dir int, name, path string) error {
+	_, found, count, err := x.own.below(ctx, dir, name)
+	if err != nil {
+		return err
+	}
+	if !found {
+		if err := removeAt(dir, name); err != nil {
+			return err
+		}
+		x.changes.Deleted += count
+		return nil
+	}
+	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if x.own.is(&st) != "" {
+		x.kept = append(x.kept, path)
+		return nil
+	}
+	names, err := readNames(fd)
+	if err != nil {
+		return err
+	}
+	for _, sub := range names {
+		if err := x.remove(ctx, fd, sub, manifest.Join(path, sub)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

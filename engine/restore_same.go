@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"context"
+	"slices"
+
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// Where a restore changes a directory in place, what is as the snapshot has it is left
+// alone: not even its ctime changes.
+
+// RestoreChanges count entries, directories and hard links included.
+type RestoreChanges struct {
+	Written   int64 `json:"written"`  // made, or made anew
+	Adjusted  int64 `json:"adjusted"` // given another owner, mode, time or attributes, and nothing else
+	Deleted   int64 `json:"deleted"`
+	Unchanged int64 `json:"unchanged"`
+}
+
+// meetDir counts a directory that is there.
+func (x *restorer) meetDir(e *manifest.Entry, st *unix.Stat_t, attrs xattrAccess) {
+	onTheWay := x.chosen != nil && !x.chosen.dirs[e.Path()]
+	if onTheWay || x.sameMeta(e, st, attrs) {
+		x.changes.Unchanged++
+	} else {
+		x.changes.Adjusted++ // which finishDir does
+	}
+}
+
+// meetRoot counts the target itself.
+func (x *restorer) meetRoot(e *manifest.Entry) error {
+	if x.fresh {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(x.root, &st); err != nil {
+		return err
+	}
+	x.meetDir(e, &st, xattrsAt(x.root, "."))
+	return nil
+}
+
+// sameMeta reports whether what is there has the metadata of an entry already.
+func (x *restorer) sameMeta(e *manifest.Entry, st *unix.Stat_t, attrs xattrAccess) bool {
+	d := direntOf(e.Name, st)
+	now := entryOf(e.Dir, &d)
+	if now.Type != e.Type || now.Mtime != e.Mtime || x.owner.set && (now.UID != e.UID || now.GID != e.GID) {
+		return false
+	}
+	mode := e.Mode
+	if e.Type == manifest.File && (st.Uid != e.UID || st.Gid != e.GID) {
+		mode &^= 0o6000 // see safeMode
+	}
+	if e.Type != manifest.Symlink && now.Mode != mode {
+		return false
+	}
+	// Nearly no file has any: ask before anything is allocated.
+	if n, err := attrs.list(nil); n == 0 && err == nil {
+		return len(e.Xattrs) == 0
+	}
+	if new(reader).xattrs(&now, attrs) != nil {
+		return false
+	}
+	has := func(a manifest.Xattr) bool {
+		return slices.ContainsFunc(e.Xattrs, func(b manifest.Xattr) bool { return a.Name == b.Name && string(a.Value) == string(b.Value) })
+	}
+	here := 0
+	for _, a := range now.Xattrs {
+		switch {
+		case has(a):
+			here++
+		case !stays(a.Name):
+			return false
+		}
+	}
+	return here == len(e.Xattrs)
+}
+
+// sameSpecial reports whether a symbolic link, FIFO or device is there already.
+func (x *restorer) sameSpecial(parent int, e *manifest.Entry) bool {
+	var st unix.Stat_t
+	if fstatat(parent, e.Name, &st) != nil || !x.sameNames(e, &st) {
+		return false
+	}
+	d := direntOf(e.Name, &st)
+	now := entryOf(e.Dir, &d)
+	if now.Type != e.Type || now.Device != e.Device {
+		return false
+	}
+	if e.Type == manifest.Symlink {
+		buf := make([]byte, manifest.MaxTarget+1)
+		n, err := unix.Readlinkat(parent, e.Name, buf)
+		if err != nil || string(buf[:n]) != e.Target {
+			return false
+		}
+	}
+	return x.sameMeta(e, &st, xattrsAt(parent, e.Name))
+}
+
+// sameNames reports whether the names of a file that is there are those that the snapshot
+// has of an entry: then no other name, which may be somebody else's, changes with it.
+func (x *restorer) sameNames(e *manifest.Entry, st *unix.Stat_t) bool {
+	if st.Nlink == 1 {
+		return true
+	}
+	names := x.names[e.Key()]
+	if uint64(st.Nlink) != uint64(len(names)) {
+		return false
+	}
+	dir := &openDir{root: x.root}
+	defer dir.close()
+	for _, k := range names {
+		var o unix.Stat_t
+		parent, err := dir.get(k.Dir)
+		if err != nil || fstatat(parent, k.Name, &o) != nil || o.Dev != st.Dev || o.Ino != st.Ino {
+			return false
+		}
+	}
+	return true
+}
+
+// findNames finds the names of files that have several, by each of them.
+func (x *restorer) findNames(ctx context.Context) error {
+	if x.fresh || !x.m.HardLinks {
+		return nil
+	}
+	groups := map[manifest.Key][]manifest.Key{} // by the first
+	c, err := x.tree.Seek(ctx, manifest.Key{})
+	if err != nil {
+		return err
+	}
+	var e manifest.Entry
+	for {
+		more, err := c.Next(ctx, &e)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		if e.Type == manifest.Link {
+			first := cloneKey(e.First)
+			groups[first] = append(groups[first], cloneKey(e.Key()))
+		}
+	}
+	x.names = map[manifest.Key][]manifest.Key{}
+	for first, others := range groups {
+		names := append(others, first)
+		for _, name := range names {
+			x.names[name] = names
+		}
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// A restoredRecord tells that all of a directory was written by a restore, and what it
+// looked like then: so that the next restore may replace it, if nobody has changed
+// anything since. It is in the file restored/HASH of the state folder, where HASH is of
+// the path.
+type restoredRecord struct {
+	Version    int         `json:"version"`
+	Dir        []byte      `json:"dir"` // without symbolic links
+	Repository uuid.UUID   `json:"repository"`
+	Snapshot   manifest.ID `json:"snapshot"`
+	Include    []string    `json:"include,omitempty"`
+	NoOwner    bool        `json:"noOwner,omitempty"`
+	Seen       treeMark    `json:"seen"`
+}
+
+const (
+	restoredVersion = 1
+	maxRestored     = 4096 // records; those written longest ago go
+)
+
+// A treeMark tells a directory tree from what it was before: how many entries it has, and
+// the sum of their marks. There are no device numbers in it, which change when a machine
+// or a container is started again.
+type treeMark struct {
+	Entries int64  `json:"entries"`
+	Sum     uint64 `json:"sum"`
+}
+
+func (m *treeMark) add(mark uint64) {
+	m.Entries++
+	m.Sum += mark
+}
+
+// entryMark is the mark of an entry. Whatever is changed about it changes its ctime, and
+// what comes, goes or is renamed in a directory that of the directory.
+func entryMark(d *dirent) uint64 {
+	var b [48]byte
+	for i, v := range []uint64{d.ino, uint64(d.mode), uint64(d.size), uint64(d.mtime.Nano()), uint64(d.ctime.Sec), uint64(d.ctime.Nsec)} {
+		binary.LittleEndian.PutUint64(b[8*i:], v)
+	}
+	return xxhash.Sum64(b[:])
+}
+
+// markTree looks at an open directory and all below it. ok is false where that cannot be
+// told apart from what it will be, as of what cannot be read. At a mount point lost+found
+// does not count.
+func markTree(ctx context.Context, root int, mountPoint bool) (m treeMark, ok bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		return m, false, err
+	}
+	d := direntOf("", &st)
+	m.add(entryMark(&d))
+	ok = true
+	w := &walker{root: root, dev: d.dev, exclude: &excludes{}}
+	err = w.walk(ctx, runtime.GOMAXPROCS(0), func(n *dirNode) error {
+		if mountPoint && n.path == lostFound {
+			return nil
+		}
+		ok = ok && n.err == nil && len(n.failed) == 0 && n.sockets == 0
+		for i := range n.entries {
+			if mountPoint && manifest.Join(n.path, n.entries[i].name) == lostFound {
+				continue
+			}
+			m.add(entryMark(&n.entries[i]))
+		}
+		return nil
+	})
+	return m, ok, err
+}
+
+// noteRestored remembers what a restore left at the target.
+func (r *Repository) noteRestored(path string, m *manifest.Manifest, opts *RestoreOptions, seen treeMark) {
+	if r.state == "" {
+		return
+	}
+	b, err := json.Marshal(restoredRecord{
+		Version: restoredVersion, Dir: []byte(path), Repository: r.cfg.ID, Snapshot: m.ID,
+		Include: opts.Include, NoOwner: opts.NoOwner, Seen: seen,
+	})
+	state := cacheDir{r.state}
+	if err == nil {
+		err = state.write(restoredFolder, dirKey(path), b)
+	}
+	if err != nil {
+		r.log.Info("remembering what was restored", "err", err)
+	}
+	state.keepNewest(restoredFolder, maxRestored)
+}
+
+// restoredAt gives the record of what a restore left at a path, if that is still what is
+// there; else nil.
+func (r *Repository) restoredAt(ctx context.Context, path string, root int, mountPoint bool) (*restoredRecord, error) {
+	if r.state == "" {
+		return nil, nil
+	}
+	rec := &restoredRecord{}
+	b := cacheDir{r.state}.read(restoredFolder, dirKey(path))
+	if json.Unmarshal(b, rec) != nil || rec.Version != restoredVersion || string(rec.Dir) != path {
+		return nil, nil
+	}
+	seen, ok, err := markTree(ctx, root, mountPoint)
+	if err != nil || !ok || seen != rec.Seen {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// same reports whether a restore would write what is there already.
+func (rec *restoredRecord) same(repo uuid.UUID, m *manifest.Manifest, opts *RestoreOptions) bool {
+	return rec != nil && rec.Repository == repo && rec.Snapshot == m.ID && slices.Equal(rec.Include, opts.Include) && rec.NoOwner == opts.NoOwner
+}
+
+// keepNewest deletes the files of a kind that were written longest ago, but for so many,
+// if there are twice as many.
+func (c cacheDir) keepNewest(kind string, most int) {
+	names := c.names(kind)
+	if len(names) < 2*most {
+		return
+	}
+	written := map[string]int64{}
+	for _, name := range names {
+		if info, err := os.Lstat(filepath.Join(c.dir, kind, name)); err == nil {
+			written[name] = info.ModTime().UnixNano()
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int { return int(min(1, max(-1, written[b]-written[a]))) })
+	for _, name := range names[most:] {
+		c.remove(kind, name)
+	}
+}
