@@ -10,10 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -228,7 +230,8 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 		return err
 	}
 	defer said.Close()
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
+	// As root it would have setuid programs and devices work.
+	options := fmt.Sprintf("nosuid,nodev,lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
 	if os.Geteuid() != 0 { // as after a restore, all files are his
 		options += fmt.Sprintf(",squash_to_uid=%d,squash_to_gid=%d", os.Geteuid(), os.Getegid())
 	}
@@ -246,10 +249,23 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 		return fmt.Errorf("fuse-overlayfs: %w: %s", err, strings.TrimSpace(string(text)))
 	}
 	table, err := readMountTable()
-	if err == nil && !e.mountedIn(table) {
-		err = errors.New("fuse-overlayfs says that it has mounted, and has not")
+	if err != nil {
+		return err
 	}
-	return err
+	if !e.mountedIn(table) {
+		return errors.New("fuse-overlayfs says that it has mounted, and has not")
+	}
+	if m := table[string(e.rec.Dir)]; !powerless(m) {
+		err := fmt.Errorf("fuse-overlayfs has mounted with the options %s, in which setuid programs or devices have power", m.Options)
+		return errors.Join(err, fusefs.UnmountAt(string(e.rec.Dir), true))
+	}
+	return nil
+}
+
+// powerless reports whether setuid programs and device files have no power in a mount.
+func powerless(m *mountinfo.Info) bool {
+	options := strings.Split(m.Options, ",")
+	return slices.Contains(options, "nosuid") && slices.Contains(options, "nodev")
 }
 
 // probe asks for a file that there is not, which the server of the snapshot has to
