@@ -29,14 +29,29 @@ type noOverlay struct{ err error }
 func (e *noOverlay) Error() string   { return e.err.Error() }
 func (e *noOverlay) Unwrap() []error { return []error{errNoOverlay, e.err} }
 
-// possible says why a mode cannot be had here, as far as that is known without trying.
+// possible says why a mode cannot be had here, as far as that is known before the snapshot
+// is mounted for it.
 func (x *forker) possible(mode ForkMode) error {
 	if mode == ForkFuse {
 		_, err := exec.LookPath("fuse-overlayfs")
 		return err
 	}
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	unix.Close(fd)
+	// Removing what is not there changes nothing, and takes the same right.
+	if mode == ForkOverlay && errors.Is(unix.Lremovexattr("/", trustedProbe), unix.EPERM) {
+		return onlyRoot(trustedProbe)
+	}
 	return nil
 }
+
+// trustedProbe is an attribute that nothing has.
+const trustedProbe = "trusted.snapctl-probe"
+
+func onlyRoot(name string) error { return fmt.Errorf("only root may set the attribute %s", name) }
 
 // mountMemory gives an ephemeral fork its tmpfs.
 func (e *forkEntry) mountMemory() error {
@@ -52,7 +67,7 @@ func (e *forkEntry) mountMemory() error {
 
 // makeUpper makes the upper directory. An overlay's root has its metadata, which is
 // to be the snapshot's.
-func makeUpper(lower, upper string) error {
+func makeUpper(lower, upper string, format upperFormat) error {
 	if err := os.Mkdir(upper, 0o700); err != nil {
 		return err
 	}
@@ -70,7 +85,7 @@ func makeUpper(lower, upper string) error {
 		return err
 	}
 	for name := range strings.SplitSeq(string(names), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if name == "" || format.shown(name) == "" {
 			continue
 		}
 		value, err := grow(func(dest []byte) (int, error) { return unix.Lgetxattr(lower, name, dest) })
@@ -101,7 +116,9 @@ func (e *forkEntry) mount(ctx context.Context, lower string) error {
 	}
 	var err error
 	if e.rec.Mode == ForkFuse {
-		err = e.mountFuse(ctx, o)
+		if err = disbelieve(ctx, o.upper); err == nil {
+			err = e.mountFuse(ctx, o)
+		}
 	} else if err = o.writable(); err == nil {
 		err = o.mount(string(e.rec.Dir))
 	}
@@ -125,7 +142,7 @@ type overlayMount struct {
 // writable says why the upper directory does not do. The kernel mounts an overlay
 // all the same, on which a directory cannot be removed and made again.
 func (o *overlayMount) writable() error {
-	name := "trusted.snapctl-probe"
+	name := trustedProbe
 	if o.user {
 		name = "user.snapctl-probe"
 	}
@@ -134,7 +151,7 @@ func (o *overlayMount) writable() error {
 	case err == nil:
 		err = unix.Lremovexattr(o.work, name)
 	case errors.Is(err, unix.EPERM):
-		err = fmt.Errorf("only root may set the attribute %s", name)
+		err = onlyRoot(name)
 	case errors.Is(err, unix.ENOTSUP):
 		err = fmt.Errorf("the file system of %s has no extended attributes that begin with %s", filepath.Dir(o.work), strings.SplitAfter(name, ".")[0])
 	}

@@ -72,6 +72,7 @@ func (f *overlaid) mount() {
 		upperUser:    "index=off,nfs_export=off,userxattr,xino=on",
 	}[f.format]
 	if f.format == upperFuse {
+		must(f, disbelieve(f.Context(), f.upper()))
 		out, err := exec.Command("fuse-overlayfs", "-o", "lowerdir="+f.lower+",upperdir="+f.upper()+",workdir="+f.home+"/work", f.dir).CombinedOutput()
 		if err != nil {
 			f.Fatalf("fuse-overlayfs: %v: %s", err, out)
