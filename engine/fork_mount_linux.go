@@ -179,10 +179,13 @@ func (o *overlayMount) open() (fd int, err error) {
 	escape := strings.NewReplacer(`\`, `\\`)
 	// With redirects a directory is renamed rather than copied; with metacopy so are
 	// a file's mode and owner changed. Neither index nor NFS: they tie the upper
-	// directory to one mount of the snapshot, and it will meet another.
+	// directory to one mount of the snapshot, and it will meet another. With xino the
+	// kernel would put the layer into the upper bits of inode numbers, and programs that
+	// keep those in a double (JavaScript) would take neighbouring files for one. Without
+	// it a file's number is the one that it has in its layer, which st_dev tells.
 	options := [][2]string{
 		{"source", o.source}, {"lowerdir+", o.lower}, {"upperdir", escape.Replace(o.upper)}, {"workdir", escape.Replace(o.work)},
-		{"index", "off"}, {"xino", "on"},
+		{"index", "off"}, {"xino", "off"},
 	}
 	if o.user {
 		options = append(options, [2]string{"userxattr", ""})
