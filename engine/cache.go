@@ -131,7 +131,7 @@ func (c cacheDir) trim(kind string, limit int64) {
 
 // ownDirs are the folders that a snapshot leaves out, should they lie in what is
 // snapshotted: the repository itself, what the cache has of it, and what is mounted
-// now, which means nothing later.
+// now, which means nothing later, with what forks have changed.
 func (r *Repository) ownDirs() map[inode]bool {
 	own := map[inode]bool{}
 	// It is about to be made: only then does it have an inode to go by.
@@ -154,7 +154,9 @@ func (r *Repository) ownPaths() []string {
 		dirs = append(dirs, r.dir)
 	}
 	if r.registry != nil {
-		dirs = append(dirs, r.registry.dir)
+		for _, name := range []string{"mounts", "forks", "kept", "lower"} { // see registry, forkRegistry
+			dirs = append(dirs, filepath.Join(filepath.Dir(r.registry.dir), name))
+		}
 	}
 	return dirs
 }

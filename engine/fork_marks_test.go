@@ -233,3 +233,23 @@ func TestForkOwnMarks(t *testing.T) {
 		})
 	}
 }
+
+// TestForkLeftOut: of a tree that contains the state directory, the layers of forks and what
+// is mounted for them are in no snapshot.
+func TestForkLeftOut(t *testing.T) {
+	f := newForked(t)
+	r := f.open()
+	kept := f.fork(r, "kept", nil)
+	write(t, kept.Dir+"/new", []byte("new"))
+	_, err := kept.Remove(t.Context(), &RemoveForkOptions{Keep: true})
+	must(t, err)
+	one := f.fork(r, "one", nil)
+	must(t, os.Chmod(one.Dir+"/a", 0o600))
+	write(t, f.state+"/somebody", []byte("else's"))
+	made := complete(t, r, f.state, nil)
+	if got := entriesOf(t, r, made.ID); len(got) != 2 || !strings.HasPrefix(got[1], `"somebody"`) {
+		t.Errorf("%q", got)
+	}
+	f.remove(one)
+	must(t, os.RemoveAll(f.state+"/kept"))
+}
