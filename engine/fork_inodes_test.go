@@ -93,33 +93,29 @@ func addPairs(t testing.TB, dir string, pairs int) {
 // doubles, and when files of the upper directory have the numbers of files of the snapshot
 // in file systems of their own.
 func TestForkInodes(t *testing.T) {
-	for _, mode := range mountedModes {
-		t.Run(string(mode), func(t *testing.T) {
-			f := newForked(t)
-			tryMode(t, f.state, mode)
-			src := f.files("linked", nil)
-			linkedTree(t, src, 400)
-			r := f.open()
-			f.id = complete(t, r, src, nil).ID
-			upper := f.files("upper", nil)
-			mount(t, upper, "size=64m") // it counts inodes from its own beginning
-			one := f.fork(r, "one", &ForkOptions{Mode: mode, Upper: upper + "/layer"})
-			sameFiles(t, src, one.Dir)
-			addPairs(t, src, 600)
-			addPairs(t, one.Dir, 600)
-			sameFiles(t, src, one.Dir)
-			must(t, one.Unmount(t.Context(), false))
-			one, err := r.ResumeFork(t.Context(), "one", nil)
-			must(t, err)
-			sameFiles(t, src, one.Dir)
-			for _, args := range [][]string{{"find", ".", "-xdev", "-type", "f"}, {"tar", "--one-file-system", "-cf", "-", "."}, {"rsync", "-xa", "--list-only", "."}} {
-				if _, err := exec.LookPath(args[0]); err == nil {
-					sameOutput(t, src, one.Dir, args)
-				}
+	eachMode(t, func(t *testing.T, f *forked, mode ForkMode) {
+		src := f.files("linked", nil)
+		linkedTree(t, src, 400)
+		r := f.open()
+		f.id = complete(t, r, src, nil).ID
+		upper := f.files("upper", nil)
+		mount(t, upper, "size=64m") // it counts inodes from its own beginning
+		one := f.fork(r, "one", &ForkOptions{Mode: mode, Upper: upper + "/layer"})
+		sameFiles(t, src, one.Dir)
+		addPairs(t, src, 600)
+		addPairs(t, one.Dir, 600)
+		sameFiles(t, src, one.Dir)
+		must(t, one.Unmount(t.Context(), false))
+		one, err := r.ResumeFork(t.Context(), "one", nil)
+		must(t, err)
+		sameFiles(t, src, one.Dir)
+		for _, args := range [][]string{{"find", ".", "-xdev", "-type", "f"}, {"tar", "--one-file-system", "-cf", "-", "."}, {"rsync", "-xa", "--list-only", "."}} {
+			if _, err := exec.LookPath(args[0]); err == nil {
+				sameOutput(t, src, one.Dir, args)
 			}
-			f.remove(one)
-		})
-	}
+		}
+		f.remove(one)
+	})
 }
 
 // sameOutput checks that a program finds as much in two directories.
@@ -185,35 +181,31 @@ func TestForkNode(t *testing.T) {
 		t.Skipf("npm's archiver: %v", err)
 	}
 	archiver := strings.TrimSpace(string(found))
-	for _, mode := range mountedModes {
-		t.Run(string(mode), func(t *testing.T) {
-			f := newForked(t)
-			tryMode(t, f.state, mode)
-			src := f.files("linked", nil)
-			linkedTree(t, src, 600)
-			r := f.open()
-			f.id = complete(t, r, src, nil).ID
-			one := f.fork(r, "one", &ForkOptions{Mode: mode})
-			addPairs(t, one.Dir, 30)
-			want := map[string]string{}
-			for path, n := range scan(t, one.Dir) {
-				if n.Mode&unix.S_IFMT == unix.S_IFREG {
-					b, err := os.ReadFile(filepath.Join(one.Dir, path))
-					must(t, err)
-					want[path] = string(b)
-				}
+	eachMode(t, func(t *testing.T, f *forked, mode ForkMode) {
+		src := f.files("linked", nil)
+		linkedTree(t, src, 600)
+		r := f.open()
+		f.id = complete(t, r, src, nil).ID
+		one := f.fork(r, "one", &ForkOptions{Mode: mode})
+		addPairs(t, one.Dir, 30)
+		want := map[string]string{}
+		for path, n := range scan(t, one.Dir) {
+			if n.Mode&unix.S_IFMT == unix.S_IFREG {
+				b, err := os.ReadFile(filepath.Join(one.Dir, path))
+				must(t, err)
+				want[path] = string(b)
 			}
-			program := `require(process.argv[1]).c({file: process.argv[2], cwd: process.argv[3], sync: true}, ["."])`
-			run(t, one.Dir, "node", "-e", program, archiver, f.path("node.tar"), one.Dir)
-			archive, err := os.ReadFile(f.path("node.tar"))
-			must(t, err)
-			sameTexts(t, "node-tar", want, readTar(t, archive))
+		}
+		program := `require(process.argv[1]).c({file: process.argv[2], cwd: process.argv[3], sync: true}, ["."])`
+		run(t, one.Dir, "node", "-e", program, archiver, f.path("node.tar"), one.Dir)
+		archive, err := os.ReadFile(f.path("node.tar"))
+		must(t, err)
+		sameTexts(t, "node-tar", want, readTar(t, archive))
 
-			run(t, one.Dir, "npm", "pack", "--offline", "--ignore-scripts", "--no-update-notifier", "--cache="+f.path("npm"), "--pack-destination="+f.path("."))
-			sameTexts(t, "npm pack", want, readPackage(t, f.path("linked-1.0.0.tgz")))
-			f.remove(one)
-		})
-	}
+		run(t, one.Dir, "npm", "pack", "--offline", "--ignore-scripts", "--no-update-notifier", "--cache="+f.path("npm"), "--pack-destination="+f.path("."))
+		sameTexts(t, "npm pack", want, readPackage(t, f.path("linked-1.0.0.tgz")))
+		f.remove(one)
+	})
 }
 
 // readPackage reads what npm packs, below package/.

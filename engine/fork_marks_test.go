@@ -115,51 +115,47 @@ func run(t testing.TB, dir, program string, args ...string) {
 // Nothing is missing in it, nothing answers an error, what is removed stays away, and a
 // snapshot of the fork has all that the directory would have.
 func TestForkForeignMarks(t *testing.T) {
-	for _, mode := range mountedModes {
-		t.Run(string(mode), func(t *testing.T) {
-			f := newForked(t)
-			tryMode(t, f.state, mode)
-			src := f.files("layers", nil)
-			foreignMarks(t, src)
-			r := f.open()
-			f.id = complete(t, r, src, nil).ID
-			one := f.fork(r, "one", &ForkOptions{Mode: mode})
-			compare(t, showsIn(mode, scan(t, src)), showsIn(mode, scan(t, one.Dir)))
-			// A mount shows the snapshot as it is, beside the fork and by the same process.
-			m, err := r.Mount(t.Context(), f.id.String(), f.files("mnt", nil), nil)
-			must(t, err)
-			compare(t, scan(t, src), scan(t, m.Dir))
-			must(t, m.Unmount(false))
+	eachMode(t, func(t *testing.T, f *forked, mode ForkMode) {
+		src := f.files("layers", nil)
+		foreignMarks(t, src)
+		r := f.open()
+		f.id = complete(t, r, src, nil).ID
+		one := f.fork(r, "one", &ForkOptions{Mode: mode})
+		compare(t, showsIn(mode, scan(t, src)), showsIn(mode, scan(t, one.Dir)))
+		// A mount shows the snapshot as it is, beside the fork and by the same process.
+		m, err := r.Mount(t.Context(), f.id.String(), f.files("mnt", nil), nil)
+		must(t, err)
+		compare(t, scan(t, src), scan(t, m.Dir))
+		must(t, m.Unmount(false))
 
-			touchAll(t, one.Dir)
-			touchAll(t, src)
-			same := func(what string) {
-				t.Helper()
-				want, got := withoutTimes(showsIn(mode, scan(t, src))), withoutTimes(showsIn(mode, scan(t, one.Dir)))
-				compare(t, want, got)
-				if t.Failed() {
-					t.Fatal(what)
-				}
-			}
-			same("changed")
-			must(t, one.Unmount(t.Context(), false))
-			one, err = r.ResumeFork(t.Context(), "one", nil)
-			must(t, err)
-			same("resumed")
-
-			made := complete(t, r, one.Dir, nil)
-			if made.Parent == nil || *made.Parent != f.id {
-				t.Error("all of the fork was read")
-			}
-			restore(t, r, made.ID.String(), f.path("out"), nil)
-			want, got := withoutTimes(scan(t, src)), withoutTimes(scan(t, f.path("out")))
-			if mode == ForkFuse { // which does not copy the attributes of what is changed
-				want, got = withoutXattrs(want), withoutXattrs(got)
-			}
+		touchAll(t, one.Dir)
+		touchAll(t, src)
+		same := func(what string) {
+			t.Helper()
+			want, got := withoutTimes(showsIn(mode, scan(t, src))), withoutTimes(showsIn(mode, scan(t, one.Dir)))
 			compare(t, want, got)
-			f.remove(one)
-		})
-	}
+			if t.Failed() {
+				t.Fatal(what)
+			}
+		}
+		same("changed")
+		must(t, one.Unmount(t.Context(), false))
+		one, err = r.ResumeFork(t.Context(), "one", nil)
+		must(t, err)
+		same("resumed")
+
+		made := complete(t, r, one.Dir, nil)
+		if made.Parent == nil || *made.Parent != f.id {
+			t.Error("all of the fork was read")
+		}
+		restore(t, r, made.ID.String(), f.path("out"), nil)
+		want, got := withoutTimes(scan(t, src)), withoutTimes(scan(t, f.path("out")))
+		if mode == ForkFuse { // which does not copy the attributes of what is changed
+			want, got = withoutXattrs(want), withoutXattrs(got)
+		}
+		compare(t, want, got)
+		f.remove(one)
+	})
 }
 
 func withoutTimes(all tree) tree {
@@ -181,57 +177,53 @@ func withoutXattrs(all tree) tree {
 // TestForkOwnMarks: what somebody sets in a fork is never taken for what the overlay says
 // of itself, neither by a snapshot nor by the next mount.
 func TestForkOwnMarks(t *testing.T) {
-	for _, mode := range mountedModes {
-		t.Run(string(mode), func(t *testing.T) {
-			f := newForked(t)
-			tryMode(t, f.state, mode)
-			src := f.files("more", map[string]string{"d/file": "1", "d/sub/file": "2", "e/file": "3"})
-			r := f.open()
-			f.id = complete(t, r, src, nil).ID
-			one := f.fork(r, "one", &ForkOptions{Mode: mode})
-			set := 0
-			for _, name := range []string{
-				"user.overlay.opaque", "user.overlay.redirect", "user.fuseoverlayfs.opaque", "user.containers.override_stat",
-				"trusted.overlay.opaque", "trusted.overlay.redirect",
-			} {
-				for _, path := range []string{"", "/d", "/d/sub"} {
-					err := unix.Lsetxattr(one.Dir+path, name, []byte("y"), 0)
-					if err == nil {
-						set++
-					} else if !errIsAny(err, unix.EPERM, unix.ENOTSUP, unix.EIO) {
-						t.Errorf("%s: %v", name, err)
-					}
+	eachMode(t, func(t *testing.T, f *forked, mode ForkMode) {
+		src := f.files("more", map[string]string{"d/file": "1", "d/sub/file": "2", "e/file": "3"})
+		r := f.open()
+		f.id = complete(t, r, src, nil).ID
+		one := f.fork(r, "one", &ForkOptions{Mode: mode})
+		set := 0
+		for _, name := range []string{
+			"user.overlay.opaque", "user.overlay.redirect", "user.fuseoverlayfs.opaque", "user.containers.override_stat",
+			"trusted.overlay.opaque", "trusted.overlay.redirect",
+		} {
+			for _, path := range []string{"", "/d", "/d/sub"} {
+				err := unix.Lsetxattr(one.Dir+path, name, []byte("y"), 0)
+				if err == nil {
+					set++
+				} else if !errIsAny(err, unix.EPERM, unix.ENOTSUP, unix.EIO) {
+					t.Errorf("%s: %v", name, err)
 				}
 			}
-			for _, path := range []string{"/d/file", "/d/.wh.file", "/d/.wh..wh..opq"} {
-				_ = os.WriteFile(one.Dir+path, []byte("1"), 0o644) // or it cannot be made
-			}
-			if set == 0 {
-				t.Error("nothing could be set")
-			}
-			_ = unix.Mknod(one.Dir+"/e/file", unix.S_IFCHR, 0)
-			there := func(what, dir string) {
-				t.Helper()
-				for path, text := range map[string]string{"/d/file": "1", "/d/sub/file": "2", "/e/file": "3"} {
-					if b, err := os.ReadFile(dir + path); err != nil || string(b) != text {
-						t.Errorf("%s: %s: %q %v", what, path, b, err)
-					}
+		}
+		for _, path := range []string{"/d/file", "/d/.wh.file", "/d/.wh..wh..opq"} {
+			_ = os.WriteFile(one.Dir+path, []byte("1"), 0o644) // or it cannot be made
+		}
+		if set == 0 {
+			t.Error("nothing could be set")
+		}
+		_ = unix.Mknod(one.Dir+"/e/file", unix.S_IFCHR, 0)
+		there := func(what, dir string) {
+			t.Helper()
+			for path, text := range map[string]string{"/d/file": "1", "/d/sub/file": "2", "/e/file": "3"} {
+				if b, err := os.ReadFile(dir + path); err != nil || string(b) != text {
+					t.Errorf("%s: %s: %q %v", what, path, b, err)
 				}
 			}
-			there("set", one.Dir)
-			made := complete(t, r, one.Dir, nil)
-			restore(t, r, made.ID.String(), f.path("out"), nil)
-			there("snapshot", f.path("out"))
-			must(t, one.Unmount(t.Context(), false))
-			one, err := r.ResumeFork(t.Context(), "one", nil)
-			must(t, err)
-			there("resumed", one.Dir)
-			made = complete(t, r, one.Dir, nil)
-			restore(t, r, made.ID.String(), f.path("again"), nil)
-			there("snapshot of what was resumed", f.path("again"))
-			f.remove(one)
-		})
-	}
+		}
+		there("set", one.Dir)
+		made := complete(t, r, one.Dir, nil)
+		restore(t, r, made.ID.String(), f.path("out"), nil)
+		there("snapshot", f.path("out"))
+		must(t, one.Unmount(t.Context(), false))
+		one, err := r.ResumeFork(t.Context(), "one", nil)
+		must(t, err)
+		there("resumed", one.Dir)
+		made = complete(t, r, one.Dir, nil)
+		restore(t, r, made.ID.String(), f.path("again"), nil)
+		there("snapshot of what was resumed", f.path("again"))
+		f.remove(one)
+	})
 }
 
 // TestForkLeftOut: of a tree that contains the state directory, the layers of forks and what

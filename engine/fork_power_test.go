@@ -28,6 +28,17 @@ func tryMode(t testing.TB, state string, mode ForkMode) {
 	must(t, TryFork(t.Context(), state, mode))
 }
 
+// eachMode does something in every mode.
+func eachMode(t *testing.T, do func(t *testing.T, f *forked, mode ForkMode)) {
+	for _, mode := range mountedModes {
+		t.Run(string(mode), func(t *testing.T) {
+			f := newForked(t)
+			tryMode(t, f.state, mode)
+			do(t, f, mode)
+		})
+	}
+}
+
 // TestForkNoPower: in no mode does a setuid program of root's make somebody root, or a
 // device file open a device; neither right after the fork nor when it was resumed, and
 // wherever what is changed is kept.
