@@ -40,7 +40,7 @@ const (
 	saveUpperTar = "tar+zstd, upper"
 )
 
-const overlayOptions = "index=off,nfs_export=off,metacopy=on,redirect_dir=on,xino=on"
+const overlayOptions = "index=off,nfs_export=off,metacopy=on,redirect_dir=on,xino=off"
 
 type overlayVault struct {
 	squashVault

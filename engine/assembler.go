@@ -78,7 +78,7 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 				c.fork.pages(ctx, known)
 			}
 		}
-		if ref, ok := known[id]; ok && !c.parent.bad.Load() && !c.guard.refuses(ref.Pack) {
+		if ref, ok := known[id]; ok && !c.parent.bad.Load() && !c.fork.damaged() && !c.guard.refuses(ref.Pack) {
 			return ref, true
 		}
 		return c.indexedPage(id)

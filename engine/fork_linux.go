@@ -135,11 +135,8 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	}
 	var f *Fork
 	if x.opts.Mode != ForkRestore {
-		err = x.overLower(ctx, id, func(lower string, s *Snapshot) error {
-			rec.Snapshot = *s
-			f, err = x.mountNew(ctx, rec, lower)
-			return err
-		})
+		rec.Snapshot.ID = id
+		f, err = x.mountNew(ctx, rec)
 		plain := x.opts.Mode == "" && x.opts.Upper == "" && !x.opts.Ephemeral && !x.opts.Force
 		if !plain || !errIsAny(err, errNoFUSE, errNoOverlay) {
 			return f, err
@@ -198,43 +195,43 @@ func (x *forker) check() error {
 
 // overLower calls do with a directory at which the snapshot is mounted, and stays as
 // long as do takes. Whoever comes first mounts it.
-func (x *forker) overLower(ctx context.Context, id manifest.ID, do func(lower string, s *Snapshot) error) error {
+func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string, s *Snapshot) error) error {
 	for how := unix.LOCK_SH; ; how = unix.LOCK_EX {
-		lock, err := x.g.lockLower(ctx, id, how)
+		lock, err := x.g.lockLower(ctx, k, how)
 		if err != nil {
 			return fmt.Errorf("state folder: %w", err)
 		}
-		s, err := x.lowerThere(id)
+		s, err := x.lowerThere(k)
 		if s == nil && err == nil && how == unix.LOCK_SH {
 			lock.Close()
 			continue
 		}
 		if s == nil && err == nil {
-			s, err = x.mountLower(ctx, id)
+			s, err = x.mountLower(ctx, k)
 		}
 		if err == nil {
 			if err = x.repo.checkLive(ctx, s); err != nil {
-				err = fmt.Errorf("snapshot %v: %w", id, err)
+				err = fmt.Errorf("snapshot %v: %w", k.id, err)
 			}
 		}
 		if err == nil {
-			err = do(x.g.lower(id), s)
+			err = do(x.g.lower(k), s)
 		}
 		lock.Close()
 		if err != nil && how == unix.LOCK_EX {
-			err = errors.Join(err, x.g.releaseLower(context.WithoutCancel(ctx), id, true))
+			err = errors.Join(err, x.g.releaseLower(context.WithoutCancel(ctx), k, true))
 		}
 		return err
 	}
 }
 
 // lowerThere gives the snapshot, if it is mounted where forks lie over it; else nil.
-func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
+func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 	points, err := fusefs.Points()
 	if err != nil {
 		return nil, err
 	}
-	lower := x.g.lower(id)
+	lower := x.g.lower(k)
 	at := slices.IndexFunc(points, func(p fusefs.Point) bool { return p.Dir == lower })
 	if at < 0 {
 		return nil, nil
@@ -245,9 +242,9 @@ func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
 	case errors.Is(err, fusefs.ErrNoServer):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("snapshot %v: %w", id, err)
+		return nil, fmt.Errorf("snapshot %v: %w", k.id, err)
 	}
-	entries := x.repo.registry.scan(id.String()+".", points)
+	entries := x.repo.registry.scan(k.id.String()+".", points)
 	defer closeAll(entries)
 	for _, e := range entries {
 		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole })
@@ -259,17 +256,17 @@ func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
 }
 
 // mountLower mounts the snapshot where forks lie over it.
-func (x *forker) mountLower(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+func (x *forker) mountLower(ctx context.Context, k lowerKey) (*Snapshot, error) {
 	if err := TryMount(x.g.state); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoFUSE, err)
 	}
-	lower := x.g.lower(id)
+	lower := x.g.lower(k)
 	// Of a dead one even mkdir may fail.
 	if err := os.Mkdir(lower, 0o700); err != nil && !errIsAny(err, fs.ErrExist, unix.ENOTCONN, unix.ECONNABORTED) {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	mo := &MountOptions{Prefetch: x.opts.Prefetch, Share: true, Fail: x.opts.Fail, Warn: x.opts.Warn, byOthers: x.opts.Serve != nil}
-	m, err := x.repo.Mount(ctx, id.String(), lower, mo)
+	m, err := x.repo.Mount(ctx, k.id.String(), lower, mo)
 	if err == nil {
 		return &m.Snapshot, nil
 	}
@@ -277,21 +274,22 @@ func (x *forker) mountLower(ctx context.Context, id manifest.ID) (*Snapshot, err
 		return nil, err
 	}
 	// What cannot be served is better known before.
-	s, err := x.repo.Get(ctx, id.String())
+	s, err := x.repo.Get(ctx, k.id.String())
 	if err != nil {
 		return nil, err
 	}
-	if err := x.opts.Serve(ctx, id, lower, x.opts.Prefetch); err != nil {
+	if err := x.opts.Serve(ctx, k.id, lower, x.opts.Prefetch); err != nil {
 		return nil, err
 	}
-	if there, err := x.lowerThere(id); err != nil || there == nil {
-		return nil, errors.Join(fmt.Errorf("snapshot %v: another process was to mount it, and has not", id), err)
+	if there, err := x.lowerThere(k); err != nil || there == nil {
+		return nil, errors.Join(fmt.Errorf("snapshot %v: another process was to mount it, and has not", k.id), err)
 	}
 	return s, nil
 }
 
-// mountNew makes an entry and mounts the fork over the lower directory.
-func (x *forker) mountNew(ctx context.Context, rec *forkRecord, lower string) (_ *Fork, err error) {
+// mountNew makes an entry and mounts the fork over the snapshot that the record names, in
+// the first mode that can be had.
+func (x *forker) mountNew(ctx context.Context, rec *forkRecord) (_ *Fork, err error) {
 	layer, err := x.openLayer(rec)
 	if err != nil {
 		return nil, err
@@ -314,7 +312,13 @@ func (x *forker) mountNew(ctx context.Context, rec *forkRecord, lower string) (_
 			continue
 		}
 		rec.Mode = mode
-		f, err := x.mountAs(ctx, rec, layer, lower)
+		var f *Fork
+		err := x.overLower(ctx, rec.lower(), func(lower string, s *Snapshot) error {
+			rec.Snapshot = *s
+			var err error
+			f, err = x.mountAs(ctx, rec, layer, lower)
+			return err
+		})
 		if err == nil {
 			return f, nil
 		}
@@ -359,7 +363,7 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		}
 	}
 	if layer.kept == nil {
-		if err := makeUpper(lower, e.upper()); err != nil {
+		if err := makeUpper(lower, e.upper(), rec.Mode.format()); err != nil {
 			return nil, err
 		}
 	}

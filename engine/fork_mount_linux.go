@@ -10,10 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -27,14 +29,29 @@ type noOverlay struct{ err error }
 func (e *noOverlay) Error() string   { return e.err.Error() }
 func (e *noOverlay) Unwrap() []error { return []error{errNoOverlay, e.err} }
 
-// possible says why a mode cannot be had here, as far as that is known without trying.
+// possible says why a mode cannot be had here, as far as that is known before the snapshot
+// is mounted for it.
 func (x *forker) possible(mode ForkMode) error {
 	if mode == ForkFuse {
 		_, err := exec.LookPath("fuse-overlayfs")
 		return err
 	}
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	unix.Close(fd)
+	// Removing what is not there changes nothing, and takes the same right.
+	if mode == ForkOverlay && errors.Is(unix.Lremovexattr("/", trustedProbe), unix.EPERM) {
+		return onlyRoot(trustedProbe)
+	}
 	return nil
 }
+
+// trustedProbe is an attribute that nothing has.
+const trustedProbe = "trusted.snapctl-probe"
+
+func onlyRoot(name string) error { return fmt.Errorf("only root may set the attribute %s", name) }
 
 // mountMemory gives an ephemeral fork its tmpfs.
 func (e *forkEntry) mountMemory() error {
@@ -50,7 +67,7 @@ func (e *forkEntry) mountMemory() error {
 
 // makeUpper makes the upper directory. An overlay's root has its metadata, which is
 // to be the snapshot's.
-func makeUpper(lower, upper string) error {
+func makeUpper(lower, upper string, format upperFormat) error {
 	if err := os.Mkdir(upper, 0o700); err != nil {
 		return err
 	}
@@ -68,7 +85,7 @@ func makeUpper(lower, upper string) error {
 		return err
 	}
 	for name := range strings.SplitSeq(string(names), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if name == "" || format.shown(name) == "" {
 			continue
 		}
 		value, err := grow(func(dest []byte) (int, error) { return unix.Lgetxattr(lower, name, dest) })
@@ -99,7 +116,9 @@ func (e *forkEntry) mount(ctx context.Context, lower string) error {
 	}
 	var err error
 	if e.rec.Mode == ForkFuse {
-		err = e.mountFuse(ctx, o)
+		if err = disbelieve(ctx, o.upper); err == nil {
+			err = e.mountFuse(ctx, o)
+		}
 	} else if err = o.writable(); err == nil {
 		err = o.mount(string(e.rec.Dir))
 	}
@@ -123,7 +142,7 @@ type overlayMount struct {
 // writable says why the upper directory does not do. The kernel mounts an overlay
 // all the same, on which a directory cannot be removed and made again.
 func (o *overlayMount) writable() error {
-	name := "trusted.snapctl-probe"
+	name := trustedProbe
 	if o.user {
 		name = "user.snapctl-probe"
 	}
@@ -132,7 +151,7 @@ func (o *overlayMount) writable() error {
 	case err == nil:
 		err = unix.Lremovexattr(o.work, name)
 	case errors.Is(err, unix.EPERM):
-		err = fmt.Errorf("only root may set the attribute %s", name)
+		err = onlyRoot(name)
 	case errors.Is(err, unix.ENOTSUP):
 		err = fmt.Errorf("the file system of %s has no extended attributes that begin with %s", filepath.Dir(o.work), strings.SplitAfter(name, ".")[0])
 	}
@@ -160,10 +179,13 @@ func (o *overlayMount) open() (fd int, err error) {
 	escape := strings.NewReplacer(`\`, `\\`)
 	// With redirects a directory is renamed rather than copied; with metacopy so are
 	// a file's mode and owner changed. Neither index nor NFS: they tie the upper
-	// directory to one mount of the snapshot, and it will meet another.
+	// directory to one mount of the snapshot, and it will meet another. With xino the
+	// kernel would put the layer into the upper bits of inode numbers, and programs that
+	// keep those in a double (JavaScript) would take neighbouring files for one. Without
+	// it a file's number is the one that it has in its layer, which st_dev tells.
 	options := [][2]string{
 		{"source", o.source}, {"lowerdir+", o.lower}, {"upperdir", escape.Replace(o.upper)}, {"workdir", escape.Replace(o.work)},
-		{"index", "off"}, {"xino", "on"},
+		{"index", "off"}, {"xino", "off"},
 	}
 	if o.user {
 		options = append(options, [2]string{"userxattr", ""})
@@ -228,7 +250,8 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 		return err
 	}
 	defer said.Close()
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
+	// As root it would have setuid programs and devices work.
+	options := fmt.Sprintf("nosuid,nodev,lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
 	if os.Geteuid() != 0 { // as after a restore, all files are his
 		options += fmt.Sprintf(",squash_to_uid=%d,squash_to_gid=%d", os.Geteuid(), os.Getegid())
 	}
@@ -246,10 +269,23 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 		return fmt.Errorf("fuse-overlayfs: %w: %s", err, strings.TrimSpace(string(text)))
 	}
 	table, err := readMountTable()
-	if err == nil && !e.mountedIn(table) {
-		err = errors.New("fuse-overlayfs says that it has mounted, and has not")
+	if err != nil {
+		return err
 	}
-	return err
+	if !e.mountedIn(table) {
+		return errors.New("fuse-overlayfs says that it has mounted, and has not")
+	}
+	if m := table[string(e.rec.Dir)]; !powerless(m) {
+		err := fmt.Errorf("fuse-overlayfs has mounted with the options %s, in which setuid programs or devices have power", m.Options)
+		return errors.Join(err, fusefs.UnmountAt(string(e.rec.Dir), true))
+	}
+	return nil
+}
+
+// powerless reports whether setuid programs and device files have no power in a mount.
+func powerless(m *mountinfo.Info) bool {
+	options := strings.Split(m.Options, ",")
+	return slices.Contains(options, "nosuid") && slices.Contains(options, "nodev")
 }
 
 // probe asks for a file that there is not, which the server of the snapshot has to

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/fusefs"
-	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,9 +33,10 @@ import (
 //	forks/.gone-WORD            an entry that is being removed, with all that is the fork's
 //	forks/.new-WORD             an entry that is being made, or removed alone
 //	kept/NAME-WORD              upper and layer.json of a fork that was removed and kept
-//	lower/ID                    where the snapshot is mounted that forks lie over
+//	lower/ID                    where the snapshot is mounted that forks lie over; of
+//	                            other modes than overlay lower/ID.MODE
 //	lower/ID.lock               shared by who mounts a fork over it, exclusive to who
-//	                            mounts or unmounts it
+//	                            mounts or unmounts it; likewise lower/ID.MODE.lock
 //
 // upper and work may be elsewhere, in a folder that ForkOptions.Upper names; there
 // layer.json says whose they are. What is mounted the kernel says, as it does of
@@ -433,23 +433,4 @@ func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
 		e.close()
 	}
 	return nil, nil
-}
-
-// lower is where a snapshot is mounted that forks lie over.
-func (g *forkRegistry) lower(id manifest.ID) string {
-	return filepath.Join(g.state, lowersFolder, id.String())
-}
-
-// isLower reports whether a path is such a mount point.
-func (g *forkRegistry) isLower(path string) bool {
-	return filepath.Dir(path) == filepath.Join(g.state, lowersFolder)
-}
-
-// lockLower locks where a snapshot is mounted: LOCK_SH keeps it there, LOCK_EX is
-// for who mounts or unmounts it.
-func (g *forkRegistry) lockLower(ctx context.Context, id manifest.ID, how int) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Join(g.state, lowersFolder), 0o700); err != nil {
-		return nil, err
-	}
-	return lockFile(ctx, g.lower(id)+".lock", how)
 }

@@ -58,7 +58,7 @@ func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
 	if err != nil {
 		return err
 	}
-	return e.g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
+	return e.g.releaseLower(ctx, e.rec.lower(), !busy)
 }
 
 // unmount unmounts the fork, if it is mounted. The caller has the lock, and writes
@@ -143,7 +143,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	if err != nil {
 		return "", err
 	}
-	return kept, g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
+	return kept, g.releaseLower(ctx, e.rec.lower(), !busy)
 }
 
 // removeCopy removes a fork that is a copy.
@@ -171,27 +171,27 @@ const lowerPatience = 2 * time.Second
 // releaseLower unmounts the snapshot that forks lay over, if none is mounted any
 // more. With wait it returns when the process that served it has ended, if that was
 // its last mount.
-func (g *forkRegistry) releaseLower(ctx context.Context, id manifest.ID, wait bool) error {
-	lock, err := g.lockLower(ctx, id, unix.LOCK_EX)
+func (g *forkRegistry) releaseLower(ctx context.Context, k lowerKey, wait bool) error {
+	lock, err := g.lockLower(ctx, k, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	return g.dropLower(ctx, id, wait)
+	return g.dropLower(ctx, k, wait)
 }
 
 // tryReleaseLower is releaseLower for who does not wait for the lock. It reports false
 // if somebody else has it.
-func (g *forkRegistry) tryReleaseLower(ctx context.Context, id manifest.ID) (bool, error) {
-	lock, err := tryLockFile(g.lower(id)+".lock", unix.LOCK_EX)
+func (g *forkRegistry) tryReleaseLower(ctx context.Context, k lowerKey) (bool, error) {
+	lock, err := tryLockFile(g.lower(k)+".lock", unix.LOCK_EX)
 	if lock == nil {
 		return false, err
 	}
 	defer lock.Close()
-	if g.lowerElsewhere(id) {
+	if g.lowerElsewhere(k.id) {
 		return false, nil
 	}
-	return true, g.dropLower(ctx, id, true)
+	return true, g.dropLower(ctx, k, true)
 }
 
 // lowerElsewhere reports whether a snapshot is served in another mount namespace, where
@@ -204,15 +204,15 @@ func (g *forkRegistry) lowerElsewhere(id manifest.ID) bool {
 }
 
 // dropLower is releaseLower for who has the lock exclusively.
-func (g *forkRegistry) dropLower(ctx context.Context, id manifest.ID, wait bool) error {
+func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, wait bool) error {
 	table, err := readMountTable()
 	if err != nil {
 		return err
 	}
-	if used, err := g.lowerUsed(table, id); used || err != nil {
+	if used, err := g.lowerUsed(table, k); used || err != nil {
 		return err
 	}
-	lower := g.lower(id)
+	lower := g.lower(k)
 	if table[lower] == nil {
 		// Not mounted, but to be mounted again after a restart of the machine, as the
 		// registry has it: forks see to it themselves.
@@ -238,8 +238,8 @@ func (g *forkRegistry) dropLower(ctx context.Context, id manifest.ID, wait bool)
 	return nil
 }
 
-// lowerUsed reports whether a fork of a snapshot is mounted.
-func (g *forkRegistry) lowerUsed(t mountTable, id manifest.ID) (bool, error) {
+// lowerUsed reports whether a fork is mounted over it.
+func (g *forkRegistry) lowerUsed(t mountTable, k lowerKey) (bool, error) {
 	overlays := map[string]bool{}
 	for path, m := range t {
 		if m.FSType == overlayType || m.FSType == fuseOverlayType {
@@ -257,7 +257,7 @@ func (g *forkRegistry) lowerUsed(t mountTable, id manifest.ID) (bool, error) {
 		if err != nil {
 			return true, err // better a server too many
 		}
-		used := e.rec.Snapshot.ID == id && e.mountedIn(t)
+		used := e.rec.lower() == k && e.mountedIn(t)
 		e.close()
 		if used {
 			return true, nil

@@ -87,7 +87,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		opts.Prefetch = p
 		x.opts = &opts
 	}
-	err = x.overLower(ctx, e.rec.Snapshot.ID, func(lower string, _ *Snapshot) error {
+	err = x.overLower(ctx, e.rec.lower(), func(lower string, _ *Snapshot) error {
 		e.rec.Mounted, e.rec.Works = placeHere(), e.rec.Works.next(e.layer())
 		if err := e.write(); err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/fusefs"
-	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
 
@@ -232,25 +231,25 @@ func (s *sweeper) unmade(key string) {
 // lowers unmounts snapshots over which no fork lies.
 func (s *sweeper) lowers(ctx context.Context) {
 	names, _ := os.ReadDir(filepath.Join(s.g.state, lowersFolder))
-	seen := map[manifest.ID]bool{}
+	seen := map[lowerKey]bool{}
 	for _, n := range names {
-		id, err := manifest.ParseID(strings.TrimSuffix(n.Name(), ".lock"))
-		if err != nil || seen[id] {
+		k, ok := parseLowerKey(strings.TrimSuffix(n.Name(), ".lock"))
+		if !ok || seen[k] {
 			continue
 		}
-		seen[id] = true
+		seen[k] = true
 		table, err := s.mounts()
 		if err != nil {
 			s.errs = append(s.errs, err)
 			return
 		}
 		// Before it is locked, for which whoever forks it would wait.
-		if used, err := s.g.lowerUsed(table, id); used || err != nil {
+		if used, err := s.g.lowerUsed(table, k); used || err != nil {
 			continue
 		}
-		released, err := s.g.tryReleaseLower(ctx, id)
+		released, err := s.g.tryReleaseLower(ctx, k)
 		if released || err != nil {
-			s.done(fmt.Sprintf("the mount of snapshot %v, over which no fork lies", id), err)
+			s.done(fmt.Sprintf("the mount of snapshot %v, over which no fork lies", k.id), err)
 		}
 	}
 }

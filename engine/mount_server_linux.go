@@ -20,7 +20,8 @@ var _ fusefs.Source = (*chunkReader)(nil)
 // A mountServer serves one snapshot from this process, at one mount point or
 // several: one tree, one set of decoded frames, one lease, one entry in the
 // registry. As root its mount points are one file system of the kernel's, with one
-// page cache; fusermount3 cannot do that, so for others each is one of its own.
+// page cache, and likewise those that forks lie over, by their View; fusermount3 cannot
+// do that, so for others each is one of its own.
 //
 // It ends with the last mount point, whoever unmounts it, and however it came to
 // be: a bind mount that somebody else made counts too.
@@ -62,6 +63,7 @@ type mountServer struct {
 type fileSystem struct {
 	*fusefs.Server
 	device fusefs.Device
+	view   fusefs.View
 	ended  bool
 }
 
@@ -154,7 +156,8 @@ func (s *mountServer) isClosing() bool {
 
 // mount mounts a file system of its own. The caller has changes.
 func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
-	fs, err := fusefs.Mount(path, s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
+	view := viewAt(s.repo.stateDir(), path)
+	fs, err := fusefs.Mount(path, s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, View: view, Fail: s.fail})
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +168,7 @@ func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
 			device = p.Device // of the topmost, which is the last
 		}
 	}
-	s.addSystem(fs, device)
+	s.addSystem(fs, device, view)
 	if err != nil {
 		return nil, errors.Join(err, fs.Unmount(true))
 	}
@@ -173,8 +176,8 @@ func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
 }
 
 // addSystem has the end of a file system noticed.
-func (s *mountServer) addSystem(fs *fusefs.Server, device fusefs.Device) {
-	x := &fileSystem{Server: fs, device: device}
+func (s *mountServer) addSystem(fs *fusefs.Server, device fusefs.Device, view fusefs.View) {
+	x := &fileSystem{Server: fs, device: device, view: view}
 	s.mu.Lock()
 	s.systems = append(s.systems, x)
 	s.mu.Unlock()
@@ -253,8 +256,9 @@ func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
 	if os.Geteuid() != 0 {
 		return nil
 	}
+	view := viewAt(s.repo.stateDir(), path)
 	for _, p := range s.points() {
-		if !p.Whole {
+		if !p.Whole || !s.looks(p.Device, view) {
 			continue
 		}
 		err := fusefs.Bind(p.Dir, p.Device, path)
@@ -290,6 +294,13 @@ func (s *mountServer) has(d fusefs.Device) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.device == d && x.Connected() })
+}
+
+// looks reports whether a file system of the server's shows the snapshot as a view does.
+func (s *mountServer) looks(d fusefs.Device, view fusefs.View) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.device == d && x.view == view })
 }
 
 // register writes an entry in the registry.

@@ -29,7 +29,7 @@ const (
 	// namespace. Directories are then never redirected, and files never have their
 	// metadata alone in the upper directory.
 	upperUser
-	// upperFuse is that of fuse-overlayfs: any of those, and files .wh.NAME. It
+	// upperFuse is that of fuse-overlayfs: devices and files .wh.NAME are whiteouts. It
 	// has neither redirects nor files without contents.
 	upperFuse
 )
@@ -91,7 +91,9 @@ type dirMarks struct {
 func (f upperFormat) marks(fd int) (m dirMarks, err error) {
 	names := []string{f.prefix() + "opaque"}
 	if f == upperFuse {
-		names = []string{"trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque"}
+		// Not user.overlay.opaque: who works in the fork may set that, while the overlay
+		// never sets it without making the file that says the same.
+		names = []string{"trusted.overlay.opaque", "user.fuseoverlayfs.opaque"}
 	}
 	for _, name := range names {
 		v, err := fdXattr(fd, name)

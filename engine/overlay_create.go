@@ -168,12 +168,18 @@ func (r *Repository) liveTree(ctx context.Context, id manifest.ID) (*manifest.Ma
 // pages adds the tree pages of the newest snapshot of the fork to those that the
 // repository is known to have.
 func (f *overlaySource) pages(ctx context.Context, known map[chunk.ID]manifest.PageRef) {
-	if f.memo == nil || f.memo.tree == nil {
+	if f.memo == nil || f.memo.bad.Load() {
 		return
 	}
-	// What is not known is looked up in the index.
-	_ = f.memo.tree.Pages(ctx, func(p manifest.PageRef) { known[p.ID] = p })
+	err := f.memo.tree.Pages(ctx, func(p manifest.PageRef) { known[p.ID] = p })
+	if err != nil && ctx.Err() == nil {
+		f.memo.fail(err)
+	}
 }
+
+// damaged reports whether the newest snapshot of the fork cannot be read: then none of its
+// pages is referred to again.
+func (f *overlaySource) damaged() bool { return f != nil && f.memo != nil && f.memo.bad.Load() }
 
 // overlayReader is what a reader must know of an upper directory.
 type overlayReader struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/manifest"
@@ -24,8 +25,9 @@ type overlayMemo struct {
 	snapshot manifest.ID
 	prints   map[uint64]uint64
 
-	tree   *manifest.Tree // of the snapshot; nil if it cannot be read
-	failed func(error)    // told why not
+	tree   *manifest.Tree // of the snapshot
+	failed func(error)    // told why it cannot be read any further
+	bad    atomic.Bool    // some page could not be read: nothing is taken from it any more
 }
 
 const memoMagic = "snapfork"
@@ -79,17 +81,24 @@ func (c cacheDir) writeMemo(o *overlayInfo, id manifest.ID, prints map[uint64]ui
 	return err
 }
 
+// fail says that nothing more is taken from it. The goroutine that reuses entries and the
+// one that reuses pages may both find out.
+func (m *overlayMemo) fail(err error) {
+	if m.bad.CompareAndSwap(false, true) {
+		m.failed(err)
+	}
+}
+
 // reuse completes the item from the newest snapshot of the fork, if it has not
 // changed since.
 func (m *overlayMemo) reuse(ctx context.Context, it *item) bool {
-	if m == nil || m.tree == nil || m.prints[keyHash(it.entry.Key())] != statPrint(&it.stat) {
+	if m == nil || m.bad.Load() || m.prints[keyHash(it.entry.Key())] != statPrint(&it.stat) {
 		return false
 	}
 	var e manifest.Entry
 	if _, err := m.tree.Lookup(ctx, it.entry.Key(), &e); err != nil {
 		if ctx.Err() == nil {
-			m.failed(err)
-			m.tree = nil
+			m.fail(err)
 		}
 		return false
 	}

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
@@ -510,4 +512,57 @@ func (nopSink) Add(_ context.Context, page []byte) (chunk.ID, error) {
 func (nopSink) Flush(context.Context) error { return nil }
 func (nopSink) Page(id chunk.ID) manifest.PageRef {
 	return manifest.PageRef{ID: id, Pack: chunk.PackID{1}, Frame: chunk.Frame{Stored: 1, Raw: 1}}
+}
+
+// noPages fails to give any page, and counts.
+type noPages struct{ asked atomic.Int32 }
+
+func (p *noPages) Page(context.Context, manifest.PageRef) ([]byte, error) {
+	p.asked.Add(1)
+	return nil, ErrIntegrity
+}
+
+// TestOverlayMemoDamaged: when the newest snapshot of a fork turns out damaged nothing more
+// is taken from it, by who reuses entries and by who reuses pages beside that. It is told
+// once.
+func TestOverlayMemoDamaged(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	content := map[string]string{"a": "1"} // and enough for more pages than the one in the manifest
+	for i := range 3000 {
+		content[fmt.Sprint("f", i)] = ""
+	}
+	src := p.files("src", content)
+	m, err := r.manifest(t.Context(), complete(t, r, src, nil).ID)
+	must(t, err)
+	pages := &noPages{}
+	tree, err := m.Tree(pages)
+	must(t, err)
+	var st unix.Stat_t
+	must(t, unix.Lstat(src+"/a", &st))
+	d := direntOf("a", &st)
+	it := item{entry: entryOf("", &d), stat: d}
+	var told atomic.Int32
+	f := &overlaySource{memo: &overlayMemo{
+		tree: tree, prints: map[uint64]uint64{keyHash(it.entry.Key()): statPrint(&d)}, failed: func(error) { told.Add(1) },
+	}}
+	var both sync.WaitGroup
+	for range 100 {
+		both.Go(func() { f.pages(t.Context(), map[chunk.ID]manifest.PageRef{}) })
+		both.Go(func() {
+			it := it
+			if f.memo.reuse(t.Context(), &it) {
+				t.Error("an entry was taken from it")
+			}
+		})
+	}
+	both.Wait()
+	if !f.damaged() || told.Load() != 1 {
+		t.Errorf("damaged: %v, told %d times", f.damaged(), told.Load())
+	}
+	asked := pages.asked.Load()
+	f.pages(t.Context(), map[chunk.ID]manifest.PageRef{})
+	if f.memo.reuse(t.Context(), &it) || pages.asked.Load() != asked {
+		t.Error("it is read on")
+	}
 }

@@ -49,6 +49,7 @@ type handover struct {
 
 type handoverSystem struct {
 	Device fusefs.Device `json:"device"`
+	View   fusefs.View   `json:"view,omitempty"`
 	Init   []byte        `json:"init"`
 	Answer []byte        `json:"answer"`
 }
@@ -117,7 +118,7 @@ func (s *mountServer) handTo(k Keeper) error {
 			return err
 		}
 		defer c.Device.Close()
-		v.Systems = append(v.Systems, handoverSystem{x.device, c.Init, c.Answer})
+		v.Systems = append(v.Systems, handoverSystem{x.device, x.view, c.Init, c.Answer})
 		h.Files = append(h.Files, c.Device)
 	}
 	if len(h.Files) > maxHandover {
@@ -233,7 +234,7 @@ func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File
 	s.lease = r.holdLeaseAs(v.Lease, encoded, opts.warn)
 	for i, fs := range systems {
 		fs.Start()
-		s.addSystem(fs, v.Systems[i].Device)
+		s.addSystem(fs, v.Systems[i].Device, v.Systems[i].View)
 	}
 	// Readers go on from here, whatever becomes of the rest.
 	rec.Pid = os.Getpid()
@@ -256,7 +257,7 @@ func (s *mountServer) takeSystems(systems []handoverSystem, devices []*os.File, 
 	var all []*fusefs.Server
 	for i, x := range systems {
 		c := &fusefs.Connection{Device: devices[i], Init: x.Init, Answer: x.Answer}
-		fs, err := fusefs.TakeOver(c, string(s.dirOf(x.Device)), s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, Fail: s.fail})
+		fs, err := fusefs.TakeOver(c, string(s.dirOf(x.Device)), s.manifest, s.tree, s.chunks, &fusefs.Options{AllowOther: opts.AllowOther, View: x.View, Fail: s.fail})
 		if err != nil {
 			for _, fs := range all {
 				fs.Discard()

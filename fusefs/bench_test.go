@@ -27,7 +27,7 @@ func benchFS(b *testing.B, files int) (f *snapshotFS, dir uint64) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	f = newFS(b.Context(), w.manifest, tree, w, nil)
+	f = newFS(b.Context(), w.manifest, tree, w, &Options{})
 	f.ahead = newAhead(b.Context(), f, func(uint64, int64, []byte) fuse.Status { return fuse.OK })
 	b.Cleanup(f.ahead.wait)
 	var e manifest.Entry
@@ -172,7 +172,7 @@ func BenchmarkRead(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	f := newFS(b.Context(), w.manifest, tree, w, nil)
+	f := newFS(b.Context(), w.manifest, tree, w, &Options{})
 	f.ahead = newAhead(b.Context(), f, func(uint64, int64, []byte) fuse.Status { return fuse.OK })
 	b.Cleanup(f.ahead.wait)
 	buf := make([]byte, size)

@@ -32,7 +32,7 @@ func (f *snapshotFS) list(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 	path := dir.Path()
 	off := in.Offset
 	for ; off < 2; off++ {
-		dot := fuse.DirEntry{Mode: fuse.S_IFDIR, Name: ".", Ino: in.NodeId, Off: off + 1}
+		dot := fuse.DirEntry{Mode: fuse.S_IFDIR, Name: ".", Ino: f.view.inode(in.NodeId - 1), Off: off + 1}
 		if off == 1 {
 			// Who the parent is the kernel knows itself.
 			dot.Name = ".."
@@ -71,7 +71,11 @@ func (f *snapshotFS) listRun(ctx context.Context, path string, off uint64, out *
 		if rank, err = f.tree.Resolve(ctx, rank, &e); err != nil {
 			return err
 		}
-		d := fuse.DirEntry{Mode: modes[e.Type], Name: name, Ino: rank + 1, Off: off + 1}
+		if f.view.hides(name, &e) {
+			off++
+			continue
+		}
+		d := fuse.DirEntry{Mode: modes[e.Type], Name: name, Ino: f.view.inode(rank), Off: off + 1}
 		if !addEntry(out, d, plus, func(o *fuse.EntryOut) { f.fillEntry(o, rank, &e) }) {
 			return nil
 		}

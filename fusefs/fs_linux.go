@@ -26,6 +26,7 @@ type snapshotFS struct {
 	tree               *manifest.Tree
 	src                Source
 	info               *manifest.Info
+	view               View
 	fail               func(op, path string, err error)
 	errors             atomic.Int64
 
@@ -36,9 +37,9 @@ type snapshotFS struct {
 
 var _ fuse.RawFileSystem = (*snapshotFS)(nil)
 
-func newFS(serving context.Context, m *manifest.Manifest, tree *manifest.Tree, src Source, fail func(op, path string, err error)) *snapshotFS {
+func newFS(serving context.Context, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) *snapshotFS {
 	return &snapshotFS{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, fail: fail, serving: serving,
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, view: o.View, fail: o.Fail, serving: serving,
 	}
 }
 
@@ -66,14 +67,14 @@ func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name 
 	}
 	dir := e.Path()
 	rank, err := f.tree.Lookup(ctx, manifest.Key{Dir: dir, Name: name}, &e)
-	if errors.Is(err, manifest.ErrNotExist) {
+	if err == nil {
+		rank, err = f.tree.Resolve(ctx, rank, &e)
+	}
+	if errors.Is(err, manifest.ErrNotExist) || err == nil && f.view.hides(name, &e) {
 		// An entry without an inode: the kernel remembers that there is none.
 		out.NodeId = 0
 		out.SetEntryTimeout(forever)
 		return fuse.OK
-	}
-	if err == nil {
-		rank, err = f.tree.Resolve(ctx, rank, &e)
 	}
 	if err != nil {
 		return f.status(ctx, "lookup", manifest.Join(dir, name), err)
@@ -87,7 +88,7 @@ func (f *snapshotFS) fillEntry(out *fuse.EntryOut, rank uint64, e *manifest.Entr
 	out.Generation = 1
 	out.SetEntryTimeout(forever)
 	out.SetAttrTimeout(forever)
-	fillAttr(&out.Attr, rank, e)
+	f.fillAttr(&out.Attr, rank, e)
 }
 
 var modes = [...]uint32{
@@ -95,8 +96,8 @@ var modes = [...]uint32{
 	manifest.CharDevice: 0o020000, manifest.BlockDevice: 0o060000, manifest.Link: fuse.S_IFREG,
 }
 
-func fillAttr(a *fuse.Attr, rank uint64, e *manifest.Entry) {
-	a.Ino = rank + 1
+func (f *snapshotFS) fillAttr(a *fuse.Attr, rank uint64, e *manifest.Entry) {
+	a.Ino = f.view.inode(rank)
 	a.Mode = modes[e.Type] | e.Mode
 	a.Nlink = max(e.Links, 1)
 	a.Uid, a.Gid = e.UID, e.GID
@@ -145,7 +146,7 @@ func (f *snapshotFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fu
 	if err := f.entry(ctx, in.NodeId, &e); err != nil {
 		return f.status(ctx, "stat", "", err)
 	}
-	fillAttr(&out.Attr, in.NodeId-1, &e)
+	f.fillAttr(&out.Attr, in.NodeId-1, &e)
 	out.SetTimeout(forever)
 	return fuse.OK
 }

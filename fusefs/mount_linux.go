@@ -20,6 +20,8 @@ type Options struct {
 	// AllowOther lets users other than the one who mounts look at it; the
 	// permissions of files are checked in any case. Root always does.
 	AllowOther bool
+	// View is for whom it is mounted.
+	View View
 	// Fail is told of every request that failed for want of data: what was
 	// asked, of which path ("" if that is not known). It must be safe for
 	// parallel use.
@@ -72,7 +74,7 @@ func Mount(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o 
 // newServerOf makes a Server that is mounted nowhere.
 func newServerOf(dir string, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) *Server {
 	serving, stop := context.WithCancel(context.Background())
-	return &Server{dir: dir, fs: newFS(serving, m, tree, src, o.Fail), stop: stop, ended: make(chan struct{})}
+	return &Server{dir: dir, fs: newFS(serving, m, tree, src, o), stop: stop, ended: make(chan struct{})}
 }
 
 // serverOptions are how go-fuse serves a snapshot.

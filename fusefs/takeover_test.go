@@ -40,7 +40,7 @@ func (w *world) silent(t *testing.T) (dir string, c *Connection) {
 	init := make([]byte, 8<<10)
 	n, err := unix.Read(int(dev.Fd()), init)
 	check(t, err)
-	server, answer, _, err := newServer(newFS(t.Context(), w.manifest, nil, w, nil), init[:n], serverOptions(w.manifest))
+	server, answer, _, err := newServer(newFS(t.Context(), w.manifest, nil, w, &Options{}), init[:n], serverOptions(w.manifest))
 	check(t, err)
 	if !touchBuffers(server) {
 		t.Error("the buffers of this go-fuse are out of reach")

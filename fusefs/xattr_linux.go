@@ -15,6 +15,7 @@ func (f *snapshotFS) GetXAttr(cancel <-chan struct{}, header *fuse.InHeader, nam
 	if err := f.entry(ctx, header.NodeId, &e); err != nil {
 		return 0, f.status(ctx, "getxattr", "", err)
 	}
+	name = f.view.attrOf(name, header.NodeId == fuse.FUSE_ROOT_ID)
 	i := slices.IndexFunc(e.Xattrs, func(x manifest.Xattr) bool { return x.Name == name })
 	if i < 0 {
 		return 0, fuse.ENOATTR
@@ -31,7 +32,9 @@ func (f *snapshotFS) ListXAttr(cancel <-chan struct{}, header *fuse.InHeader, de
 	}
 	var names []byte
 	for _, x := range e.Xattrs {
-		names = append(append(names, x.Name...), 0)
+		if shown := f.view.attr(x.Name, header.NodeId == fuse.FUSE_ROOT_ID); shown != "" {
+			names = append(append(names, shown...), 0)
+		}
 	}
 	return fill(dest, names)
 }

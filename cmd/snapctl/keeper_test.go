@@ -595,6 +595,27 @@ func TestKeeperOverlay(t *testing.T) {
 	k.run("umount", "mnt")
 }
 
+// TestKeeperFork: below a fork whoever takes over shows the snapshot as the dead server did:
+// no mark of another overlay's that is in it. At other mount points it shows all.
+func TestKeeperFork(t *testing.T) {
+	k := newKeepTest(t)
+	const mark = "trusted.overlay.metacopy" // which makes a file of a lower layer unreadable
+	for name := range k.files {
+		k.must(unix.Setxattr(k.at("tree/"+name), mark, nil, 0))
+	}
+	k.run("create", "--name", "app", "tree")
+	m := k.mount()
+	k.run("fork", "app", "fork")
+	k.kill(m.Pid, syscall.SIGKILL)
+	k.successor(m)
+	k.must(k.readAll("fork")) // of which nothing has been looked up before
+	if n, err := unix.Getxattr(k.at("mnt/d0/4"), mark, nil); n != 0 || err != nil {
+		t.Errorf("the mount does not show the attribute: %d %v", n, err)
+	}
+	k.run("unfork", "fork")
+	k.run("umount", "mnt")
+}
+
 // killAll PID kills the server of a mount and its keeper. The server is stopped before, as
 // it would have another keeper.
 func killAll(ts *testscript.TestScript, neg bool, args []string) {
