@@ -18,7 +18,7 @@ import (
 
 func (e *forkEntry) fork() *Fork {
 	f := &Fork{
-		Name: e.rec.Name, Dir: string(e.rec.Dir), Snapshot: e.rec.Snapshot, Repository: e.rec.Repository.URL,
+		Name: e.rec.Name, Dir: e.where(), Snapshot: e.rec.Snapshot, Repository: e.rec.Repository.URL,
 		Mode: e.rec.Mode, Ephemeral: e.rec.Ephemeral, Created: e.rec.Created, state: e.g.state,
 	}
 	if f.Mode != ForkRestore {
@@ -345,11 +345,14 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		}
 	}
 	if layer.kept == nil {
-		if err := makeUpper(lower, e.upper()); err != nil {
-			return nil, err
-		}
+		err = makeUpper(lower, e.upper())
+	} else {
+		err = e.free(ctx)
 	}
-	if err := e.mount(ctx, lower); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	if err := e.mount(ctx, lower, nil); err != nil {
 		return nil, err
 	}
 	e.finished()

@@ -93,8 +93,8 @@ func TestSweepNothing(t *testing.T) {
 	}
 	write(t, filepath.Join(f.state, forksFolder, makingPrefix+forkKey("mounted", forks["mounted"].Dir)), nil)
 	must(t, unix.Unmount(forks["unmounted"].Dir, 0)) // by somebody, and it was a fork
-	f.rewrite("elsewhere", func(c *forkRecord) { c.Mounted = &forkPlace{bootID(), "mnt:[1]"} })
-	f.rewrite("boot", func(c *forkRecord) { c.Mounted = &forkPlace{"before", "mnt:[1]"} })
+	f.rewrite("elsewhere", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: bootID(), Namespace: "mnt:[1]"} })
+	f.rewrite("boot", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: "before", Namespace: "mnt:[1]"} })
 	g, err := newForkRegistry(f.state)
 	must(t, err)
 	locked, err := g.find("locked")
@@ -104,7 +104,7 @@ func TestSweepNothing(t *testing.T) {
 		t.Errorf("swept %s", s)
 	}
 	f.forkStates("swept", map[string]ForkState{
-		"changed": ForkDetached, "elsewhere": ForkElsewhere, "boot": ForkLost, "mounted": ForkMounted, "locked": ForkDetached, "unmounted": ForkDetached,
+		"changed": ForkDetached, "elsewhere": ForkLost, "boot": ForkLost, "mounted": ForkMounted, "locked": ForkDetached, "unmounted": ForkDetached,
 	})
 	left, err := filepath.Glob(filepath.Join(f.state, forksFolder, makingPrefix+"*"))
 	must(t, err)
@@ -165,7 +165,9 @@ func TestSweepRemoved(t *testing.T) {
 			e, err := g.find(x.Name)
 			must(t, err)
 			must(t, e.take(t.Context()))
-			_, err = e.unmount(false)
+			table, err := readMountTable()
+			must(t, err)
+			_, err = e.unmountPoint(e.pointIn(table), false)
 			must(t, err)
 			e.dropDir()
 			must(t, e.away(goneForkPrefix))

@@ -339,14 +339,17 @@ func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
 
 // find finds where the entry is mounted.
 func (s *entryState) find(points []fusefs.Point, claimed map[fusefs.Point]bool) {
-	source := fusefs.SourceOf(s.rec.Snapshot.ID)
 	for _, p := range points {
-		ours := p.Source == source && slices.ContainsFunc(s.rec.Points, func(x recordPoint) bool { return x.Device == p.Device })
-		if ours && !claimed[p] {
+		if s.is(p) && !claimed[p] {
 			claimed[p] = true
 			s.points = append(s.points, p)
 		}
 	}
+}
+
+// is reports whether a mount point is of a file system of the entry.
+func (s *entryState) is(p fusefs.Point) bool {
+	return p.Source == fusefs.SourceOf(s.rec.Snapshot.ID) && slices.ContainsFunc(s.rec.Points, func(x recordPoint) bool { return x.Device == p.Device })
 }
 
 // reap removes an entry that is garbage.

@@ -125,5 +125,5 @@ func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[s
 	opts := engine.ForkOptions{Force: true} // it may have been so before
 	a.prepareFork(repo, &opts)
 	_, err := repo.ResumeFork(ctx, f.Name, &opts)
-	return err
+	return resumeHint(err, f.Dir)
 }
