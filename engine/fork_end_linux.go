@@ -156,17 +156,29 @@ func (e *forkEntry) keepLayer(dir string) error {
 	return l.write(dir, e.rec.ID)
 }
 
-// dropDir removes the directory of a fork that is unmounted, if it was made for it, and
-// nobody put anything there.
-func (e *forkEntry) dropDir() {
-	if e.rec.MadeDir {
-		os.Remove(e.where())
+// dropDir makes the directory of a fork that is unmounted what it was, or removes it if it
+// was made for it, and nobody put anything there.
+func (e *forkEntry) dropDir() error {
+	for _, dir := range []string{e.where(), string(e.rec.Dir)} {
+		is := false
+		if e.rec.Mode != ForkRestore {
+			var err error
+			if is, err = e.unguard(dir); err != nil {
+				return err
+			}
+		}
+		if e.rec.MadeDir && (is || dir == string(e.rec.Dir)) {
+			os.Remove(dir)
+		}
 	}
+	return nil
 }
 
 // undo removes what was made of a fork that came to nothing.
 func (e *forkEntry) undo() error {
-	e.dropDir()
+	if err := e.dropDir(); err != nil {
+		return err
+	}
 	if e.rec.Mode == ForkRestore {
 		sweepBeside(string(e.rec.Dir))
 	}

@@ -119,15 +119,19 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	}
 	_, err = os.Lstat(path)
 	made := errors.Is(err, fs.ErrNotExist) // or to be made, once that is written down
+	var bare *bareDir
 	if !made {
 		if path, err = mountPoint(path, x.opts.Force); err != nil {
+			return nil, err
+		}
+		if bare, err = bareAt(path); err != nil {
 			return nil, err
 		}
 	}
 	rec := &forkRecord{
 		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
 		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.cfg.ID},
-		Dir:        rawPath(path), MadeDir: made, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
+		Dir:        rawPath(path), MadeDir: made, Bare: bare, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
 		Created: x.repo.now().UTC(), Mounted: placeHere(),
 	}
 	var f *Fork
@@ -347,7 +351,7 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 	if layer.kept == nil {
 		err = makeUpper(lower, e.upper())
 	} else {
-		err = e.free(ctx)
+		err = e.free(ctx, false)
 	}
 	if err != nil {
 		return nil, err
@@ -396,7 +400,7 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 	if err != nil {
 		return nil, err
 	}
-	rec.Snapshot, rec.Mode, rec.Copy = *s, ForkRestore, &forkCopy{}
+	rec.Snapshot, rec.Mode, rec.Copy, rec.Bare = *s, ForkRestore, &forkCopy{}, nil
 	e, err := x.g.make(rec)
 	if err != nil {
 		return nil, err
@@ -426,8 +430,12 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 
 // copyAt identifies a directory.
 func copyAt(dir string) (*forkCopy, error) {
+	return identify(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func identify(at int, dir string, flags int) (*forkCopy, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
+	err := unix.Statx(at, dir, flags, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
 	if err != nil {
 		return nil, &os.PathError{Op: "statx", Path: dir, Err: err}
 	}

@@ -91,6 +91,11 @@ func makeUpper(lower, upper string) error {
 // record, in the place of dead, which is a mount of it whose server has died; nil for
 // none. The caller has the lock, and has written the record.
 func (e *forkEntry) mount(ctx context.Context, lower string, dead *mountinfo.Info) error {
+	guard, err := e.unguardToMount(dead)
+	if err != nil {
+		return err
+	}
+	defer guard()
 	last := len(e.rec.Works) - 1
 	work := filepath.Join(e.layer(), e.rec.Works[last])
 	if err := os.Mkdir(work, 0o700); err != nil {
@@ -99,7 +104,6 @@ func (e *forkEntry) mount(ctx context.Context, lower string, dead *mountinfo.Inf
 	o := &overlayMount{
 		source: e.source(), lower: lower, upper: e.upper(), work: work, user: e.rec.Mode == ForkUserOverlay,
 	}
-	var err error
 	if e.rec.Mode == ForkFuse {
 		err = e.mountFuse(ctx, o)
 	} else if err = o.writable(); err == nil {

@@ -55,9 +55,9 @@ func mountNumber(path string) uint64 {
 // source is that of the fork's overlay, as in /proc/self/mountinfo.
 func (e *forkEntry) source() string { return forkSource + e.rec.Name + "@" + e.rec.ID }
 
-// isFork lets overlays pass that are forks.
-func isFork(m *mountinfo.Info) (skip, stop bool) {
-	return m.FSType != overlayType || !strings.HasPrefix(m.Source, forkSource), false
+// isFork reports whether a mount is an overlay that is a fork.
+func isFork(m *mountinfo.Info) bool {
+	return m.FSType == overlayType && strings.HasPrefix(m.Source, forkSource)
 }
 
 // isAt reports whether a mount, of this namespace and topmost where it is, is the
@@ -117,12 +117,23 @@ func (e *forkEntry) where() string {
 
 // elsewhere gives a mount of the fork in another namespace, of those that are seen;
 // nil for none.
-func (e *forkEntry) elsewhere(foreign []foreignMount) *foreignMount {
-	i := slices.IndexFunc(foreign, func(m foreignMount) bool { return m.Source == e.source() })
+func (e *forkEntry) elsewhere(foreign []seenMount) *seenMount {
+	i := slices.IndexFunc(foreign, func(m seenMount) bool { return m.Source == e.source() })
 	if e.rec.Mode == ForkFuse || i < 0 {
 		return nil
 	}
 	return &foreign[i]
+}
+
+// stays gives a mount of the fork in another namespace that does not go with those in
+// this one.
+func (e *forkEntry) stays() (*seenMount, error) {
+	foreign, err := foreignMounts(isFork)
+	if err != nil {
+		return nil, err
+	}
+	here, err := mountsOf(os.Getpid(), func(m *mountinfo.Info) bool { return isFork(m) && m.Source == e.source() })
+	return e.elsewhere(slices.DeleteFunc(foreign, func(m seenMount) bool { return slices.ContainsFunc(here, m.goesWith) })), err
 }
 
 // held reports whether an overlay has the fork's upper directory: one that is mounted,
@@ -183,36 +194,36 @@ func lockUpper(upper string) (*os.File, error) {
 	return f, nil
 }
 
-// busyIn says that a fork is mounted in another namespace.
-func busyIn(m *foreignMount) error {
-	return fmt.Errorf("%w: it is mounted at %s in the mount namespace of %s", fusefs.ErrBusy, m.Mountpoint, m.process())
-}
-
-// free reports with fusefs.ErrBusy that the fork is mounted somewhere else than in
-// this namespace, or was and is in use.
-func (e *forkEntry) free(ctx context.Context) error {
-	foreign, err := foreignMounts(isFork)
-	if err != nil {
-		return err
-	}
-	if m := e.elsewhere(foreign); m != nil {
-		return busyIn(m)
-	}
-	// fuse-overlayfs ends a moment after its mount.
+// free reports with fusefs.ErrBusy that the fork is mounted in another namespace, where
+// it stays when it is unmounted here, or that it is not mounted here and is in use.
+func (e *forkEntry) free(ctx context.Context, mountedHere bool) error {
 	for began := time.Now(); ; {
-		held, err := e.held()
-		switch {
-		case err != nil:
+		err := e.isFree(mountedHere)
+		if !errors.Is(err, fusefs.ErrBusy) || time.Since(began) > elsewherePatience {
 			return err
-		case !held:
-			return nil
-		case e.rec.Mode != ForkFuse, time.Since(began) > lowerPatience:
-			return fmt.Errorf("%w: programs have files of its last mount open, or it is mounted in a mount namespace that cannot be seen from here", fusefs.ErrBusy)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return errors.Join(err, ctx.Err())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+func (e *forkEntry) isFree(mountedHere bool) error {
+	m, err := e.stays()
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		return fmt.Errorf("%w: it is mounted at %s in the mount namespace of %s", fusefs.ErrBusy, m.Mountpoint, m.process())
+	}
+	if mountedHere {
+		return nil
+	}
+	held, err := e.held()
+	if held {
+		err = fmt.Errorf("%w: programs have files of its last mount open, or it is mounted in a mount namespace that cannot be seen from here", fusefs.ErrBusy)
+	}
+	return err
 }

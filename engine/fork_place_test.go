@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -11,8 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
@@ -20,17 +21,23 @@ import (
 )
 
 // A container is a process in a mount namespace of its own, which has all that was
-// mounted when it began.
+// mounted below a directory when it began.
 type container struct {
 	*exec.Cmd
 	end func()
 }
 
-func startContainer(t *testing.T) *container {
+func startContainer(t *testing.T, dir, propagation string) *container {
 	t.Helper()
-	c := &container{Cmd: exec.Command("sh", "-c", "echo ready; read end")}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip(err)
+	}
+	// Who tests something else meanwhile is not to find their mounts in it.
+	script := `grep -v " $0/" /proc/self/mountinfo | grep -E " - (overlay|fuse[.a-z-]*) " | cut -d " " -f 5 |
+		while read -r dir; do umount -l "$dir"; done 2>/dev/null; echo ready; read -r end`
+	c := &container{Cmd: exec.Command(unshare, "--mount", "--propagation", propagation, "sh", "-c", script, dir)}
 	c.Dir = "/"
-	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	stdin, err := c.StdinPipe()
 	must(t, err)
 	out, err := c.StdoutPipe()
@@ -53,7 +60,7 @@ func startContainer(t *testing.T) *container {
 
 // forModes tests what overlays and fuse-overlayfs have to have in common.
 func forModes(t *testing.T, test func(t *testing.T, f *forked, mode ForkMode)) {
-	for _, mode := range []ForkMode{ForkOverlay, ForkUserOverlay, ForkFuse} {
+	for _, mode := range []ForkMode{ForkOverlay, ForkFuse} {
 		t.Run(string(mode), func(t *testing.T) {
 			if _, err := exec.LookPath("fuse-overlayfs"); mode == ForkFuse && err != nil {
 				t.Skip(err)
@@ -61,6 +68,13 @@ func forModes(t *testing.T, test func(t *testing.T, f *forked, mode ForkMode)) {
 			test(t, newForked(t), mode)
 		})
 	}
+}
+
+// briefly is for what fails only after it has waited for others: it waits no longer.
+func briefly(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // mountsOf is how often a fork is mounted in this namespace.
@@ -130,20 +144,20 @@ func TestForkElsewhere(t *testing.T) {
 		r := f.open()
 		one := f.fork(r, "one", &ForkOptions{Mode: mode})
 		write(t, one.Dir+"/new", []byte("new"))
-		c := startContainer(t)
+		c := startContainer(t, f.dir, "private")
 		inside := filepath.Join("/proc", strconv.Itoa(c.Process.Pid), "root", one.Dir)
 		if mode != ForkFuse { // of which nothing tells whose another namespace's is
-			if _, err := one.Remove(t.Context(), nil); !errors.Is(err, fusefs.ErrBusy) || !strings.Contains(err.Error(), "process "+strconv.Itoa(c.Process.Pid)) {
+			if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) || !strings.Contains(err.Error(), "process "+strconv.Itoa(c.Process.Pid)) {
 				t.Error(err)
 			}
 			f.forkStates("not removed", map[string]ForkState{"one": ForkMounted})
 		}
 		must(t, one.Unmount(t.Context(), false))
 		f.forkStates("unmounted here", map[string]ForkState{"one": ForkElsewhere})
-		if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+		if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("a second time: %v", err)
 		}
-		if _, err := one.Remove(t.Context(), nil); mode != ForkFuse && !errors.Is(err, fusefs.ErrBusy) {
+		if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("removed beneath a container: %v", err)
 		}
 		// There it works on, and its server lives.
@@ -169,12 +183,39 @@ func TestForkElsewhere(t *testing.T) {
 	})
 }
 
+// TestForkPropagated: a mount namespace whose mounts go with ours, as that of a service
+// does, is in nobody's way.
+func TestForkPropagated(t *testing.T) {
+	f := newForked(t)
+	must(t, os.Mkdir(f.path("shared"), 0o755))
+	must(t, unix.Mount(f.path("shared"), f.path("shared"), "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(f.path("shared"), unix.MNT_DETACH) })
+	must(t, unix.Mount("", f.path("shared"), "", unix.MS_SHARED, ""))
+	r := f.open()
+	one := f.fork(r, "shared/one", nil)
+	c := startContainer(t, f.dir, "slave")
+	g, err := newForkRegistry(f.state)
+	must(t, err)
+	e, err := g.find("one")
+	must(t, err)
+	defer e.close()
+	foreign, err := foreignMounts(isFork)
+	must(t, err)
+	if m := e.elsewhere(foreign); m == nil {
+		t.Fatal("the other namespace does not have it")
+	}
+	f.remove(one)
+	c.end()
+	must(t, unix.Unmount(f.path("shared"), 0))
+	eventually(t, "the end of the mount below", func() bool { return len(f.mounts()) == 0 })
+}
+
 // TestUnmountElsewhere: to unmount a snapshot that a container has too does not wait
 // for it either.
 func TestUnmountElsewhere(t *testing.T) {
 	s := newShared(t)
 	server := startServer(t, s.job("mnt"), nil)
-	c := startContainer(t)
+	c := startContainer(t, s.dir, "private")
 	must(t, Unmount(t.Context(), s.state, s.path("mnt"), nil))
 	if b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.Process.Pid), "root", s.path("mnt/a"))); err != nil || string(b) != "1" {
 		t.Errorf("%q %v", b, err)
@@ -194,10 +235,10 @@ func TestForkHeld(t *testing.T) {
 		must(t, err)
 		defer held.Close()
 		must(t, one.Unmount(t.Context(), true))
-		if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+		if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("a second time: %v", err)
 		}
-		if _, err := one.Remove(t.Context(), nil); !errors.Is(err, fusefs.ErrBusy) {
+		if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("removed: %v", err)
 		}
 		kept, err := one.Remove(t.Context(), &RemoveForkOptions{Keep: true, Force: true})
@@ -243,6 +284,11 @@ func TestForkBound(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 	f.remove(one)
+	for dir, there := range map[string]bool{one.Dir: false, f.path("bound"): true} {
+		if _, err := os.Lstat(dir); (err == nil) != there {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
 }
 
 // TestForkRemoveWhole: what cannot be removed is left as it is, and mounted.

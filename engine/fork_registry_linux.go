@@ -91,6 +91,7 @@ type forkRecord struct {
 	Snapshot   Snapshot         `json:"snapshot"`
 	Dir        rawPath          `json:"dir"`
 	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
+	Bare       *bareDir         `json:"bare,omitempty"`    // what it was; nil if it is not guarded
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
 	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork

@@ -83,6 +83,11 @@ func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
 		if len(points) > 1 {
 			return nil // it is mounted elsewhere in this namespace too
 		}
+		if e.where() != string(e.rec.Dir) { // it comes back there
+			if _, err := e.unguard(e.where()); err != nil {
+				return err
+			}
+		}
 	}
 	return e.unmounted(ctx, busy)
 }
@@ -90,15 +95,11 @@ func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
 // unmounted writes down that the fork is not mounted here any more, and releases the
 // snapshot that it lay over. busy says that somebody uses it still.
 func (e *forkEntry) unmounted(ctx context.Context, busy bool) error {
-	foreign, err := foreignMounts(isFork)
-	if err != nil {
-		return err
-	}
 	e.rec.Mounted = nil
 	if err := e.write(); err != nil {
 		return err
 	}
-	return e.g.releaseLower(ctx, e.rec.Snapshot.ID, !busy && e.elsewhere(foreign) == nil)
+	return e.g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
 }
 
 // unmountPoint unmounts a mount of the fork, and what of it is beneath. The caller has
@@ -164,7 +165,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		return e.removeCopy(opts.Keep)
 	}
 	// What can fail comes first, and what cannot be undone last.
-	points, elsewhere, err := e.removable(ctx, opts.Force)
+	points, err := e.removable(ctx, opts.Force)
 	if err != nil {
 		return "", err
 	}
@@ -172,7 +173,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		return "", err
 	}
 	e.finished()
-	busy := elsewhere
+	busy := false
 	for _, m := range slices.Backward(points) {
 		used, err := e.unmountPoint(m, opts.Force)
 		if err != nil {
@@ -181,7 +182,9 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		busy = busy || used
 	}
 	// While nobody else can fork there.
-	e.dropDir()
+	if err := e.dropDir(); err != nil {
+		return "", err
+	}
 	if opts.Keep {
 		kept, err = e.keep()
 	} else {
@@ -193,37 +196,28 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	return kept, g.releaseLower(ctx, e.rec.Snapshot.ID, !busy)
 }
 
-// removable gives the fork's mounts, if it can be removed: if nobody uses it who is not
-// in this mount namespace, and it has one mount here at most. With force it says instead
-// that somebody elsewhere does.
-func (e *forkEntry) removable(ctx context.Context, force bool) (points []*mountinfo.Info, elsewhere bool, err error) {
+// removable gives the fork's mounts in this namespace, if it can be removed: if it has
+// one at most, and nobody elsewhere uses it. With force it always can.
+func (e *forkEntry) removable(ctx context.Context, force bool) ([]*mountinfo.Info, error) {
 	table, err := readMountTable()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	foreign, err := foreignMounts(isFork)
-	if err != nil {
-		return nil, false, err
-	}
-	points = e.pointsIn(table)
+	points := e.pointsIn(table)
 	e.mountedIn(table)
-	there := e.elsewhere(foreign)
-	m := e.rec.Mounted
-	switch {
+	there := len(points) > 0 || e.layerThere(table) != nil // else there is nothing to hold
+	switch m := e.rec.Mounted; {
 	case force:
-		return points, there != nil, nil
-	case there != nil:
-		return nil, false, busyIn(there)
+		return points, nil
 	case len(points) > 1:
-		return nil, false, fmt.Errorf("%w: it is mounted at %s too", fusefs.ErrBusy, points[len(points)-1].Mountpoint)
-	case len(points) > 0 || e.layerThere(table) != nil:
-		return points, false, nil
+		return nil, fmt.Errorf("%w: it is mounted at %s too", fusefs.ErrBusy, points[len(points)-1].Mountpoint)
+	default:
+		err = e.free(ctx, there)
+		if err != nil && !errors.Is(err, fusefs.ErrBusy) && (m == nil || m.isHere() || m.Boot != bootID()) {
+			err = nil // it is not known, and nothing speaks for it
+		}
+		return points, err
 	}
-	err = e.free(ctx)
-	if err != nil && !errors.Is(err, fusefs.ErrBusy) && (m == nil || m.isHere() || m.Boot != bootID()) {
-		err = nil // it is not known, and nothing speaks for it
-	}
-	return nil, false, err
 }
 
 // removeCopy removes a fork that is a copy.

@@ -121,14 +121,34 @@ func (e *forkEntry) look(ctx context.Context) (dead *mountinfo.Info, err error) 
 
 // prepare sees to it that the fork can be mounted at its directory, where it is not.
 func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
-	if err := e.free(ctx); err != nil {
+	if err := e.free(ctx, false); err != nil {
 		return err
 	}
 	// The directory may have been on a tmpfs.
-	if err := os.MkdirAll(e.where(), 0o755); err != nil {
+	dir := e.where()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	_, err := mountPoint(e.where(), x.opts.Force)
+	guard, err := e.unguardToMount(nil) // which mode 0 would not let an ordinary user look into
+	if err != nil {
+		return err
+	}
+	_, err = mountPoint(dir, x.opts.Force)
+	var bare *bareDir
+	if err == nil {
+		bare, err = bareAt(dir)
+	}
+	guard()
+	switch {
+	case err != nil:
+		return err
+	case bare == nil: // somebody put something there, and it is theirs
+		_, err = e.unguard(dir)
+		e.rec.Bare, e.rec.MadeDir = nil, false
+	case e.rec.Bare == nil && e.rec.MadeDir:
+	case e.rec.Bare == nil || bare.forkCopy != e.rec.Bare.forkCopy:
+		e.rec.Bare = bare // else it is guarded, and not what it was
+	}
 	return err
 }
 
@@ -162,7 +182,7 @@ func (e *forkEntry) layDown(ctx context.Context, dead *mountinfo.Info) error {
 	if err := fusefs.UnmountAt(dead.Mountpoint, true); err != nil {
 		return err
 	}
-	return e.free(ctx)
+	return e.free(ctx, false)
 }
 
 // layerThere reports whether what the fork changed is there.

@@ -463,6 +463,19 @@ func (f *forked) rewrite(name string, edit func(c *forkRecord)) {
 	must(f, e.write())
 }
 
+// loseDir removes the directory beneath a fork, which is guarded.
+func loseDir(dir string) error {
+	f, err := openBare(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := inodeFlags(f, func(flags uint32) uint32 { return flags &^ immutableFlag }); err != nil && !errIsAny(err, unix.ENOTTY, unix.ENOTSUP) {
+		return err
+	}
+	return os.Remove(dir)
+}
+
 // TestForkRestart: after a restart of the machine nothing is mounted, and all comes
 // back but what was in memory.
 func TestForkRestart(t *testing.T) {
@@ -487,7 +500,7 @@ func TestForkRestart(t *testing.T) {
 	f.forkStates("unmounted", map[string]ForkState{"one": ForkDetached, "two": ForkDetached, "memory": ForkDetached})
 	must(t, unix.Unmount(filepath.Dir(memory.Upper), 0))
 	must(t, Unmount(t.Context(), f.state, f.state+"/lower/"+f.id.String(), nil))
-	must(t, os.Remove(one.Dir)) // it was on a tmpfs
+	must(t, loseDir(one.Dir)) // it was on a tmpfs
 	for _, name := range []string{"one", "memory"} {
 		f.rewrite(name, func(c *forkRecord) { c.Mounted.Boot = "before" })
 	}

@@ -57,7 +57,7 @@ func Forks(ctx context.Context, stateDir string) ([]*ForkStatus, error) {
 }
 
 // state looks what has become of a fork.
-func (e *forkEntry) state(t mountTable, foreign []foreignMount) ForkState {
+func (e *forkEntry) state(t mountTable, foreign []seenMount) ForkState {
 	m := e.rec.Mounted
 	switch {
 	case e.rec.Mode == ForkRestore:

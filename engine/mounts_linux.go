@@ -150,8 +150,8 @@ const serverPatience = time.Minute
 // Unmount unmounts the snapshot or the fork at dir, also one whose server is gone,
 // and forgets one that was lost. What was changed in a fork is kept. When it was the
 // last that a process of that state folder served, it waits until that has ended, and
-// fails with ErrServerStays after a minute; but it does not wait for those who use the
-// snapshot in another mount namespace, or what was detached before. It fails with fusefs.ErrNotMounted, and
+// fails with ErrServerStays after a minute; but it waits for a few seconds only for those who
+// use the snapshot in another mount namespace, or what was detached before. It fails with fusefs.ErrNotMounted, and
 // with fusefs.ErrBusy for a mount that somebody uses, unless Detach is set.
 func Unmount(ctx context.Context, stateDir, dir string, opts *UnmountOptions) error {
 	err := unmountAt(ctx, stateDir, dir, opts)
@@ -277,16 +277,12 @@ func (s *endingServer) giveUp() {
 	s.close()
 }
 
-// wait waits until the server has ended, unless somebody has it mount again, or uses the
-// snapshot still: in another mount namespace, or what was detached before.
+// wait waits until the server has ended, or need not: see process.wait.
 func (s *endingServer) wait(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
 	defer s.giveUp()
-	if reply, err := s.status(ctx); err == nil && reply.Used {
-		return nil
-	}
 	if err := s.process.wait(ctx, s.entryState); err != nil {
 		return fmt.Errorf("process %d: %w", s.rec.Pid, err)
 	}
@@ -359,7 +355,8 @@ func (p *process) close() {
 }
 
 // wait waits until the process has ended; without a handle, until it has given up
-// its entry. It stops when something of the entry is mounted again.
+// its entry. It stops when something of the entry is mounted again, or somebody still
+// uses what was: in another mount namespace, or what was detached before.
 func (p *process) wait(ctx context.Context, e *entryState) error {
 	for began := time.Now(); time.Since(began) < serverPatience; {
 		if err := ctx.Err(); err != nil {
@@ -367,6 +364,11 @@ func (p *process) wait(ctx context.Context, e *entryState) error {
 		}
 		if left, err := e.pointsLeft(); err == nil && len(left) > 0 {
 			return nil
+		}
+		if time.Since(began) > elsewherePatience {
+			if reply, err := e.status(ctx); err == nil && reply.Used {
+				return nil
+			}
 		}
 		if p == nil {
 			if !e.entry.live() {

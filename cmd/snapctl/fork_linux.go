@@ -35,6 +35,10 @@ killed; see snapctl resume. No fork is mounted twice: while a container has it,
 or a program has files of it open that it could write, that is an error. A snapshot that is removed while none of its forks is
 mounted cannot be resumed; what was changed is still in the fork's folder.
 
+While there is a fork, nothing can be written to DIR when it is unmounted: it
+would be hidden later. DIR is immutable then, or of mode 0 where only that can
+be (which does not stop root), unless it held something; unfork undoes that.
+
 It is kept in the state folder; with --upper FOLDER in a folder that is empty or
 missing, or that unfork --keep left of a fork of the same snapshot; with
 --ephemeral in memory, until unfork or a restart.
