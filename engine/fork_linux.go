@@ -112,7 +112,11 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range x.g.keys() { // which is looked at again when it counts
+	keys, err := x.g.keys()
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range keys { // which is looked at again when it counts
 		if name, ok := strings.CutSuffix(key, forkKeyOf(path)); ok {
 			return nil, fmt.Errorf("%w: fork %s is there", ErrExists, name)
 		}
@@ -237,7 +241,7 @@ func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
 	case err != nil:
 		return nil, fmt.Errorf("snapshot %v: %w", id, err)
 	}
-	entries := x.repo.registry.scan(id.String()+".", points)
+	entries, damaged := x.repo.registry.scan(id.String()+".", points)
 	defer closeAll(entries)
 	for _, e := range entries {
 		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole })
@@ -245,7 +249,7 @@ func (x *forker) lowerThere(id manifest.ID) (*Snapshot, error) {
 			return &e.rec.Snapshot, nil
 		}
 	}
-	return nil, nil
+	return nil, damaged
 }
 
 // mountLower mounts the snapshot where forks lie over it.

@@ -29,15 +29,9 @@ type container struct {
 
 func startContainer(t *testing.T, dir, propagation string) *container {
 	t.Helper()
-	unshare, err := exec.LookPath("unshare")
-	if err != nil {
-		t.Skip(err)
-	}
-	// Who tests something else meanwhile is not to find their mounts in it.
-	script := `grep -v " $0/" /proc/self/mountinfo | grep -E " - (overlay|fuse[.a-z-]*) " | cut -d " " -f 5 |
-		while read -r dir; do umount -l "$dir"; done 2>/dev/null; echo ready; read -r end`
-	c := &container{Cmd: exec.Command(unshare, "--mount", "--propagation", propagation, "sh", "-c", script, dir)}
+	c := &container{Cmd: exec.Command("/bin/sh", "-c", "echo ready; read -r end")}
 	c.Dir = "/"
+	apart(t, c.Cmd, dir, propagation)
 	stdin, err := c.StdinPipe()
 	must(t, err)
 	out, err := c.StdoutPipe()
@@ -56,6 +50,25 @@ func startContainer(t *testing.T, dir, propagation string) *container {
 		t.Fatalf("%q %v", line, err)
 	}
 	return c
+}
+
+// apart has a command run in a mount namespace of its own, in which nothing is that others
+// have mounted who test something else meanwhile: to them it would be in use there.
+func apart(t *testing.T, cmd *exec.Cmd, dir, propagation string) {
+	t.Helper()
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip(err)
+	}
+	script := `grep -v " $0/" /proc/self/mountinfo | grep -E " - (overlay|fuse[.a-z-]*) " | cut -d " " -f 5 |
+		while read -r dir; do umount -l "$dir"; done 2>/dev/null; exec "$@"`
+	program := cmd.Path
+	if program == "/proc/self/exe" {
+		program, err = os.Executable()
+		must(t, err)
+	}
+	args := []string{unshare, "--mount", "--propagation", propagation, "sh", "-c", script, dir, program}
+	cmd.Path, cmd.Args = unshare, append(args, cmd.Args[1:]...)
 }
 
 // forModes tests what overlays and fuse-overlayfs have to have in common.
@@ -243,8 +256,10 @@ func TestForkHeld(t *testing.T) {
 		}
 		kept, err := one.Remove(t.Context(), &RemoveForkOptions{Keep: true, Force: true})
 		must(t, err)
-		if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: kept}); !errors.Is(err, fusefs.ErrBusy) {
-			t.Errorf("another fork has it: %v", err)
+		if mode != ForkFuse { // which it would take as long to wait for
+			if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: kept}); !errors.Is(err, fusefs.ErrBusy) {
+				t.Errorf("another fork has it: %v", err)
+			}
 		}
 		held.Close()
 		eventually(t, "the end of the mount", func() bool { return len(f.mounts()) == 0 })
@@ -347,7 +362,7 @@ func TestMountTable(t *testing.T) {
 	}
 	top("")
 	var fds []int
-	for _, name := range []string{"lower", "upper"} {
+	for _, name := range []string{"upper", "lower"} { // in which order they stand in the table
 		c, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 		must(t, err)
 		must(t, unix.FsconfigSetString(c, "source", name))
@@ -357,9 +372,9 @@ func TestMountTable(t *testing.T) {
 		unix.Close(c)
 		fds = append(fds, fd)
 	}
-	must(t, unix.MoveMount(fds[1], "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	must(t, unix.MoveMount(fds[0], "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
 	top("upper")
-	err := unix.MoveMount(fds[0], "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH|moveMountBeneath)
+	err := unix.MoveMount(fds[1], "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH|moveMountBeneath)
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
@@ -372,4 +387,38 @@ func TestMountTable(t *testing.T) {
 	top("lower")
 	must(t, unix.Unmount(at, 0))
 	top("")
+}
+
+// TestForkWhileServerEnds: who forks a snapshot does not wait for a server of it to end.
+func TestForkWhileServerEnds(t *testing.T) {
+	f := newForked(t)
+	j := f.job("one")
+	must(t, os.Remove(f.path("one")))
+	j.Op, j.Keep = "fork", true
+	server := startKept(t, j, nil)
+	must(t, server.Process.Signal(unix.SIGSTOP))
+	removed := make(chan error, 1)
+	go func() {
+		_, err := RemoveFork(t.Context(), f.state, "one", nil)
+		removed <- err
+	}()
+	g, err := newForkRegistry(f.state)
+	must(t, err)
+	eventually(t, "the snapshot is unmounted", func() bool {
+		table, err := readMountTable()
+		must(t, err)
+		return table[g.lower(f.id)] == nil
+	})
+	two := f.fork(f.open(), "two", nil)
+	select {
+	case err := <-removed:
+		t.Fatalf("the server had not ended: %v", err)
+	default:
+	}
+	server.kill(t)
+	must(t, <-removed)
+	if b, err := os.ReadFile(two.Dir + "/dir/b"); err != nil || string(b) != "2" {
+		t.Errorf("%q %v", b, err)
+	}
+	f.remove(two)
 }

@@ -357,24 +357,27 @@ func (e *forkEntry) take(ctx context.Context) error {
 }
 
 // keys gives the names of entries.
-func (g *forkRegistry) keys() []string {
+func (g *forkRegistry) keys() (keys []string, err error) {
 	names, err := os.ReadDir(g.dir)
-	if err != nil {
-		return nil // there is none yet
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // there is none yet
 	}
-	var keys []string
+	if err != nil {
+		return nil, fmt.Errorf("registry of forks: %w", err)
+	}
 	for _, n := range names {
 		if name := n.Name(); n.IsDir() && !strings.HasPrefix(name, ".") && strings.Contains(name, "@") {
 			keys = append(keys, name)
 		}
 	}
-	return keys
+	return keys, nil
 }
 
 // all loads all entries that can be. Those that cannot are given by the error.
 func (g *forkRegistry) all() (all []*forkEntry, err error) {
-	var errs []error
-	for _, key := range g.keys() {
+	keys, err := g.keys()
+	errs := []error{err}
+	for _, key := range keys {
 		e, err := g.load(key)
 		if err == nil {
 			all = append(all, e)
@@ -408,8 +411,12 @@ func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
 		}
 	}
 	isName := forkNames.MatchString(nameOrDir)
+	keys, err := g.keys()
+	if err != nil {
+		return nil, err
+	}
 	var found []string
-	for _, key := range g.keys() {
+	for _, key := range keys {
 		if isName && strings.HasPrefix(key, nameOrDir+"@") || at != "" && strings.HasSuffix(key, at) {
 			found = append(found, key)
 		}
@@ -441,8 +448,8 @@ func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
 	if top == nil || top.Root != "/" {
 		return nil, nil
 	}
-	var damaged error
-	for _, key := range g.keys() {
+	keys, damaged := g.keys()
+	for _, key := range keys {
 		if !mayBe(key, top) {
 			continue
 		}

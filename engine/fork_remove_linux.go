@@ -47,7 +47,10 @@ func unmountForkAt(ctx context.Context, stateDir, path string, detach bool) (is 
 // missedAt loads the fork that was mounted at a path when its record was written; nil
 // for none. It may be mounted where that directory is now.
 func (g *forkRegistry) missedAt(table mountTable, path string) (*forkEntry, error) {
-	keys := g.keys()
+	keys, err := g.keys()
+	if err != nil {
+		return nil, err
+	}
 	i := slices.IndexFunc(keys, func(key string) bool { return strings.HasSuffix(key, forkKeyOf(path)) })
 	if i < 0 {
 		return nil, nil
@@ -289,8 +292,11 @@ func (g *forkRegistry) release(ctx context.Context, id manifest.ID, wait bool, l
 // lowerElsewhere reports whether a snapshot is served in another mount namespace, where
 // to remove its mount point would unmount it.
 func (g *forkRegistry) lowerElsewhere(id manifest.ID) bool {
-	entries := (&registry{filepath.Join(g.state, mountsDir)}).scan(id.String()+".", nil)
+	entries, err := (&registry{filepath.Join(g.state, mountsDir)}).scan(id.String()+".", nil)
 	defer closeAll(entries)
+	if err != nil {
+		return true // for all that is known
+	}
 	here := mountNamespace()
 	return slices.ContainsFunc(entries, func(e *entryState) bool { return e.live && e.rec.Namespace != here })
 }
@@ -336,7 +342,11 @@ func (g *forkRegistry) lowerUsed(t mountTable, id manifest.ID) (bool, error) {
 			fuse, at[forkKeyOf(path)] = true, true
 		}
 	}
-	for _, key := range g.keys() {
+	keys, err := g.keys()
+	if err != nil {
+		return true, err
+	}
+	for _, key := range keys {
 		name, word, _ := strings.Cut(key, "@")
 		if !fuse && !names[name] {
 			continue

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
+
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -267,7 +268,7 @@ func TestSweepElsewhere(t *testing.T) {
 	j := f.job("one")
 	must(t, os.Remove(f.path("one")))
 	j.Op, j.Keep = "fork", true
-	server := startKept(t, j, &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS})
+	server := startKept(t, j, func(cmd *exec.Cmd) { apart(t, cmd, f.dir, "private") })
 	lower := f.state + "/lower/" + f.id.String()
 	there := func() bool {
 		all, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", server.Process.Pid))
@@ -294,8 +295,8 @@ func TestEntriesSwept(t *testing.T) {
 	killed, err := g.newEntry()
 	must(t, err)
 	killed.close()
-	if all := g.scan("", nil); len(all) > 0 {
-		t.Error(all)
+	if all, err := g.scan("", nil); len(all) > 0 || err != nil {
+		t.Error(all, err)
 	}
 	absent(t, filepath.Join(g.dir, killed.key))
 	if _, err := os.Stat(filepath.Join(g.dir, lives.key)); err != nil {

@@ -20,7 +20,7 @@ import (
 // Mounts gives what is mounted: by this user with that state folder, and whatever
 // else this process can see, in the order in which it was mounted; then what is
 // not mounted here but known. It waits a second at most for servers that
-// do not answer.
+// do not answer. What it can read it gives together with the error about what it cannot.
 func Mounts(ctx context.Context, stateDir string) ([]*MountStatus, error) {
 	g, err := newRegistry(stateDir)
 	if err != nil {
@@ -45,7 +45,7 @@ func (g *registry) mounts(ctx context.Context) (_ []*MountStatus, changed bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	entries := g.scan("", points)
+	entries, damaged := g.scan("", points)
 	defer closeAll(entries)
 	// All at once: each may take as long as we are patient.
 	replies := make([]*statusReply, len(entries))
@@ -85,7 +85,7 @@ func (g *registry) mounts(ctx context.Context) (_ []*MountStatus, changed bool, 
 		}
 		all = append(all, s)
 	}
-	return append(all, unseen...), changed, ctx.Err()
+	return append(all, unseen...), changed, errors.Join(damaged, ctx.Err())
 }
 
 // ask asks the server of an entry how it is, and gives nil if it does not answer. One
@@ -201,7 +201,7 @@ func (g *registry) unmount(ctx context.Context, path string, detach bool) (*endi
 	if err != nil {
 		return nil, err
 	}
-	entries := g.scan("", points)
+	entries, damaged := g.scan("", points)
 	defer func() { closeAll(entries) }()
 	var here *fusefs.Point // what is topmost there
 	for i := range points {
@@ -226,7 +226,7 @@ func (g *registry) unmount(ctx context.Context, path string, detach bool) (*endi
 	}
 	if at < 0 {
 		_, err := unmountBusy(path, detach)
-		return nil, err
+		return nil, errors.Join(err, damaged) // it may have been of an entry that cannot be read
 	}
 	of := entries[at]
 	server, err := of.unmount(ctx, path, detach)
@@ -401,8 +401,11 @@ func (r *Repository) mountElsewhere(ctx context.Context, id manifest.ID, path st
 	if err != nil {
 		return nil, err
 	}
-	entries := r.registry.scan(id.String()+".", points)
+	entries, err := r.registry.scan(id.String()+".", points)
 	defer closeAll(entries)
+	if err != nil {
+		r.log.Warn("looking for a server of the snapshot", "err", err)
+	}
 	for _, e := range entries {
 		if !e.live || !e.rec.Share || len(e.points) == 0 || e.rec.Repository.ID != r.cfg.ID || e.rec.Namespace != mountNamespace() {
 			continue

@@ -63,9 +63,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		}
 	}
 	mounts, err := engine.Mounts(ctx, a.state())
-	if err != nil {
-		return err
-	}
+	errs = append(errs, err) // what is damaged; the others there are
 	for _, m := range mounts {
 		// What forks lie over comes back with them.
 		if m.Registered && !m.Lower && (m.State == engine.MountDead || m.State == engine.MountLost) {
@@ -73,7 +71,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		}
 	}
 	forks, err := engine.Forks(ctx, a.state())
-	errs = append(errs, err) // what is damaged; the others there are
+	errs = append(errs, err)
 	repos := map[string]*engine.Repository{}
 	for _, f := range forks {
 		if f.State != engine.ForkDead && f.State != engine.ForkLost && (!all || f.State != engine.ForkDetached) {
