@@ -45,6 +45,7 @@ type statusReply struct {
 	Restarts int        `json:"restarts,omitempty"`
 	Keeper   int        `json:"keeper,omitempty"` // pid
 	Kept     bool       `json:"kept,omitempty"`   // there is one, which may have no pid yet
+	Used     bool       `json:"used,omitempty"`   // the kernel has a file system of its still
 	Stats    MountStats `json:"stats"`
 }
 

@@ -96,11 +96,10 @@ func (r *Repository) planFork(ctx context.Context, ref, dir string, opts *ForkOp
 	if err != nil {
 		return nil, err
 	}
-	table, err := readMountTable()
+	state, err := e.stateNow()
 	if err != nil {
 		return nil, err
 	}
-	state := e.state(table)
 	switch {
 	case replace:
 		p.Action = ForkReplace

@@ -79,7 +79,7 @@ type ForkOptions struct {
 // ResumeFork brings it back.
 type Fork struct {
 	Name       string    `json:"name"`
-	Dir        string    `json:"dir"` // absolute and without symbolic links
+	Dir        string    `json:"dir"` // absolute and without symbolic links; where it is now, if it was moved
 	Snapshot   Snapshot  `json:"snapshot"`
 	Repository string    `json:"repository"` // URL
 	Mode       ForkMode  `json:"mode"`
@@ -106,7 +106,9 @@ const (
 	// ForkLost: it was mounted when the machine, or the container, was stopped.
 	// ResumeFork mounts it, unless it was ephemeral, or a copy.
 	ForkLost ForkState = "lost"
-	// ForkElsewhere: it was mounted in another mount namespace.
+	// ForkElsewhere: it is mounted in another mount namespace, such as a container's,
+	// or was unmounted while programs had files of it open that still have. ResumeFork
+	// waits for neither, and fails.
 	ForkElsewhere ForkState = "elsewhere"
 )
 

@@ -94,6 +94,24 @@ func (e *forkEntry) dropMemory() error {
 	return fusefs.UnmountAt(dir, true)
 }
 
+// readyToEnd reports what keep or end would fail at, before anything is done.
+func (e *forkEntry) readyToEnd(keep bool) error {
+	if e.rec.Layer == "" {
+		if !keep {
+			return nil
+		}
+		return os.MkdirAll(filepath.Join(e.g.state, keptFolder), 0o700)
+	}
+	ours, err := e.layerOurs()
+	if err != nil || !ours {
+		return err // what is not ours is left alone
+	}
+	if err := unix.Access(string(e.rec.Layer), unix.W_OK|unix.X_OK); err != nil {
+		return &os.PathError{Op: "access", Path: string(e.rec.Layer), Err: err}
+	}
+	return nil
+}
+
 // layerOurs reports whether layer.json says that the directory of upper is this
 // fork's. It is outside of our own: what is there may be somebody else's by now.
 func (e *forkEntry) layerOurs() (bool, error) {
@@ -138,17 +156,29 @@ func (e *forkEntry) keepLayer(dir string) error {
 	return l.write(dir, e.rec.ID)
 }
 
-// dropDir removes the directory of a fork that is unmounted, if it was made for it, and
-// nobody put anything there.
-func (e *forkEntry) dropDir() {
-	if e.rec.MadeDir {
-		os.Remove(string(e.rec.Dir))
+// dropDir makes the directory of a fork that is unmounted what it was, or removes it if it
+// was made for it, and nobody put anything there.
+func (e *forkEntry) dropDir() error {
+	for _, dir := range []string{e.where(), string(e.rec.Dir)} {
+		is := false
+		if e.rec.Mode != ForkRestore {
+			var err error
+			if is, err = e.unguard(dir); err != nil {
+				return err
+			}
+		}
+		if e.rec.MadeDir && (is || dir == string(e.rec.Dir)) {
+			os.Remove(dir)
+		}
 	}
+	return nil
 }
 
 // undo removes what was made of a fork that came to nothing.
 func (e *forkEntry) undo() error {
-	e.dropDir()
+	if err := e.dropDir(); err != nil {
+		return err
+	}
 	if e.rec.Mode == ForkRestore {
 		sweepBeside(string(e.rec.Dir))
 	}

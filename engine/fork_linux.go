@@ -18,7 +18,7 @@ import (
 
 func (e *forkEntry) fork() *Fork {
 	f := &Fork{
-		Name: e.rec.Name, Dir: string(e.rec.Dir), Snapshot: e.rec.Snapshot, Repository: e.rec.Repository.URL,
+		Name: e.rec.Name, Dir: e.where(), Snapshot: e.rec.Snapshot, Repository: e.rec.Repository.URL,
 		Mode: e.rec.Mode, Ephemeral: e.rec.Ephemeral, Created: e.rec.Created, state: e.g.state,
 	}
 	if f.Mode != ForkRestore {
@@ -112,15 +112,23 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range x.g.keys() { // which is looked at again when it counts
+	keys, err := x.g.keys()
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range keys { // which is looked at again when it counts
 		if name, ok := strings.CutSuffix(key, forkKeyOf(path)); ok {
 			return nil, fmt.Errorf("%w: fork %s is there", ErrExists, name)
 		}
 	}
 	_, err = os.Lstat(path)
 	made := errors.Is(err, fs.ErrNotExist) // or to be made, once that is written down
+	var bare *bareDir
 	if !made {
 		if path, err = mountPoint(path, x.opts.Force); err != nil {
+			return nil, err
+		}
+		if bare, err = bareAt(path); err != nil {
 			return nil, err
 		}
 	}
@@ -130,7 +138,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	rec := &forkRecord{
 		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
 		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.cfg.ID},
-		Dir:        rawPath(path), MadeDir: made, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
+		Dir:        rawPath(path), MadeDir: made, Bare: bare, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
 		Created: x.repo.now().UTC(), Mounted: placeHere(),
 	}
 	var f *Fork
@@ -244,7 +252,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 	case err != nil:
 		return nil, fmt.Errorf("snapshot %v: %w", k.id, err)
 	}
-	entries := x.repo.registry.scan(k.id.String()+".", points)
+	entries, damaged := x.repo.registry.scan(k.id.String()+".", points)
 	defer closeAll(entries)
 	for _, e := range entries {
 		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole })
@@ -252,7 +260,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 			return &e.rec.Snapshot, nil
 		}
 	}
-	return nil, nil
+	return nil, damaged
 }
 
 // mountLower mounts the snapshot where forks lie over it.
@@ -363,11 +371,14 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		}
 	}
 	if layer.kept == nil {
-		if err := makeUpper(lower, e.upper(), rec.Mode.format()); err != nil {
-			return nil, err
-		}
+		err = makeUpper(lower, e.upper(), rec.Mode.format())
+	} else {
+		err = e.free(ctx, false)
 	}
-	if err := e.mount(ctx, lower); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	if err := e.mount(ctx, lower, nil); err != nil {
 		return nil, err
 	}
 	e.finished()
@@ -411,7 +422,7 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 	if err != nil {
 		return nil, err
 	}
-	rec.Snapshot, rec.Mode, rec.Copy = *s, ForkRestore, &forkCopy{}
+	rec.Snapshot, rec.Mode, rec.Copy, rec.Bare = *s, ForkRestore, &forkCopy{}, nil
 	e, err := x.g.make(rec)
 	if err != nil {
 		return nil, err
@@ -441,8 +452,12 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 
 // copyAt identifies a directory.
 func copyAt(dir string) (*forkCopy, error) {
+	return identify(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func identify(at int, dir string, flags int) (*forkCopy, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
+	err := unix.Statx(at, dir, flags, unix.STATX_INO|unix.STATX_BTIME|unix.STATX_TYPE, &st)
 	if err != nil {
 		return nil, &os.PathError{Op: "statx", Path: dir, Err: err}
 	}

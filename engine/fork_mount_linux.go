@@ -104,27 +104,37 @@ func makeUpper(lower, upper string, format upperFormat) error {
 }
 
 // mount mounts the fork over the lower directory, with the last work folder of the
-// record. The caller has the lock, and has written the record.
-func (e *forkEntry) mount(ctx context.Context, lower string) error {
+// record, in the place of dead, which is a mount of it whose server has died; nil for
+// none. The caller has the lock, and has written the record.
+func (e *forkEntry) mount(ctx context.Context, lower string, dead *mountinfo.Info) error {
+	guard, err := e.unguardToMount(dead)
+	if err != nil {
+		return err
+	}
+	defer guard()
 	last := len(e.rec.Works) - 1
 	work := filepath.Join(e.layer(), e.rec.Works[last])
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return err
 	}
 	o := &overlayMount{
-		source: forkSource + e.rec.Name, lower: lower, upper: e.upper(), work: work, user: e.rec.Mode == ForkUserOverlay,
+		source: e.source(), lower: lower, upper: e.upper(), work: work, user: e.rec.Mode == ForkUserOverlay,
 	}
-	var err error
 	if e.rec.Mode == ForkFuse {
 		if err = disbelieve(ctx, o.upper); err == nil {
 			err = e.mountFuse(ctx, o)
 		}
 	} else if err = o.writable(); err == nil {
-		err = o.mount(string(e.rec.Dir))
+		err = o.mount(e.where(), dead)
 	}
 	if err != nil {
 		removeTree(work)
 		return &noOverlay{err}
+	}
+	if e.rec.Mode == ForkFuse { // its number is known only now
+		if err := e.write(); err != nil {
+			return errors.Join(err, fusefs.UnmountAt(e.where(), true))
+		}
 	}
 	for _, name := range e.rec.Works[:last] {
 		removeTree(filepath.Join(e.layer(), name)) // or it stays on the record
@@ -158,14 +168,18 @@ func (o *overlayMount) writable() error {
 	return err
 }
 
-// mount mounts the overlay at dir. Device files and setuid programs of a snapshot
-// have no power there, as in all its mounts.
-func (o *overlayMount) mount(dir string) error {
+// mount mounts the overlay at dir, in the place of a dead mount unless that is nil.
+// Device files and setuid programs of a snapshot have no power there, as in all its
+// mounts.
+func (o *overlayMount) mount(dir string, dead *mountinfo.Info) error {
 	fd, err := o.open()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if dead != nil {
+		return replaceMount(fd, dead)
+	}
 	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
@@ -176,41 +190,51 @@ func (o *overlayMount) open() (fd int, err error) {
 		return -1, os.NewSyscallError("fsopen", err)
 	}
 	defer unix.Close(c)
-	escape := strings.NewReplacer(`\`, `\\`)
 	// With redirects a directory is renamed rather than copied; with metacopy so are
 	// a file's mode and owner changed. Neither index nor NFS: they tie the upper
 	// directory to one mount of the snapshot, and it will meet another. With xino the
 	// kernel would put the layer into the upper bits of inode numbers, and programs that
 	// keep those in a double (JavaScript) would take neighbouring files for one. Without
 	// it a file's number is the one that it has in its layer, which st_dev tells.
-	options := [][2]string{
-		{"source", o.source}, {"lowerdir+", o.lower}, {"upperdir", escape.Replace(o.upper)}, {"workdir", escape.Replace(o.work)},
-		{"index", "off"}, {"xino", "off"},
-	}
+	options := append(o.directories(), [][2]string{{"source", o.source}, {"index", "off"}, {"xino", "off"}}...)
 	if o.user {
 		options = append(options, [2]string{"userxattr", ""})
 	} else {
 		options = append(options, [2]string{"nfs_export", "off"}, [2]string{"redirect_dir", "on"}, [2]string{"metacopy", "on"})
 	}
-	for _, x := range options {
-		switch {
-		case x[1] == "":
-			err = unix.FsconfigSetFlag(c, x[0])
-		default:
-			err = unix.FsconfigSetString(c, x[0], x[1])
-		}
-		if x[0] == "lowerdir+" && errors.Is(err, unix.EINVAL) { // before Linux 6.8
-			err = unix.FsconfigSetString(c, "lowerdir", strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(o.lower))
-		}
-		if err != nil {
-			return -1, fmt.Errorf("overlay option %s=%s: %w", x[0], x[1], o.why(c, err))
-		}
+	if err := o.configure(c, options); err != nil {
+		return -1, err
 	}
 	if err := unix.FsconfigCreate(c); err != nil {
 		return -1, fmt.Errorf("overlay: %w", o.why(c, err))
 	}
 	fd, err = unix.Fsmount(c, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	return fd, os.NewSyscallError("fsmount", err)
+}
+
+// directories are the options that name them.
+func (o *overlayMount) directories() [][2]string {
+	escape := strings.NewReplacer(`\`, `\\`)
+	return [][2]string{{"lowerdir+", o.lower}, {"upperdir", escape.Replace(o.upper)}, {"workdir", escape.Replace(o.work)}}
+}
+
+// configure gives options to the kernel. One without a value is a flag.
+func (o *overlayMount) configure(context int, options [][2]string) (err error) {
+	for _, x := range options {
+		switch {
+		case x[1] == "":
+			err = unix.FsconfigSetFlag(context, x[0])
+		default:
+			err = unix.FsconfigSetString(context, x[0], x[1])
+		}
+		if x[0] == "lowerdir+" && errors.Is(err, unix.EINVAL) { // before Linux 6.8
+			err = unix.FsconfigSetString(context, "lowerdir", strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(o.lower))
+		}
+		if err != nil {
+			return fmt.Errorf("overlay option %s=%s: %w", x[0], x[1], o.why(context, err))
+		}
+	}
+	return nil
 }
 
 // why adds what the kernel has to say about an error.
@@ -255,8 +279,15 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 	if os.Geteuid() != 0 { // as after a restore, all files are his
 		options += fmt.Sprintf(",squash_to_uid=%d,squash_to_gid=%d", os.Geteuid(), os.Getegid())
 	}
-	cmd := exec.CommandContext(ctx, program, "-o", options, string(e.rec.Dir))
+	cmd := exec.CommandContext(ctx, program, "-o", options, e.where())
 	cmd.Dir = "/"
+	switch lock, err := lockUpper(o.upper); {
+	case err == nil:
+		defer lock.Close()
+		cmd.ExtraFiles = []*os.File{lock} // it keeps that as long as it lives
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("%w: another fuse-overlayfs has the upper directory", fusefs.ErrBusy)
+	}
 	cmd.Stdout, cmd.Stderr = said, said
 	// If we are killed meanwhile it is not to mount what has been swept by then. That
 	// goes by threads.
@@ -268,6 +299,7 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 		text, _ := io.ReadAll(io.LimitReader(said, 1<<10))
 		return fmt.Errorf("fuse-overlayfs: %w: %s", err, strings.TrimSpace(string(text)))
 	}
+	e.rec.Mounted.Mount = mountNumber(e.where())
 	table, err := readMountTable()
 	if err != nil {
 		return err
@@ -291,7 +323,7 @@ func powerless(m *mountinfo.Info) bool {
 // probe asks for a file that there is not, which the server of the snapshot has to
 // say. It fails with fusefs.ErrNoServer or ErrNoAnswer.
 func (e *forkEntry) probe() error {
-	dir := string(e.rec.Dir)
+	dir := e.where()
 	if e.rec.Mode == ForkFuse {
 		if err := fusefs.Probe(dir, statusPatience); err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -58,7 +59,7 @@ const (
 	forkVersion    = 2
 
 	// forkSource begins the source of an overlay that is a fork, as in
-	// /proc/self/mountinfo. Its name follows.
+	// /proc/self/mountinfo. NAME@ID follows, of its record.
 	forkSource = "snapctl-fork:"
 )
 
@@ -87,6 +88,7 @@ type forkRecord struct {
 	Snapshot   Snapshot         `json:"snapshot"`
 	Dir        rawPath          `json:"dir"`
 	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
+	Bare       *bareDir         `json:"bare,omitempty"`    // what it was; nil if it is not guarded
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
 	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork
@@ -172,6 +174,7 @@ type forkEntry struct {
 	*entry
 	g   *forkRegistry
 	rec *forkRecord
+	at  string // where it was seen to be mounted; "" for nowhere yet
 }
 
 // folder is the entry's path.
@@ -206,7 +209,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &forkEntry{plain, g, rec}
+	e := &forkEntry{entry: plain, g: g, rec: rec}
 	defer func() {
 		if err != nil {
 			e.discard()
@@ -351,24 +354,27 @@ func (e *forkEntry) take(ctx context.Context) error {
 }
 
 // keys gives the names of entries.
-func (g *forkRegistry) keys() []string {
+func (g *forkRegistry) keys() (keys []string, err error) {
 	names, err := os.ReadDir(g.dir)
-	if err != nil {
-		return nil // there is none yet
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // there is none yet
 	}
-	var keys []string
+	if err != nil {
+		return nil, fmt.Errorf("registry of forks: %w", err)
+	}
 	for _, n := range names {
 		if name := n.Name(); n.IsDir() && !strings.HasPrefix(name, ".") && strings.Contains(name, "@") {
 			keys = append(keys, name)
 		}
 	}
-	return keys
+	return keys, nil
 }
 
 // all loads all entries that can be. Those that cannot are given by the error.
 func (g *forkRegistry) all() (all []*forkEntry, err error) {
-	var errs []error
-	for _, key := range g.keys() {
+	keys, err := g.keys()
+	errs := []error{err}
+	for _, key := range keys {
 		e, err := g.load(key)
 		if err == nil {
 			all = append(all, e)
@@ -380,18 +386,34 @@ func (g *forkRegistry) all() (all []*forkEntry, err error) {
 	return all, errors.Join(errs...)
 }
 
-// find loads the fork of a name, or at a directory.
+// find loads the fork of a name, or at a directory: the one that is mounted there, or
+// else is to be.
 func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
 	if nameOrDir == "" {
 		return nil, fmt.Errorf("%w: no name of a fork", ErrInvalid)
 	}
+	table, err := readMountTable()
+	if err != nil {
+		return nil, err
+	}
 	at := ""
 	if path, err := fusefs.Resolve(nameOrDir); err == nil {
 		at = forkKeyOf(path)
+		switch e, err := g.atIn(table, path); {
+		case err != nil:
+			return nil, err
+		case e != nil:
+			at = e.key[strings.Index(e.key, "@"):]
+			e.close()
+		}
 	}
 	isName := forkNames.MatchString(nameOrDir)
+	keys, err := g.keys()
+	if err != nil {
+		return nil, err
+	}
 	var found []string
-	for _, key := range g.keys() {
+	for _, key := range keys {
 		if isName && strings.HasPrefix(key, nameOrDir+"@") || at != "" && strings.HasSuffix(key, at) {
 			found = append(found, key)
 		}
@@ -402,7 +424,11 @@ func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
 	case len(found) > 1:
 		return nil, fmt.Errorf("%w: %s is the name of one fork and the directory of another", ErrAmbiguous, nameOrDir)
 	}
-	return g.load(found[0])
+	e, err := g.load(found[0])
+	if err == nil {
+		e.mountedIn(table)
+	}
+	return e, err
 }
 
 // at loads the fork that is mounted at a path, topmost; nil if none is.
@@ -416,21 +442,33 @@ func (g *forkRegistry) at(path string) (*forkEntry, error) {
 
 func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
 	top := table[path]
-	if top == nil || top.FSType != overlayType && top.FSType != fuseOverlayType {
+	if top == nil || top.Root != "/" {
 		return nil, nil
 	}
-	for _, key := range g.keys() {
-		if !strings.HasSuffix(key, forkKeyOf(path)) {
+	keys, damaged := g.keys()
+	for _, key := range keys {
+		if !mayBe(key, top) {
 			continue
 		}
 		e, err := g.load(key)
-		if err != nil {
-			return nil, err
-		}
-		if e.mountedIn(table) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			if top.FSType == overlayType || strings.HasSuffix(key, forkKeyOf(path)) {
+				damaged = err
+			}
+		case e.isAt(top):
+			e.at = path
 			return e, nil
+		default:
+			e.close()
 		}
-		e.close()
 	}
-	return nil, nil
+	return nil, damaged
+}
+
+// mayBe reports whether a mount may be the fork of a key.
+func mayBe(key string, m *mountinfo.Info) bool {
+	name, _, _ := strings.Cut(key, "@")
+	return m.FSType == fuseOverlayType || m.FSType == overlayType && strings.HasPrefix(m.Source, forkSource+name+"@")
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -22,27 +23,47 @@ func unmountForkAt(ctx context.Context, stateDir, path string, detach bool) (is 
 	if err != nil {
 		return false, nil
 	}
-	keys := g.keys()
-	i := slices.IndexFunc(keys, func(key string) bool { return strings.HasSuffix(key, forkKeyOf(path)) })
-	if i < 0 {
-		return false, nil
-	}
 	table, err := readMountTable()
 	if err != nil {
 		return false, err
 	}
-	e, err := g.load(keys[i])
+	e, err := g.atIn(table, path)
 	if err != nil {
 		return false, err
 	}
-	defer e.close()
-	if !e.mountedIn(table) && (e.rec.Mounted == nil || e.rec.Mode == ForkRestore || table[path] != nil) {
-		return false, nil
+	if e == nil && table[path] == nil {
+		e, err = g.missedAt(table, path)
 	}
+	if e == nil || err != nil {
+		return false, err
+	}
+	defer e.close()
 	if err := e.unmountFork(ctx, detach); !errors.Is(err, fs.ErrNotExist) {
 		return true, err
 	}
 	return false, nil // somebody else removed it
+}
+
+// missedAt loads the fork that was mounted at a path when its record was written; nil
+// for none. It may be mounted where that directory is now.
+func (g *forkRegistry) missedAt(table mountTable, path string) (*forkEntry, error) {
+	keys, err := g.keys()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(keys, func(key string) bool { return strings.HasSuffix(key, forkKeyOf(path)) })
+	if i < 0 {
+		return nil, nil
+	}
+	e, err := g.load(keys[i])
+	if err != nil {
+		return nil, err
+	}
+	if !e.mountedIn(table) && (e.rec.Mounted == nil || e.rec.Mode == ForkRestore) {
+		e.close()
+		return nil, nil
+	}
+	return e, nil
 }
 
 // unmountFork unmounts a fork, or forgets that it was mounted.
@@ -51,42 +72,69 @@ func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
 		return err
 	}
 	e.finished()
-	busy, err := e.unmount(detach)
-	if err == nil {
-		err = e.write()
-	}
+	table, err := readMountTable()
 	if err != nil {
+		return err
+	}
+	points := e.pointsIn(table)
+	at := slices.IndexFunc(points, func(m *mountinfo.Info) bool { return m.Mountpoint == e.where() })
+	busy := false
+	if at >= 0 {
+		if busy, err = e.unmountPoint(points[at], detach); err != nil {
+			return err
+		}
+		if len(points) > 1 {
+			return nil // it is mounted elsewhere in this namespace too
+		}
+		if e.where() != string(e.rec.Dir) { // it comes back there
+			if _, err := e.unguard(e.where()); err != nil {
+				return err
+			}
+		}
+	}
+	return e.unmounted(ctx, busy)
+}
+
+// unmounted writes down that the fork is not mounted here any more, and releases the
+// snapshot that it lay over. busy says that somebody uses it still.
+func (e *forkEntry) unmounted(ctx context.Context, busy bool) error {
+	e.rec.Mounted = nil
+	if err := e.write(); err != nil {
 		return err
 	}
 	return e.g.releaseLower(ctx, e.rec.lower(), !busy)
 }
 
-// unmount unmounts the fork, if it is mounted. The caller has the lock, and writes
-// the record.
-func (e *forkEntry) unmount(detach bool) (busy bool, err error) {
-	table, err := readMountTable()
-	if err != nil {
-		return false, err
-	}
-	if e.mountedIn(table) {
-		err = fusefs.UnmountAt(string(e.rec.Dir), false)
+// unmountPoint unmounts a mount of the fork, and what of it is beneath. The caller has
+// the lock. busy says that it is in use, which only detach allows.
+func (e *forkEntry) unmountPoint(m *mountinfo.Info, detach bool) (busy bool, err error) {
+	for {
+		err := fusefs.UnmountAt(m.Mountpoint, false)
 		if detach && errors.Is(err, fusefs.ErrBusy) {
-			busy, err = true, fusefs.UnmountAt(string(e.rec.Dir), true)
+			busy, err = true, fusefs.UnmountAt(m.Mountpoint, true)
 		}
 		if err != nil {
-			return false, err
+			return busy, err
 		}
+		table, err := readMountTable()
+		if err != nil {
+			return busy, err
+		}
+		if m = table[m.Mountpoint]; m == nil || !e.isAt(m) {
+			return busy, nil
+		}
+		detach = true // it is dead: see coverMount
 	}
-	e.rec.Mounted = nil
-	return busy, nil
 }
 
 // RemoveFork removes a fork, named by its name or its directory, and what it changed.
 // With Keep that stays, and kept is the folder that it is in: ForkOptions.Upper
 // of another fork of the same snapshot. A directory that Fork made is removed too.
 //
-// It fails with ErrNoFork, and with fusefs.ErrBusy if somebody uses the fork, unless
-// Force is set. It deletes nothing that is not certainly the fork's.
+// It fails with ErrNoFork, and with fusefs.ErrBusy if somebody uses the fork, or if it
+// is mounted in another mount namespace too, unless Force is set. It deletes nothing
+// that is not certainly the fork's. kept is also given with the error that the process
+// which served the snapshot does not end.
 func RemoveFork(ctx context.Context, stateDir, nameOrDir string, opts *RemoveForkOptions) (kept string, err error) {
 	if opts == nil {
 		opts = &RemoveForkOptions{}
@@ -97,7 +145,7 @@ func RemoveFork(ctx context.Context, stateDir, nameOrDir string, opts *RemoveFor
 		_, _ = g.sweep(ctx) // what is left doctor says: this is about a fork
 	}
 	if err != nil {
-		return "", fmt.Errorf("removing fork %s: %w", nameOrDir, err)
+		return kept, fmt.Errorf("removing fork %s: %w", nameOrDir, err)
 	}
 	return kept, nil
 }
@@ -119,22 +167,27 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	if e.rec.Mode == ForkRestore {
 		return e.removeCopy(ctx, opts.Keep)
 	}
-	here := placeHere()
-	if m := e.rec.Mounted; m != nil && m.Boot == here.Boot && m.Namespace != here.Namespace && !opts.Force {
-		return "", fmt.Errorf("%w: it may be mounted in another mount namespace", fusefs.ErrBusy)
-	}
-	if e.rec.Layer != "" {
-		if _, err := e.layerOurs(); err != nil { // better known before anything is done
-			return "", err
-		}
-	}
-	e.finished()
-	busy, err := e.unmount(opts.Force)
+	// What can fail comes first, and what cannot be undone last.
+	points, err := e.removable(ctx, opts.Force)
 	if err != nil {
 		return "", err
 	}
+	if err := e.readyToEnd(opts.Keep); err != nil {
+		return "", err
+	}
+	e.finished()
+	busy := false
+	for _, m := range slices.Backward(points) {
+		used, err := e.unmountPoint(m, opts.Force)
+		if err != nil {
+			return "", err
+		}
+		busy = busy || used
+	}
 	// While nobody else can fork there.
-	e.dropDir()
+	if err := e.dropDir(); err != nil {
+		return "", err
+	}
 	if opts.Keep {
 		kept, err = e.keep()
 	} else {
@@ -144,6 +197,30 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		return "", err
 	}
 	return kept, g.releaseLower(ctx, e.rec.lower(), !busy)
+}
+
+// removable gives the fork's mounts in this namespace, if it can be removed: if it has
+// one at most, and nobody elsewhere uses it. With force it always can.
+func (e *forkEntry) removable(ctx context.Context, force bool) ([]*mountinfo.Info, error) {
+	table, err := readMountTable()
+	if err != nil {
+		return nil, err
+	}
+	points := e.pointsIn(table)
+	e.mountedIn(table)
+	there := len(points) > 0 || e.layerThere(table) != nil // else there is nothing to hold
+	switch m := e.rec.Mounted; {
+	case force:
+		return points, nil
+	case len(points) > 1:
+		return nil, fmt.Errorf("%w: it is mounted at %s too", fusefs.ErrBusy, points[len(points)-1].Mountpoint)
+	default:
+		err = e.free(ctx, there)
+		if err != nil && !errors.Is(err, fusefs.ErrBusy) && (m == nil || m.isHere() || m.Boot != bootID()) {
+			err = nil // it is not known, and nothing speaks for it
+		}
+		return points, err
+	}
 }
 
 // removeCopy removes a fork that is a copy.
@@ -170,94 +247,123 @@ const lowerPatience = 2 * time.Second
 
 // releaseLower unmounts the snapshot that forks lay over, if none is mounted any
 // more. With wait it returns when the process that served it has ended, if that was
-// its last mount.
+// its last mount; who forks the snapshot does not wait for that.
 func (g *forkRegistry) releaseLower(ctx context.Context, k lowerKey, wait bool) error {
-	lock, err := g.lockLower(ctx, k, unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	return g.dropLower(ctx, k, wait)
+	_, err := g.release(ctx, k, wait, func() (*os.File, error) { return g.lockLower(ctx, k, unix.LOCK_EX) })
+	return err
 }
 
 // tryReleaseLower is releaseLower for who does not wait for the lock. It reports false
 // if somebody else has it.
 func (g *forkRegistry) tryReleaseLower(ctx context.Context, k lowerKey) (bool, error) {
-	lock, err := tryLockFile(g.lower(k)+".lock", unix.LOCK_EX)
-	if lock == nil {
-		return false, err
+	return g.release(ctx, k, true, func() (*os.File, error) {
+		lock, err := tryLockFile(g.lower(k)+".lock", unix.LOCK_EX)
+		if lock != nil && g.lowerElsewhere(k.id) {
+			lock.Close()
+			return nil, nil
+		}
+		return lock, err
+	})
+}
+
+// release is releaseLower, with the lock that lock gives; it reports false if that gives
+// none. fuse-overlayfs ends a moment after its mount.
+func (g *forkRegistry) release(ctx context.Context, k lowerKey, wait bool, lock func() (*os.File, error)) (bool, error) {
+	for began := time.Now(); ; {
+		late := time.Since(began) > lowerPatience
+		file, err := lock()
+		if file == nil {
+			return false, err
+		}
+		server, err := g.dropLower(ctx, k, late)
+		file.Close()
+		switch {
+		case err == nil && wait:
+			return true, server.wait(ctx)
+		case !errors.Is(err, fusefs.ErrBusy) || late:
+			server.giveUp()
+			return true, err
+		}
+		select {
+		case <-ctx.Done():
+			return true, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	defer lock.Close()
-	if g.lowerElsewhere(k.id) {
-		return false, nil
-	}
-	return true, g.dropLower(ctx, k, true)
 }
 
 // lowerElsewhere reports whether a snapshot is served in another mount namespace, where
 // to remove its mount point would unmount it.
 func (g *forkRegistry) lowerElsewhere(id manifest.ID) bool {
-	entries := (&registry{filepath.Join(g.state, mountsDir)}).scan(id.String()+".", nil)
+	entries, err := (&registry{filepath.Join(g.state, mountsDir)}).scan(id.String()+".", nil)
 	defer closeAll(entries)
+	if err != nil {
+		return true // for all that is known
+	}
 	here := mountNamespace()
 	return slices.ContainsFunc(entries, func(e *entryState) bool { return e.live && e.rec.Namespace != here })
 }
 
-// dropLower is releaseLower for who has the lock exclusively.
-func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, wait bool) error {
+// dropLower unmounts the snapshot that forks lay over, if none is mounted. It gives the
+// server if that was its last mount. The caller has the lock exclusively.
+func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, detach bool) (*endingServer, error) {
 	table, err := readMountTable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if used, err := g.lowerUsed(table, k); used || err != nil {
-		return err
+		return nil, err
 	}
 	lower := g.lower(k)
-	if table[lower] == nil {
+	var server *endingServer
+	mounts := &registry{filepath.Join(g.state, mountsDir)}
+	switch m := table[lower]; {
+	case m == nil:
 		// Not mounted, but to be mounted again after a restart of the machine, as the
 		// registry has it: forks see to it themselves.
-		err = (&registry{filepath.Join(g.state, mountsDir)}).forget(lower)
-	}
-	for began := time.Now(); table[lower] != nil && table[lower].FSType == fusefs.FSType; {
-		late := time.Since(began) > lowerPatience
-		if wait {
-			err = unmountAt(ctx, g.state, lower, &UnmountOptions{Detach: late})
-		} else {
-			err = fusefs.UnmountAt(lower, late)
-		}
-		if !errors.Is(err, fusefs.ErrBusy) || late {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
+		err = mounts.forget(lower)
+	case m.FSType == fusefs.FSType:
+		server, err = mounts.unmount(ctx, lower, detach)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	os.Remove(lower)
 	os.Remove(lower + ".lock")
-	return nil
+	return server, nil
 }
 
-// lowerUsed reports whether a fork is mounted over it.
+// lowerUsed reports whether a fork of a snapshot is mounted.
 func (g *forkRegistry) lowerUsed(t mountTable, k lowerKey) (bool, error) {
-	overlays := map[string]bool{}
+	names, fuse, at := map[string]bool{}, false, map[string]bool{}
 	for path, m := range t {
-		if m.FSType == overlayType || m.FSType == fuseOverlayType {
-			overlays[forkKeyOf(path)] = true
+		if name, ok := strings.CutPrefix(m.Source, forkSource); ok && m.FSType == overlayType {
+			name, _, _ = strings.Cut(name, "@")
+			names[name] = true
+		}
+		if m.FSType == fuseOverlayType {
+			fuse, at[forkKeyOf(path)] = true, true
 		}
 	}
-	for _, key := range g.keys() {
-		if i := strings.Index(key, "@"); !overlays[key[i:]] {
+	keys, err := g.keys()
+	if err != nil {
+		return true, err
+	}
+	for _, key := range keys {
+		name, word, _ := strings.Cut(key, "@")
+		if !fuse && !names[name] {
 			continue
 		}
 		e, err := g.load(key)
-		if errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			continue
-		}
-		if err != nil {
+		case err != nil && (names[name] || at["@"+word]):
 			return true, err // better a server too many
+		case err != nil:
+			continue // nothing says that it is mounted
 		}
-		used := e.rec.lower() == k && e.mountedIn(t)
+		used := e.rec.lower() == k && len(e.pointsIn(t)) > 0
 		e.close()
 		if used {
 			return true, nil

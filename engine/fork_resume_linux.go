@@ -6,18 +6,21 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 )
 
 // ResumeFork mounts a fork of this repository again, which is named by its name or its
 // directory: one that was unmounted, that was mounted when the machine was stopped, or
 // whose server has died. What it changed is as it was. Processes that have files of a
-// fork open whose server died get errors (ENOTCONN, EIO) until they open them again;
-// better they are ended before, since what they still write goes around the new mount.
+// fork open whose server died get errors (ENOTCONN, EIO, EROFS) until they open them
+// again.
 //
 // A fork that is mounted and works is left as it is; so several may resume it at once.
 // Of opts, Prefetch, Force, Fail, Warn and Serve count. It fails with ErrNoFork, with
-// ErrNotFound if the snapshot was removed, and with ErrForkLost.
+// ErrNotFound if the snapshot was removed, and with ErrForkLost. It fails with
+// fusefs.ErrBusy if the fork is mounted in another mount namespace, or if somebody can
+// still write by means of an earlier mount: no two may have one upper directory.
 func (r *Repository) ResumeFork(ctx context.Context, nameOrDir string, opts *ForkOptions) (*Fork, error) {
 	if opts == nil {
 		opts = &ForkOptions{}
@@ -52,35 +55,23 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		}
 		return e.fork(), nil
 	}
-	dir := string(e.rec.Dir)
+	dead, err := e.look(ctx)
+	mounted := !errors.Is(err, fusefs.ErrNotMounted)
+	if mounted && dead == nil {
+		return e.fork(), err
+	}
 	table, err := readMountTable()
+	if err == nil {
+		err = e.layerThere(table)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if e.mountedIn(table) {
-		switch err := e.probe(); {
-		case err == nil:
-			return e.fork(), nil
-		case !errors.Is(err, fusefs.ErrNoServer):
-			return nil, err
-		}
-		if err := fusefs.UnmountAt(dir, true); err != nil {
-			return nil, err
-		}
-	}
-	if err := e.layerThere(table); err != nil {
-		return nil, err
-	}
 	e.finished() // from here on it is as it is
-	// The directory may have been on a tmpfs.
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	if _, err := mountPoint(dir, x.opts.Force); err != nil {
-		return nil, err
-	}
-	if err := x.hidesNothing(dir); err != nil {
-		return nil, err
+	if !mounted {
+		if err := x.prepare(ctx, e); err != nil {
+			return nil, err
+		}
 	}
 	if p, err := ParsePrefetch(e.rec.Prefetch); err == nil && x.opts.Prefetch == 0 {
 		opts := *x.opts
@@ -88,11 +79,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		x.opts = &opts
 	}
 	err = x.overLower(ctx, e.rec.lower(), func(lower string, _ *Snapshot) error {
-		e.rec.Mounted, e.rec.Works = placeHere(), e.rec.Works.next(e.layer())
-		if err := e.write(); err != nil {
-			return err
-		}
-		return e.mount(ctx, lower)
+		return e.remount(ctx, lower, dead)
 	})
 	if errors.Is(err, ErrNotFound) {
 		err = fmt.Errorf("%w: it was removed; what the fork changed is in %s", err, e.upper())
@@ -101,6 +88,104 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		return nil, err
 	}
 	return e.fork(), nil
+}
+
+// look gives the fork's mount in this namespace if its server has died, and nil if it
+// works. It fails with fusefs.ErrNotMounted or ErrNoAnswer.
+func (e *forkEntry) look(ctx context.Context) (dead *mountinfo.Info, err error) {
+	for {
+		table, err := readMountTable()
+		if err != nil {
+			return nil, err
+		}
+		if !e.mountedIn(table) {
+			return nil, fusefs.ErrNotMounted
+		}
+		if err := e.probe(); !errors.Is(err, fusefs.ErrNoServer) {
+			return nil, err
+		}
+		dead = e.pointIn(table)
+		beneath, err := mountBeneath(dead)
+		if err != nil || beneath == nil || e.rec.Mode == ForkFuse || !e.isAt(beneath) {
+			return dead, err
+		}
+		// Somebody was killed who resumed it: see replaceMount.
+		if err := silence(ctx, dead); err != nil {
+			return nil, err
+		}
+		if err := fusefs.UnmountAt(dead.Mountpoint, true); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// prepare sees to it that the fork can be mounted at its directory, where it is not.
+func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
+	if err := e.free(ctx, false); err != nil {
+		return err
+	}
+	// The directory may have been on a tmpfs.
+	dir := e.where()
+	if err := x.hidesNothing(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	guard, err := e.unguardToMount(nil) // which mode 0 would not let an ordinary user look into
+	if err != nil {
+		return err
+	}
+	_, err = mountPoint(dir, x.opts.Force)
+	var bare *bareDir
+	if err == nil {
+		bare, err = bareAt(dir)
+	}
+	guard()
+	switch {
+	case err != nil:
+		return err
+	case bare == nil: // somebody put something there, and it is theirs
+		_, err = e.unguard(dir)
+		e.rec.Bare, e.rec.MadeDir = nil, false
+	case e.rec.Bare == nil && e.rec.MadeDir:
+	case e.rec.Bare == nil || bare.forkCopy != e.rec.Bare.forkCopy:
+		e.rec.Bare = bare // else it is guarded, and not what it was
+	}
+	return err
+}
+
+// remount mounts the fork over the lower directory, in the place of dead, if that is
+// not nil, which nobody writes to from then on.
+func (e *forkEntry) remount(ctx context.Context, lower string, dead *mountinfo.Info) error {
+	if dead != nil {
+		if err := e.layDown(ctx, dead); err != nil {
+			return err
+		}
+	}
+	// Nothing is mounted that is not written down.
+	was := e.rec.Mounted
+	e.rec.Mounted, e.rec.Works = placeHere(), e.rec.Works.next(e.layer())
+	if err := e.write(); err != nil {
+		return err
+	}
+	if err := e.mount(ctx, lower, dead); err != nil {
+		e.rec.Mounted = was
+		return errors.Join(err, e.write())
+	}
+	return nil
+}
+
+// layDown sees to it that nobody writes to a dead mount of the fork any more.
+func (e *forkEntry) layDown(ctx context.Context, dead *mountinfo.Info) error {
+	if e.rec.Mode != ForkFuse {
+		return silence(ctx, dead)
+	}
+	// fuse-overlayfs mounts over no dead mount, and if it lives, it ends with its own.
+	if err := fusefs.UnmountAt(dead.Mountpoint, true); err != nil {
+		return err
+	}
+	return e.free(ctx, false)
 }
 
 // layerThere reports whether what the fork changed is there.

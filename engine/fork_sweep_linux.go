@@ -184,16 +184,16 @@ func (s *sweeper) unfinished(key string) {
 		s.errs = append(s.errs, err)
 		return
 	}
-	here := placeHere()
+	m := e.rec.Mounted
 	mounted := e.mountedIn(table)
 	switch {
-	case !mounted && e.rec.Mounted != nil && e.rec.Mounted.Boot == here.Boot && e.rec.Mounted.Namespace != here.Namespace:
+	case !mounted && m != nil && m.Boot == bootID() && !m.isHere():
 		return // it is for who can see it to say
-	case mounted && e.probe() != fusefs.ErrNoServer, !mounted && e.rec.Mounted != nil && *e.rec.Mounted != *here, !e.untouched():
+	case mounted && e.probe() != fusefs.ErrNoServer, !mounted && m != nil && !m.isHere(), !e.untouched():
 		e.finished()
 		return
 	case mounted:
-		err = fusefs.UnmountAt(string(e.rec.Dir), true)
+		err = fusefs.UnmountAt(e.where(), true)
 	}
 	if err == nil {
 		err = e.undo()

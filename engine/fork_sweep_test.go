@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
+
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -93,8 +94,8 @@ func TestSweepNothing(t *testing.T) {
 	}
 	write(t, filepath.Join(f.state, forksFolder, makingPrefix+forkKey("mounted", forks["mounted"].Dir)), nil)
 	must(t, unix.Unmount(forks["unmounted"].Dir, 0)) // by somebody, and it was a fork
-	f.rewrite("elsewhere", func(c *forkRecord) { c.Mounted = &forkPlace{bootID(), "mnt:[1]"} })
-	f.rewrite("boot", func(c *forkRecord) { c.Mounted = &forkPlace{"before", "mnt:[1]"} })
+	f.rewrite("elsewhere", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: bootID(), Namespace: "mnt:[1]"} })
+	f.rewrite("boot", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: "before", Namespace: "mnt:[1]"} })
 	g, err := newForkRegistry(f.state)
 	must(t, err)
 	locked, err := g.find("locked")
@@ -104,7 +105,7 @@ func TestSweepNothing(t *testing.T) {
 		t.Errorf("swept %s", s)
 	}
 	f.forkStates("swept", map[string]ForkState{
-		"changed": ForkDetached, "elsewhere": ForkElsewhere, "boot": ForkLost, "mounted": ForkMounted, "locked": ForkDetached, "unmounted": ForkDetached,
+		"changed": ForkDetached, "elsewhere": ForkLost, "boot": ForkLost, "mounted": ForkMounted, "locked": ForkDetached, "unmounted": ForkDetached,
 	})
 	left, err := filepath.Glob(filepath.Join(f.state, forksFolder, makingPrefix+"*"))
 	must(t, err)
@@ -165,7 +166,9 @@ func TestSweepRemoved(t *testing.T) {
 			e, err := g.find(x.Name)
 			must(t, err)
 			must(t, e.take(t.Context()))
-			_, err = e.unmount(false)
+			table, err := readMountTable()
+			must(t, err)
+			_, err = e.unmountPoint(e.pointIn(table), false)
 			must(t, err)
 			e.dropDir()
 			must(t, e.away(goneForkPrefix))
@@ -265,7 +268,7 @@ func TestSweepElsewhere(t *testing.T) {
 	j := f.job("one")
 	must(t, os.Remove(f.path("one")))
 	j.Op, j.Keep = "fork", true
-	server := startKept(t, j, &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS})
+	server := startKept(t, j, func(cmd *exec.Cmd) { apart(t, cmd, f.dir, "private") })
 	lower := f.state + "/lower/" + f.id.String()
 	there := func() bool {
 		all, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", server.Process.Pid))
@@ -292,8 +295,8 @@ func TestEntriesSwept(t *testing.T) {
 	killed, err := g.newEntry()
 	must(t, err)
 	killed.close()
-	if all := g.scan("", nil); len(all) > 0 {
-		t.Error(all)
+	if all, err := g.scan("", nil); len(all) > 0 || err != nil {
+		t.Error(all, err)
 	}
 	absent(t, filepath.Join(g.dir, killed.key))
 	if _, err := os.Stat(filepath.Join(g.dir, lives.key)); err != nil {

@@ -49,12 +49,12 @@ func (r *Repository) forkFor(path string) (*targetFork, error) {
 		return nil, err
 	}
 	defer e.close()
-	table, err := readMountTable()
+	state, err := e.stateNow()
 	if err != nil {
 		return nil, err
 	}
 	f := &targetFork{name: e.rec.Name}
-	switch e.state(table) {
+	switch state {
 	case ForkMounted:
 		f.there = true
 	case ForkDead:

@@ -31,14 +31,19 @@ func Forks(ctx context.Context, stateDir string) ([]*ForkStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	foreign, err := foreignMounts(isFork)
+	if err != nil {
+		return nil, err
+	}
 	all := make([]*ForkStatus, len(entries))
 	var asking sync.WaitGroup
 	var counting errgroup.Group
 	counting.SetLimit(4)
 	for i, e := range entries {
+		e.mountedIn(table)
 		s := &ForkStatus{Fork: *e.fork(), Changed: -1}
 		all[i] = s
-		asking.Go(func() { s.State = e.state(table) })
+		asking.Go(func() { s.State = e.state(table, foreign) })
 		if e.rec.Mode != ForkRestore {
 			counting.Go(func() error {
 				s.Changed, s.ChangedMore = diskUsage(ctx, e.upper(), maxCounted)
@@ -51,9 +56,22 @@ func Forks(ctx context.Context, stateDir string) ([]*ForkStatus, error) {
 	return all, errors.Join(damaged, ctx.Err())
 }
 
+// stateNow is state, as the mounts are now.
+func (e *forkEntry) stateNow() (ForkState, error) {
+	table, err := readMountTable()
+	if err != nil {
+		return "", err
+	}
+	foreign, err := foreignMounts(isFork)
+	if err != nil {
+		return "", err
+	}
+	return e.state(table, foreign), nil
+}
+
 // state looks what has become of a fork.
-func (e *forkEntry) state(t mountTable) ForkState {
-	here := placeHere()
+func (e *forkEntry) state(t mountTable, foreign []seenMount) ForkState {
+	m := e.rec.Mounted
 	switch {
 	case e.rec.Mode == ForkRestore:
 		if e.copyThere() {
@@ -68,12 +86,21 @@ func (e *forkEntry) state(t mountTable) ForkState {
 			return ForkSilent
 		}
 		return ForkMounted
+	case e.elsewhere(foreign) != nil:
+		return ForkElsewhere
 	case e.layerThere(t) != nil:
 		return ForkLost
-	case e.rec.Mounted == nil || *e.rec.Mounted == *here: // somebody else unmounted it
+	case e.rec.Mode != ForkFuse && (m == nil || m.isHere()): // somebody else unmounted it
 		return ForkDetached
-	case e.rec.Mounted.Boot == here.Boot:
+	case m != nil && m.Boot != bootID():
+		return ForkLost
+	}
+	// It may be mounted in a namespace that does not show in /proc.
+	switch held, err := e.held(); {
+	case held || err != nil && m != nil && !m.isHere():
 		return ForkElsewhere
+	case m == nil || m.isHere():
+		return ForkDetached
 	}
 	return ForkLost
 }

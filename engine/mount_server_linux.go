@@ -443,6 +443,7 @@ func (s *mountServer) status() statusReply {
 	if s.keeper != nil {
 		r.Keeper, r.Kept = s.keeper.Pid(), s.keeper.Alive()
 	}
+	r.Used = slices.ContainsFunc(s.systems, func(x *fileSystem) bool { return !x.ended && x.Connected() })
 	return r
 }
 

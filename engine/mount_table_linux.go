@@ -19,29 +19,46 @@ func readMountTable() (mountTable, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the table of mounts: %w", err)
 	}
+	// What is mounted on another mount's root is above it, wherever it stands in the
+	// kernel's table: that is in the order in which they were made.
+	covered := make(map[int]bool)
+	at := make(map[int]string, len(all))
+	for _, m := range all {
+		at[m.ID] = m.Mountpoint
+	}
+	for _, m := range all {
+		if at[m.Parent] == m.Mountpoint && m.Parent != m.ID {
+			covered[m.Parent] = true
+		}
+	}
 	t := make(mountTable, len(all))
 	for _, m := range all {
-		t[m.Mountpoint] = m
+		if !covered[m.ID] {
+			t[m.Mountpoint] = m
+		}
 	}
 	return t, nil
 }
 
-// A forkPlace is where a fork was mounted last.
-type forkPlace struct {
-	Boot      string `json:"boot"`
-	Namespace string `json:"namespace"`
+// mountBeneath gives what is directly beneath a mount at the same mount point, and
+// mountAbove what is above it; nil for none.
+func mountBeneath(m *mountinfo.Info) (*mountinfo.Info, error) {
+	return mountBeside(m, func(other *mountinfo.Info) bool { return other.ID == m.Parent })
 }
 
-func placeHere() *forkPlace { return &forkPlace{bootID(), mountNamespace()} }
+func mountAbove(m *mountinfo.Info) (*mountinfo.Info, error) {
+	return mountBeside(m, func(other *mountinfo.Info) bool { return other.Parent == m.ID })
+}
 
-// mountedIn reports whether the fork is what is mounted at its directory.
-func (e *forkEntry) mountedIn(t mountTable) bool {
-	top := t[string(e.rec.Dir)]
-	switch {
-	case top == nil:
-		return false
-	case e.rec.Mode == ForkFuse: // which cannot be given a name
-		return top.FSType == fuseOverlayType && e.rec.Mounted != nil && *e.rec.Mounted == *placeHere()
+func mountBeside(m *mountinfo.Info, is func(other *mountinfo.Info) bool) (*mountinfo.Info, error) {
+	all, err := mountinfo.GetMounts(func(other *mountinfo.Info) (skip, stop bool) {
+		return other.Mountpoint != m.Mountpoint || other.ID == m.ID || !is(other), false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the table of mounts: %w", err)
 	}
-	return top.FSType == overlayType && top.Source == forkSource+e.rec.Name
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return all[0], nil
 }

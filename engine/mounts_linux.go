@@ -20,7 +20,7 @@ import (
 // Mounts gives what is mounted: by this user with that state folder, and whatever
 // else this process can see, in the order in which it was mounted; then what is
 // not mounted here but known. It waits a second at most for servers that
-// do not answer.
+// do not answer. What it can read it gives together with the error about what it cannot.
 func Mounts(ctx context.Context, stateDir string) ([]*MountStatus, error) {
 	g, err := newRegistry(stateDir)
 	if err != nil {
@@ -45,7 +45,7 @@ func (g *registry) mounts(ctx context.Context) (_ []*MountStatus, changed bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	entries := g.scan("", points)
+	entries, damaged := g.scan("", points)
 	defer closeAll(entries)
 	// All at once: each may take as long as we are patient.
 	replies := make([]*statusReply, len(entries))
@@ -85,7 +85,7 @@ func (g *registry) mounts(ctx context.Context) (_ []*MountStatus, changed bool, 
 		}
 		all = append(all, s)
 	}
-	return append(all, unseen...), changed, ctx.Err()
+	return append(all, unseen...), changed, errors.Join(damaged, ctx.Err())
 }
 
 // ask asks the server of an entry how it is, and gives nil if it does not answer. One
@@ -150,7 +150,8 @@ const serverPatience = time.Minute
 // Unmount unmounts the snapshot or the fork at dir, also one whose server is gone,
 // and forgets one that was lost. What was changed in a fork is kept. When it was the
 // last that a process of that state folder served, it waits until that has ended, and
-// fails with ErrServerStays after a minute. It fails with fusefs.ErrNotMounted, and
+// fails with ErrServerStays after a minute; but it waits for a few seconds only for those who
+// use the snapshot in another mount namespace, or what was detached before. It fails with fusefs.ErrNotMounted, and
 // with fusefs.ErrBusy for a mount that somebody uses, unless Detach is set.
 func Unmount(ctx context.Context, stateDir, dir string, opts *UnmountOptions) error {
 	err := unmountAt(ctx, stateDir, dir, opts)
@@ -183,59 +184,111 @@ func unmountAt(ctx context.Context, stateDir, dir string, opts *UnmountOptions) 
 		}
 		return err
 	}
-	points, err := fusefs.Points()
+	server, err := g.unmount(ctx, path, opts.Detach)
 	if err != nil {
 		return err
 	}
-	entries := g.scan("", points)
-	defer closeAll(entries)
+	if err := server.wait(ctx); err != nil {
+		return fmt.Errorf("unmounting %s: %w", path, err)
+	}
+	return nil
+}
+
+// unmount unmounts the snapshot at a path, and forgets what was lost there. It gives
+// the server if that was its last mount.
+func (g *registry) unmount(ctx context.Context, path string, detach bool) (*endingServer, error) {
+	points, err := fusefs.Points()
+	if err != nil {
+		return nil, err
+	}
+	entries, damaged := g.scan("", points)
+	defer func() { closeAll(entries) }()
 	var here *fusefs.Point // what is topmost there
 	for i := range points {
 		if points[i].Dir == path {
 			here = &points[i]
 		}
 	}
-	forgotten := false
-	var of *entryState
-	for _, e := range entries {
+	forgotten, at := false, -1
+	for i, e := range entries {
 		if here != nil && slices.Contains(e.points, *here) {
-			of = e
+			at = i
 		}
 		if e.lost() && e.has(path) {
 			if err := e.forget(e.rec, path); err != nil {
-				return fmt.Errorf("unmounting %s: %w", path, err)
+				return nil, fmt.Errorf("unmounting %s: %w", path, err)
 			}
 			forgotten = true
 		}
 	}
 	if forgotten && here == nil {
-		return nil
+		return nil, nil
 	}
-	var server *process
-	if of != nil && of.live && of.rec.Share {
-		server = of.process(ctx)
-		defer server.close()
+	if at < 0 {
+		_, err := unmountBusy(path, detach)
+		return nil, errors.Join(err, damaged) // it may have been of an entry that cannot be read
 	}
-	detached, err := unmountBusy(path, opts.Detach)
-	if err != nil || of == nil {
-		return err
+	of := entries[at]
+	server, err := of.unmount(ctx, path, detach)
+	if server != nil {
+		entries = slices.Delete(entries, at, at+1) // which it has from now on
 	}
-	if left, err := of.pointsLeft(); err != nil || !of.live {
-		if err == nil && len(left) == 0 {
-			err = of.forget(of.rec, "")
-		} else if err == nil {
-			err = of.forget(of.rec, path)
-		}
-		return err
-	} else if len(left) > 0 || detached {
+	return server, err
+}
+
+// unmount unmounts a mount point of the entry. It gives its server if that has no other.
+func (e *entryState) unmount(ctx context.Context, path string, detach bool) (*endingServer, error) {
+	server := &endingServer{entryState: e}
+	if e.live && e.rec.Share {
+		server.process = e.process(ctx)
+	}
+	detached, err := unmountBusy(path, detach)
+	var left []fusefs.Point
+	if err == nil {
+		left, err = e.pointsLeft()
+	}
+	switch {
+	case err == nil && e.live && !detached && len(left) == 0:
+		return server, nil
+	case err == nil && e.live:
 		// So that it has written down what is left before we return.
-		_, _ = of.status(ctx)
+		_, _ = e.status(ctx)
+	case err == nil && len(left) == 0:
+		err = e.forget(e.rec, "")
+	case err == nil:
+		err = e.forget(e.rec, path)
+	}
+	server.process.close()
+	return nil, err
+}
+
+// An endingServer is one whose last mount point was unmounted. A nil one is none.
+type endingServer struct {
+	*entryState
+	process *process
+}
+
+// giveUp forgets the server.
+func (s *endingServer) giveUp() {
+	if s == nil {
+		return
+	}
+	s.process.close()
+	s.close()
+}
+
+// wait waits until the server has ended, or need not: see process.wait.
+func (s *endingServer) wait(ctx context.Context) error {
+	if s == nil {
 		return nil
 	}
-	if err := server.wait(ctx, of.entry); err != nil {
-		return fmt.Errorf("unmounting %s: process %d: %w", path, of.rec.Pid, err)
+	defer s.giveUp()
+	if err := s.process.wait(ctx, s.entryState); err != nil {
+		return fmt.Errorf("process %d: %w", s.rec.Pid, err)
 	}
-	of.reap() // if it did not come to that
+	if !s.entry.live() {
+		s.reap() // if it did not come to that
+	}
 	return nil
 }
 
@@ -302,14 +355,23 @@ func (p *process) close() {
 }
 
 // wait waits until the process has ended; without a handle, until it has given up
-// its entry.
-func (p *process) wait(ctx context.Context, e *entry) error {
+// its entry. It stops when something of the entry is mounted again, or somebody still
+// uses what was: in another mount namespace, or what was detached before.
+func (p *process) wait(ctx context.Context, e *entryState) error {
 	for began := time.Now(); time.Since(began) < serverPatience; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if left, err := e.pointsLeft(); err == nil && len(left) > 0 {
+			return nil
+		}
+		if time.Since(began) > elsewherePatience {
+			if reply, err := e.status(ctx); err == nil && reply.Used {
+				return nil
+			}
+		}
 		if p == nil {
-			if !e.live() {
+			if !e.entry.live() {
 				return nil
 			}
 			time.Sleep(2 * time.Millisecond)
@@ -339,8 +401,11 @@ func (r *Repository) mountElsewhere(ctx context.Context, id manifest.ID, path st
 	if err != nil {
 		return nil, err
 	}
-	entries := r.registry.scan(id.String()+".", points)
+	entries, err := r.registry.scan(id.String()+".", points)
 	defer closeAll(entries)
+	if err != nil {
+		r.log.Warn("looking for a server of the snapshot", "err", err)
+	}
 	for _, e := range entries {
 		if !e.live || !e.rec.Share || len(e.points) == 0 || e.rec.Repository.ID != r.cfg.ID || e.rec.Namespace != mountNamespace() {
 			continue

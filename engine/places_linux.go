@@ -105,27 +105,17 @@ func inUse(ctx context.Context, path string) (why string, err error) {
 			continue
 		}
 		seen[ns] = true
-		table, err := mountsOf(pid)
+		table, err := mountsOf(pid, place.holds)
 		if err != nil {
 			continue // it has ended
 		}
 		for _, m := range table {
-			if place.holds(m) && !(m.Mountpoint == path && ns == mountNamespace()) {
+			if m.Mountpoint != path || ns != mountNamespace() {
 				return fmt.Sprintf("it is mounted at %s too", m.Mountpoint), nil
 			}
 		}
 	}
 	return "", nil
-}
-
-// mountsOf gives what a process sees mounted.
-func mountsOf(pid int) ([]*mountinfo.Info, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return mountinfo.GetMountsFromReader(f, nil)
 }
 
 // worksIn reports whether the working directory of a process is a directory, or below it.

@@ -29,8 +29,11 @@ func (r *Repository) askForProfile(ctx context.Context, id manifest.ID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
-	entries := r.registry.scan(id.String()+".", points)
+	entries, err := r.registry.scan(id.String()+".", points)
 	defer closeAll(entries)
+	if err != nil {
+		r.log.Info("asking for an access profile", "err", err)
+	}
 	for _, e := range entries {
 		if !e.live || e.rec.Repository.ID != r.cfg.ID {
 			continue

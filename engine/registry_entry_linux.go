@@ -6,10 +6,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -102,36 +102,43 @@ func (e *entry) put(name string, b []byte) error {
 	return e.dir.Sync()
 }
 
-// readRecord reads a file that may be anything.
+// readRecord reads a file that may be anything. See unreadable.
 func readRecord(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxRecord {
 		return nil, fmt.Errorf("%s is no record", filepath.Base(path))
 	}
-	b := make([]byte, 0, 4<<10)
-	for {
-		n, err := f.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if n == 0 || err != nil {
-			return b, nil
-		}
-		b = slices.Grow(b, 4<<10)
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err == nil && len(b) > maxRecord {
+		err = fmt.Errorf("%s is no record", filepath.Base(path))
 	}
+	return b, err
 }
 
-// live reports whether the server lives. The lock that it tries is one that
+// unreadable reports whether an error says nothing about what is in an entry, but that it
+// could not be read: there may be no more file descriptors, or the disk may fail.
+func unreadable(err error) bool {
+	var no unix.Errno
+	return errors.As(err, &no) && no != unix.ENOENT && no != unix.ENOTDIR && no != unix.ELOOP
+}
+
+// live reports whether the server lives, or may. The lock that it tries is one that
 // several can have, so that two who ask do not take each other for it.
 func (e *entry) live() bool {
 	f, err := os.OpenFile(e.path(lockName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return false
+		return unreadable(err)
 	}
 	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 // own takes the lock of an entry whose server is gone. It fails if there is a

@@ -254,9 +254,9 @@ func (g *registry) forget(path string) error {
 	if err != nil {
 		return err
 	}
-	entries := g.scan("", points)
+	entries, err := g.scan("", points)
 	defer closeAll(entries)
-	var errs []error
+	errs := []error{err}
 	for _, e := range entries {
 		if e.lost() && e.has(path) {
 			errs = append(errs, e.forget(e.rec, path))
@@ -277,16 +277,19 @@ type entryState struct {
 func (s *entryState) lost() bool { return !s.live && len(s.points) == 0 }
 
 // scan gives the entries of this user whose keys begin with a prefix, and removes
-// garbage that it sees.
-func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
+// garbage that it sees. What it can read it gives together with the error about what it
+// cannot, which it leaves alone.
+func (g *registry) scan(prefix string, points []fusefs.Point) (all []*entryState, damaged error) {
 	if g == nil {
-		return nil
+		return nil, nil
 	}
 	names, err := os.ReadDir(g.dir)
-	if err != nil {
-		return nil // there is none yet
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // there is none yet
 	}
-	var all []*entryState
+	if err != nil {
+		return nil, err
+	}
 	claimed := map[fusefs.Point]bool{}
 	for _, n := range names {
 		if !n.IsDir() || !strings.HasPrefix(n.Name(), prefix) {
@@ -294,11 +297,18 @@ func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
 		}
 		e, err := g.open(n.Name())
 		if err != nil {
+			if unreadable(err) {
+				damaged = errors.Join(damaged, fmt.Errorf("registry of mounts: %s: %w", n.Name(), err))
+			}
 			continue
 		}
 		s := &entryState{entry: e, live: e.live()}
 		s.rec, err = e.read()
 		switch {
+		case unreadable(err):
+			damaged = errors.Join(damaged, fmt.Errorf("registry of mounts: %s: %w", n.Name(), err))
+			e.close()
+			continue
 		case strings.HasPrefix(n.Name(), newPrefix):
 			if e.claim() {
 				e.remove()
@@ -333,19 +343,22 @@ func (g *registry) scan(prefix string, points []fusefs.Point) []*entryState {
 		s.reap()
 		s.close()
 		return true
-	})
+	}), damaged
 }
 
 // find finds where the entry is mounted.
 func (s *entryState) find(points []fusefs.Point, claimed map[fusefs.Point]bool) {
-	source := fusefs.SourceOf(s.rec.Snapshot.ID)
 	for _, p := range points {
-		ours := p.Source == source && slices.ContainsFunc(s.rec.Points, func(x recordPoint) bool { return x.Device == p.Device })
-		if ours && !claimed[p] {
+		if s.is(p) && !claimed[p] {
 			claimed[p] = true
 			s.points = append(s.points, p)
 		}
 	}
+}
+
+// is reports whether a mount point is of a file system of the entry.
+func (s *entryState) is(p fusefs.Point) bool {
+	return p.Source == fusefs.SourceOf(s.rec.Snapshot.ID) && slices.ContainsFunc(s.rec.Points, func(x recordPoint) bool { return x.Device == p.Device })
 }
 
 // reap removes an entry that is garbage.

@@ -31,9 +31,13 @@ in it in a folder of its own. How to write a REF: snapctl help references.
 What is changed stays until snapctl unfork: snapctl umount only unmounts, and
 --resume DIR, which may be a fork's name too, mounts it again, as it does after
 a restart of the machine or when the process that serves the snapshot was
-killed; see snapctl resume. Programs that had files open then get errors, and
-should be ended first. A snapshot that is removed while none of its forks is
+killed; see snapctl resume. No fork is mounted twice: while a container has it,
+or a program has files of it open that it could write, that is an error. A snapshot that is removed while none of its forks is
 mounted cannot be resumed; what was changed is still in the fork's folder.
+
+While there is a fork, nothing can be written to DIR when it is unmounted: it
+would be hidden later. DIR is immutable then, or of mode 0 where only that can
+be (which does not stop root), unless it held something; unfork undoes that.
 
 It is kept in the state folder; with --upper FOLDER in a folder that is empty or
 missing, or that unfork --keep left of a fork of the same snapshot; with
@@ -187,9 +191,17 @@ func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.Fork
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
 	}
 	if err != nil {
-		return err
+		return resumeHint(err, found.Dir)
 	}
 	return a.printFork(f, "resumed")
+}
+
+// resumeHint adds who is in the way of a fork that is to be resumed.
+func resumeHint(err error, dir string) error {
+	if errors.Is(err, fusefs.ErrBusy) {
+		return inUse(err, dir, "two mounts of one fork would damage it: end them first")
+	}
+	return err
 }
 
 func forkHint(err error) error {
@@ -211,8 +223,8 @@ func (a *app) unforkCommand() *cobra.Command {
 too. A directory that fork made is removed; one that was there is left, with
 what it held before.
 
-A fork that somebody uses is left, and the exit code is 1; it says who, as far
-as it may know. With --keep what was changed is kept, and the folder printed
+A fork that somebody uses, in another mount namespace too, is left as it is, and
+the exit code is 1; it says who, as far as it may know. With --keep what was changed is kept, and the folder printed
 that it is in: fork --upper takes it for another fork of the same snapshot.
 
 With --json, prints an array of objects: fork, as it was named, and kept.`,
@@ -254,7 +266,9 @@ func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveFork
 		}
 		if err != nil {
 			errs = append(errs, forkHint(err))
-			continue
+			if kept == "" {
+				continue
+			}
 		}
 		done = append(done, unforkOutput{arg, kept})
 		if kept != "" && !a.json {

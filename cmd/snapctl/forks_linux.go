@@ -25,7 +25,8 @@ States:
   detached     it was unmounted; snapctl fork --resume mounts it
   lost         it was mounted when the machine was stopped; snapctl resume
                brings it back, but for what was in memory
-  elsewhere    it was mounted in another mount namespace`,
+  elsewhere    another mount namespace has it, such as a container's, where it
+               has to be unmounted before it can be resumed or removed`,
 		Example: `  snapctl forks
   snapctl forks --json | jq -r '.[] | select(.state == "detached") | .name'`,
 		Args:              takes(),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -46,17 +47,16 @@ States:
 
 func (a *app) mounts(ctx context.Context) error {
 	mounts, err := engine.Mounts(ctx, a.state())
+	var perr error
 	switch {
-	case err != nil:
-		return err
 	case a.json && mounts == nil:
-		return a.printJSON([]*engine.MountStatus{}) // [], not null
+		perr = a.printJSON([]*engine.MountStatus{}) // [], not null
 	case a.json:
-		return a.printJSON(mounts)
-	case len(mounts) == 0:
-		return nil
+		perr = a.printJSON(mounts)
+	case len(mounts) > 0:
+		perr = a.print(a.mountTable(mounts))
 	}
-	return a.print(a.mountTable(mounts))
+	return errors.Join(err, perr)
 }
 
 func (a *app) mountTable(mounts []*engine.MountStatus) string {

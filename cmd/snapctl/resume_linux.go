@@ -26,7 +26,9 @@ the user whose mounts they are. Mounts whose process was asked to end, as at an
 orderly shutdown, have ended, and do not come back; forks do.
 
 Programs that have files of a dead mount or fork open get errors until they open
-them again. A fork whose changes were in memory is lost, which is a warning.
+them again; so do those that write to a dead fork until it is back. A fork of
+which files are open for writing is not brought back before they are closed: it
+says by whom, as far as it may know. A fork whose changes were in memory is lost, which is a warning.
 
 Prints a line for each that it brought back, the path; with --json an array of
 paths. When one fails the others are still brought back, and the exit code is 1.`,
@@ -61,9 +63,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		}
 	}
 	mounts, err := engine.Mounts(ctx, a.state())
-	if err != nil {
-		return err
-	}
+	errs = append(errs, err) // what is damaged; the others there are
 	for _, m := range mounts {
 		// What forks lie over comes back with them.
 		if m.Registered && !m.Lower && (m.State == engine.MountDead || m.State == engine.MountLost) {
@@ -71,7 +71,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		}
 	}
 	forks, err := engine.Forks(ctx, a.state())
-	errs = append(errs, err) // what is damaged; the others there are
+	errs = append(errs, err)
 	repos := map[string]*engine.Repository{}
 	for _, f := range forks {
 		if f.State != engine.ForkDead && f.State != engine.ForkLost && (!all || f.State != engine.ForkDetached) {
@@ -125,5 +125,5 @@ func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[s
 	opts := engine.ForkOptions{Force: true} // it may have been so before
 	a.prepareFork(repo, &opts)
 	_, err := repo.ResumeFork(ctx, f.Name, &opts)
-	return err
+	return resumeHint(err, f.Dir)
 }

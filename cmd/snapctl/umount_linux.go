@@ -88,9 +88,7 @@ func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error 
 		}
 	}
 	mounts, err := engine.Mounts(ctx, a.state())
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
+	errs = append(errs, err)
 	for _, m := range slices.Backward(mounts) { // what is on top, or within another, is later
 		switch {
 		case !m.Registered, m.State == engine.MountDetached, m.Lower && left:
