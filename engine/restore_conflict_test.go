@@ -71,7 +71,7 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 	needRoot(t)
 	p := newPlace(t)
 	r := p.init()
-	src := p.files("src", map[string]string{"mod/a/f": "1", "mod/b/g": "22", "top": "333"})
+	src := p.files("src", map[string]string{"mod/a/f": "1", "mod/a/deep/h": "4444", "mod/b/g": "22", "top": "333"})
 	readOnly(t, src+"/mod")
 	res := complete(t, r, src, nil)
 	id := res.ID.String()
