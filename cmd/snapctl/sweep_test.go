@@ -262,7 +262,10 @@ func (k *sweepTest) nothing() {
 		k.must(err)
 		for _, name := range names {
 			rest, _ := filepath.Rel(k.dir, name)
-			if !slices.Contains([]string{"state/forks", "state/lower", "state/mounts", "state/kept", "state/forks/.lock"}, rest) {
+			// What repositories were used and what was restored is remembered for good.
+			dir, record := filepath.Split(rest)
+			remembered := (dir == "state/used/" || dir == "state/restored/") && !strings.HasPrefix(record, ".")
+			if !remembered && !slices.Contains([]string{"state/forks", "state/lower", "state/mounts", "state/kept", "state/used", "state/restored", "state/forks/.lock"}, rest) {
 				k.Errorf("%s is left", rest)
 			}
 		}
