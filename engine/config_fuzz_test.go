@@ -41,11 +41,8 @@ func FuzzPattern(f *testing.F) {
 		f.Add(line, "a/b.o")
 	}
 	f.Fuzz(func(t *testing.T, line, path string) {
-		if len(line) > 200 || len(path) > 200 {
-			return // matching is not linear in them
-		}
 		p, ok, err := parsePattern(line)
-		if ok && err != nil || err != nil && !strings.Contains(err.Error(), "pattern") {
+		if err != nil && !strings.Contains(err.Error(), "pattern") {
 			t.Fatalf("%t, %v", ok, err)
 		}
 		if !ok {

@@ -237,9 +237,8 @@ func TestLog(t *testing.T) {
 	p := newPlace(t)
 	now := time.Now()
 	open := func(cache string) *Repository {
-		r, err := Open(t.Context(), p.repo, keyed(t, &Options{CacheDir: p.path(cache), Now: func() time.Time { return now }}))
-		must(t, err)
-		t.Cleanup(func() { r.Close() })
+		r := p.open(cache)
+		setClocks(r, func() time.Time { return now })
 		return r
 	}
 	must(t, p.init().Close())

@@ -20,7 +20,7 @@ type pattern struct {
 }
 
 // parsePattern parses one pattern; false for a comment, an empty line, and what is
-// malformed. It is an error also where a pattern can hardly mean anything.
+// malformed. The error is for people who type it: it may be a pattern that hardly means anything.
 func parsePattern(line string) (p pattern, ok bool, err error) {
 	s := trimSpaces(strings.TrimSuffix(line, "\r"))
 	if s == "" || s[0] == '#' {

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -511,8 +513,12 @@ func TestUnreadable(t *testing.T) {
 	if o := (job{Op: "create", Repo: p.repo, Cache: p.path("mine"), Dir: src}).do(t, nobody); !strings.Contains(o.Err, "permission denied") {
 		t.Errorf("%+v", o)
 	}
-	// Root can read it all, and takes nothing from what could not be read before.
+	// Root can read it all, and takes nothing from what could not be read before. It uses
+	// no cache of another user's.
 	must(t, os.Chmod(src, 0o755))
+	must(t, filepath.WalkDir(p.path("mine"), func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, 0, 0))
+	}))
 	r := p.open("mine")
 	p.check(complete(t, r, src, nil).ID, scan(t, src))
 }

@@ -275,7 +275,9 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 	}
 	defer said.Close()
 	// As root it would have setuid programs and devices work.
-	options := fmt.Sprintf("nosuid,nodev,lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
+	// Without a cache of writes in the kernel: since Linux 6.16 syncfs does not wait until
+	// that is written, and a snapshot would miss what a program wrote a moment before.
+	options := fmt.Sprintf("nosuid,nodev,writeback=0,lowerdir=%s,upperdir=%s,workdir=%s", o.lower, o.upper, o.work)
 	if os.Geteuid() != 0 { // as after a restore, all files are his
 		options += fmt.Sprintf(",squash_to_uid=%d,squash_to_gid=%d", os.Geteuid(), os.Getegid())
 	}

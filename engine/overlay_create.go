@@ -56,7 +56,7 @@ func (c *creator) findFork() {
 	}
 	f := &overlaySource{overlay: o, root: fd}
 	if o.Format == upperFuse {
-		// The kernel keeps what is written to fuse-overlayfs, and when, for a while.
+		// The kernel keeps for a while what is written by mmap.
 		if err := syncFileSystem(c.root); err != nil {
 			c.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
 		}

@@ -33,7 +33,7 @@ func CheckPrivate(dir string, names ...string) error {
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		link, err := os.Lstat(path) // whose it is is said by who put it there
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue
 		}
 		if err == nil {
