@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -241,6 +242,11 @@ func TestForkLeftOut(t *testing.T) {
 	made := complete(t, r, f.state, nil)
 	if got := entriesOf(t, r, made.ID); len(got) != 2 || !strings.HasPrefix(got[1], `"somebody"`) {
 		t.Errorf("%q", got)
+	}
+	for _, name := range []string{"forks", "kept", "lower"} {
+		if !slices.Contains(made.LeftOut, f.state+"/"+name) {
+			t.Errorf("nothing is said of %s: %q", name, made.LeftOut)
+		}
 	}
 	f.remove(one)
 	must(t, os.RemoveAll(f.state+"/kept"))

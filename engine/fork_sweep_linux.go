@@ -179,6 +179,10 @@ func (s *sweeper) unfinished(key string) {
 	if e.tryOwn() != nil || e.reload() != nil {
 		return // somebody is at it
 	}
+	if _, err := os.Lstat(s.g.making(key)); err != nil {
+		return // it was finished since we saw the sign
+	}
+	s.table = nil // and what is mounted may be older than that
 	table, err := s.mounts()
 	if err != nil {
 		s.errs = append(s.errs, err)

@@ -304,3 +304,28 @@ func TestEntriesSwept(t *testing.T) {
 	}
 	lives.close()
 }
+
+// TestSweepFinished: a fork that is finished between the look for signs of unfinished ones
+// and the look at it stays, also when the table of mounts was read before.
+func TestSweepFinished(t *testing.T) {
+	f := newForked(t)
+	r := f.open()
+	g, err := newForkRegistry(f.state)
+	must(t, err)
+	for _, finished := range []bool{true, false} {
+		s := &sweeper{g: g}
+		_, err = s.mounts()
+		must(t, err)
+		one := f.fork(r, "one", nil)
+		key := forkKey(one.Name, one.Dir)
+		if !finished { // as while it is being made
+			write(t, g.making(key), nil)
+		}
+		s.unfinished(key)
+		if len(s.swept) > 0 || len(s.errs) > 0 {
+			t.Errorf("finished %v: swept %q, errors %v", finished, s.swept, s.errs)
+		}
+		f.check("one")
+		f.remove(one)
+	}
+}
