@@ -309,9 +309,9 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 	if !e.mountedIn(table) {
 		return errors.New("fuse-overlayfs says that it has mounted, and has not")
 	}
-	if m := table[string(e.rec.Dir)]; !powerless(m) {
+	if m := table[e.where()]; !powerless(m) {
 		err := fmt.Errorf("fuse-overlayfs has mounted with the options %s, in which setuid programs or devices have power", m.Options)
-		return errors.Join(err, fusefs.UnmountAt(string(e.rec.Dir), true))
+		return errors.Join(err, fusefs.UnmountAt(e.where(), true))
 	}
 	return nil
 }

@@ -333,7 +333,7 @@ func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, detach bool) (
 	return server, nil
 }
 
-// lowerUsed reports whether a fork of a snapshot is mounted.
+// lowerUsed reports whether a fork is mounted over it.
 func (g *forkRegistry) lowerUsed(t mountTable, k lowerKey) (bool, error) {
 	names, fuse, at := map[string]bool{}, false, map[string]bool{}
 	for path, m := range t {

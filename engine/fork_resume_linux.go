@@ -126,9 +126,6 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	}
 	// The directory may have been on a tmpfs.
 	dir := e.where()
-	if err := x.hidesNothing(dir); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -136,7 +133,9 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	if err != nil {
 		return err
 	}
-	_, err = mountPoint(dir, x.opts.Force)
+	if _, err = mountPoint(dir, x.opts.Force); err == nil {
+		err = x.hidesNothing(dir)
+	}
 	var bare *bareDir
 	if err == nil {
 		bare, err = bareAt(dir)

@@ -49,11 +49,14 @@ func (r *Repository) forkFor(path string) (*targetFork, error) {
 		return nil, err
 	}
 	defer e.close()
+	f := &targetFork{name: e.rec.Name}
 	state, err := e.stateNow()
 	if err != nil {
 		return nil, err
 	}
-	f := &targetFork{name: e.rec.Name}
+	if e.where() != path {
+		return nil, nil // a directory above it was renamed
+	}
 	switch state {
 	case ForkMounted:
 		f.there = true

@@ -31,9 +31,10 @@ in it in a folder of its own. How to write a REF: snapctl help references.
 What is changed stays until snapctl unfork: snapctl umount only unmounts, and
 --resume DIR, which may be a fork's name too, mounts it again, as it does after
 a restart of the machine or when the process that serves the snapshot was
-killed; see snapctl resume. No fork is mounted twice: while a container has it,
-or a program has files of it open that it could write, that is an error. A snapshot that is removed while none of its forks is
-mounted cannot be resumed; what was changed is still in the fork's folder.
+killed; see snapctl resume. No fork is mounted twice: while a container has it
+mounted, or a program has files open of a mount that was detached, that is an
+error. A snapshot that is removed while none of its forks is mounted cannot be
+resumed; what was changed is still in the fork's folder.
 
 While there is a fork, nothing can be written to DIR when it is unmounted: it
 would be hidden later. DIR is immutable then, or of mode 0 where only that can
@@ -224,8 +225,9 @@ too. A directory that fork made is removed; one that was there is left, with
 what it held before.
 
 A fork that somebody uses, in another mount namespace too, is left as it is, and
-the exit code is 1; it says who, as far as it may know. With --keep what was changed is kept, and the folder printed
-that it is in: fork --upper takes it for another fork of the same snapshot.
+the exit code is 1; it says who, as far as it may know. With --keep what was
+changed is kept, and the folder printed that it is in: fork --upper takes it for
+another fork of the same snapshot.
 
 With --json, prints an array of objects: fork, as it was named, and kept.`,
 		Example: `  snapctl unfork /work/sandbox

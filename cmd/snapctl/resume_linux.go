@@ -28,7 +28,8 @@ orderly shutdown, have ended, and do not come back; forks do.
 Programs that have files of a dead mount or fork open get errors until they open
 them again; so do those that write to a dead fork until it is back. A fork of
 which files are open for writing is not brought back before they are closed: it
-says by whom, as far as it may know. A fork whose changes were in memory is lost, which is a warning.
+says by whom, as far as it may know. A fork whose changes were in memory is
+lost, which is a warning.
 
 Prints a line for each that it brought back, the path; with --json an array of
 paths. When one fails the others are still brought back, and the exit code is 1.`,
