@@ -465,11 +465,11 @@ func TestMounts(t *testing.T) {
 
 	// It does not answer.
 	must(t, a.Process.Signal(unix.SIGSTOP))
-	for stopped := false; !stopped; time.Sleep(time.Millisecond) {
+	eventually(t, "the server stands still", func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.pid))
 		must(t, err)
-		stopped = strings.Contains(string(b), ") T ")
-	}
+		return strings.Contains(string(b), ") T ")
+	})
 	s.states("stopped", map[string]MountState{"b": MountSilent})
 	c := startServer(t, s.job("c"), nil) // which does not wait for ever
 	if c.pid != c.Process.Pid {

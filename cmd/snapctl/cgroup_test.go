@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -42,15 +41,9 @@ func newMemoryGroup(t *testing.T, limit int) *memoryGroup {
 	}
 	t.Cleanup(func() {
 		// Its last process may have ended a moment ago.
-		for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-			err := os.Remove(g.dir)
-			if err == nil {
-				return
-			}
-			if time.Since(began) > tooLong || !errors.Is(err, unix.EBUSY) {
-				t.Error(err)
-				return
-			}
+		await(func() bool { err = os.Remove(g.dir); return !errors.Is(err, unix.EBUSY) })
+		if err != nil {
+			t.Error(err)
 		}
 	})
 	name, swap := "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"

@@ -19,7 +19,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -152,13 +151,11 @@ func (k *keepTest) status() *engine.MountStatus {
 
 func (k *keepTest) until(what string, ok func(m *engine.MountStatus) bool) *engine.MountStatus {
 	k.Helper()
-	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(5 * time.Millisecond) {
-		if m := k.status(); m != nil && ok(m) {
-			return m
-		}
+	var m *engine.MountStatus
+	if !await(func() bool { m = k.status(); return m != nil && ok(m) }) {
+		k.Fatalf("it does not come to that: %s", what)
 	}
-	k.Fatalf("it does not come to that: %s", what)
-	return nil
+	return m
 }
 
 // successor waits until another process than that serves.
@@ -183,16 +180,24 @@ func stop(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		return err
 	}
-	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(time.Millisecond) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return err
-		}
-		if bytes.HasPrefix(b[bytes.LastIndexByte(b, ')')+1:], []byte(" T")) {
-			return nil
-		}
+	var b []byte
+	var err error
+	stopped := await(func() bool {
+		b, err = os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || bytes.HasPrefix(b[bytes.LastIndexByte(b, ')')+1:], []byte(" T"))
+	})
+	if !stopped {
+		err = fmt.Errorf("process %d does not stop", pid)
 	}
-	return fmt.Errorf("process %d does not stop", pid)
+	return err
+}
+
+// exists waits until there is a file.
+func (k *keepTest) exists(name string) {
+	k.Helper()
+	if !await(func() bool { _, err := os.Stat(k.at(name)); return err == nil }) {
+		k.Fatalf("there is no %s", name)
+	}
 }
 
 // ended reports whether a process has ended, though nobody may have waited for it.
@@ -203,12 +208,7 @@ func ended(pid int) bool {
 
 // gone waits a while for the end of a process, and reports whether it came.
 func (k *keepTest) gone(pid int) bool {
-	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(5 * time.Millisecond) {
-		if ended(pid) {
-			return true
-		}
-	}
-	return false
+	return await(func() bool { return ended(pid) })
 }
 
 // read reads a file of the mount, from the server and not from memory.
@@ -327,23 +327,11 @@ func TestKeeperTaken(t *testing.T) {
 	m := k.mount()
 	done := make(chan error, 1)
 	go func() { done <- k.readAll("mnt") }()
-	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(k.at("stalled")); err == nil {
-			break
-		} else if time.Since(began) > tooLong {
-			t.Fatal(err)
-		}
-	}
+	k.exists("stalled")
 	// Once more by a server that stalls as well, and dies too.
 	k.must(os.Remove(k.at("stalled")))
 	k.kill(m.Pid, syscall.SIGKILL)
-	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(k.at("stalled")); err == nil {
-			break
-		} else if time.Since(began) > tooLong {
-			t.Fatal(err)
-		}
-	}
+	k.exists("stalled")
 	m = k.successor(m)
 	k.must(os.WriteFile(k.at("unstalled"), nil, 0o644))
 	k.kill(m.Pid, syscall.SIGKILL)
@@ -392,14 +380,13 @@ func TestKeeperUnmount(t *testing.T) {
 	}
 	umount := k.command("umount", "mnt")
 	k.must(umount.Start())
-	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+	unmounted := await(func() bool {
 		source, err := fusefs.Mounted(k.at("mnt"))
 		k.must(err)
-		if source == "" {
-			break
-		} else if time.Since(began) > tooLong {
-			t.Fatal("it is mounted")
-		}
+		return source == ""
+	})
+	if !unmounted {
+		t.Fatal("it is mounted")
 	}
 	k.kill(m.Keeper, syscall.SIGCONT)
 	k.must(umount.Wait())
@@ -537,10 +524,8 @@ func TestKeeperTold(t *testing.T) {
 		k.must(err)
 		return bits&(1<<(syscall.SIGTERM-1)) != 0
 	}
-	for began := time.Now(); !passedOn(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > tooLong {
-			t.Fatal("the server is not told")
-		}
+	if !await(passedOn) {
+		t.Fatal("the server is not told")
 	}
 	k.kill(m.Pid, syscall.SIGKILL)
 	if !k.gone(m.Pid) || !k.gone(m.Keeper) {
@@ -624,21 +609,24 @@ func killAll(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pid, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	for began := time.Now(); hasResend(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > tooLong {
+	if hasResend() {
+		keeper := 0
+		kept := await(func() bool {
+			ts.Check(ts.Exec("snapctl", "mounts", "--json"))
+			var all []*engine.MountStatus
+			ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &all))
+			if i := slices.IndexFunc(all, func(m *engine.MountStatus) bool { return m.Pid == pid }); i >= 0 {
+				keeper = all[i].Keeper
+			}
+			return keeper != 0
+		})
+		if !kept {
 			ts.Fatalf("process %d has no keeper", pid)
 		}
-		ts.Check(ts.Exec("snapctl", "mounts", "--json"))
-		var all []*engine.MountStatus
-		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &all))
-		i := slices.IndexFunc(all, func(m *engine.MountStatus) bool { return m.Pid == pid && m.Keeper != 0 })
-		if i >= 0 {
-			ts.Check(stop(pid))
-			ts.Check(syscall.Kill(all[i].Keeper, syscall.SIGKILL))
-			for !ended(all[i].Keeper) { // else it might be who lets go of the mount
-				time.Sleep(time.Millisecond)
-			}
-			break
+		ts.Check(stop(pid))
+		ts.Check(syscall.Kill(keeper, syscall.SIGKILL))
+		if !await(func() bool { return ended(keeper) }) { // it might be who lets go of the mount
+			ts.Fatalf("process %d does not end", keeper)
 		}
 	}
 	ts.Check(syscall.Kill(pid, syscall.SIGKILL))

@@ -179,10 +179,8 @@ func (x *terminalText) String() string {
 // wait waits until there is that text.
 func (x *terminalText) wait(t *testing.T, want string) {
 	t.Helper()
-	for began := time.Now(); !strings.Contains(x.String(), want); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > tooLong {
-			t.Fatalf("never shown: %q, but %q", want, x.String())
-		}
+	if !await(func() bool { return strings.Contains(x.String(), want) }) {
+		t.Fatalf("never shown: %q, but %q", want, x.String())
 	}
 }
 

@@ -222,12 +222,9 @@ func sharedForks(t *testing.T) []string {
 func (k *sweepTest) eventually(what string, left func() []string) {
 	k.Helper()
 	var all []string
-	for began := time.Now(); time.Since(began) < tooLong; time.Sleep(5 * time.Millisecond) {
-		if all = left(); len(all) == 0 {
-			return
-		}
+	if !await(func() bool { all = left(); return len(all) == 0 }) {
+		k.Errorf("%s: %q", what, all)
 	}
-	k.Errorf("%s: %q", what, all)
 }
 
 // starting are servers whose starter was killed before they served: they end.

@@ -264,15 +264,12 @@ func (h *thrash) mounted(r *rand.Rand, dir string) {
 		h.Errorf("mounted snapshot %s: %v", s.id, err)
 	}
 	// A program that is being started by another worker may have a file of it open still.
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		msg, err := h.command("cache-mount", "umount", dir).CombinedOutput()
-		if err == nil {
-			return
-		}
-		if !bytes.Contains(msg, []byte("in use")) || time.Since(began) > tooLong {
-			h.Errorf("umount: %v\n%s", err, msg)
-			return
-		}
+	await(func() bool {
+		msg, err = h.command("cache-mount", "umount", dir).CombinedOutput()
+		return err == nil || !bytes.Contains(msg, []byte("in use"))
+	})
+	if err != nil {
+		h.Errorf("umount: %v\n%s", err, msg)
 	}
 }
 
