@@ -330,7 +330,7 @@ func TestVerifyResume(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	src := w.path("src")
-	for i := range 12 {
+	for i := range 2*r.packsAtOnce() + 1 {
 		write(t, src+"/f", random(uint64(i), 50_000))
 		complete(t, r, src, nil)
 	}
@@ -342,17 +342,18 @@ func TestVerifyResume(t *testing.T) {
 	}))
 	alter(t, r, packName(packs[1]), flipAt(30))
 	all := len(packs)
+	last := packName(packs[all-1]) // before it others are read to their ends
 	ctx, cancel := context.WithCancel(t.Context())
 	var reads atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
-		if name == packName(packs[all/2]) {
+		if name == last {
 			cancel()
 		}
 		return remote.Fault{}
 	})
 	// Trees are read first, and one of these packs may be of a tree: the run is
 	// stopped while packs are read only if it is not.
-	if packsKind(t, w.mem, packs[all/2]) == chunk.TreePack {
+	if packsKind(t, w.mem, packs[all-1]) == chunk.TreePack {
 		t.Skip("that one is a tree pack")
 	}
 	if _, err := r.Verify(ctx, nil, &VerifyOptions{ReadData: 1}); !errors.Is(err, context.Canceled) {
