@@ -151,6 +151,33 @@ func TestForkKilledOpen(t *testing.T) {
 	f.remove(one)
 }
 
+// TestForkHeldAgain: a fork that was brought back after its server died is known to be in
+// use as before.
+func TestForkHeldAgain(t *testing.T) {
+	f := newForked(t)
+	f.killedFork(t, ForkOverlay, func(string) {})
+	r := f.open()
+	one, err := r.ResumeFork(t.Context(), "one", nil)
+	must(t, err)
+	held, err := os.Create(one.Dir + "/log")
+	must(t, err)
+	defer held.Close()
+	must(t, unix.Unmount(one.Dir, unix.MNT_DETACH))
+	if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+		t.Errorf("a second time: %v", err)
+	}
+	if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
+		t.Errorf("removed: %v", err)
+	}
+	held.Close()
+	eventually(t, "the end of the mount", func() bool {
+		_, err = r.ResumeFork(briefly(t), "one", nil)
+		return !errors.Is(err, fusefs.ErrBusy)
+	})
+	must(t, err)
+	f.remove(one)
+}
+
 // overlayOf gives the overlay that would be mounted for a fork, mounted nowhere, and its
 // entry, locked.
 func (f *forked) overlayFor(x *Fork) (*forkEntry, int) {

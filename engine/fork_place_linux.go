@@ -140,8 +140,10 @@ func (e *forkEntry) stays() (*seenMount, error) {
 // in whatever mount namespace, or one that is not any more and is in use. A second one
 // over the same directory would have what the kernel calls undefined behaviour.
 //
-// The kernel knows. Of fuse-overlayfs it is a lock that tells, which that program has
-// inherited (lockUpper).
+// The kernel knows, by a mark on the inodes of upper and work directories. That of the
+// upper directory is lost once a fork was brought back while its dead mount had it; each
+// mount has a work directory of its own. Of fuse-overlayfs it is a lock that tells, which
+// that program has inherited (lockUpper).
 func (e *forkEntry) held() (bool, error) {
 	upper := e.upper()
 	if e.rec.Mode == ForkFuse {
@@ -154,6 +156,23 @@ func (e *forkEntry) held() (bool, error) {
 		}
 		return false, err
 	}
+	dirs := []string{upper}
+	for _, name := range e.rec.Works {
+		work := filepath.Join(filepath.Dir(upper), name)
+		if info, err := os.Lstat(work); err == nil && info.IsDir() {
+			dirs = append(dirs, work)
+		}
+	}
+	for _, dir := range dirs {
+		if held, err := overlayHolds(dir, e.rec.Mode == ForkUserOverlay); held || err != nil {
+			return held, err
+		}
+	}
+	return false, nil
+}
+
+// overlayHolds reports whether an overlay has a directory as its upper or work directory.
+func overlayHolds(dir string, user bool) (bool, error) {
 	c, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return false, os.NewSyscallError("fsopen", err)
@@ -161,9 +180,9 @@ func (e *forkEntry) held() (bool, error) {
 	defer unix.Close(c)
 	// With an index the kernel refuses to be the second. The work directory is none, so
 	// that it refuses in any case, and writes nothing; but it looks at that later.
-	o := &overlayMount{lower: filepath.Dir(upper), upper: upper, work: upper, user: e.rec.Mode == ForkUserOverlay}
+	o := &overlayMount{lower: filepath.Dir(dir), upper: dir, work: dir}
 	options := append(o.directories(), [2]string{"index", "on"})
-	if o.user {
+	if user {
 		options = append(options, [2]string{"userxattr", ""})
 	}
 	if err := o.configure(c, options); err != nil {
@@ -175,7 +194,7 @@ func (e *forkEntry) held() (bool, error) {
 	case errors.Is(err, unix.EINVAL):
 		return false, nil
 	default:
-		return false, fmt.Errorf("whether %s is in use: %w", upper, o.why(c, err))
+		return false, fmt.Errorf("whether %s is in use: %w", dir, o.why(c, err))
 	}
 }
 
