@@ -129,6 +129,18 @@ func TestForkMoved(t *testing.T) {
 				t.Errorf("it is mounted %d times, and at %s", n, again.Dir)
 			}
 		}
+		must(t, os.Mkdir(f.path("before"), 0o755))
+		if x, err := r.forkFor(one.Dir); x != nil || err != nil {
+			t.Errorf("where it was a restore would find it: %+v %v", x, err)
+		}
+		if mode == ForkFuse {
+			f.killFuseOverlay(one)
+			_, err := r.ResumeFork(t.Context(), moved, nil)
+			must(t, err)
+			if b, err := os.ReadFile(moved + "/new"); err != nil || string(b) != "new" {
+				t.Errorf("%q %v", b, err)
+			}
+		}
 		must(t, Unmount(t.Context(), f.state, moved, nil))
 		if points := f.mounts(); len(points) > 0 {
 			t.Errorf("unmounted, and the snapshot is not: %+v", points)

@@ -807,6 +807,25 @@ func TestForkFuseCreate(t *testing.T) {
 	f.remove(one)
 }
 
+// killFuseOverlay kills the fuse-overlayfs that has mounted a fork where that was made.
+func (f *forked) killFuseOverlay(x *Fork) {
+	f.Helper()
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	must(f, err)
+	for _, p := range procs {
+		var pid int
+		b, _ := os.ReadFile(p)
+		if _, err := fmt.Sscanf(p, "/proc/%d/cmdline", &pid); err == nil && strings.HasSuffix(string(b), "\x00"+x.Dir+"\x00") {
+			must(f, unix.Kill(pid, unix.SIGKILL))
+		}
+	}
+	eventually(f, "the death of the fork", func() bool {
+		all, err := Forks(f.Context(), f.state)
+		must(f, err)
+		return all[0].State == ForkDead
+	})
+}
+
 // TestForkFuseDead: a fork whose fuse-overlayfs was killed is dead, and comes back.
 func TestForkFuseDead(t *testing.T) {
 	f := newForked(t)
@@ -816,21 +835,8 @@ func TestForkFuseDead(t *testing.T) {
 	r := f.open()
 	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
 	write(t, one.Dir+"/new", []byte("new"))
-	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	must(t, err)
-	for _, p := range procs {
-		var pid int
-		b, _ := os.ReadFile(p)
-		if _, err := fmt.Sscanf(p, "/proc/%d/cmdline", &pid); err == nil && strings.HasSuffix(string(b), "\x00"+one.Dir+"\x00") {
-			must(t, unix.Kill(pid, unix.SIGKILL))
-		}
-	}
-	eventually(t, "the death of the fork", func() bool {
-		all, err := Forks(t.Context(), f.state)
-		must(t, err)
-		return all[0].State == ForkDead
-	})
-	_, err = r.ResumeFork(t.Context(), "one", nil)
+	f.killFuseOverlay(one)
+	_, err := r.ResumeFork(t.Context(), "one", nil)
 	must(t, err)
 	if b, err := os.ReadFile(one.Dir + "/new"); err != nil || string(b) != "new" {
 		t.Errorf("%q %v", b, err)
