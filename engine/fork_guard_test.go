@@ -323,3 +323,37 @@ func TestForkGuard(t *testing.T) {
 	}
 	must(t, os.Remove(f.path("none")))
 }
+
+// TestForkHoldsOurs: a fork in which a repository or what another fork changed lies is not
+// removed, mounted or not.
+func TestForkHoldsOurs(t *testing.T) {
+	f := newForked(t)
+	r := f.open()
+	one := f.fork(r, "one", nil)
+	must(t, os.Mkdir(one.Dir+"/deep", 0o755))
+	inner, err := Init(t.Context(), one.Dir+"/deep/repo", nil, &Options{CacheDir: f.path("inner-cache"), StateDir: f.state})
+	must(t, err)
+	must(t, inner.Close())
+	for _, mounted := range []bool{true, false} {
+		if !mounted {
+			must(t, one.Unmount(t.Context(), false))
+		}
+		if _, err := one.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+			t.Errorf("mounted %t: %v", mounted, err)
+		}
+	}
+	one, err = r.ResumeFork(t.Context(), "one", nil)
+	must(t, err)
+	if _, err := os.Stat(one.Dir + "/deep/repo/config"); err != nil {
+		t.Error(err)
+	}
+	must(t, os.RemoveAll(one.Dir+"/deep"))
+	upper := one.Dir + "/upper"
+	two := f.fork(r, "two", &ForkOptions{Upper: upper, Mode: ForkFuse})
+	must(t, two.Unmount(t.Context(), false))
+	if _, err := one.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+		t.Errorf("another fork's changes: %v", err)
+	}
+	f.remove(two)
+	f.remove(one)
+}

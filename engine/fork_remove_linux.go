@@ -167,6 +167,9 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	if e.rec.Mode == ForkRestore {
 		return e.removeCopy(ctx, opts.Keep)
 	}
+	if err := e.holdsOurs(); err != nil && !opts.Keep {
+		return "", err
+	}
 	// What can fail comes first, and what cannot be undone last.
 	points, err := e.removable(ctx, opts.Force)
 	if err != nil {
@@ -197,6 +200,28 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		return "", err
 	}
 	return kept, g.releaseLower(ctx, e.rec.lower(), !busy)
+}
+
+// holdsOurs fails with ErrOwn where a repository that this machine uses, or what another
+// fork changed, lies in what the fork changed. It goes by paths: in the upper directory
+// they have other inodes than in the mount, and the fork may not be mounted.
+func (e *forkEntry) holdsOurs() error {
+	var ours []string
+	for _, u := range usedRepositories(e.g.state) {
+		ours = append(ours, string(u.Dir))
+	}
+	for _, path := range append(ours, forkLayers(e.g.state)...) {
+		for _, dir := range []string{string(e.rec.Dir), e.where()} {
+			rel, err := filepath.Rel(dir, path)
+			if err != nil || path == "" || !filepath.IsLocal(rel) {
+				continue
+			}
+			if _, err := os.Lstat(filepath.Join(e.upper(), rel)); err == nil {
+				return fmt.Errorf("%w: %s would be deleted; move it elsewhere first, or keep what the fork changed with --keep", ErrOwn, path)
+			}
+		}
+	}
+	return nil
 }
 
 // removable gives the fork's mounts in this namespace, if it can be removed: if it has

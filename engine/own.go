@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,10 +69,18 @@ func (o *ownDirs) around(path string) string {
 // hiddenBy gives what of ours could not be reached any more if something were mounted
 // at a path: its own path, "" for nothing.
 func (o *ownDirs) hiddenBy(path string) string {
-	var want, st unix.Stat_t
-	if unix.Stat(path, &want) != nil {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
 		return ""
 	}
+	return o.within(&st)
+}
+
+// within gives the path of something of ours that is a directory, or lies in it, "" for
+// nothing. It goes by the directories above what is ours, so that it needs no permission
+// to list any of them.
+func (o *ownDirs) within(want *unix.Stat_t) string {
+	var st unix.Stat_t
 	for _, p := range o.paths {
 		for dir := p; ; dir = filepath.Dir(dir) {
 			if unix.Stat(dir, &st) == nil && st.Dev == want.Dev && st.Ino == want.Ino {
@@ -91,10 +100,13 @@ func (o *ownDirs) hiddenBy(path string) string {
 func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string, ok bool, entries int64, err error) {
 	entries = 1
 	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if errIsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT, unix.EACCES) {
-		return "", false, entries, nil // what is ours can be opened
-	}
 	var st unix.Stat_t
+	if errors.Is(err, unix.EACCES) && fstatat(dir, name, &st) == nil {
+		return "", o.within(&st) != "", entries, nil
+	}
+	if errIsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT) {
+		return "", false, entries, nil // it is no directory
+	}
 	if err == nil {
 		defer unix.Close(fd)
 		err = unix.Fstat(fd, &st)
@@ -119,6 +131,8 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 	})
 	if ok {
 		err = nil
+	} else if err == nil {
+		ok = o.within(&st) != "" // below a directory that cannot be listed
 	}
 	return path, ok, entries, err
 }

@@ -260,3 +260,32 @@ func TestRepositoryGone(t *testing.T) {
 	must(t, err)
 	must(t, r.Close())
 }
+
+// TestOwnBehindClosed: a repository below a directory that its user may not list, but could
+// after a chmod, is neither deleted nor replaced.
+func TestOwnBehindClosed(t *testing.T) {
+	needRoot(t)
+	p := newPlace(t)
+	must(t, p.init().Close()) // another one
+	mine := forNobody(t, p)
+	src := p.files("mine/src", map[string]string{"f": "1"})
+	dst := mine + "/dst"
+	must(t, os.MkdirAll(dst+"/closed", 0o755))
+	r, err := Init(t.Context(), dst+"/closed/repo", nil, &Options{CacheDir: p.path("root-cache")})
+	must(t, err)
+	id := complete(t, r, src, nil).ID.String()
+	must(t, r.Close())
+	chownAll(t, mine)
+	must(t, os.Chmod(dst+"/closed", 0o111))
+	j := job{Op: "restore", Repo: dst + "/closed/repo", Cache: mine + "/cache", Dir: dst, Ref: id}
+	for _, o := range []RestoreOptions{{Delete: true}, {Into: true, Delete: true}} {
+		j.Restore = o
+		got := j.do(t, nobody)
+		if got.Err == "" && len(got.Problems) == 0 {
+			t.Errorf("%+v: nobody was told", o)
+		}
+		if _, err := os.Stat(dst + "/closed/repo/config"); err != nil {
+			t.Fatalf("%+v: %v; %+v", o, err, got)
+		}
+	}
+}
