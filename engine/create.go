@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -145,7 +146,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 	if err != nil {
 		return nil, err
 	}
-	abs, err := filepath.Abs(dir)
+	abs, err := remote.Abs(dir)
 	if err != nil {
 		return nil, err
 	}

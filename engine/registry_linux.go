@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,7 +59,7 @@ func newRegistry(stateDir string) (*registry, error) {
 	if stateDir == "" {
 		return nil, nil
 	}
-	dir, err := filepath.Abs(stateDir) // a process may leave the directory that it is in
+	dir, err := remote.Abs(stateDir) // a process may leave the directory that it is in
 	if err != nil {
 		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
 	}

@@ -406,7 +406,7 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	r.cache = newCacheDir(base, cfg.ID)
 	r.packs = newPackCache(opts.CacheSize)
 	if opts.StateDir != "" {
-		if r.state, err = filepath.Abs(opts.StateDir); err != nil { // a process may leave the directory that it is in
+		if r.state, err = remote.Abs(opts.StateDir); err != nil { // a process may leave the directory that it is in
 			return fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
 		}
 	}

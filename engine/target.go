@@ -12,6 +12,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -141,7 +142,7 @@ func sweepBeside(path string) { sweep(beside(path)) }
 // resolveTarget makes the path absolute and follows the links in it: what is
 // swapped is the directory, not a link to it.
 func resolveTarget(dir string) (string, error) {
-	abs, err := filepath.Abs(dir)
+	abs, err := remote.Abs(dir)
 	if err != nil {
 		return "", err
 	}

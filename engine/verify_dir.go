@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 
 	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -114,7 +114,7 @@ type dirJob struct {
 }
 
 func (v *dirVerifier) openRoot(dir string) error {
-	abs, err := filepath.Abs(dir)
+	abs, err := remote.Abs(dir)
 	if err != nil {
 		return err
 	}

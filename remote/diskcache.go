@@ -127,7 +127,7 @@ func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
 	}
 	c.slots.total, c.slots.background, c.slots.quiet = c.opts.Parallel, c.opts.Background, c.opts.Quiet
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	abs, err := filepath.Abs(dir) // the program may change its own folder later
+	abs, err := Abs(dir) // the program may change its own folder later
 	if err != nil {
 		c.limit = 0
 		c.trouble(troubleStore, err)

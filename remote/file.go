@@ -39,7 +39,7 @@ var (
 // MakeDir makes the folder of a file store, and its parents, durably. That it
 // exists already is no error. [OpenFile] then opens it.
 func MakeDir(dir string) error {
-	dir, err := filepath.Abs(dir)
+	dir, err := Abs(dir)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func makeDir(dir string) error {
 // [ErrNoBucket]. It removes what writers that were killed have left in the
 // folder's tmp.
 func OpenFile(dir string) (*File, error) {
-	dir, err := filepath.Abs(dir) // the program may change its own folder later
+	dir, err := Abs(dir) // the program may change its own folder later
 	if err != nil {
 		return nil, err
 	}

@@ -159,7 +159,7 @@ func parseURL(raw string) (Location, error) {
 }
 
 func parsePath(path string) (Location, error) {
-	dir, err := filepath.Abs(path)
+	dir, err := Abs(path)
 	return Location{Dir: dir}, err
 }
 

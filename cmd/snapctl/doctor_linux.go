@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/snapctl/snapctl/remote"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -367,7 +368,7 @@ func sweepCheck(swept []string, err error) check {
 func fileSystem(dir string) string {
 	path, err := filepath.EvalSymlinks(dir)
 	if err == nil {
-		path, err = filepath.Abs(path)
+		path, err = remote.Abs(path)
 	}
 	mounts, merr := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
 	if err != nil || merr != nil {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -97,11 +96,11 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	cache, err := filepath.Abs(repo.CacheDir())
+	cache, err := remote.Abs(repo.CacheDir())
 	if err != nil {
 		return nil, err
 	}
-	state, err := filepath.Abs(a.state())
+	state, err := remote.Abs(a.state())
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/snapctl/snapctl/remote"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -113,7 +114,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	// The process in the background leaves the directory that it was started in;
 	// the engine minds that for the state folder itself.
 	if cache := a.engineOptions().CacheDir; cache != "" {
-		cache, err := filepath.Abs(cache)
+		cache, err := remote.Abs(cache)
 		if err != nil {
 			return err
 		}
