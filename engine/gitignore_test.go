@@ -169,6 +169,10 @@ func TestGitRepositories(t *testing.T) {
 	y.git("repo", "config", "core.excludesFile", "rules of mine")
 	y.rules("repo/rules of mine", "src/b.log", "!a.log", "empty", "u*")
 	y.check("core.excludesFile of the repository", "repo", "repo")
+	// With a subsection it is another option, whichever comes last.
+	y.rules("repo/rules of x", "*")
+	y.git("repo", "config", "core.x.excludesFile", "rules of x")
+	y.check("an option that is named like it", "repo", "repo")
 
 	// A repository in it, which is ignored or not, and one whose .git is none.
 	for _, inner := range []string{"inner", "ignored-repo", "src/build/inner"} {

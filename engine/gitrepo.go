@@ -279,7 +279,10 @@ func (c *gitConfig) read(name string) {
 
 // option takes an option of a file.
 func (c *gitConfig) option(name string) func(section, sub, key, value string, blank bool) error {
-	return func(section, _, key, value string, _ bool) error {
+	return func(section, sub, key, value string, _ bool) error {
+		if sub != "" {
+			return nil // core.x.excludesFile is another option
+		}
 		switch strings.ToLower(section + "." + key) {
 		case "core.excludesfile":
 			c.excludes = &value
@@ -297,6 +300,8 @@ func (c *gitConfig) option(name string) func(section, sub, key, value string, bl
 // excludesFiles gives the file that core.excludesFile names, or that git takes without.
 func (c *gitConfig) excludesFiles(top string) []string {
 	switch {
+	case len(c.problems) > 0:
+		return nil // git refuses such a configuration, and so it is not known what it ignores
 	case c.excludes == nil:
 		return []string{gitUserFile("ignore")}
 	case *c.excludes == "":
