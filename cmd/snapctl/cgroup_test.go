@@ -127,6 +127,9 @@ func (g *memoryGroup) kills(t *testing.T) (n int) {
 // keeper and its readers in there too, and all of a big package is read: of a local
 // repository, and of a bucket of which all is fetched ahead.
 func TestMemoryLimit(t *testing.T) {
+	if raced {
+		t.Skip("the race detector takes several times the memory")
+	}
 	for _, bucket := range []bool{false, true} {
 		t.Run(fmt.Sprintf("bucket=%v", bucket), func(t *testing.T) { testMemoryLimit(t, bucket) })
 	}

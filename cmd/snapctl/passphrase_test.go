@@ -109,7 +109,7 @@ func TestAskSecret(t *testing.T) {
 	if x := <-got; !errors.Is(x.err, errInterrupted) {
 		t.Errorf("%q, %v", x.s, x.err)
 	}
-	if !shows(t, user) {
+	if !await(func() bool { return shows(t, user) }) { // whoever reads puts it right
 		t.Error("after an interrupt the terminal shows nothing more")
 	}
 	io.WriteString(user, "\n") // for who reads still
