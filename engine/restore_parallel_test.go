@@ -74,6 +74,36 @@ func TestRestoreInParallel(t *testing.T) {
 	}
 }
 
+// TestResolveTargetThatComes: a directory that somebody makes while its path is resolved is
+// no link to nowhere.
+func TestResolveTargetThatComes(t *testing.T) {
+	parent, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	dir := filepath.Join(parent, "dst")
+	var making sync.WaitGroup
+	stop := make(chan struct{})
+	making.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				os.Mkdir(dir, 0o755)
+				os.Remove(dir)
+			}
+		}
+	})
+	for range times(20000, 200000) {
+		got, err := resolveTarget(dir)
+		if err != nil || got != dir {
+			t.Errorf("%q, %v", got, err)
+			break
+		}
+	}
+	close(stop)
+	making.Wait()
+}
+
 // TestMakeLocked: a directory that was just made is nothing that was left behind.
 func TestMakeLocked(t *testing.T) {
 	dir := t.TempDir()

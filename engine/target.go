@@ -146,6 +146,7 @@ func resolveTarget(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	there, missing := os.Lstat(abs) // before it is followed: another restore may make it at any moment
 	if p, err := filepath.EvalSymlinks(abs); err == nil {
 		return p, nil
 	}
@@ -154,7 +155,7 @@ func resolveTarget(dir string) (string, error) {
 	if parent = filepath.Clean(parent); parent == abs {
 		return abs, nil
 	}
-	if _, err := os.Lstat(abs); err == nil {
+	if missing == nil && there.Mode()&os.ModeSymlink != 0 {
 		return "", fmt.Errorf("%w: it is a symbolic link to nowhere", ErrExists)
 	}
 	p, err := resolveTarget(parent)
