@@ -103,8 +103,10 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 // attempt is one run, from which nothing stays open.
 func (c *creator) attempt(ctx context.Context, asFork bool) (*CreateResult, error) {
 	defer c.close()
-	if asFork {
-		c.findFork()
+	c.findFork()
+	if !asFork {
+		c.fork.close()
+		c.fork = nil
 	}
 	return c.run(ctx)
 }
@@ -127,6 +129,7 @@ type creator struct {
 
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
+	split  *manifest.ID   // of a fork in which each name of a file is a file: its snapshot
 	recent *recentFiles   // nil if it does not matter which were read
 
 	problems struct {
@@ -226,6 +229,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
+	c.warnSplit(ctx)
 	if c.parent == nil && !c.repo.local() {
 		c.recent = &recentFiles{} // a parent's mounts have left better profiles
 	}

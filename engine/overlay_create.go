@@ -30,11 +30,11 @@ func (f *overlaySource) close() {
 // findFork makes this the create of a fork, if that is what the directory is, and
 // if reading the upper directory alone gives what reading all of it would.
 func (c *creator) findFork() {
-	if len(c.exclude.command) > 0 || c.exclude.gitignore {
-		return
-	}
 	o, ok := c.repo.overlayOf(c.place)
-	if !ok {
+	if o != nil && o.Format == upperFuse {
+		c.split = &o.Lower
+	}
+	if !ok || len(c.exclude.command) > 0 || c.exclude.gitignore {
 		return
 	}
 	if c.opts.Parent != "" {
@@ -76,6 +76,7 @@ func (f *overlaySource) check(c *creator) error {
 		return errors.New("its attributes cannot be read")
 	}
 	for attempt := 1; ; attempt++ {
+		askStat(c.root)
 		var upper, merged unix.Stat_t
 		if err := errors.Join(unix.Fstat(c.root, &merged), unix.Fstat(f.root, &upper)); err != nil {
 			return err
@@ -139,6 +140,19 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 		f.memo = nil
 	}
 	return true, nil
+}
+
+// warnSplit says that hard links are lost where all of a fork is read in which each name
+// of a file is a file of its own (see fusefs.View).
+func (c *creator) warnSplit(ctx context.Context) {
+	if c.fork != nil || c.split == nil {
+		return
+	}
+	if m, err := c.repo.manifest(ctx, *c.split); err == nil && !m.HardLinks {
+		return
+	}
+	c.warn(errors.New("all of the fork is read, and mode fuse-overlayfs shows each name of a file as a file of its own: " +
+		"hard links of its snapshot are separate files in this one; create without patterns and --parent keeps them"))
 }
 
 // mayUse says whether all that a snapshot refers to may be referred to, and has its
