@@ -129,7 +129,7 @@ type creator struct {
 
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
-	split  *manifest.ID   // of a fork in which each name of a file is a file: its snapshot
+	byFuse *overlayInfo   // the same of a fork by fuse-overlayfs, however it is read
 	recent *recentFiles   // nil if it does not matter which were read
 
 	problems struct {
@@ -229,7 +229,9 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
-	c.warnSplit(ctx)
+	if err := c.warnWhole(ctx); err != nil {
+		return nil, err
+	}
 	if c.parent == nil && !c.repo.local() {
 		c.recent = &recentFiles{} // a parent's mounts have left better profiles
 	}

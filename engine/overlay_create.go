@@ -32,7 +32,7 @@ func (f *overlaySource) close() {
 func (c *creator) findFork() {
 	o, ok := c.repo.overlayOf(c.place)
 	if o != nil && o.Format == upperFuse {
-		c.split = &o.Lower
+		c.byFuse = o
 	}
 	if !ok || len(c.exclude.command) > 0 || c.exclude.gitignore {
 		return
@@ -140,19 +140,6 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 		f.memo = nil
 	}
 	return true, nil
-}
-
-// warnSplit says that hard links are lost where all of a fork is read in which each name
-// of a file is a file of its own (see fusefs.View).
-func (c *creator) warnSplit(ctx context.Context) {
-	if c.fork != nil || c.split == nil {
-		return
-	}
-	if m, err := c.repo.manifest(ctx, *c.split); err == nil && !m.HardLinks {
-		return
-	}
-	c.warn(errors.New("all of the fork is read, and mode fuse-overlayfs shows each name of a file as a file of its own: " +
-		"hard links of its snapshot are separate files in this one; create without patterns and --parent keeps them"))
 }
 
 // mayUse says whether all that a snapshot refers to may be referred to, and has its

@@ -38,6 +38,7 @@ func (q *overlaySequencer) run(ctx context.Context, workers int) error {
 		if err := q.plan.resolve(ctx, n); err != nil {
 			return err
 		}
+		q.warnPosing(ctx, q.plan.tree, n.fork.lower, n)
 		if q.plan.links == nil {
 			return q.emit(ctx, n)
 		}
