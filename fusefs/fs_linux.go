@@ -27,6 +27,7 @@ type snapshotFS struct {
 	src                Source
 	info               *manifest.Info
 	view               View
+	denied             denied
 	fail               func(op, path string, err error)
 	errors             atomic.Int64
 
@@ -39,7 +40,7 @@ var _ fuse.RawFileSystem = (*snapshotFS)(nil)
 
 func newFS(serving context.Context, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) *snapshotFS {
 	return &snapshotFS{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, view: o.View, fail: o.Fail, serving: serving,
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, view: o.View, denied: deniedHere(), fail: o.Fail, serving: serving,
 	}
 }
 
