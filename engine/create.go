@@ -114,6 +114,7 @@ func (c *creator) attempt(ctx context.Context, asFork bool) (*CreateResult, erro
 func (c *creator) close() {
 	unix.Close(c.root)
 	c.fork.close()
+	c.whole.close()
 }
 
 // creator is one run of Create.
@@ -130,6 +131,7 @@ type creator struct {
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
 	byFuse *overlayInfo   // the same of a fork by fuse-overlayfs, however it is read
+	whole  *wholeFork     // if all of that is read
 	recent *recentFiles   // nil if it does not matter which were read
 
 	problems struct {
@@ -229,7 +231,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.warnWhole(ctx); err != nil {
+	if err := c.findWhole(ctx); err != nil {
 		return nil, err
 	}
 	if c.parent == nil && !c.repo.local() {

@@ -95,21 +95,24 @@ func TestForkHardLinks(t *testing.T) {
 		same("changed")
 		check := func(what string, want []string) {
 			t.Helper()
-			same(what)
-			made := complete(t, r, one.Dir, nil)
-			out := f.path("out of " + what)
-			restore(t, r, made.ID.String(), out, nil)
-			hasTexts(t, "snapshot of what is "+what, out, texts)
-			for name, mode := range map[string]os.FileMode{"a/chmod": 0o644, "b/chmod1": 0o600, "c/chmod2": 0o644} {
-				info, err := os.Lstat(out + "/" + name)
-				must(t, err)
-				if info.Mode() != mode {
-					t.Errorf("snapshot of what is %s: %s has mode %v, not %v", what, name, info.Mode(), mode)
-				}
-			}
 			slices.Sort(want)
-			if got := linkGroups(t, out); !slices.Equal(got, want) {
-				t.Errorf("snapshot of what is %s: links %q, not %q", what, got, want)
+			for how, opts := range map[string]*CreateOptions{"": nil, ", all of it": {Excludes: []string{"none"}}} {
+				what := what + how
+				same(what)
+				made := complete(t, r, one.Dir, opts)
+				out := f.path("out of " + what)
+				restore(t, r, made.ID.String(), out, nil)
+				hasTexts(t, "snapshot of what is "+what, out, texts)
+				for name, mode := range map[string]os.FileMode{"a/chmod": 0o644, "b/chmod1": 0o600, "c/chmod2": 0o644} {
+					info, err := os.Lstat(out + "/" + name)
+					must(t, err)
+					if info.Mode() != mode {
+						t.Errorf("snapshot of what is %s: %s has mode %v, not %v", what, name, info.Mode(), mode)
+					}
+				}
+				if got := linkGroups(t, out); !slices.Equal(got, want) {
+					t.Errorf("snapshot of what is %s: links %q, not %q", what, got, want)
+				}
 			}
 		}
 		links := []string{
@@ -133,30 +136,50 @@ func TestForkHardLinks(t *testing.T) {
 	})
 }
 
-// TestForkFuseWhole: where all of a fork by fuse-overlayfs is read, which shows each name
-// of a file as a file of its own, create says what becomes of hard links, if there are any.
+// TestForkFuseWhole: where all of a fork by fuse-overlayfs is read, and its snapshot is gone,
+// names of one file are separate files, and create says so.
 func TestForkFuseWhole(t *testing.T) {
 	f := newForked(t)
 	tryMode(t, f.state, ForkFuse)
 	src := f.files("linked", map[string]string{"a": "text"})
-	r := f.open()
-	whole := func(dir string) (out, said string) {
-		f.id = complete(t, r, src, nil).ID
-		one := f.fork(r, dir, &ForkOptions{Mode: ForkFuse})
-		w := &warnings{}
-		made := complete(t, r, one.Dir, &CreateOptions{Excludes: []string{"none"}, Progress: w})
-		f.remove(one)
-		out = f.path(dir + "-out")
-		restore(t, r, made.ID.String(), out, nil)
-		return out, strings.Join(w.all, "; ")
-	}
-	if _, said := whole("none"); said != "" {
-		t.Errorf("without hard links: %s", said)
-	}
 	must(t, os.Link(src+"/a", src+"/b"))
-	out, said := whole("some")
-	if !strings.Contains(said, "hard links of its snapshot are separate files") {
-		t.Errorf("said %s", said)
+	r := f.open()
+	f.id = complete(t, r, src, nil).ID
+	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
+	const separate = "separate files in this one"
+	w := &warnings{}
+	complete(t, r, one.Dir, &CreateOptions{Excludes: []string{"none"}, Progress: w})
+	if w.about(separate) {
+		t.Errorf("the snapshot is there: %q", w.all)
 	}
-	hasTexts(t, "snapshot", out, map[string]string{"a": "text", "b": "text"})
+	_, err := r.Remove(t.Context(), f.id.String())
+	must(t, err)
+	made := complete(t, r, one.Dir, &CreateOptions{Progress: w})
+	if !w.about(separate) {
+		t.Errorf("said %q", w.all)
+	}
+	f.remove(one)
+	restore(t, r, made.ID.String(), f.path("out"), nil)
+	hasTexts(t, "snapshot", f.path("out"), map[string]string{"a": "text", "b": "text"})
+}
+
+// TestForkJoinedChanges: a file of a fork that changes while it is read is no longer the one
+// that other names were joined with.
+func TestForkJoinedChanges(t *testing.T) {
+	path := t.TempDir() + "/file"
+	write(t, path, []byte("before"))
+	var st unix.Stat_t
+	must(t, unix.Lstat(path, &st))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteString("changed since")
+	must(t, err)
+	for _, joined := range []bool{false, true} {
+		it := item{stat: direntOf("file", &st), joined: joined}
+		same, err := (&reader{}).restat(int(f.Fd()), &it)
+		if same || err != nil || it.renewed != joined {
+			t.Errorf("joined %v: same %v, renewed %v, %v", joined, same, it.renewed, err)
+		}
+	}
 }
