@@ -209,7 +209,7 @@ func (a *assembler) inherit(ctx context.Context, it *item, rd *reader) error {
 
 // stream has an item read again, as a batch of its own, while the pipeline waits.
 func (a *assembler) stream(ctx context.Context, it *item, rd *reader) (*item, error) {
-	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true, lane: it.lane, lower: it.lower}
+	again := item{entry: entryOf(it.entry.Dir, &it.stat), stat: it.stat, settle: true, joined: it.joined, lane: it.lane, lower: it.lower}
 	b := &batch{items: []item{again}, stream: again.entry.Type == manifest.File, parts: make(chan *part, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	var settling sync.WaitGroup

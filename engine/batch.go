@@ -43,6 +43,7 @@ type item struct {
 	settle   bool   // a reader has to look at it
 	known    bool   // its contents are the parent's, if it has not changed since the walk
 	linked   bool   // the walk saw that it has other names
+	joined   bool   // it had them in the snapshot of the fork, see wholeFork
 	renewed  bool   // another file took its place since then
 	outgrown bool   // it is too large by now to be read with others
 	drop     bool   // it is not there any more, or cannot be read

@@ -103,8 +103,10 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 // attempt is one run, from which nothing stays open.
 func (c *creator) attempt(ctx context.Context, asFork bool) (*CreateResult, error) {
 	defer c.close()
-	if asFork {
-		c.findFork()
+	c.findFork()
+	if !asFork {
+		c.fork.close()
+		c.fork = nil
 	}
 	return c.run(ctx)
 }
@@ -112,6 +114,7 @@ func (c *creator) attempt(ctx context.Context, asFork bool) (*CreateResult, erro
 func (c *creator) close() {
 	unix.Close(c.root)
 	c.fork.close()
+	c.whole.close()
 }
 
 // creator is one run of Create.
@@ -127,6 +130,8 @@ type creator struct {
 
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
+	byFuse *overlayInfo   // the same of a fork by fuse-overlayfs, however it is read
+	whole  *wholeFork     // if all of that is read
 	recent *recentFiles   // nil if it does not matter which were read
 
 	problems struct {
@@ -224,6 +229,9 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	g, gctx := c.begin(ctx)
 	defer c.end()
 	if err := c.findParent(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.findWhole(ctx); err != nil {
 		return nil, err
 	}
 	if c.parent == nil && !c.repo.local() {

@@ -57,8 +57,12 @@ func disbelieveAt(root int, path string) error {
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := fstatat(fd, fuseOpaque, &st); !errors.Is(err, unix.ENOENT) {
-		return err
+	err = fstatat(fd, fuseOpaque, &st)
+	if mark := direntOf(fuseOpaque, &st); err == nil && mark.isFuseMark() {
+		return nil
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if err := dropXattr(fd, "user.overlay.opaque"); err != nil {
 		return &os.PathError{Op: "removexattr", Path: path, Err: err}

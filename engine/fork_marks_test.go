@@ -251,3 +251,127 @@ func TestForkLeftOut(t *testing.T) {
 	f.remove(one)
 	must(t, os.RemoveAll(f.state+"/kept"))
 }
+
+// posingMarks makes what fuse-overlayfs takes for a mark of its own, and is none, in the
+// ways that there are in a fork. It gives the names by directory.
+func posingMarks(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	const name = ".wh.file"
+	all := map[string]string{}
+	for kind, make := range map[string]func(d, path string) error{
+		"mkdir": func(_, path string) error { return os.Mkdir(path, 0o755) },
+		"rename": func(d, path string) error {
+			write(t, d+"/new", []byte("new"))
+			return os.Rename(d+"/new", path)
+		},
+		"rename-empty": func(d, path string) error {
+			write(t, d+"/new", nil)
+			return os.Rename(d+"/new", path)
+		},
+		"rename-directory": func(d, path string) error {
+			write(t, d+"/new/inside", []byte("new"))
+			return os.Rename(d+"/new", path)
+		},
+		"link": func(d, path string) error {
+			write(t, d+"/new", nil)
+			return errors.Join(os.Chmod(d+"/new", 0o700), os.Link(d+"/new", path))
+		},
+		"symlink": func(_, path string) error { return os.Symlink("file", path) },
+		"mkfifo":  func(_, path string) error { return unix.Mkfifo(path, 0o700) },
+		"mknod":   func(_, path string) error { return unix.Mknod(path, unix.S_IFREG|0o644, 0) },
+	} {
+		for _, name := range []string{name, fuseOpaque} {
+			d := kind + strings.ReplaceAll(name, ".", "-")
+			if err := make(dir+"/"+d, dir+"/"+d+"/"+name); err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
+			all[d] = name
+		}
+	}
+	return all
+}
+
+// TestForkPosing: fuse-overlayfs takes whatever has one of its names for a mark of its own.
+// What users give such a name hides nothing from a snapshot of the fork, which has both and
+// says so, before the fork is mounted again and after. What it makes itself is believed.
+func TestForkPosing(t *testing.T) {
+	f := newForked(t)
+	tryMode(t, f.state, ForkFuse)
+	src := f.files("more", map[string]string{"removed/file": "1", "removed/also": "2"})
+	for _, name := range []string{".wh.file", fuseOpaque} {
+		for _, kind := range []string{"mkdir", "rename", "rename-empty", "rename-directory", "link", "symlink", "mkfifo", "mknod"} {
+			write(t, src+"/"+kind+strings.ReplaceAll(name, ".", "-")+"/file", []byte("there"))
+		}
+	}
+	r := f.open()
+	f.id = complete(t, r, src, nil).ID
+	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
+	posing := posingMarks(t, one.Dir)
+	posingMarks(t, src)
+	for dir := range posing {
+		_ = unix.Lsetxattr(one.Dir+"/"+dir, "user.overlay.opaque", []byte("y"), 0) // or it cannot be set
+	}
+	must(t, os.Remove(one.Dir+"/removed/file"))
+	must(t, os.Remove(src+"/removed/file"))
+	check := func(what string) {
+		t.Helper()
+		w := &warnings{}
+		made := complete(t, r, one.Dir, &CreateOptions{Progress: w})
+		if made.Parent == nil {
+			t.Errorf("%s: all of the fork was read", what)
+		}
+		restore(t, r, made.ID.String(), f.path(what), nil)
+		compare(t, withoutXattrs(withoutTimes(scan(t, src))), withoutXattrs(withoutTimes(scan(t, f.path(what)))))
+		for dir, name := range posing {
+			if !w.about(dir+"/"+name) || !w.about("is in this snapshot") {
+				t.Errorf("%s: nothing is said of %s/%s: %q", what, dir, name, w.all)
+			}
+		}
+		if len(w.all) != len(posing) {
+			t.Errorf("%s: %d warnings, %d marks: %q", what, len(w.all), len(posing), w.all)
+		}
+	}
+	check("made")
+	must(t, one.Unmount(t.Context(), false))
+	// As where it may not make devices.
+	must(t, os.WriteFile(one.Upper+"/removed/.wh.also", nil, 0o700))
+	must(t, os.Remove(src+"/removed/also"))
+	// As when it was killed before it removed a mark in whose place something is.
+	must(t, os.WriteFile(one.Upper+"/removed/.wh.both", nil, 0o700))
+	write(t, one.Upper+"/removed/both", []byte("both"))
+	write(t, src+"/removed/both", []byte("both"))
+	posing["removed"] = ".wh.both"
+	one, err := r.ResumeFork(t.Context(), "one", nil)
+	must(t, err)
+	check("resumed")
+	for dir := range posing {
+		if _, err := unix.Lgetxattr(one.Upper+"/"+dir, "user.overlay.opaque", nil); !errors.Is(err, errNoXattr) {
+			t.Errorf("%s still has the attribute that makes it opaque: %v", dir, err)
+		}
+	}
+
+	w := &warnings{}
+	create(t, r, one.Dir, &CreateOptions{Excludes: []string{"none"}, Progress: w})
+	for dir, name := range posing {
+		if !w.about(dir+"/"+name) || !w.about("may be missing in this snapshot") {
+			t.Errorf("all is read: nothing is said of %s/%s: %q", dir, name, w.all)
+		}
+	}
+	// What the warnings say is what helps.
+	must(t, one.Unmount(t.Context(), false))
+	for dir, name := range posing {
+		must(t, os.Rename(one.Upper+"/"+dir+"/"+name, one.Upper+"/"+dir+"/renamed"))
+	}
+	one, err = r.ResumeFork(t.Context(), "one", nil)
+	must(t, err)
+	for dir, name := range posing {
+		file := "/file"
+		if name == ".wh.both" {
+			file = "/both"
+		}
+		if _, err := os.ReadFile(one.Dir + "/" + dir + file); err != nil {
+			t.Error(err)
+		}
+	}
+	f.remove(one)
+}

@@ -30,6 +30,9 @@ func (j *job) fork(r *Repository, o *outcome) error {
 		return err
 	}
 	o.Handle = f.Snapshot.Handle()
+	if j.Touch != nil {
+		return j.touch(r, f, o)
+	}
 	if j.Keep {
 		// It stays, for whoever kills this process.
 		if err := json.NewEncoder(os.Stdout).Encode(os.Getpid()); err != nil {
@@ -878,23 +881,29 @@ func TestForkCopy(t *testing.T) {
 	}
 }
 
-// TestForkNamespace: root of a user namespace forks by means of user.* attributes.
-func TestForkNamespace(t *testing.T) {
-	f := newForked(t)
-	j := f.job("one")
-	j.Op = "fork"
+// inNamespace does the job as root of a user namespace.
+func (j *job) inNamespace(t *testing.T, dir string) (o outcome) {
+	t.Helper()
 	user := []string{"unshare", "--user", "--map-root-user", "--mount"}
 	if out, err := exec.Command(user[0], append(user[1:], "true")...).CombinedOutput(); err != nil {
 		t.Skipf("no user namespaces: %v %s", err, out)
 	}
 	cmd := j.command(t, nil)
-	apart(t, cmd, f.dir, "private")
-	i := slices.Index(cmd.Args, f.dir) + 1 // behind which the command is
+	apart(t, cmd, dir, "private")
+	i := slices.Index(cmd.Args, dir) + 1 // behind which the command is
 	cmd.Args = slices.Insert(cmd.Args, i, user...)
 	out, err := cmd.Output()
 	must(t, err)
-	var o outcome
 	must(t, json.Unmarshal(out, &o))
+	return o
+}
+
+// TestForkNamespace: root of a user namespace forks by means of user.* attributes.
+func TestForkNamespace(t *testing.T) {
+	f := newForked(t)
+	j := f.job("one")
+	j.Op = "fork"
+	o := j.inNamespace(t, f.dir)
 	if o.Err != "" || len(o.Problems) != 1 || o.Problems[0] != string(ForkUserOverlay) {
 		t.Errorf("%+v", o)
 	}

@@ -488,8 +488,9 @@ type job struct {
 	Restore          RestoreOptions
 	Mode             ForkMode
 	Ephemeral        bool
-	Keep             bool   // the fork
-	Identity         string // of an encrypted repository
+	Keep             bool     // the fork
+	Touch            []string // what to change in the fork, before a snapshot of that
+	Identity         string   // of an encrypted repository
 }
 
 // outcome is what it tells.

@@ -50,6 +50,13 @@ const (
 	fuseOpaque   = ".wh..wh..opq"
 )
 
+// isFuseMark reports whether what has one of these names is as all versions of
+// fuse-overlayfs make it: an empty file of mode 0700. It believes whatever has the name,
+// which users make by mkdir, rename, link and so on.
+func (d *dirent) isFuseMark() bool {
+	return d.mode == unix.S_IFREG|0o700 && d.size == 0 && d.nlink == 1
+}
+
 // prefix is how the names of the attributes begin that are the overlay's own.
 func (f upperFormat) prefix() string {
 	if f == upperUser {

@@ -30,11 +30,11 @@ func (f *overlaySource) close() {
 // findFork makes this the create of a fork, if that is what the directory is, and
 // if reading the upper directory alone gives what reading all of it would.
 func (c *creator) findFork() {
-	if len(c.exclude.command) > 0 || c.exclude.gitignore {
-		return
-	}
 	o, ok := c.repo.overlayOf(c.place)
-	if !ok {
+	if o != nil && o.Format == upperFuse {
+		c.byFuse = o
+	}
+	if !ok || len(c.exclude.command) > 0 || c.exclude.gitignore {
 		return
 	}
 	if c.opts.Parent != "" {
@@ -76,6 +76,7 @@ func (f *overlaySource) check(c *creator) error {
 		return errors.New("its attributes cannot be read")
 	}
 	for attempt := 1; ; attempt++ {
+		askStat(c.root)
 		var upper, merged unix.Stat_t
 		if err := errors.Join(unix.Fstat(c.root, &merged), unix.Fstat(f.root, &upper)); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
+	"golang.org/x/sys/unix"
 )
 
 // overlayOf tells whether a fork is mounted at a path without symbolic links.
@@ -100,6 +101,14 @@ func findOverlay(path string) (*overlayInfo, error) {
 		o.Format = upperUser
 	}
 	return o, nil
+}
+
+// askStat has the kernel ask a file system for the metadata of an open file, if it can. What
+// it knows of a directory in a FUSE file system is not always so: a copy of one of its
+// subdirectories into the upper directory changes its times.
+func askStat(fd int) {
+	var st unix.Statx_t
+	_ = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
 // nothingBelow reports whether nothing is mounted below a path.

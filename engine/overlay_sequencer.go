@@ -38,6 +38,7 @@ func (q *overlaySequencer) run(ctx context.Context, workers int) error {
 		if err := q.plan.resolve(ctx, n); err != nil {
 			return err
 		}
+		q.warnPosing(ctx, q.plan.tree, n.fork.lower, n)
 		if q.plan.links == nil {
 			return q.emit(ctx, n)
 		}
@@ -135,7 +136,7 @@ func (q *overlaySequencer) relink(ctx context.Context, k *manifest.Key) error {
 func (q *overlaySequencer) put(ctx context.Context, dir string, d *dirent, lower *lowerDir) error {
 	q.meter.addFile()
 	it := item{entry: entryOf(dir, d), stat: *d, lane: laneOf(d.name), linked: d.nlink > 1 && !d.isDir(), lower: lower}
-	if first, ok := q.linkTo(&it); ok {
+	if first, ok := q.linkTo(it.entry.Key(), d); ok {
 		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
 		return q.append(ctx, &it, false)
 	}

@@ -243,7 +243,7 @@ func (r *reader) restat(fd int, it *item) (same bool, err error) {
 	if it.stat.sameFile(&now) {
 		return true, nil
 	}
-	it.renewed = it.renewed || now.ino != it.stat.ino || now.dev != it.stat.dev
+	it.renewed = it.renewed || it.joined || now.ino != it.stat.ino || now.dev != it.stat.dev
 	it.stat = now
 	size := it.entry.Size
 	it.entry = entryOf(it.entry.Dir, &now)

@@ -88,8 +88,9 @@ func (s *sequencer) note(n *dirNode) {
 // add appends an entry to the batch.
 func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
 	s.meter.addFile()
-	it := item{entry: entryOf(dir, d), stat: *d, lane: laneOf(d.name), linked: d.nlink > 1 && !d.isDir()}
-	if first, ok := s.linkTo(&it); ok {
+	file := s.whole.join(ctx, dir, d)
+	it := item{entry: entryOf(dir, file), stat: *d, lane: laneOf(d.name), linked: file.nlink > 1 && !d.isDir(), joined: file != d}
+	if first, ok := s.linkTo(it.entry.Key(), file); ok {
 		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
 		return s.append(ctx, &it, false)
 	}
@@ -117,15 +118,14 @@ func streams(d *dirent) bool {
 }
 
 // linkTo reports whether an earlier entry is the same file.
-func (s *sequencer) linkTo(it *item) (first manifest.Key, ok bool) {
-	d := &it.stat
+func (s *sequencer) linkTo(k manifest.Key, d *dirent) (first manifest.Key, ok bool) {
 	if d.nlink < 2 || d.isDir() {
 		return first, false
 	}
 	at := inode{d.dev, d.ino}
 	g := s.links[at]
 	if g == nil {
-		s.links[at] = &linkGroup{it.entry.Key(), d.nlink - 1}
+		s.links[at] = &linkGroup{k, d.nlink - 1}
 		return first, false
 	}
 	if g.left--; g.left == 0 {

@@ -50,9 +50,11 @@ type dirNode struct {
 	own     []string // names that walker.skip leaves out
 
 	// Of the upper directory of a fork: what it says of itself, the names that are
-	// not to show whatever the snapshot has, and what it shows, once that is known.
+	// not to show whatever the snapshot has, those of users' that fuse-overlayfs takes
+	// for such marks, and what it shows, once that is known.
 	marks  dirMarks
 	hidden []string
+	posing []string
 	fork   *overlayDir
 }
 
@@ -211,9 +213,6 @@ func (w *walker) read(n *dirNode) error {
 			return err
 		}
 		path := manifest.Join(n.path, name)
-		if w.upper != nil && n.hide(*w.upper, name) {
-			continue
-		}
 		err := fstatat(fd, name, &st)
 		if err != nil {
 			n.hidden = append(n.hidden, name)
@@ -226,6 +225,9 @@ func (w *walker) read(n *dirNode) error {
 			continue
 		}
 		d := direntOf(name, &st)
+		if w.upper != nil && n.hide(*w.upper, &d, names) {
+			continue
+		}
 		if w.upper != nil {
 			switch gone, err := w.upper.whiteout(fd, &d); {
 			case err != nil:
@@ -265,18 +267,25 @@ func (w *walker) read(n *dirNode) error {
 	return nil
 }
 
-// hide takes note of a name that fuse-overlayfs gives to what is no file, and
-// reports whether it is one.
-func (n *dirNode) hide(f upperFormat, name string) bool {
-	gone, ok := strings.CutPrefix(name, fuseWhiteout)
+// hide takes note of a name that fuse-overlayfs gives to what is no file, and reports
+// whether it is one. What has such a name and is something else is a user's; and what
+// names says, all that there is, is not removed.
+func (n *dirNode) hide(f upperFormat, d *dirent, names []string) bool {
+	gone, ok := strings.CutPrefix(d.name, fuseWhiteout)
 	if f != upperFuse || !ok {
 		return false
 	}
-	if name == fuseOpaque {
+	_, there := slices.BinarySearch(names, gone)
+	mark := d.isFuseMark()
+	switch {
+	case mark && d.name == fuseOpaque:
 		n.marks.opaque = true
+	case mark && !there:
+		n.hidden = append(n.hidden, gone)
+	default:
+		n.posing = append(n.posing, d.name)
 	}
-	n.hidden = append(n.hidden, gone)
-	return true
+	return mark
 }
 
 func fstatat(dir int, name string, st *unix.Stat_t) error {

@@ -293,7 +293,7 @@ func (a *ahead) readLarge(rank, size, off, to uint64) {
 	a.start(func() {
 		defer a.fetches.give()
 		var e manifest.Entry
-		if a.fs.tree.At(a.ctx, rank, &e) != nil {
+		if a.fs.entry(a.ctx, rank+1, &e) != nil {
 			return
 		}
 		_ = a.fs.tree.ExtentsFrom(a.ctx, &e, from, func(at uint64, x *manifest.Extent) error {

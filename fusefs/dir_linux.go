@@ -68,7 +68,7 @@ func (f *snapshotFS) listRun(ctx context.Context, path string, off uint64, out *
 			return err
 		}
 		name := e.Name
-		if rank, err = f.tree.Resolve(ctx, rank, &e); err != nil {
+		if rank, err = f.resolve(ctx, rank, &e); err != nil {
 			return err
 		}
 		if f.view.hides(name, &e) {

@@ -27,6 +27,7 @@ type snapshotFS struct {
 	src                Source
 	info               *manifest.Info
 	view               View
+	denied             denied
 	fail               func(op, path string, err error)
 	errors             atomic.Int64
 
@@ -39,7 +40,7 @@ var _ fuse.RawFileSystem = (*snapshotFS)(nil)
 
 func newFS(serving context.Context, m *manifest.Manifest, tree *manifest.Tree, src Source, o *Options) *snapshotFS {
 	return &snapshotFS{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, view: o.View, fail: o.Fail, serving: serving,
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: tree, src: src, info: &m.Info, view: o.View, denied: deniedHere(), fail: o.Fail, serving: serving,
 	}
 }
 
@@ -52,7 +53,23 @@ func (f *snapshotFS) String() string { return "snapctl" }
 
 // entry reads the entry of an inode.
 func (f *snapshotFS) entry(ctx context.Context, inode uint64, e *manifest.Entry) error {
-	return f.tree.At(ctx, inode-1, e)
+	err := f.tree.At(ctx, inode-1, e)
+	if err == nil {
+		_, err = f.resolve(ctx, inode-1, e)
+	}
+	return err
+}
+
+// resolve makes a hard link the file that it is a name of, and tells the rank by which
+// that is known. Where each name is a file, it is one of its own rank, directory and name.
+func (f *snapshotFS) resolve(ctx context.Context, rank uint64, e *manifest.Entry) (uint64, error) {
+	at := e.Key()
+	first, err := f.tree.Resolve(ctx, rank, e)
+	if !f.view.splits() {
+		return first, err
+	}
+	e.Dir, e.Name = at.Dir, at.Name
+	return rank, err
 }
 
 func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -68,7 +85,7 @@ func (f *snapshotFS) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name 
 	dir := e.Path()
 	rank, err := f.tree.Lookup(ctx, manifest.Key{Dir: dir, Name: name}, &e)
 	if err == nil {
-		rank, err = f.tree.Resolve(ctx, rank, &e)
+		rank, err = f.resolve(ctx, rank, &e)
 	}
 	if errors.Is(err, manifest.ErrNotExist) || err == nil && f.view.hides(name, &e) {
 		// An entry without an inode: the kernel remembers that there is none.
@@ -99,7 +116,7 @@ var modes = [...]uint32{
 func (f *snapshotFS) fillAttr(a *fuse.Attr, rank uint64, e *manifest.Entry) {
 	a.Ino = f.view.inode(rank)
 	a.Mode = modes[e.Type] | e.Mode
-	a.Nlink = max(e.Links, 1)
+	a.Nlink = f.view.links(e)
 	a.Uid, a.Gid = e.UID, e.GID
 	a.Atime, a.Mtime, a.Ctime = uint64(e.Mtime.Sec), uint64(e.Mtime.Sec), uint64(e.Mtime.Sec)
 	a.Atimensec, a.Mtimensec, a.Ctimensec = e.Mtime.Nsec, e.Mtime.Nsec, e.Mtime.Nsec

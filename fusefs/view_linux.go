@@ -26,7 +26,9 @@ const (
 	BelowUser
 	// BelowFuse is for fuse-overlayfs, which has no such way out: its attributes and files
 	// .wh.NAME are left out. Inode numbers have bit 52 set, since it gives files of
-	// all layers one device number, and has them by their numbers of each.
+	// all layers one device number, and has them by their numbers of each. Each name of a
+	// file is a file of its own: of several names fuse-overlayfs would take any, and
+	// what is written to one of them would show under another.
 	BelowFuse
 )
 
@@ -101,6 +103,17 @@ func (v View) hides(name string, e *manifest.Entry) bool {
 		return true
 	}
 	return v == BelowFuse && strings.HasPrefix(name, ".wh.")
+}
+
+// splits reports whether each name of a file shows as a file of its own.
+func (v View) splits() bool { return v == BelowFuse }
+
+// links is how many names an entry's file shows to have.
+func (v View) links(e *manifest.Entry) uint32 {
+	if v.splits() && e.Type != manifest.Dir {
+		return 1
+	}
+	return max(e.Links, 1)
 }
 
 // inode is the number of an entry's inode, as programs see it.

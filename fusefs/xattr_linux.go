@@ -16,6 +16,9 @@ func (f *snapshotFS) GetXAttr(cancel <-chan struct{}, header *fuse.InHeader, nam
 		return 0, f.status(ctx, "getxattr", "", err)
 	}
 	name = f.view.attrOf(name, header.NodeId == fuse.FUSE_ROOT_ID)
+	if f.denied.withholds(f.view, name) {
+		return 0, fuse.ENOATTR
+	}
 	i := slices.IndexFunc(e.Xattrs, func(x manifest.Xattr) bool { return x.Name == name })
 	if i < 0 {
 		return 0, fuse.ENOATTR
@@ -32,7 +35,7 @@ func (f *snapshotFS) ListXAttr(cancel <-chan struct{}, header *fuse.InHeader, de
 	}
 	var names []byte
 	for _, x := range e.Xattrs {
-		if shown := f.view.attr(x.Name, header.NodeId == fuse.FUSE_ROOT_ID); shown != "" {
+		if shown := f.view.attr(x.Name, header.NodeId == fuse.FUSE_ROOT_ID); shown != "" && !f.denied.withholds(f.view, x.Name) {
 			names = append(append(names, shown...), 0)
 		}
 	}

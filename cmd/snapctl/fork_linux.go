@@ -49,7 +49,8 @@ which, and why not):
   overlay         overlayfs, as root
   userxattr       overlayfs, as root of a user namespace; directories of the
                   snapshot are moved by copying
-  fuse-overlayfs  the program of that name, for ordinary users
+  fuse-overlayfs  the program of that name, for ordinary users; each name of a
+                  hard link is a file of its own
   restore         no fork but a copy, with a warning
 
 Prints one line, the path; with --json one object: name, dir, snapshot (as show
