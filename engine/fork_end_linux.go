@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
@@ -156,6 +157,22 @@ func (e *forkEntry) keepLayer(dir string) error {
 	return l.write(dir, e.rec.ID)
 }
 
+// giveBack undoes mark: layer.json says what it said before.
+func (e *forkEntry) giveBack(dir string) error {
+	if e.rec.Took == nil { // of an earlier version
+		return e.keepLayer(dir)
+	}
+	for _, name := range e.rec.Works {
+		if slices.Contains(e.rec.Took.Works, name) {
+			continue
+		}
+		if err := removeTree(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return e.rec.Took.write(dir, e.rec.ID)
+}
+
 // dropDir makes the directory of a fork that is unmounted what it was, or removes it if it
 // was made for it, and nobody put anything there.
 func (e *forkEntry) dropDir() error {
@@ -185,7 +202,7 @@ func (e *forkEntry) undo() error {
 	if e.rec.TookLayer {
 		ours, err := e.layerOurs()
 		if err == nil && ours {
-			err = e.keepLayer(string(e.rec.Layer))
+			err = e.giveBack(string(e.rec.Layer))
 		}
 		if err != nil {
 			return err

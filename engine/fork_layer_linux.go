@@ -25,7 +25,7 @@ type layerRecord struct {
 	Repository recordRepository `json:"repository"`
 	Snapshot   manifest.ID      `json:"snapshot"`
 	Mode       ForkMode         `json:"mode"`
-	Works      workDirs         `json:"works,omitempty"` // as in forkRecord, of a fork that is no more
+	Works      workDirs         `json:"works,omitempty"` // as in forkRecord
 	Fork       string           `json:"fork,omitempty"`  // ID of the fork that has it
 	State      rawPath          `json:"state,omitempty"` // and the state folder of that
 	Key        string           `json:"key,omitempty"`   // and its entry there
@@ -135,6 +135,14 @@ func (l *forkLayer) works() workDirs {
 		return nil
 	}
 	return l.kept.Works
+}
+
+// inUse says of an error that it is about the folder, and whose that may be.
+func (l *forkLayer) inUse(err error) error {
+	if l.kept.State != "" {
+		err = fmt.Errorf("%w; layer.json says that it is that of fork %s in the state directory %s", err, strings.Split(l.kept.Key, "@")[0], l.kept.State)
+	}
+	return fmt.Errorf("upper folder %s: %w", l.dir, err)
 }
 
 // openLayer looks at the folder that upper and work are to be in.

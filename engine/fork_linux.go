@@ -345,7 +345,7 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		// Who may not mount has to find a tmpfs.
 		rec.Layer, rec.MadeLayer = rawPath(filepath.Join(sharedMemory, "snapctl-fork-"+rec.ID)), true
 	}
-	rec.Works = layer.works().next(layer.dir)
+	rec.Works, rec.Took = layer.works().next(layer.dir), layer.kept
 	e, err := x.g.make(rec)
 	if err != nil {
 		return nil, err
@@ -365,18 +365,20 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 			return nil, err
 		}
 	}
+	if layer.kept != nil { // whose layer.json stays as it is while somebody has it
+		if err := e.free(ctx, false); err != nil {
+			return nil, layer.inUse(err)
+		}
+	}
 	if rec.Layer != "" {
 		if err := e.mark(); err != nil {
 			return nil, err
 		}
 	}
 	if layer.kept == nil {
-		err = makeUpper(lower, e.upper(), rec.Mode.format())
-	} else {
-		err = e.free(ctx, false)
-	}
-	if err != nil {
-		return nil, err
+		if err := makeUpper(lower, e.upper(), rec.Mode.format()); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.mount(ctx, lower, nil); err != nil {
 		return nil, err
@@ -407,11 +409,12 @@ func (e *forkEntry) makeDirs(layer *forkLayer) error {
 	return layer.take()
 }
 
-// mark says in the folder that upper is in that it is this fork's.
+// mark says in the folder that upper is in that it is this fork's, and which work folders
+// tell whether it is in use. The caller has the lock of the folder.
 func (e *forkEntry) mark() error {
 	l := &layerRecord{
 		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
-		Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
+		Works: e.rec.Works, Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
 	}
 	return l.write(e.layer(), e.rec.ID)
 }

@@ -92,6 +92,7 @@ type forkRecord struct {
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
 	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork
+	Took       *layerRecord     `json:"took,omitempty"`      // and what layer.json said before
 	Works      workDirs         `json:"works,omitempty"`     // work folders that we made beside upper, the last in use
 	Mode       ForkMode         `json:"mode"`
 	Ephemeral  bool             `json:"ephemeral,omitempty"`
@@ -149,7 +150,7 @@ func decodeForkRecord(b []byte) (*forkRecord, error) {
 		return nil, errors.New("no path")
 	case layer != "" && (!filepath.IsAbs(layer) || filepath.Clean(layer) != layer || layer == "/" || c.Ephemeral && c.Mode != ForkFuse):
 		return nil, errors.New("no layer")
-	case !c.Works.valid():
+	case !c.Works.valid(), c.Took != nil && !c.Took.Works.valid():
 		return nil, errors.New("no work folder")
 	case !slices.Contains(forkModes, c.Mode), (c.Mode == ForkRestore) != (c.Copy != nil):
 		return nil, errors.New("no mode")

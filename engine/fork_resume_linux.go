@@ -157,6 +157,11 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 // remount mounts the fork over the lower directory, in the place of dead, if that is
 // not nil, which nobody writes to from then on.
 func (e *forkEntry) remount(ctx context.Context, lower string, dead *mountinfo.Info) error {
+	layer, err := e.lockLayer()
+	if err != nil {
+		return err
+	}
+	defer layer.close()
 	if dead != nil {
 		if err := e.layDown(ctx, dead); err != nil {
 			return err
@@ -168,11 +173,34 @@ func (e *forkEntry) remount(ctx context.Context, lower string, dead *mountinfo.I
 	if err := e.write(); err != nil {
 		return err
 	}
-	if err := e.mount(ctx, lower, dead); err != nil {
+	if e.rec.Layer != "" {
+		err = e.mark()
+	}
+	if err == nil {
+		err = e.mount(ctx, lower, dead)
+	}
+	if err != nil {
 		e.rec.Mounted = was
 		return errors.Join(err, e.write())
 	}
 	return nil
+}
+
+// lockLayer locks the folder that the fork was given for upper, if it is still this
+// fork's: one of another state folder, which cannot see this, may want it too.
+func (e *forkEntry) lockLayer() (*forkLayer, error) {
+	layer := &forkLayer{dir: string(e.rec.Layer)}
+	if layer.dir == "" {
+		return layer, nil
+	}
+	if err := layer.take(); err != nil {
+		return nil, err
+	}
+	if err := e.layerIsOurs(); err != nil {
+		layer.close()
+		return nil, err
+	}
+	return layer, nil
 }
 
 // layDown sees to it that nobody writes to a dead mount of the fork any more.
@@ -198,6 +226,11 @@ func (e *forkEntry) layerThere(t mountTable) error {
 	if e.rec.Layer == "" {
 		return nil
 	}
+	return e.layerIsOurs()
+}
+
+// layerIsOurs fails with ErrForkLost if layer.json says something else.
+func (e *forkEntry) layerIsOurs() error {
 	if l, err := readLayer(e.layer()); err != nil || l.Fork != e.rec.ID || l.Snapshot != e.rec.Snapshot.ID {
 		return fmt.Errorf("%w: %s is another fork's", ErrForkLost, e.layer())
 	}

@@ -488,6 +488,7 @@ type job struct {
 	Restore          RestoreOptions
 	Mode             ForkMode
 	Ephemeral        bool
+	Upper            string
 	Keep             bool   // the fork
 	Identity         string // of an encrypted repository
 }
