@@ -128,6 +128,8 @@ type RemoveForkOptions struct {
 	Keep bool
 	// Force removes a fork that somebody uses.
 	Force bool
+	// Warn is told what could not be undone of a fork that is removed all the same.
+	Warn func(error)
 }
 
 // ErrNoFork: no fork answers to the name or directory.

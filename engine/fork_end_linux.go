@@ -174,8 +174,34 @@ func (e *forkEntry) giveBack(dir string) error {
 }
 
 // dropDir makes the directory of a fork that is unmounted what it was, or removes it if it
-// was made for it, and nobody put anything there.
-func (e *forkEntry) dropDir() error {
+// was made for it, and nobody put anything there. It warns if it cannot find it.
+func (e *forkEntry) dropDir(warn func(error)) error {
+	if e.rec.Mode == ForkRestore || e.rec.Bare == nil { // it is a copy, or was never guarded
+		return e.dropUnknownDir()
+	}
+	found := false
+	for _, dir := range []string{e.where(), string(e.rec.Dir)} {
+		is, err := e.unguard(dir)
+		if err != nil {
+			return err
+		}
+		if is && e.rec.MadeDir {
+			os.Remove(dir)
+		}
+		found = found || is
+	}
+	if found {
+		return nil
+	}
+	return e.dropMoved(warn)
+}
+
+// dropUnknownDir is dropDir where nothing tells the directory from others but its path, and
+// its guard: an earlier version did not write down what it had made.
+func (e *forkEntry) dropUnknownDir() error {
+	if !e.rec.MadeDir {
+		return nil
+	}
 	for _, dir := range []string{e.where(), string(e.rec.Dir)} {
 		is := false
 		if e.rec.Mode != ForkRestore {
@@ -184,7 +210,7 @@ func (e *forkEntry) dropDir() error {
 				return err
 			}
 		}
-		if e.rec.MadeDir && (is || dir == string(e.rec.Dir)) {
+		if is || dir == string(e.rec.Dir) {
 			os.Remove(dir)
 		}
 	}
@@ -193,7 +219,7 @@ func (e *forkEntry) dropDir() error {
 
 // undo removes what was made of a fork that came to nothing.
 func (e *forkEntry) undo() error {
-	if err := e.dropDir(); err != nil {
+	if err := e.dropDir(nil); err != nil {
 		return err
 	}
 	if e.rec.Mode == ForkRestore {

@@ -388,11 +388,18 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 }
 
 // makeDirs makes the directories of the fork that are to be made, now that its record
-// says so.
+// says so. What its own is comes into the record.
 func (e *forkEntry) makeDirs(layer *forkLayer) error {
 	if e.rec.MadeDir {
-		if err := os.Mkdir(string(e.rec.Dir), 0o755); err != nil {
+		err := os.Mkdir(string(e.rec.Dir), 0o755)
+		if err != nil {
 			e.rec.MadeDir = false
+			return err
+		}
+		if e.rec.Bare, err = bareAt(string(e.rec.Dir)); err != nil {
+			return err
+		}
+		if err := e.write(); err != nil {
 			return err
 		}
 	}

@@ -259,12 +259,11 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	}
 	e.key = key
 	naming.Close()
-	// Durable before anything is written into the fork.
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
-	if err := e.dir.Sync(); err != nil {
-		return nil, err
+	// Durable before anything is written into the fork, or by then: see makeDirs.
+	if !rec.MadeDir || rec.Mode == ForkRestore {
+		if err := errors.Join(f.Sync(), e.dir.Sync()); err != nil {
+			return nil, err
+		}
 	}
 	return e, syncDir(g.dir)
 }

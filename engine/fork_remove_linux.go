@@ -188,7 +188,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		busy = busy || used
 	}
 	// While nobody else can fork there.
-	if err := e.dropDir(); err != nil {
+	if err := e.dropDir(opts.Warn); err != nil {
 		return "", err
 	}
 	if opts.Keep {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/moby/sys/mountinfo"
@@ -126,7 +127,8 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	}
 	// The directory may have been on a tmpfs.
 	dir := e.where()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	made, err := e.makeDirAgain(x.warn)
+	if err != nil {
 		return err
 	}
 	guard, err := e.unguardToMount(nil) // which mode 0 would not let an ordinary user look into
@@ -147,11 +149,34 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	case bare == nil: // somebody put something there, and it is theirs
 		_, err = e.unguard(dir)
 		e.rec.Bare, e.rec.MadeDir = nil, false
+	case made:
+		e.rec.Bare, e.rec.MadeDir = bare, true
 	case e.rec.Bare == nil && e.rec.MadeDir:
 	case e.rec.Bare == nil || bare.forkCopy != e.rec.Bare.forkCopy:
-		e.rec.Bare = bare // else it is guarded, and not what it was
+		e.rec.Bare, e.rec.MadeDir = bare, false // else it is guarded, and not what it was
 	}
 	return err
+}
+
+// makeDirAgain makes the fork's directory, if it is not there. One that was moved away is
+// no more the fork's: it is what it was, or removed.
+func (e *forkEntry) makeDirAgain(warn func(error)) (made bool, err error) {
+	dir := e.where()
+	f, err := e.bare(dir, false)
+	if err != nil {
+		return false, err
+	}
+	if f != nil {
+		return false, f.Close()
+	}
+	if e.rec.Bare != nil {
+		if err := e.dropMoved(warn); err != nil {
+			return false, err
+		}
+	}
+	_, err = os.Lstat(dir)
+	made = errors.Is(err, fs.ErrNotExist)
+	return made, os.MkdirAll(dir, 0o755)
 }
 
 // remount mounts the fork over the lower directory, in the place of dead, if that is

@@ -170,7 +170,7 @@ func TestSweepRemoved(t *testing.T) {
 			must(t, err)
 			_, err = e.unmountPoint(e.pointIn(table), false)
 			must(t, err)
-			e.dropDir()
+			e.dropDir(nil)
 			must(t, e.away(goneForkPrefix))
 			e.close()
 		}
