@@ -240,7 +240,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 		return nil, err
 	}
 	lower := x.g.lower(k)
-	at := slices.IndexFunc(points, func(p fusefs.Point) bool { return p.Dir == lower })
+	at := slices.IndexFunc(points, func(p fusefs.Point) bool { return p.Dir == lower && !p.Covered })
 	if at < 0 {
 		return nil, nil
 	}
@@ -255,7 +255,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 	entries, damaged := x.repo.registry.scan(k.id.String()+".", points)
 	defer closeAll(entries)
 	for _, e := range entries {
-		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole })
+		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole && !p.Covered })
 		if here && e.live && e.rec.Repository.ID == x.repo.cfg.ID {
 			return &e.rec.Snapshot, nil
 		}

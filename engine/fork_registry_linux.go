@@ -176,6 +176,8 @@ type forkEntry struct {
 	g   *forkRegistry
 	rec *forkRecord
 	at  string // where it was seen to be mounted; "" for nowhere yet
+	// over is what was seen to lie over it: no path leads to the fork then.
+	over *mountinfo.Info
 }
 
 // folder is the entry's path.
@@ -440,8 +442,8 @@ func (g *forkRegistry) at(path string) (*forkEntry, error) {
 	return g.atIn(table, path)
 }
 
-func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
-	top := table[path]
+func (g *forkRegistry) atIn(table *mountTable, path string) (*forkEntry, error) {
+	top := table.at(path)
 	if top == nil || top.Root != "/" {
 		return nil, nil
 	}

@@ -241,8 +241,8 @@ func (e *forkEntry) layDown(ctx context.Context, dead *mountinfo.Info) error {
 }
 
 // layerThere reports whether what the fork changed is there.
-func (e *forkEntry) layerThere(t mountTable) error {
-	if e.rec.Ephemeral && e.rec.Layer == "" && t[e.layer()] == nil {
+func (e *forkEntry) layerThere(t *mountTable) error {
+	if e.rec.Ephemeral && e.rec.Layer == "" && t.at(e.layer()) == nil {
 		return fmt.Errorf("%w: it was in memory", ErrForkLost)
 	}
 	if info, err := os.Lstat(e.upper()); err != nil || !info.IsDir() {

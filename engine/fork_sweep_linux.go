@@ -27,7 +27,7 @@ type sweeper struct {
 	g     *forkRegistry
 	swept []string
 	errs  []error
-	table mountTable // read when it is needed
+	table *mountTable // read when it is needed
 }
 
 // sweepPatience is how long a sweep waits for servers to end.
@@ -66,7 +66,7 @@ func (s *sweeper) done(what string, err error) {
 }
 
 // mounts is what is mounted now.
-func (s *sweeper) mounts() (_ mountTable, err error) {
+func (s *sweeper) mounts() (_ *mountTable, err error) {
 	if s.table == nil {
 		s.table, err = readMountTable()
 	}
@@ -105,7 +105,7 @@ func (s *sweeper) oldTry(path string) {
 		s.errs = append(s.errs, err)
 		return
 	}
-	if m := table[path]; m != nil {
+	if m := table.at(path); m != nil {
 		if m.FSType != fusefs.FSType {
 			return
 		}
