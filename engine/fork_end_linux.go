@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
@@ -24,17 +25,17 @@ func (g *forkRegistry) making(key string) string { return filepath.Join(g.dir, m
 // finished says that the fork is one. What cannot be removed sweep removes.
 func (e *forkEntry) finished() { os.Remove(e.g.making(e.key)) }
 
-// lockNames waits until nobody else gives a fork its name, or takes it.
-func (g *forkRegistry) lockNames() (*os.File, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), serverPatience)
+// lockNames waits until nobody else gives a fork its name, or takes it, for a minute at most.
+func (g *forkRegistry) lockNames(ctx context.Context) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, serverPatience)
 	defer cancel()
 	return lockFile(ctx, filepath.Join(g.dir, forksLock), unix.LOCK_EX)
 }
 
 // away takes the fork's name and directory from the entry.
-func (e *forkEntry) away(prefix string) error {
+func (e *forkEntry) away(ctx context.Context, prefix string) error {
 	e.claim() // or somebody removes it by its new name already, which is as well
-	naming, err := e.g.lockNames()
+	naming, err := e.g.lockNames(ctx)
 	if err != nil {
 		return err
 	}
@@ -49,16 +50,19 @@ func (e *forkEntry) away(prefix string) error {
 }
 
 // discard removes an entry, and nothing outside of it.
-func (e *forkEntry) discard() error {
-	if err := e.away(newPrefix); err != nil {
+func (e *forkEntry) discard(ctx context.Context) error {
+	if strings.HasPrefix(e.key, newPrefix) { // it has no fork's name yet
+		return removeTree(e.folder())
+	}
+	if err := e.away(ctx, newPrefix); err != nil {
 		return err
 	}
 	return removeTree(e.folder())
 }
 
 // end removes an entry, and what the fork changed.
-func (e *forkEntry) end() error {
-	if err := e.away(goneForkPrefix); err != nil {
+func (e *forkEntry) end(ctx context.Context) error {
+	if err := e.away(ctx, goneForkPrefix); err != nil {
 		return err
 	}
 	return e.finish()
@@ -218,7 +222,7 @@ func (e *forkEntry) dropUnknownDir() error {
 }
 
 // undo removes what was made of a fork that came to nothing.
-func (e *forkEntry) undo() error {
+func (e *forkEntry) undo(ctx context.Context) error {
 	if err := e.dropDir(nil); err != nil {
 		return err
 	}
@@ -234,5 +238,5 @@ func (e *forkEntry) undo() error {
 			return err
 		}
 	}
-	return e.end()
+	return e.end(ctx)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -225,16 +226,16 @@ func removeLayer(dir string, w workDirs) error {
 }
 
 // keep leaves what the fork changed to another fork, and ends it.
-func (e *forkEntry) keep() (kept string, err error) {
+func (e *forkEntry) keep(ctx context.Context) (kept string, err error) {
 	if dir := string(e.rec.Layer); dir != "" {
 		ours, err := e.layerOurs()
 		if err != nil || !ours {
-			return "", errors.Join(err, e.end())
+			return "", errors.Join(err, e.end(ctx))
 		}
 		if err := e.keepLayer(dir); err != nil {
 			return "", err
 		}
-		return dir, e.end()
+		return dir, e.end(ctx)
 	}
 	if err := e.keepLayer(e.folder()); err != nil {
 		return "", err

@@ -227,7 +227,9 @@ func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string
 		}
 		lock.Close()
 		if err != nil && how == unix.LOCK_EX {
-			err = errors.Join(err, x.g.releaseLower(context.WithoutCancel(ctx), k, true))
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), serverPatience)
+			defer cancel()
+			err = errors.Join(err, x.g.releaseLower(ctx, k, true))
 		}
 		return err
 	}
@@ -346,14 +348,14 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		rec.Layer, rec.MadeLayer = rawPath(filepath.Join(sharedMemory, "snapctl-fork-"+rec.ID)), true
 	}
 	rec.Works, rec.Took = layer.works().next(layer.dir), layer.kept
-	e, err := x.g.make(rec)
+	e, err := x.g.make(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer e.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.undo())
+			err = errors.Join(err, e.undo(context.WithoutCancel(ctx)))
 			*rec = asked
 		}
 	}()
@@ -433,14 +435,14 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 		return nil, err
 	}
 	rec.Snapshot, rec.Mode, rec.Copy, rec.Bare = *s, ForkRestore, &forkCopy{}, nil
-	e, err := x.g.make(rec)
+	e, err := x.g.make(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer e.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.undo())
+			err = errors.Join(err, e.undo(context.WithoutCancel(ctx)))
 		}
 	}()
 	receipt, err := x.repo.Restore(ctx, id.String(), string(rec.Dir), &RestoreOptions{Progress: x.opts.Progress})

@@ -207,7 +207,7 @@ func (e *forkEntry) write() error {
 
 // make makes an entry and gives it its name: that of the record, or if that is ""
 // one after the directory. The entry is locked.
-func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
+func (g *forkRegistry) make(ctx context.Context, rec *forkRecord) (_ *forkEntry, err error) {
 	plain, err := g.newEntry()
 	if err != nil {
 		return nil, err
@@ -215,7 +215,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	e := &forkEntry{entry: plain, g: g, rec: rec}
 	defer func() {
 		if err != nil {
-			e.discard()
+			e.discard(context.WithoutCancel(ctx))
 			e.close()
 		}
 	}()
@@ -227,7 +227,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	}
 	// Once the name is known nobody else may take it; so it is known first, and
 	// written down before anybody can see the entry.
-	naming, err := g.lockNames()
+	naming, err := g.lockNames(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -349,7 +349,7 @@ func (e *forkEntry) take(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("waiting for another process that works on the fork: %w", ctx.Err())
 		case <-time.After(wait):
 		}
 	}

@@ -199,9 +199,9 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		return "", err
 	}
 	if opts.Keep {
-		kept, err = e.keep()
+		kept, err = e.keep(ctx)
 	} else {
-		err = e.end()
+		err = e.end(ctx)
 	}
 	if err != nil {
 		return "", err
@@ -263,9 +263,9 @@ func (e *forkEntry) removeCopy(ctx context.Context, keep bool) (kept string, err
 	dir := string(e.rec.Dir)
 	switch {
 	case !e.copyThere():
-		return "", e.discard()
+		return "", e.discard(ctx)
 	case keep:
-		return dir, e.discard()
+		return dir, e.discard(ctx)
 	}
 	if err := checkMounts(dir); err != nil {
 		return "", err
@@ -273,7 +273,7 @@ func (e *forkEntry) removeCopy(ctx context.Context, keep bool) (kept string, err
 	if err := protectedBy(e.g.state).notIn(ctx, dir); err != nil {
 		return "", err
 	}
-	return "", e.end()
+	return "", e.end(ctx)
 }
 
 // lowerPatience is how long it takes fuse-overlayfs to end, once it is unmounted, at

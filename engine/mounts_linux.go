@@ -461,7 +461,9 @@ func (v *served) look(m *Mount) {
 }
 
 func (v *served) unmount(m *Mount, detach bool) error {
-	err := unmountAt(context.Background(), filepath.Dir(v.registry.dir), m.Dir, &UnmountOptions{Detach: detach})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*serverPatience) // one for locks
+	defer cancel()
+	err := unmountAt(ctx, filepath.Dir(v.registry.dir), m.Dir, &UnmountOptions{Detach: detach})
 	if errors.Is(err, fusefs.ErrNotMounted) { // by somebody else, a moment ago
 		err = nil
 	}
