@@ -209,6 +209,16 @@ func (l *forkLayer) take() error {
 	return nil
 }
 
+// mark says in the folder that upper is in that it is this fork's, and which work folders
+// tell whether it is in use. The caller has the lock of the folder.
+func (e *forkEntry) mark() error {
+	l := &layerRecord{
+		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
+		Works: e.rec.Works, Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
+	}
+	return l.write(e.layer(), e.rec.ID)
+}
+
 // removeLayer removes upper, work folders and layer.json from a folder that
 // layer.json says is ours.
 func removeLayer(dir string, w workDirs) error {

@@ -418,16 +418,6 @@ func (e *forkEntry) makeDirs(layer *forkLayer) error {
 	return layer.take()
 }
 
-// mark says in the folder that upper is in that it is this fork's, and which work folders
-// tell whether it is in use. The caller has the lock of the folder.
-func (e *forkEntry) mark() error {
-	l := &layerRecord{
-		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
-		Works: e.rec.Works, Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
-	}
-	return l.write(e.layer(), e.rec.ID)
-}
-
 // copyOut restores the snapshot instead.
 func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (_ *Fork, err error) {
 	s, err := x.repo.Get(ctx, id.String())
