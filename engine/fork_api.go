@@ -106,6 +106,9 @@ const (
 	// ForkLost: it was mounted when the machine, or the container, was stopped.
 	// ResumeFork mounts it, unless it was ephemeral, or a copy.
 	ForkLost ForkState = "lost"
+	// ForkCovered: something else is mounted over it, or over a directory above it. It is in
+	// use, and can neither be unmounted nor removed before that.
+	ForkCovered ForkState = "covered"
 	// ForkElsewhere: it is mounted in another mount namespace, such as a container's,
 	// or was unmounted while programs had files of it open that still have. ResumeFork
 	// waits for neither, and fails.
@@ -128,6 +131,8 @@ type RemoveForkOptions struct {
 	Keep bool
 	// Force removes a fork that somebody uses.
 	Force bool
+	// Warn is told what could not be undone of a fork that is removed all the same.
+	Warn func(error)
 }
 
 // ErrNoFork: no fork answers to the name or directory.

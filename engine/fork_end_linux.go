@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
@@ -23,17 +25,17 @@ func (g *forkRegistry) making(key string) string { return filepath.Join(g.dir, m
 // finished says that the fork is one. What cannot be removed sweep removes.
 func (e *forkEntry) finished() { os.Remove(e.g.making(e.key)) }
 
-// lockNames waits until nobody else gives a fork its name, or takes it.
-func (g *forkRegistry) lockNames() (*os.File, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), serverPatience)
+// lockNames waits until nobody else gives a fork its name, or takes it, for a minute at most.
+func (g *forkRegistry) lockNames(ctx context.Context) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, serverPatience)
 	defer cancel()
 	return lockFile(ctx, filepath.Join(g.dir, forksLock), unix.LOCK_EX)
 }
 
 // away takes the fork's name and directory from the entry.
-func (e *forkEntry) away(prefix string) error {
+func (e *forkEntry) away(ctx context.Context, prefix string) error {
 	e.claim() // or somebody removes it by its new name already, which is as well
-	naming, err := e.g.lockNames()
+	naming, err := e.g.lockNames(ctx)
 	if err != nil {
 		return err
 	}
@@ -48,16 +50,19 @@ func (e *forkEntry) away(prefix string) error {
 }
 
 // discard removes an entry, and nothing outside of it.
-func (e *forkEntry) discard() error {
-	if err := e.away(newPrefix); err != nil {
+func (e *forkEntry) discard(ctx context.Context) error {
+	if strings.HasPrefix(e.key, newPrefix) { // it has no fork's name yet
+		return removeTree(e.folder())
+	}
+	if err := e.away(ctx, newPrefix); err != nil {
 		return err
 	}
 	return removeTree(e.folder())
 }
 
 // end removes an entry, and what the fork changed.
-func (e *forkEntry) end() error {
-	if err := e.away(goneForkPrefix); err != nil {
+func (e *forkEntry) end(ctx context.Context) error {
+	if err := e.away(ctx, goneForkPrefix); err != nil {
 		return err
 	}
 	return e.finish()
@@ -156,9 +161,51 @@ func (e *forkEntry) keepLayer(dir string) error {
 	return l.write(dir, e.rec.ID)
 }
 
+// giveBack undoes mark: layer.json says what it said before.
+func (e *forkEntry) giveBack(dir string) error {
+	if e.rec.Took == nil { // of an earlier version
+		return e.keepLayer(dir)
+	}
+	for _, name := range e.rec.Works {
+		if slices.Contains(e.rec.Took.Works, name) {
+			continue
+		}
+		if err := removeTree(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return e.rec.Took.write(dir, e.rec.ID)
+}
+
 // dropDir makes the directory of a fork that is unmounted what it was, or removes it if it
-// was made for it, and nobody put anything there.
-func (e *forkEntry) dropDir() error {
+// was made for it, and nobody put anything there. It warns if it cannot find it.
+func (e *forkEntry) dropDir(warn func(error)) error {
+	if e.rec.Mode == ForkRestore || e.rec.Bare == nil { // it is a copy, or was never guarded
+		return e.dropUnknownDir()
+	}
+	found := false
+	for _, dir := range []string{e.where(), string(e.rec.Dir)} {
+		is, err := e.unguard(dir)
+		if err != nil {
+			return err
+		}
+		if is && e.rec.MadeDir {
+			os.Remove(dir)
+		}
+		found = found || is
+	}
+	if found {
+		return nil
+	}
+	return e.dropMoved(warn)
+}
+
+// dropUnknownDir is dropDir where nothing tells the directory from others but its path, and
+// its guard: an earlier version did not write down what it had made.
+func (e *forkEntry) dropUnknownDir() error {
+	if !e.rec.MadeDir {
+		return nil
+	}
 	for _, dir := range []string{e.where(), string(e.rec.Dir)} {
 		is := false
 		if e.rec.Mode != ForkRestore {
@@ -167,7 +214,7 @@ func (e *forkEntry) dropDir() error {
 				return err
 			}
 		}
-		if e.rec.MadeDir && (is || dir == string(e.rec.Dir)) {
+		if is || dir == string(e.rec.Dir) {
 			os.Remove(dir)
 		}
 	}
@@ -175,8 +222,8 @@ func (e *forkEntry) dropDir() error {
 }
 
 // undo removes what was made of a fork that came to nothing.
-func (e *forkEntry) undo() error {
-	if err := e.dropDir(); err != nil {
+func (e *forkEntry) undo(ctx context.Context) error {
+	if err := e.dropDir(nil); err != nil {
 		return err
 	}
 	if e.rec.Mode == ForkRestore {
@@ -185,11 +232,11 @@ func (e *forkEntry) undo() error {
 	if e.rec.TookLayer {
 		ours, err := e.layerOurs()
 		if err == nil && ours {
-			err = e.keepLayer(string(e.rec.Layer))
+			err = e.giveBack(string(e.rec.Layer))
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return e.end()
+	return e.end(ctx)
 }

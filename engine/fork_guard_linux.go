@@ -22,8 +22,9 @@ const immutableFlag = 0x10
 // left as it is, and has none.
 type bareDir struct {
 	forkCopy
-	Mode      uint32 `json:"permissions"`
-	Immutable bool   `json:"immutable,omitempty"`
+	Mode      uint32     `json:"permissions"`
+	Immutable bool       `json:"immutable,omitempty"`
+	Handle    *dirHandle `json:"handle,omitempty"` // nil if the file system has none
 }
 
 // openBare opens a directory beneath a fork, before that is mounted: afterwards no path
@@ -46,7 +47,7 @@ func bareAt(dir string) (*bareDir, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b := &bareDir{}
+	b := &bareDir{Handle: handleOf(f)}
 	if err := b.stat(f); err != nil {
 		return nil, err
 	}
@@ -78,8 +79,8 @@ func (e *forkEntry) wasBare() *bareDir {
 }
 
 // bare opens the directory that is to be, or was, beneath the fork, at a path. It gives
-// nil if the fork has none, or if that is not there. One that was made for the fork is
-// known by its being guarded; toBe says that it need not be yet.
+// nil if the fork has none, or if that is not there. One that an earlier version made for
+// the fork is known by its being guarded; toBe says that it need not be yet.
 func (e *forkEntry) bare(dir string, toBe bool) (*os.File, error) {
 	was := e.wasBare()
 	if was == nil {

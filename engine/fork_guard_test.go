@@ -20,9 +20,15 @@ import (
 // killedFork gives a fork whose server has been killed.
 func (f *forked) killedFork(t *testing.T, mode ForkMode, before func(dir string)) *Fork {
 	t.Helper()
+	return f.killedForkIn(t, mode, "", before)
+}
+
+// killedForkIn is killedFork with ForkOptions.Upper.
+func (f *forked) killedForkIn(t *testing.T, mode ForkMode, upper string, before func(dir string)) *Fork {
+	t.Helper()
 	j := f.job("one")
 	must(t, os.Remove(f.path("one")))
-	j.Op, j.Keep, j.Mode = "fork", true, mode
+	j.Op, j.Keep, j.Mode, j.Upper = "fork", true, mode, upper
 	server := startKept(t, j, nil)
 	before(j.Dir)
 	server.kill(t)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,7 @@ type layerRecord struct {
 	Repository recordRepository `json:"repository"`
 	Snapshot   manifest.ID      `json:"snapshot"`
 	Mode       ForkMode         `json:"mode"`
-	Works      workDirs         `json:"works,omitempty"` // as in forkRecord, of a fork that is no more
+	Works      workDirs         `json:"works,omitempty"` // as in forkRecord
 	Fork       string           `json:"fork,omitempty"`  // ID of the fork that has it
 	State      rawPath          `json:"state,omitempty"` // and the state folder of that
 	Key        string           `json:"key,omitempty"`   // and its entry there
@@ -137,6 +138,14 @@ func (l *forkLayer) works() workDirs {
 	return l.kept.Works
 }
 
+// inUse says of an error that it is about the folder, and whose that may be.
+func (l *forkLayer) inUse(err error) error {
+	if l.kept.State != "" {
+		err = fmt.Errorf("%w; layer.json says that it is that of fork %s in the state directory %s", err, strings.Split(l.kept.Key, "@")[0], l.kept.State)
+	}
+	return fmt.Errorf("upper folder %s: %w", l.dir, err)
+}
+
 // openLayer looks at the folder that upper and work are to be in.
 func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	l := &forkLayer{}
@@ -200,6 +209,16 @@ func (l *forkLayer) take() error {
 	return nil
 }
 
+// mark says in the folder that upper is in that it is this fork's, and which work folders
+// tell whether it is in use. The caller has the lock of the folder.
+func (e *forkEntry) mark() error {
+	l := &layerRecord{
+		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
+		Works: e.rec.Works, Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
+	}
+	return l.write(e.layer(), e.rec.ID)
+}
+
 // removeLayer removes upper, work folders and layer.json from a folder that
 // layer.json says is ours.
 func removeLayer(dir string, w workDirs) error {
@@ -217,16 +236,16 @@ func removeLayer(dir string, w workDirs) error {
 }
 
 // keep leaves what the fork changed to another fork, and ends it.
-func (e *forkEntry) keep() (kept string, err error) {
+func (e *forkEntry) keep(ctx context.Context) (kept string, err error) {
 	if dir := string(e.rec.Layer); dir != "" {
 		ours, err := e.layerOurs()
 		if err != nil || !ours {
-			return "", errors.Join(err, e.end())
+			return "", errors.Join(err, e.end(ctx))
 		}
 		if err := e.keepLayer(dir); err != nil {
 			return "", err
 		}
-		return dir, e.end()
+		return dir, e.end(ctx)
 	}
 	if err := e.keepLayer(e.folder()); err != nil {
 		return "", err

@@ -227,7 +227,9 @@ func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string
 		}
 		lock.Close()
 		if err != nil && how == unix.LOCK_EX {
-			err = errors.Join(err, x.g.releaseLower(context.WithoutCancel(ctx), k, true))
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), serverPatience)
+			defer cancel()
+			err = errors.Join(err, x.g.releaseLower(ctx, k, true))
 		}
 		return err
 	}
@@ -240,7 +242,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 		return nil, err
 	}
 	lower := x.g.lower(k)
-	at := slices.IndexFunc(points, func(p fusefs.Point) bool { return p.Dir == lower })
+	at := slices.IndexFunc(points, func(p fusefs.Point) bool { return p.Dir == lower && !p.Covered })
 	if at < 0 {
 		return nil, nil
 	}
@@ -255,7 +257,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 	entries, damaged := x.repo.registry.scan(k.id.String()+".", points)
 	defer closeAll(entries)
 	for _, e := range entries {
-		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole })
+		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole && !p.Covered })
 		if here && e.live && e.rec.Repository.ID == x.repo.cfg.ID {
 			return &e.rec.Snapshot, nil
 		}
@@ -345,15 +347,15 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 		// Who may not mount has to find a tmpfs.
 		rec.Layer, rec.MadeLayer = rawPath(filepath.Join(sharedMemory, "snapctl-fork-"+rec.ID)), true
 	}
-	rec.Works = layer.works().next(layer.dir)
-	e, err := x.g.make(rec)
+	rec.Works, rec.Took = layer.works().next(layer.dir), layer.kept
+	e, err := x.g.make(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer e.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.undo())
+			err = errors.Join(err, e.undo(context.WithoutCancel(ctx)))
 			*rec = asked
 		}
 	}()
@@ -365,18 +367,20 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 			return nil, err
 		}
 	}
+	if layer.kept != nil { // whose layer.json stays as it is while somebody has it
+		if err := e.free(ctx, false); err != nil {
+			return nil, layer.inUse(err)
+		}
+	}
 	if rec.Layer != "" {
 		if err := e.mark(); err != nil {
 			return nil, err
 		}
 	}
 	if layer.kept == nil {
-		err = makeUpper(lower, e.upper(), rec.Mode.format())
-	} else {
-		err = e.free(ctx, false)
-	}
-	if err != nil {
-		return nil, err
+		if err := makeUpper(lower, e.upper(), rec.Mode.format()); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.mount(ctx, lower, nil); err != nil {
 		return nil, err
@@ -386,11 +390,18 @@ func (x *forker) mountAs(ctx context.Context, rec *forkRecord, layer *forkLayer,
 }
 
 // makeDirs makes the directories of the fork that are to be made, now that its record
-// says so.
+// says so. What its own is comes into the record.
 func (e *forkEntry) makeDirs(layer *forkLayer) error {
 	if e.rec.MadeDir {
-		if err := os.Mkdir(string(e.rec.Dir), 0o755); err != nil {
+		err := os.Mkdir(string(e.rec.Dir), 0o755)
+		if err != nil {
 			e.rec.MadeDir = false
+			return err
+		}
+		if e.rec.Bare, err = bareAt(string(e.rec.Dir)); err != nil {
+			return err
+		}
+		if err := e.write(); err != nil {
 			return err
 		}
 	}
@@ -407,15 +418,6 @@ func (e *forkEntry) makeDirs(layer *forkLayer) error {
 	return layer.take()
 }
 
-// mark says in the folder that upper is in that it is this fork's.
-func (e *forkEntry) mark() error {
-	l := &layerRecord{
-		Version: forkVersion, Repository: e.rec.Repository, Snapshot: e.rec.Snapshot.ID, Mode: e.rec.Mode,
-		Fork: e.rec.ID, State: rawPath(e.g.state), Key: e.key,
-	}
-	return l.write(e.layer(), e.rec.ID)
-}
-
 // copyOut restores the snapshot instead.
 func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (_ *Fork, err error) {
 	s, err := x.repo.Get(ctx, id.String())
@@ -423,14 +425,14 @@ func (x *forker) copyOut(ctx context.Context, rec *forkRecord, id manifest.ID) (
 		return nil, err
 	}
 	rec.Snapshot, rec.Mode, rec.Copy, rec.Bare = *s, ForkRestore, &forkCopy{}, nil
-	e, err := x.g.make(rec)
+	e, err := x.g.make(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer e.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.undo())
+			err = errors.Join(err, e.undo(context.WithoutCancel(ctx)))
 		}
 	}()
 	receipt, err := x.repo.Restore(ctx, id.String(), string(rec.Dir), &RestoreOptions{Progress: x.opts.Progress})

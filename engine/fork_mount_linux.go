@@ -309,7 +309,7 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 	if !e.mountedIn(table) {
 		return errors.New("fuse-overlayfs says that it has mounted, and has not")
 	}
-	if m := table[e.where()]; !powerless(m) {
+	if m := table.at(e.where()); !powerless(m) {
 		err := fmt.Errorf("fuse-overlayfs has mounted with the options %s, in which setuid programs or devices have power", m.Options)
 		return errors.Join(err, fusefs.UnmountAt(e.where(), true))
 	}
@@ -323,8 +323,12 @@ func powerless(m *mountinfo.Info) bool {
 }
 
 // probe asks for a file that there is not, which the server of the snapshot has to
-// say. It fails with fusefs.ErrNoServer or ErrNoAnswer.
+// say. It fails with fusefs.ErrNoServer or ErrNoAnswer, and with ErrBusy where something
+// else is mounted over the fork.
 func (e *forkEntry) probe() error {
+	if e.over != nil {
+		return fusefs.CoveredError(e.over)
+	}
 	dir := e.where()
 	if e.rec.Mode == ForkFuse {
 		if err := fusefs.Probe(dir, statusPatience); err != nil {

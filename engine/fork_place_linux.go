@@ -3,14 +3,15 @@ package engine
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
@@ -60,8 +61,8 @@ func isFork(m *mountinfo.Info) bool {
 	return m.FSType == overlayType && strings.HasPrefix(m.Source, forkSource)
 }
 
-// isAt reports whether a mount, of this namespace and topmost where it is, is the
-// fork, or a bind mount of it or of a directory in it.
+// isAt reports whether a mount of this namespace is the fork, or a bind mount of it or of a
+// directory in it.
 func (e *forkEntry) isAt(m *mountinfo.Info) bool {
 	if e.rec.Mode != ForkFuse {
 		return m.FSType == overlayType && m.Source == e.source()
@@ -73,36 +74,46 @@ func (e *forkEntry) isAt(m *mountinfo.Info) bool {
 	if p.Mount == 0 {
 		return m.Mountpoint == string(e.rec.Dir)
 	}
-	return mountNumber(m.Mountpoint) == p.Mount
+	if id, err := tableID(p.Mount); err == nil {
+		return m.ID == id
+	}
+	return mountNumber(m.Mountpoint) == p.Mount // of the topmost, before Linux 6.8
 }
 
-// pointsIn gives all mounts of the fork in a table, the oldest first.
-func (e *forkEntry) pointsIn(t mountTable) []*mountinfo.Info {
-	all := slices.Collect(maps.Values(t))
-	all = slices.DeleteFunc(all, func(m *mountinfo.Info) bool { return !e.isAt(m) })
+// pointsIn gives all mounts of the fork in a table, the oldest first: also those that
+// something else lies over, which are in use like any other. Of two that lie over each other,
+// as while a fork is brought back, the upper one counts: they go together.
+func (e *forkEntry) pointsIn(t *mountTable) []*mountinfo.Info {
+	all := slices.DeleteFunc(slices.Clone(t.all), func(m *mountinfo.Info) bool {
+		if !e.isAt(m) {
+			return true
+		}
+		by := t.covered[m]
+		return by != nil && by.Mountpoint == m.Mountpoint && e.isAt(by)
+	})
 	slices.SortFunc(all, func(a, b *mountinfo.Info) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }
 
-// pointIn gives the fork's mount: at its directory, or where that is now; nil if there
-// is none.
-func (e *forkEntry) pointIn(t mountTable) *mountinfo.Info {
-	if m := t[string(e.rec.Dir)]; m != nil && m.Root == "/" && e.isAt(m) {
+// pointIn gives the fork's mount: at its directory, or where that is now, and if it can be one
+// that a path leads to; nil if there is none.
+func (e *forkEntry) pointIn(t *mountTable) (point *mountinfo.Info) {
+	if m := t.at(string(e.rec.Dir)); m != nil && m.Root == "/" && e.isAt(m) {
 		return m
 	}
 	for _, m := range e.pointsIn(t) {
-		if m.Root == "/" {
-			return m
+		if m.Root == "/" && (point == nil || t.covered[point] != nil && t.covered[m] == nil) {
+			point = m
 		}
 	}
-	return nil
+	return point
 }
 
-// mountedIn reports whether the fork is mounted. Then where is there.
-func (e *forkEntry) mountedIn(t mountTable) bool {
+// mountedIn reports whether the fork is mounted. Then where is there, if nothing is over it.
+func (e *forkEntry) mountedIn(t *mountTable) bool {
 	m := e.pointIn(t)
-	if m != nil {
-		e.at = m.Mountpoint
+	if e.over = nil; m != nil {
+		e.at, e.over = m.Mountpoint, t.covered[m]
 	}
 	return m != nil
 }
@@ -245,4 +256,29 @@ func (e *forkEntry) isFree(mountedHere bool) error {
 		err = fmt.Errorf("%w: programs have files of its last mount open, or it is mounted in a mount namespace that cannot be seen from here", fusefs.ErrBusy)
 	}
 	return err
+}
+
+// Of statmount(2).
+const (
+	statmountBasic = 0x2
+	statmountOldID = 56 // where struct statmount has mnt_id_old
+)
+
+// tableID gives the ID in /proc/self/mountinfo of the mount of a number, 0 if there is none in
+// this namespace. It fails before Linux 6.8, and where it is not allowed.
+func tableID(number uint64) (int, error) {
+	request := struct {
+		size, spare  uint32
+		mount, param uint64
+	}{24, 0, number, statmountBasic}
+	answer := make([]byte, 512)
+	_, _, errno := unix.Syscall6(unix.SYS_STATMOUNT, uintptr(unsafe.Pointer(&request)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(answer))), uintptr(len(answer)), 0, 0, 0)
+	switch {
+	case errno == unix.ENOENT:
+		return 0, nil
+	case errno != 0:
+		return 0, os.NewSyscallError("statmount", errno)
+	}
+	return int(binary.NativeEndian.Uint32(answer[statmountOldID:])), nil
 }

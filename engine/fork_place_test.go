@@ -368,7 +368,7 @@ func TestMountTable(t *testing.T) {
 		t.Helper()
 		table, err := readMountTable()
 		must(t, err)
-		if m := table[at]; m == nil && want != "" || m != nil && m.Source != want {
+		if m := table.at(at); m == nil && want != "" || m != nil && m.Source != want {
 			t.Errorf("%+v is mounted, not %s", m, want)
 		}
 	}

@@ -92,6 +92,7 @@ type forkRecord struct {
 	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
 	MadeLayer  bool             `json:"madeLayer,omitempty"`
 	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork
+	Took       *layerRecord     `json:"took,omitempty"`      // and what layer.json said before
 	Works      workDirs         `json:"works,omitempty"`     // work folders that we made beside upper, the last in use
 	Mode       ForkMode         `json:"mode"`
 	Ephemeral  bool             `json:"ephemeral,omitempty"`
@@ -149,7 +150,7 @@ func decodeForkRecord(b []byte) (*forkRecord, error) {
 		return nil, errors.New("no path")
 	case layer != "" && (!filepath.IsAbs(layer) || filepath.Clean(layer) != layer || layer == "/" || c.Ephemeral && c.Mode != ForkFuse):
 		return nil, errors.New("no layer")
-	case !c.Works.valid():
+	case !c.Works.valid(), c.Took != nil && !c.Took.Works.valid():
 		return nil, errors.New("no work folder")
 	case !slices.Contains(forkModes, c.Mode), (c.Mode == ForkRestore) != (c.Copy != nil):
 		return nil, errors.New("no mode")
@@ -175,6 +176,8 @@ type forkEntry struct {
 	g   *forkRegistry
 	rec *forkRecord
 	at  string // where it was seen to be mounted; "" for nowhere yet
+	// over is what was seen to lie over it: no path leads to the fork then.
+	over *mountinfo.Info
 }
 
 // folder is the entry's path.
@@ -204,7 +207,7 @@ func (e *forkEntry) write() error {
 
 // make makes an entry and gives it its name: that of the record, or if that is ""
 // one after the directory. The entry is locked.
-func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
+func (g *forkRegistry) make(ctx context.Context, rec *forkRecord) (_ *forkEntry, err error) {
 	plain, err := g.newEntry()
 	if err != nil {
 		return nil, err
@@ -212,7 +215,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	e := &forkEntry{entry: plain, g: g, rec: rec}
 	defer func() {
 		if err != nil {
-			e.discard()
+			e.discard(context.WithoutCancel(ctx))
 			e.close()
 		}
 	}()
@@ -224,7 +227,7 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	}
 	// Once the name is known nobody else may take it; so it is known first, and
 	// written down before anybody can see the entry.
-	naming, err := g.lockNames()
+	naming, err := g.lockNames(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -258,12 +261,11 @@ func (g *forkRegistry) make(rec *forkRecord) (_ *forkEntry, err error) {
 	}
 	e.key = key
 	naming.Close()
-	// Durable before anything is written into the fork.
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
-	if err := e.dir.Sync(); err != nil {
-		return nil, err
+	// Durable before anything is written into the fork, or by then: see makeDirs.
+	if !rec.MadeDir || rec.Mode == ForkRestore {
+		if err := errors.Join(f.Sync(), e.dir.Sync()); err != nil {
+			return nil, err
+		}
 	}
 	return e, syncDir(g.dir)
 }
@@ -347,7 +349,7 @@ func (e *forkEntry) take(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("waiting for another process that works on the fork: %w", ctx.Err())
 		case <-time.After(wait):
 		}
 	}
@@ -440,8 +442,8 @@ func (g *forkRegistry) at(path string) (*forkEntry, error) {
 	return g.atIn(table, path)
 }
 
-func (g *forkRegistry) atIn(table mountTable, path string) (*forkEntry, error) {
-	top := table[path]
+func (g *forkRegistry) atIn(table *mountTable, path string) (*forkEntry, error) {
+	top := table.at(path)
 	if top == nil || top.Root != "/" {
 		return nil, nil
 	}

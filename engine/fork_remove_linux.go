@@ -31,8 +31,11 @@ func unmountForkAt(ctx context.Context, stateDir, path string, detach bool) (is 
 	if err != nil {
 		return false, err
 	}
-	if e == nil && table[path] == nil {
-		e, err = g.missedAt(table, path)
+	if top := table.at(path); e == nil && (top == nil || top.FSType != fusefs.FSType) {
+		if e, err = g.missedAt(table, path); e != nil && top != nil && e.over == nil {
+			e.close()
+			e = nil
+		}
 	}
 	if e == nil || err != nil {
 		return false, err
@@ -46,7 +49,7 @@ func unmountForkAt(ctx context.Context, stateDir, path string, detach bool) (is 
 
 // missedAt loads the fork that was mounted at a path when its record was written; nil
 // for none. It may be mounted where that directory is now.
-func (g *forkRegistry) missedAt(table mountTable, path string) (*forkEntry, error) {
+func (g *forkRegistry) missedAt(table *mountTable, path string) (*forkEntry, error) {
 	keys, err := g.keys()
 	if err != nil {
 		return nil, err
@@ -77,7 +80,11 @@ func (e *forkEntry) unmountFork(ctx context.Context, detach bool) error {
 		return err
 	}
 	points := e.pointsIn(table)
-	at := slices.IndexFunc(points, func(m *mountinfo.Info) bool { return m.Mountpoint == e.where() })
+	here := func(m *mountinfo.Info) bool { return m.Mountpoint == e.where() }
+	at := slices.IndexFunc(points, func(m *mountinfo.Info) bool { return here(m) && table.covered[m] == nil })
+	if i := slices.IndexFunc(points, here); at < 0 && i >= 0 {
+		return fusefs.CoveredError(table.covered[points[i]])
+	}
 	busy := false
 	if at >= 0 {
 		if busy, err = e.unmountPoint(points[at], detach); err != nil {
@@ -120,7 +127,7 @@ func (e *forkEntry) unmountPoint(m *mountinfo.Info, detach bool) (busy bool, err
 		if err != nil {
 			return busy, err
 		}
-		if m = table[m.Mountpoint]; m == nil || !e.isAt(m) {
+		if m = table.at(m.Mountpoint); m == nil || !e.isAt(m) {
 			return busy, nil
 		}
 		detach = true // it is dead: see coverMount
@@ -188,13 +195,13 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 		busy = busy || used
 	}
 	// While nobody else can fork there.
-	if err := e.dropDir(); err != nil {
+	if err := e.dropDir(opts.Warn); err != nil {
 		return "", err
 	}
 	if opts.Keep {
-		kept, err = e.keep()
+		kept, err = e.keep(ctx)
 	} else {
-		err = e.end()
+		err = e.end(ctx)
 	}
 	if err != nil {
 		return "", err
@@ -225,7 +232,7 @@ func (e *forkEntry) holdsOurs() error {
 }
 
 // removable gives the fork's mounts in this namespace, if it can be removed: if it has
-// one at most, and nobody elsewhere uses it. With force it always can.
+// one at most, and nobody elsewhere uses it. With force it can unless something lies over it.
 func (e *forkEntry) removable(ctx context.Context, force bool) ([]*mountinfo.Info, error) {
 	table, err := readMountTable()
 	if err != nil {
@@ -234,7 +241,10 @@ func (e *forkEntry) removable(ctx context.Context, force bool) ([]*mountinfo.Inf
 	points := e.pointsIn(table)
 	e.mountedIn(table)
 	there := len(points) > 0 || e.layerThere(table) != nil // else there is nothing to hold
+	i := slices.IndexFunc(points, func(m *mountinfo.Info) bool { return table.covered[m] != nil })
 	switch m := e.rec.Mounted; {
+	case i >= 0: // to unmount it would unmount that
+		return nil, fusefs.CoveredError(table.covered[points[i]])
 	case force:
 		return points, nil
 	case len(points) > 1:
@@ -253,9 +263,9 @@ func (e *forkEntry) removeCopy(ctx context.Context, keep bool) (kept string, err
 	dir := string(e.rec.Dir)
 	switch {
 	case !e.copyThere():
-		return "", e.discard()
+		return "", e.discard(ctx)
 	case keep:
-		return dir, e.discard()
+		return dir, e.discard(ctx)
 	}
 	if err := checkMounts(dir); err != nil {
 		return "", err
@@ -263,7 +273,7 @@ func (e *forkEntry) removeCopy(ctx context.Context, keep bool) (kept string, err
 	if err := protectedBy(e.g.state).notIn(ctx, dir); err != nil {
 		return "", err
 	}
-	return "", e.end()
+	return "", e.end(ctx)
 }
 
 // lowerPatience is how long it takes fuse-overlayfs to end, once it is unmounted, at
@@ -342,13 +352,15 @@ func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, detach bool) (
 	lower := g.lower(k)
 	var server *endingServer
 	mounts := &registry{filepath.Join(g.state, mountsDir)}
-	switch m := table[lower]; {
+	switch m := table.at(lower); {
 	case m == nil:
 		// Not mounted, but to be mounted again after a restart of the machine, as the
 		// registry has it: forks see to it themselves.
 		err = mounts.forget(lower)
 	case m.FSType == fusefs.FSType:
 		server, err = mounts.unmount(ctx, lower, detach)
+	default: // over ours perhaps
+		err = fusefs.CoveredError(m)
 	}
 	if err != nil {
 		return nil, err
@@ -359,15 +371,15 @@ func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, detach bool) (
 }
 
 // lowerUsed reports whether a fork is mounted over it.
-func (g *forkRegistry) lowerUsed(t mountTable, k lowerKey) (bool, error) {
+func (g *forkRegistry) lowerUsed(t *mountTable, k lowerKey) (bool, error) {
 	names, fuse, at := map[string]bool{}, false, map[string]bool{}
-	for path, m := range t {
+	for _, m := range t.all {
 		if name, ok := strings.CutPrefix(m.Source, forkSource); ok && m.FSType == overlayType {
 			name, _, _ = strings.Cut(name, "@")
 			names[name] = true
 		}
 		if m.FSType == fuseOverlayType {
-			fuse, at[forkKeyOf(path)] = true, true
+			fuse, at[forkKeyOf(m.Mountpoint)] = true, true
 		}
 	}
 	keys, err := g.keys()

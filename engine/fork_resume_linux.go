@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/moby/sys/mountinfo"
@@ -126,7 +127,8 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	}
 	// The directory may have been on a tmpfs.
 	dir := e.where()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	made, err := e.makeDirAgain(x.warn)
+	if err != nil {
 		return err
 	}
 	guard, err := e.unguardToMount(nil) // which mode 0 would not let an ordinary user look into
@@ -147,16 +149,44 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	case bare == nil: // somebody put something there, and it is theirs
 		_, err = e.unguard(dir)
 		e.rec.Bare, e.rec.MadeDir = nil, false
+	case made:
+		e.rec.Bare, e.rec.MadeDir = bare, true
 	case e.rec.Bare == nil && e.rec.MadeDir:
 	case e.rec.Bare == nil || bare.forkCopy != e.rec.Bare.forkCopy:
-		e.rec.Bare = bare // else it is guarded, and not what it was
+		e.rec.Bare, e.rec.MadeDir = bare, false // else it is guarded, and not what it was
 	}
 	return err
+}
+
+// makeDirAgain makes the fork's directory, if it is not there. One that was moved away is
+// no more the fork's: it is what it was, or removed.
+func (e *forkEntry) makeDirAgain(warn func(error)) (made bool, err error) {
+	dir := e.where()
+	f, err := e.bare(dir, false)
+	if err != nil {
+		return false, err
+	}
+	if f != nil {
+		return false, f.Close()
+	}
+	if e.rec.Bare != nil {
+		if err := e.dropMoved(warn); err != nil {
+			return false, err
+		}
+	}
+	_, err = os.Lstat(dir)
+	made = errors.Is(err, fs.ErrNotExist)
+	return made, os.MkdirAll(dir, 0o755)
 }
 
 // remount mounts the fork over the lower directory, in the place of dead, if that is
 // not nil, which nobody writes to from then on.
 func (e *forkEntry) remount(ctx context.Context, lower string, dead *mountinfo.Info) error {
+	layer, err := e.lockLayer()
+	if err != nil {
+		return err
+	}
+	defer layer.close()
 	if dead != nil {
 		if err := e.layDown(ctx, dead); err != nil {
 			return err
@@ -168,11 +198,34 @@ func (e *forkEntry) remount(ctx context.Context, lower string, dead *mountinfo.I
 	if err := e.write(); err != nil {
 		return err
 	}
-	if err := e.mount(ctx, lower, dead); err != nil {
+	if e.rec.Layer != "" {
+		err = e.mark()
+	}
+	if err == nil {
+		err = e.mount(ctx, lower, dead)
+	}
+	if err != nil {
 		e.rec.Mounted = was
 		return errors.Join(err, e.write())
 	}
 	return nil
+}
+
+// lockLayer locks the folder that the fork was given for upper, if it is still this
+// fork's: one of another state folder, which cannot see this, may want it too.
+func (e *forkEntry) lockLayer() (*forkLayer, error) {
+	layer := &forkLayer{dir: string(e.rec.Layer)}
+	if layer.dir == "" {
+		return layer, nil
+	}
+	if err := layer.take(); err != nil {
+		return nil, err
+	}
+	if err := e.layerIsOurs(); err != nil {
+		layer.close()
+		return nil, err
+	}
+	return layer, nil
 }
 
 // layDown sees to it that nobody writes to a dead mount of the fork any more.
@@ -188,8 +241,8 @@ func (e *forkEntry) layDown(ctx context.Context, dead *mountinfo.Info) error {
 }
 
 // layerThere reports whether what the fork changed is there.
-func (e *forkEntry) layerThere(t mountTable) error {
-	if e.rec.Ephemeral && e.rec.Layer == "" && t[e.layer()] == nil {
+func (e *forkEntry) layerThere(t *mountTable) error {
+	if e.rec.Ephemeral && e.rec.Layer == "" && t.at(e.layer()) == nil {
 		return fmt.Errorf("%w: it was in memory", ErrForkLost)
 	}
 	if info, err := os.Lstat(e.upper()); err != nil || !info.IsDir() {
@@ -198,6 +251,11 @@ func (e *forkEntry) layerThere(t mountTable) error {
 	if e.rec.Layer == "" {
 		return nil
 	}
+	return e.layerIsOurs()
+}
+
+// layerIsOurs fails with ErrForkLost if layer.json says something else.
+func (e *forkEntry) layerIsOurs() error {
 	if l, err := readLayer(e.layer()); err != nil || l.Fork != e.rec.ID || l.Snapshot != e.rec.Snapshot.ID {
 		return fmt.Errorf("%w: %s is another fork's", ErrForkLost, e.layer())
 	}

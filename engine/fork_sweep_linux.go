@@ -27,7 +27,7 @@ type sweeper struct {
 	g     *forkRegistry
 	swept []string
 	errs  []error
-	table mountTable // read when it is needed
+	table *mountTable // read when it is needed
 }
 
 // sweepPatience is how long a sweep waits for servers to end.
@@ -66,7 +66,7 @@ func (s *sweeper) done(what string, err error) {
 }
 
 // mounts is what is mounted now.
-func (s *sweeper) mounts() (_ mountTable, err error) {
+func (s *sweeper) mounts() (_ *mountTable, err error) {
 	if s.table == nil {
 		s.table, err = readMountTable()
 	}
@@ -105,7 +105,7 @@ func (s *sweeper) oldTry(path string) {
 		s.errs = append(s.errs, err)
 		return
 	}
-	if m := table[path]; m != nil {
+	if m := table.at(path); m != nil {
 		if m.FSType != fusefs.FSType {
 			return
 		}
@@ -127,7 +127,7 @@ func (s *sweeper) entries(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case making:
-			s.unfinished(key)
+			s.unfinished(ctx, key)
 		case n.IsDir() && (strings.HasPrefix(name, newPrefix) || strings.HasPrefix(name, goneForkPrefix)):
 			s.gone(name)
 		}
@@ -166,7 +166,7 @@ func (s *sweeper) gone(name string) {
 
 // unfinished removes a fork that was never mounted, and in which nothing can have been
 // changed. What may be a fork to somebody stays.
-func (s *sweeper) unfinished(key string) {
+func (s *sweeper) unfinished(ctx context.Context, key string) {
 	e, err := s.g.load(key)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.unmade(key)
@@ -200,7 +200,7 @@ func (s *sweeper) unfinished(key string) {
 		err = fusefs.UnmountAt(e.where(), true)
 	}
 	if err == nil {
-		err = e.undo()
+		err = e.undo(ctx)
 	}
 	s.done(fmt.Sprintf("fork %s, which was being made", e.rec.Name), err)
 }

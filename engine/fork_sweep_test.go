@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -170,8 +171,8 @@ func TestSweepRemoved(t *testing.T) {
 			must(t, err)
 			_, err = e.unmountPoint(e.pointIn(table), false)
 			must(t, err)
-			e.dropDir()
-			must(t, e.away(goneForkPrefix))
+			e.dropDir(nil)
+			must(t, e.away(t.Context(), goneForkPrefix))
 			e.close()
 		}
 		if other {
@@ -192,7 +193,7 @@ func TestSweepRemoved(t *testing.T) {
 	e, err := g.find("copied")
 	must(t, err)
 	must(t, e.take(t.Context()))
-	must(t, e.away(goneForkPrefix))
+	must(t, e.away(t.Context(), goneForkPrefix))
 	e.close()
 	f.sweep()
 	absent(t, copied.Dir)
@@ -321,11 +322,39 @@ func TestSweepFinished(t *testing.T) {
 		if !finished { // as while it is being made
 			write(t, g.making(key), nil)
 		}
-		s.unfinished(key)
+		s.unfinished(t.Context(), key)
 		if len(s.swept) > 0 || len(s.errs) > 0 {
 			t.Errorf("finished %v: swept %q, errors %v", finished, s.swept, s.errs)
 		}
 		f.check("one")
 		f.remove(one)
+	}
+}
+
+// TestForkNamesLocked: who waits until others have named their forks stops when they are told
+// to, and leaves nothing; a fork that was to be removed can be.
+func TestForkNamesLocked(t *testing.T) {
+	f := newForked(t)
+	r := f.open()
+	one := f.fork(r, "one", nil)
+	lock, err := tryLockFile(filepath.Join(f.state, forksFolder, forksLock), unix.LOCK_EX)
+	must(t, err)
+	if lock == nil {
+		t.Fatal("somebody else has the lock")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // before they begin: none of them asks anybody but for the lock
+	_, forked := r.Fork(ctx, f.id.String(), f.path("two"), nil)
+	_, removed := one.Remove(ctx, nil)
+	for _, err := range []error{forked, removed} {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), forksLock) {
+			t.Error(err)
+		}
+	}
+	absent(t, f.path("two"))
+	must(t, lock.Close())
+	f.remove(one)
+	if s := f.sweep(); s != "" {
+		t.Errorf("left: %s", s)
 	}
 }

@@ -60,6 +60,8 @@ func (r *Repository) forkFor(path string) (*targetFork, error) {
 	switch state {
 	case ForkMounted:
 		f.there = true
+	case ForkCovered:
+		return nil, nil // the path leads to something else
 	case ForkDead:
 		return nil, fmt.Errorf("%w: the server of the fork there has died; bring it back with snapctl fork --resume %s, or remove it with snapctl unfork %s", ErrExists, f.name, f.name)
 	case ForkSilent:

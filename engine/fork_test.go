@@ -25,7 +25,7 @@ import (
 
 // fork forks and says how that went.
 func (j *job) fork(r *Repository, o *outcome) error {
-	f, err := r.Fork(context.Background(), j.Ref, j.Dir, &ForkOptions{Mode: j.Mode, Ephemeral: j.Ephemeral})
+	f, err := r.Fork(context.Background(), j.Ref, j.Dir, &ForkOptions{Mode: j.Mode, Ephemeral: j.Ephemeral, Upper: j.Upper})
 	if err != nil {
 		return err
 	}

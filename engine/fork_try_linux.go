@@ -64,9 +64,9 @@ func (t *tryDir) remove() error {
 }
 
 // unmountBelow detaches what is mounted below a path.
-func unmountBelow(table mountTable, path string) error {
+func unmountBelow(table *mountTable, path string) error {
 	var below []string
-	for at := range table {
+	for at := range table.paths {
 		if strings.HasPrefix(at, path+"/") {
 			below = append(below, at)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -116,4 +117,79 @@ func TestForkWorkDirs(t *testing.T) {
 	if _, err := readLayer(dir); err == nil {
 		t.Error("a layer that names a directory elsewhere is read")
 	}
+}
+
+// away gives the same place with another state directory, and takes away the one that there
+// is, as a container does, until back is called.
+func (f *forked) away() (other *forked, back func()) {
+	f.Helper()
+	s := *f.shared
+	s.state = f.path("other")
+	must(f, os.Rename(f.state, f.path("away")))
+	return &forked{&s}, func() { f.Helper(); must(f, os.Rename(f.path("away"), f.state)) }
+}
+
+// TestForkUpperLive: the directory of a fork that is in use, of a state directory that cannot
+// be seen, stays as it is, also if that fork came back after its server died.
+func TestForkUpperLive(t *testing.T) {
+	f := newForked(t)
+	layer := f.path("layer")
+	f.killedForkIn(t, ForkOverlay, layer, func(string) {})
+	r := f.open()
+	one, err := r.ResumeFork(t.Context(), "one", nil)
+	must(t, err)
+	write(t, one.Dir+"/new", []byte("new"))
+	other, back := f.away()
+	before := scan(t, layer)
+	_, err = other.open().Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer})
+	if !errors.Is(err, fusefs.ErrBusy) || !strings.Contains(err.Error(), f.state) {
+		t.Errorf("forked into another's directory: %v", err)
+	}
+	compare(t, before, scan(t, layer))
+	back()
+	must(t, one.Unmount(t.Context(), false))
+	_, err = r.ResumeFork(t.Context(), "one", nil)
+	must(t, err)
+	if b, err := os.ReadFile(one.Dir + "/new"); err != nil || string(b) != "new" {
+		t.Errorf("%q %v", b, err)
+	}
+	f.remove(one)
+}
+
+// TestForkUpperTaken: a fork that is given what another had, which nobody uses, and comes to
+// nothing, gives it back. Once it is there the other does not come back.
+func TestForkUpperTaken(t *testing.T) {
+	f := newForked(t)
+	layer := f.path("layer")
+	r := f.open()
+	one := f.fork(r, "one", &ForkOptions{Upper: layer})
+	write(t, one.Dir+"/new", []byte("new"))
+	must(t, one.Unmount(t.Context(), false))
+	other, back := f.away()
+	before, err := os.ReadFile(layer + "/layer.json")
+	must(t, err)
+	two := other.fork(other.open(), "two", &ForkOptions{Upper: layer})
+	other.unfinish(two)
+	if s := other.sweep(); !strings.Contains(s, "fork two") {
+		t.Errorf("swept %s", s)
+	}
+	if after, err := os.ReadFile(layer + "/layer.json"); string(after) != string(before) || err != nil {
+		t.Errorf("%v: it said %s, and says %s", err, before, after)
+	}
+	if all := workDirsIn(t, layer); len(all) > 0 {
+		t.Errorf("left: %v", all)
+	}
+	two = other.fork(other.open(), "two", &ForkOptions{Upper: layer})
+	must(t, two.Unmount(t.Context(), false))
+	must(t, os.Rename(other.state, f.path("aside")))
+	back()
+	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, ErrForkLost) {
+		t.Errorf("it is another fork's: %v", err)
+	}
+	must(t, os.Rename(f.path("aside"), other.state))
+	f.remove(one)
+	if b, err := os.ReadFile(layer + "/upper/new"); err != nil || string(b) != "new" {
+		t.Errorf("%q %v", b, err)
+	}
+	other.remove(two)
 }

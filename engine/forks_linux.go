@@ -70,7 +70,7 @@ func (e *forkEntry) stateNow() (ForkState, error) {
 }
 
 // state looks what has become of a fork.
-func (e *forkEntry) state(t mountTable, foreign []seenMount) ForkState {
+func (e *forkEntry) state(t *mountTable, foreign []seenMount) ForkState {
 	m := e.rec.Mounted
 	switch {
 	case e.rec.Mode == ForkRestore:
@@ -84,6 +84,8 @@ func (e *forkEntry) state(t mountTable, foreign []seenMount) ForkState {
 			return ForkDead
 		case errors.Is(err, fusefs.ErrNoAnswer):
 			return ForkSilent
+		case errors.Is(err, fusefs.ErrBusy):
+			return ForkCovered
 		}
 		return ForkMounted
 	case e.elsewhere(foreign) != nil:

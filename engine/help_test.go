@@ -488,6 +488,7 @@ type job struct {
 	Restore          RestoreOptions
 	Mode             ForkMode
 	Ephemeral        bool
+	Upper            string
 	Keep             bool     // the fork
 	Touch            []string // what to change in the fork, before a snapshot of that
 	Identity         string   // of an encrypted repository

@@ -82,6 +82,8 @@ const (
 	MountSilent MountState = "silent"
 	// MountDead: the server is gone, and the mount point is still there.
 	MountDead MountState = "dead"
+	// MountCovered: something else is mounted over it, or over a directory above it.
+	MountCovered MountState = "covered"
 	// MountDetached: the mount point is gone, and the server still there: because
 	// somebody uses what was mounted, or for another moment.
 	MountDetached MountState = "detached"

@@ -164,8 +164,8 @@ func (s *mountServer) mount(path string, opts *MountOptions) (*Mount, error) {
 	var device fusefs.Device
 	points, err := fusefs.Points()
 	for _, p := range points {
-		if p.Dir == path && p.Source == fusefs.SourceOf(s.snapshot.ID) {
-			device = p.Device // of the topmost, which is the last
+		if p.Dir == path && p.Source == fusefs.SourceOf(s.snapshot.ID) && !p.Covered {
+			device = p.Device
 		}
 	}
 	s.addSystem(fs, device, view)
@@ -258,7 +258,7 @@ func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
 	}
 	view := viewAt(s.repo.stateDir(), path)
 	for _, p := range s.points() {
-		if !p.Whole || !s.looks(p.Device, view) {
+		if !p.Whole || p.Covered || !s.looks(p.Device, view) {
 			continue
 		}
 		err := fusefs.Bind(p.Dir, p.Device, path)

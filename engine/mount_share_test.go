@@ -188,7 +188,8 @@ func (s *shared) states(what string, want map[string]MountState) map[string]*Mou
 		if x.Registered && (x.Snapshot.ID != s.id || x.Snapshot.Dir != s.src || x.Repository != s.repo || x.Since == nil || x.Pid == 0) {
 			s.Errorf("%s: %+v", what, x)
 		}
-		if (x.Stats != nil) != (x.Registered && (x.State == MountServing || x.State == MountDetached)) {
+		answers := x.State == MountServing || x.State == MountDetached || x.State == MountCovered
+		if (x.Stats != nil) != (x.Registered && answers) {
 			s.Errorf("%s: %s: stats %+v", what, dir, x.Stats)
 		}
 	}

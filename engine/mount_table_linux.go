@@ -4,37 +4,34 @@ import (
 	"fmt"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/fusefs"
 )
 
-// A mountTable is what is mounted, topmost, by mount point.
-type mountTable map[string]*mountinfo.Info
+// A mountTable is what is mounted. Who asks what a path leads to asks at; who asks whether
+// something is mounted, and so in use, looks at all: it may be covered.
+type mountTable struct {
+	all     []*mountinfo.Info
+	covered map[*mountinfo.Info]*mountinfo.Info // by what: see fusefs.Covered
+	paths   map[string]*mountinfo.Info          // that are not covered
+}
+
+// at is what is mounted at a path, that the path leads to; nil for nothing.
+func (t *mountTable) at(path string) *mountinfo.Info { return t.paths[path] }
 
 const (
 	overlayType     = "overlay"
 	fuseOverlayType = "fuse.fuse-overlayfs"
 )
 
-func readMountTable() (mountTable, error) {
+func readMountTable() (*mountTable, error) {
 	all, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the table of mounts: %w", err)
 	}
-	// What is mounted on another mount's root is above it, wherever it stands in the
-	// kernel's table: that is in the order in which they were made.
-	covered := make(map[int]bool)
-	at := make(map[int]string, len(all))
+	t := &mountTable{all: all, covered: fusefs.Covered(all), paths: make(map[string]*mountinfo.Info, len(all))}
 	for _, m := range all {
-		at[m.ID] = m.Mountpoint
-	}
-	for _, m := range all {
-		if at[m.Parent] == m.Mountpoint && m.Parent != m.ID {
-			covered[m.Parent] = true
-		}
-	}
-	t := make(mountTable, len(all))
-	for _, m := range all {
-		if !covered[m.ID] {
-			t[m.Mountpoint] = m
+		if t.covered[m] == nil {
+			t.paths[m.Mountpoint] = m
 		}
 	}
 	return t, nil

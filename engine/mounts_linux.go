@@ -65,7 +65,11 @@ func (g *registry) mounts(ctx context.Context) (_ []*MountStatus, changed bool, 
 	var unseen []*MountStatus
 	for i, e := range entries {
 		for _, p := range e.points {
-			at[p] = e.describe(p.Dir, replies[i])
+			s := e.describe(p.Dir, replies[i])
+			if p.Covered && s.State == MountServing {
+				s.State = MountCovered
+			}
+			at[p] = s
 		}
 		if len(e.points) == 0 {
 			for _, p := range e.rec.Points {
@@ -203,9 +207,9 @@ func (g *registry) unmount(ctx context.Context, path string, detach bool) (*endi
 	}
 	entries, damaged := g.scan("", points)
 	defer func() { closeAll(entries) }()
-	var here *fusefs.Point // what is topmost there
+	var here *fusefs.Point // that the path leads to
 	for i := range points {
-		if points[i].Dir == path {
+		if points[i].Dir == path && !points[i].Covered {
 			here = &points[i]
 		}
 	}
@@ -457,7 +461,9 @@ func (v *served) look(m *Mount) {
 }
 
 func (v *served) unmount(m *Mount, detach bool) error {
-	err := unmountAt(context.Background(), filepath.Dir(v.registry.dir), m.Dir, &UnmountOptions{Detach: detach})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*serverPatience) // one for locks
+	defer cancel()
+	err := unmountAt(ctx, filepath.Dir(v.registry.dir), m.Dir, &UnmountOptions{Detach: detach})
 	if errors.Is(err, fusefs.ErrNotMounted) { // by somebody else, a moment ago
 		err = nil
 	}

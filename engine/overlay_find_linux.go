@@ -52,11 +52,13 @@ func findOverlay(path string) (*overlayInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the table of mounts: %w", err)
 	}
+	covered := fusefs.Covered(mounts)
 	var at *mountinfo.Info
 	for _, m := range mounts {
 		switch {
+		case covered[m] != nil: // the path does not lead there
 		case m.Mountpoint == path:
-			at = m // the topmost is the last
+			at = m
 		case at != nil && manifest.Within(m.Mountpoint, path) && path != "/":
 			return nil, nil
 		}
@@ -84,7 +86,7 @@ func findOverlay(path string) (*overlayInfo, error) {
 	}
 	var snapshot *mountinfo.Info
 	for _, m := range mounts {
-		if m.Mountpoint == dir {
+		if m.Mountpoint == dir && covered[m] == nil {
 			snapshot = m
 		}
 	}

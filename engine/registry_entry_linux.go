@@ -209,7 +209,7 @@ func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, fmt.Errorf("waiting for the lock of %s, which another process has: %w", path, ctx.Err())
 		case <-time.After(wait):
 			wait = min(2*wait, 10*time.Millisecond)
 		}

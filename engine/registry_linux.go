@@ -380,32 +380,9 @@ func (g *registry) lock(ctx context.Context, id manifest.ID) (unlock func(), err
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(g.dir, id.String()+".lock")
-	for wait := time.Millisecond; ; {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		var st unix.Stat_t
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			err = unix.Fstat(int(f.Fd()), &st)
-		}
-		if err == nil && st.Nlink > 0 {
-			return func() { os.Remove(path); f.Close() }, nil
-		}
-		f.Close()
-		if err == nil {
-			continue // who had it removed it
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, os.NewSyscallError("flock", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
-			wait = min(2*wait, 50*time.Millisecond)
-		}
+	f, err := lockFile(ctx, filepath.Join(g.dir, id.String()+".lock"), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
 	}
+	return func() { os.Remove(f.Name()); f.Close() }, nil
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -108,11 +107,10 @@ func (s *Server) serve() {
 // raiseReadAhead lets the kernel read further ahead. Where that is not allowed,
 // large files are read more slowly.
 func (s *Server) raiseReadAhead() {
-	mounts, err := mountinfo.GetMounts(atPath(s.dir))
-	if err != nil || len(mounts) == 0 {
+	m, _, err := mountAt(s.dir)
+	if err != nil || m == nil {
 		return
 	}
-	m := mounts[len(mounts)-1]
 	path := filepath.Join("/sys/class/bdi", fmt.Sprintf("%d:%d", m.Major, m.Minor), "read_ahead_kb")
 	if f, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil {
 		fmt.Fprintln(f, readAheadKB)

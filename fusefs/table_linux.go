@@ -41,6 +41,9 @@ type Point struct {
 	Source string // see SourceOf
 	Device Device
 	Whole  bool // all of the snapshot, not a bind mount of a directory of it
+	// Covered: something else is mounted over it, and no path leads there. It is in use, and
+	// cannot be unmounted before that.
+	Covered bool
 }
 
 // SourceOf is the source of a snapshot's mounts, as in /proc/self/mountinfo.
@@ -56,20 +59,38 @@ func (p *Point) Snapshot() (manifest.ID, error) {
 // Points gives all mount points of snapshots that this process can see, in the
 // order of the kernel: what was mounted later, or on top, comes later.
 func Points() ([]Point, error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(FSType))
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the table of mounts: %w", err)
 	}
-	all := make([]Point, len(mounts))
-	for i, m := range mounts {
-		all[i] = Point{m.Mountpoint, m.Source, Device{uint32(m.Major), uint32(m.Minor)}, m.Root == "/"}
+	covered := Covered(mounts)
+	var all []Point
+	for _, m := range mounts {
+		if m.FSType == FSType {
+			all = append(all, Point{m.Mountpoint, m.Source, Device{uint32(m.Major), uint32(m.Minor)}, m.Root == "/", covered[m] != nil})
+		}
 	}
 	return all, nil
 }
 
-// atPath passes on what is mounted at a path, the topmost last.
-func atPath(path string) mountinfo.FilterFunc {
-	return func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false }
+// mountAt is what is mounted at a path, that the path leads to; nil for nothing. over is what
+// lies over a snapshot that is mounted there too, nil for nothing.
+func mountAt(path string) (at, over *mountinfo.Info, err error) {
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the table of mounts: %w", err)
+	}
+	covered := Covered(mounts)
+	for _, m := range mounts {
+		switch {
+		case m.Mountpoint != path:
+		case covered[m] == nil:
+			at = m
+		case m.FSType == FSType:
+			over = covered[m]
+		}
+	}
+	return at, over, nil
 }
 
 // Bind shows the snapshot that is mounted at from at dir as well: one file system

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,26 +43,26 @@ func Resolve(dir string) (string, error) {
 // Mounted tells what snapshot is mounted at a path that Resolve gave: the source
 // of the mount, "snapctl:" and its id; "" if what is mounted there is none.
 func Mounted(dir string) (source string, err error) {
-	mounts, err := mountinfo.GetMounts(atPath(dir))
-	if err != nil {
-		return "", fmt.Errorf("reading the table of mounts: %w", err)
+	m, _, err := mountAt(dir)
+	if err != nil || m == nil || m.FSType != FSType {
+		return "", err
 	}
-	if len(mounts) == 0 || mounts[len(mounts)-1].FSType != FSType {
-		return "", nil
-	}
-	return mounts[len(mounts)-1].Source, nil
+	return m.Source, nil
 }
 
 // Unmount unmounts the snapshot at a path that Resolve gave, whoever serves it;
 // nobody need. It fails with ErrNotMounted, or ErrBusy if somebody uses it. With
 // detach the path is free at once, and the mount ends when nobody uses it.
 func Unmount(dir string, detach bool) error {
-	source, err := Mounted(dir)
-	if err == nil && source == "" {
-		err = ErrNotMounted
-	}
-	if err == nil {
+	m, over, err := mountAt(dir)
+	switch {
+	case err != nil:
+	case m != nil && m.FSType == FSType:
 		err = unmount(dir, detach)
+	case over != nil:
+		err = CoveredError(over)
+	default:
+		err = ErrNotMounted
 	}
 	if err != nil {
 		return fmt.Errorf("unmounting %s: %w", dir, err)

@@ -281,7 +281,7 @@ func (s *File) createTemp() (*os.File, error) {
 	}
 	// Without locks (an NFS mount with nolock), clean only goes by its own
 	// lock, which then always succeeds, and by the age.
-	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	return f, nil
 }
 

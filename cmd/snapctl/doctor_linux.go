@@ -84,6 +84,7 @@ func (a *app) doctor(ctx context.Context) error {
 		folderCheck("cache folder", a.cacheFolder(), "--cache-dir or SNAPCTL_CACHE_DIR names another"),
 		folderCheck("state folder", a.state(), "--state-dir or SNAPCTL_STATE_DIR names another"),
 		a.repositoryCheck(ctx), swept)
+	checks = append(checks, movedChecks(engine.MovedForks(a.state()))...)
 	failed := 0
 	var b strings.Builder
 	for _, c := range checks {
@@ -362,6 +363,20 @@ func sweepCheck(swept []string, err error) check {
 		c.Hint = "it is tried again by the next fork, unfork, umount, resume and doctor"
 	}
 	return c
+}
+
+// movedChecks tells of directories that stay as a fork needs them, and which are somewhere
+// else by now.
+func movedChecks(moved []engine.MovedFork, err error) (checks []check) {
+	for _, m := range moved {
+		checks = append(checks, check{"fork " + m.Name, checkWarning,
+			fmt.Sprintf("its directory %s was moved to %s while it was not mounted, and nobody can write to that or remove it", m.Dir, m.Now),
+			fmt.Sprintf("snapctl unfork %s undoes that; snapctl fork --resume %s does too, and makes another directory", m.Name, m.Name)})
+	}
+	if err != nil {
+		checks = append(checks, check{"forks' directories", checkWarning, err.Error(), ""})
+	}
+	return checks
 }
 
 // fileSystem is the type of the file system that a folder is on.

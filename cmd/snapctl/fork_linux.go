@@ -239,6 +239,7 @@ With --json, prints an array of objects: fork, as it was named, and kept.`,
 			if slices.Contains(args, "") {
 				return usagef(cmd, "unfork: a DIR is empty")
 			}
+			opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
 			return a.unfork(cmd.Context(), args, &opts)
 		},
 	}

@@ -32,6 +32,7 @@ lower (it is what forks lie over), and stats.
 States:
   serving    it can be used
   silent     its process is there, and does not answer within a second
+  covered    something else is mounted over it, which has to be unmounted first
   dead       its process is gone; umount clears it away, and mount too
   detached   it is unmounted, and its process there while somebody uses it
   elsewhere  it is mounted in another mount namespace, such as a container's
