@@ -501,6 +501,8 @@ type outcome struct {
 	Problems   []string
 	Changes    []string // that VerifyDir found
 	Err        string
+	Kept       []string       // of a restore
+	Done       RestoreChanges //
 }
 
 func runChild(text string) int {
@@ -548,6 +550,7 @@ func (j *job) run(o *outcome) error {
 			return err
 		}
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
+		o.Kept, o.Done = rec.Kept, rec.Changes
 	case "verify":
 		rep, err := r.VerifyDir(ctx, j.Ref, j.Dir, nil, func(c *Change) error {
 			o.Changes = append(o.Changes, changeText(c))

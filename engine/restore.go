@@ -81,6 +81,7 @@ type Receipt struct {
 //
 // What snapctl keeps on this machine, its repositories, caches and state, is neither
 // deleted nor replaced: a target in it is ErrOwn, and where it lies in a target it stays.
+// So does a symbolic link on the way to it.
 func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *RestoreOptions) (*Receipt, error) {
 	if opts == nil {
 		opts = &RestoreOptions{}

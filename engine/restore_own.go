@@ -14,7 +14,7 @@ import (
 // meetsOurs reports whether an entry would be written to a directory of ours, or take the
 // place of one, or of what holds one.
 func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entry) (bool, error) {
-	if x.fresh || e.Name == "" || len(x.own.byInode) == 0 {
+	if x.fresh || e.Name == "" || len(x.own.byInode)+len(x.own.ways) == 0 {
 		return false, nil
 	}
 	parent, err := x.openDir(dir, e.Dir)
@@ -22,11 +22,15 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 		return false, err
 	}
 	var st unix.Stat_t
-	if fstatat(parent, e.Name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if fstatat(parent, e.Name, &st) != nil {
 		return false, nil // what is wrong with it is found out when it is made
 	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	what := x.own.is(&st)
-	if what == "" && e.Type != manifest.Dir {
+	if what != "" && !isDir && e.Type == manifest.Symlink && leadsAlike(parent, e) {
+		return false, nil
+	}
+	if what == "" && isDir && e.Type != manifest.Dir {
 		in, found, _, err := x.own.below(ctx, parent, e.Name)
 		if err != nil {
 			return false, err
@@ -44,6 +48,13 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 	return true, nil
 }
 
+// leadsAlike reports whether a symbolic link is there that says what an entry's does.
+func leadsAlike(parent int, e *manifest.Entry) bool {
+	buf := make([]byte, manifest.MaxTarget+1)
+	n, err := unix.Readlinkat(parent, e.Name, buf)
+	return err == nil && string(buf[:n]) == e.Target
+}
+
 // remove removes an entry of an open directory, and all below it that is not ours.
 func (x *restorer) remove(ctx context.Context, dir int, name, path string) error {
 	_, found, count, err := x.own.below(ctx, dir, name)
@@ -57,19 +68,19 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 		x.changes.Deleted += count
 		return nil
 	}
-	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := fstatat(dir, name, &st); err != nil {
 		return err
 	}
 	if x.own.is(&st) != "" {
 		x.kept = append(x.kept, path)
 		return nil
 	}
+	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
 	names, err := readNames(fd)
 	if err != nil {
 		return err

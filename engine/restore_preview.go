@@ -22,7 +22,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 	v := &dirVerifier{
 		repo: x.repo, snapshot: s, meter: x.meter, links: map[inode]*linkGroup{}, root: x.old,
 		opts:   &VerifyDirOptions{NoOwner: x.opts.NoOwner || os.Geteuid() != 0, Progress: x.opts.Progress},
-		chosen: x.chosen, skip: x.own.byInode, byStat: !x.opts.Verify,
+		chosen: x.chosen, skip: x.own.inodes(), byStat: !x.opts.Verify,
 	}
 	if v.root >= 0 {
 		var st unix.Stat_t

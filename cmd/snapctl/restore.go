@@ -44,7 +44,8 @@ What is replaced is so in one step: whoever looks sees the old tree or the new
 one, and an interrupted restore leaves the old one. Where that cannot be it is
 changed in place, and the summary says why: a mount point, a directory in which
 a process works or that is mounted elsewhere too, or one that holds what snapctl
-itself keeps on this machine, which is neither deleted nor replaced.
+itself keeps on this machine, or a symbolic link that leads to it. Neither is
+deleted or replaced.
 
 In place, what is as the snapshot has it is left alone: files of its size and
 time are taken for the same, unless --verify has them read. With --dry-run
