@@ -77,7 +77,9 @@ type Receipt struct {
 //
 // When Restore fails or is interrupted, what was at dir is as it was, unless the error is
 // ErrPartlyWritten: a directory that is changed in place, where every single file is
-// either the old one or the new one. Restores of one directory take turns.
+// either the old one or the new one. Restores of one directory take turns, by an flock on
+// it: who waits for longer than a second tells Progress, and where another program than a
+// restore holds the lock for a minute it is ErrExists. A dry run does not wait.
 //
 // What snapctl keeps on this machine, its repositories, caches and state, is neither
 // deleted nor replaced: a target in it is ErrOwn, and where it lies in a target it stays.
@@ -309,8 +311,13 @@ func (x *restorer) problem(err error) {
 	x.mu.Lock()
 	x.problems = append(x.problems, err)
 	x.mu.Unlock()
-	x.repo.log.Warn("restore", "err", err)
-	if x.opts.Progress != nil {
-		x.opts.Progress.Warn(err)
+	x.repo.tell(x.opts.Progress, err)
+}
+
+// tell tells a person what they should know of a restore.
+func (r *Repository) tell(p Progress, err error) {
+	r.log.Warn("restore", "err", err)
+	if p != nil {
+		p.Warn(err)
 	}
 }

@@ -40,7 +40,11 @@ func (r *Repository) aim(ctx context.Context, m *manifest.Manifest, dir string, 
 			t.close()
 		}
 	}()
-	if t.old, err = lockTarget(ctx, path); err != nil || t.old < 0 {
+	var wait *lockWait
+	if !opts.DryRun {
+		wait = newLockWait(func(err error) { r.tell(opts.Progress, err) })
+	}
+	if t.old, err = lockTarget(ctx, path, wait); err != nil || t.old < 0 {
 		return t, err
 	}
 	if !opts.DryRun {

@@ -51,6 +51,9 @@ In place, what is as the snapshot has it is left alone: files of its size and
 time are taken for the same, unless --verify has them read. With --dry-run
 nothing is changed, and what would be is printed as snapctl diff prints it.
 
+Restores of one DIR take turns, by a lock on it (flock), and say so after a second.
+One that another program holds for a minute is an error. A dry run takes none.
+
 With --into, what cannot take its place (a directory that is not empty is where
 the snapshot has a file, say) is named and left out, and the rest is restored.
 
