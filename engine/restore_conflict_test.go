@@ -294,3 +294,23 @@ func TestRestoreKeepsOldTree(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestRestoreLinkConflict: a hard link that cannot take its place keeps no other one from
+// its own.
+func TestRestoreLinkConflict(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := p.files("src", map[string]string{"a": "file"})
+	must(t, os.Link(src+"/a", src+"/b"))
+	must(t, os.Link(src+"/a", src+"/c"))
+	id := complete(t, r, src, nil).ID.String()
+	dst := p.files("dst", map[string]string{"b/keep": "stays"})
+	rec, err := r.Restore(t.Context(), id, dst, &RestoreOptions{Into: true})
+	must(t, err)
+	if len(rec.Problems) != 1 {
+		t.Errorf("problems %v", rec.Problems)
+	}
+	if b, err := os.ReadFile(dst + "/c"); err != nil || string(b) != "file" {
+		t.Errorf("%q, %v", b, err)
+	}
+}

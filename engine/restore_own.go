@@ -14,7 +14,7 @@ import (
 // meetsOurs reports whether an entry would be written to a directory of ours, or take the
 // place of one, or of what holds one.
 func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entry) (bool, error) {
-	if x.fresh || e.Name == "" || len(x.own.byInode)+len(x.own.ways) == 0 {
+	if x.fresh || e.Name == "" || x.unmade(e.Dir) {
 		return false, nil
 	}
 	parent, err := x.openDir(dir, e.Dir)
@@ -31,9 +31,12 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 		return false, nil
 	}
 	if what == "" && isDir && e.Type != manifest.Dir {
-		in, found, _, err := x.own.below(ctx, parent, e.Name)
+		in, found, count, err := x.own.below(ctx, parent, e.Name)
 		if err != nil {
 			return false, err
+		}
+		if count > 1 {
+			x.beneath[cloneKey(e.Key())] = count - 1
 		}
 		if found {
 			what = "a directory that holds " + in + ", which is snapctl's own"
@@ -62,7 +65,12 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 		return err
 	}
 	if !found {
-		if err := removeAt(dir, name); err != nil {
+		if x.dry == nil {
+			err = removeAt(dir, name)
+		} else if err = x.dry.dryRemove(ctx, dir, name, path, nil); err == nil {
+			x.dry.remove(path)
+		}
+		if err != nil {
 			return err
 		}
 		x.changes.Deleted += count

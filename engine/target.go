@@ -29,6 +29,9 @@ type target struct {
 	mountPoint bool // something is mounted at path
 	whole      bool // in the end it holds nothing but what was restored
 
+	was      unix.Stat_t // of the directory that is changed, before that
+	replaced int64 // entries of the directory that another one takes the place of
+
 	temp string // the path of root, if commit puts it, or what is in it, in its place
 	late error  // what went wrong when the new tree was in place already
 
@@ -78,11 +81,10 @@ func (t *target) open() error {
 
 // openInto prepares for changing the directory that is there.
 func (t *target) openInto() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(t.root, &st); err != nil {
+	if err := unix.Fstat(t.root, &t.was); err != nil {
 		return err
 	}
-	if err := t.openUp(t.root, ".", "", &st); err != nil {
+	if err := t.openUp(t.root, ".", "", &t.was); err != nil {
 		return err
 	}
 	return t.findFolding()

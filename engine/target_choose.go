@@ -118,10 +118,11 @@ func (r *Repository) replaceable(ctx context.Context, t *target, own *ownDirs, f
 	if why, err := inUse(ctx, t.path); why != "" || err != nil {
 		return targetInto, why, err
 	}
-	kept, found, _, err := own.below(ctx, t.old, ".")
+	kept, found, count, err := own.below(ctx, t.old, ".")
 	if found {
 		return targetInto, filepath.Join(t.path, kept) + " is snapctl's own", err
 	}
+	t.replaced = count
 	return targetSwap, "", err
 }
 

@@ -49,7 +49,8 @@ deleted or replaced.
 
 In place, what is as the snapshot has it is left alone: files of its size and
 time are taken for the same, unless --verify has them read. With --dry-run
-nothing is changed, and what would be is printed as snapctl diff prints it.
+nothing is changed, and what would be is printed as snapctl diff prints it; what
+could not be restored is named, and the exit code is that of the restore.
 
 Restores of one DIR take turns, by a lock on it (flock), and say so after a second.
 One that another program holds for a minute is an error. A dry run takes none.
@@ -69,7 +70,8 @@ which is hidden, not replaced, until snapctl unfork DIR.
 Prints one line, the path; with --json one object, the receipt: snapshot,
 target, files, dirs, bytes, fetchedBytes, digest, verified, durationMs, changes
 (how much was written, adjusted, which is other metadata alone, deleted and left
-unchanged), inPlace (why, if it was not asked for), kept (what is snapctl's own
+unchanged: where another directory takes the place of DIR, all that is in the one
+is written and all in the other deleted), inPlace (why, if it was not asked for), kept (what is snapctl's own
 in the target), and problems, what could not be restored as it was. If there are
 any, each is named on standard error and the exit code is 3. With --dry-run the
 object has snapshot, target, dryRun, paths, as diff --json prints them, changes,
