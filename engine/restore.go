@@ -18,7 +18,7 @@ import (
 //
 // Into a directory that is missing or empty it is written without any of them. Of one that
 // holds something, Into and Delete say what becomes of that. Without them Restore fails
-// with ErrExists, unless all of it was written by a restore of this machine, or is a fork
+// with ErrNotEmpty, unless all of it was written by a restore of this machine, or is a fork
 // of this machine's, and has not changed since: that is replaced. What this machine
 // restored, it knows by Options.StateDir.
 type RestoreOptions struct {

@@ -115,6 +115,28 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an empty target", func(t *testing.T) {
+		must(t, os.RemoveAll(dst))
+		must(t, errors.Join(os.Mkdir(dst, 0o755), os.Chown(dst, 65534, 65534), os.Chmod(dst, 0o555)))
+		j := job{Op: "restore", Repo: p.repo, Cache: mine + "/cache3", Dir: dst, Ref: id}
+		for _, pack := range packsOf(t, r, res.ID, chunk.DataPack) {
+			must(t, os.Rename(p.repo+"/"+packName(pack), p.path("away")))
+			out := j.do(t, nobody)
+			must(t, os.Rename(p.path("away"), p.repo+"/"+packName(pack)))
+			if !strings.Contains(out.Err, ErrIntegrity.Error()) {
+				t.Fatalf("%+v", out)
+			}
+			if entries, err := os.ReadDir(dst); len(entries) > 0 || modesBelow(t, dst)[dst].Perm() != 0o555 {
+				t.Errorf("%v, %v, %v", entries, modesBelow(t, dst), err)
+			}
+		}
+		if out := j.do(t, nobody); out.Err != "" || len(out.Problems) > 0 {
+			t.Fatalf("%+v", out)
+		}
+		got := scan(t, dst)
+		withoutOwners(got)
+		compare(t, want, got)
+	})
 	t.Run("a part", func(t *testing.T) {
 		prepare(t)
 		before := modesBelow(t, dst)

@@ -77,9 +77,9 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	switch {
 	case ours:
 	case implied:
-		return fmt.Errorf("%w: the directory that the snapshot was made of is not empty, and was not named", ErrExists)
+		return fmt.Errorf("%w: it is the one that the snapshot was made of, and was not named", ErrNotEmpty)
 	case !opts.Into && !opts.Delete:
-		return fmt.Errorf("%w: the directory is not empty", ErrExists)
+		return ErrNotEmpty
 	}
 	switch {
 	case opts.Into:
@@ -96,7 +96,7 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	}
 	t.whole = opts.Delete
 	if t.how == targetInto && opts.Delete && len(opts.Include) > 0 {
-		return fmt.Errorf("%w: the directory is not empty, and cannot be replaced: %s", ErrExists, t.why)
+		return fmt.Errorf("%w, and cannot be replaced by a part of a snapshot: %s; restore into it (--into)", ErrNotEmpty, t.why)
 	}
 	if opts.Delete {
 		return checkMounts(t.path)

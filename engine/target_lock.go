@@ -31,7 +31,7 @@ func lockTarget(ctx context.Context, path string, wait *lockWait) (fd int, err e
 		case err != nil:
 			return -1, err
 		case !st.IsDir():
-			return -1, fmt.Errorf("%w: it is not a directory", ErrExists)
+			return -1, fmt.Errorf("%w: it is not a directory: move it away, or restore to another path", ErrExists)
 		}
 		fd, err := openDirectory(path)
 		if errors.Is(err, os.ErrNotExist) {

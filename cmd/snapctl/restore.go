@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -171,7 +170,7 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 // restoreHint adds what to do, where that is known: the commands that work.
 func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, dir string, opts engine.RestoreOptions) error {
 	implied := dir == ""
-	if implied && errors.Is(err, engine.ErrExists) {
+	if implied && errors.Is(err, engine.ErrNotEmpty) {
 		s, serr := repo.Get(ctx, ref)
 		if serr != nil {
 			return err
@@ -180,9 +179,12 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 	}
 	again := func(flags string) string { return "snapctl restore " + flags + shellQuote(ref) + " " + shellQuote(dir) }
 	switch {
-	case errors.Is(err, engine.ErrExists):
-		if target, err := os.Stat(dir); err == nil && !target.IsDir() || err == nil && (opts.Delete || opts.Into) && !implied {
-			break // no flag helps
+	case errors.Is(err, engine.ErrNotEmpty):
+		if (opts.Delete || opts.Into) && !implied {
+			break // the error says what helps
+		}
+		if len(opts.Include) > 0 {
+			return &hintError{err: err, hint: "with --into a part is written into it, and what else it holds is kept"}
 		}
 		if implied {
 			return &hintError{err: err, hint: "to another directory: snapctl restore " + shellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}
