@@ -204,6 +204,7 @@ func (r *Repository) ownDirs() *ownDirs {
 	own.add("the repository", r.dir)
 	own.addCache(r.CacheDir())
 	own.addState(r.state)
+	own.addOverlays()
 	return own
 }
 
@@ -254,6 +255,7 @@ func (o *ownDirs) addUsed(stateDir string) {
 	for _, dir := range forkLayers(stateDir) {
 		o.add("what a fork changed", dir)
 	}
+	o.addOverlays()
 }
 
 // What is in a state folder, and in that of caches beside a folder for each repository.
