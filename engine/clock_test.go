@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -322,4 +323,37 @@ func TestClockSteps(t *testing.T) {
 			t.Errorf("%v: it is %v", step, r.time())
 		}
 	}
+}
+
+// TestRepairClocks: what repair puts in a snapshot's place is in the lifetime class of the
+// time that is left by the store's clock: a bucket's rule does not remove it before it ends.
+func TestRepairClocks(t *testing.T) {
+	const day = 24 * time.Hour
+	clockPlaces(t, func(t *testing.T, s *clockPlace) {
+		right, _ := s.machine(0)
+		seed := uint64(0)
+		for _, ahead := range clocksOff {
+			// On either side of the end of a class, by less than any clock is off.
+			lefts := []time.Duration{7*day - 30*time.Minute, 7*day + 30*time.Minute}
+			want := map[manifest.ID]manifest.Class{}
+			for _, left := range lefts {
+				seed++
+				src := s.files(fmt.Sprint("src", seed), map[string]string{"f": string(random(seed, 200<<10)), "g": fmt.Sprint("stays", seed)})
+				id := complete(t, right, src, &CreateOptions{TTL: time.Hour}).ID
+				changed(t, right, id.String(), &Changes{Until: time.Now().Add(left)})
+				alter(t, right, packName(packsOf(t, right, id, chunk.DataPack)[0]), flipAt(100_000))
+				want[id] = manifest.ClassFor(left)
+			}
+			r, _ := s.machine(ahead)
+			rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
+			if len(rep.Snapshots) != len(lefts) {
+				t.Fatalf("%v ahead: %+v", ahead, rep.Snapshots)
+			}
+			for _, snap := range rep.Snapshots {
+				if got := snap.New.Class(); got != want[snap.ID] {
+					t.Errorf("%v ahead: a class of %d days, not %d", ahead, got.Days(), want[snap.ID].Days())
+				}
+			}
+		}
+	})
 }

@@ -18,6 +18,9 @@ var (
 	// ErrExists: Init found a repository at the URL, or Restore a target that
 	// it may not replace.
 	ErrExists = errors.New("exists already")
+	// ErrNotEmpty: Restore, Mount or Fork found a directory that holds something, and was
+	// not told what becomes of that. It is ErrExists as well.
+	ErrNotEmpty = fmt.Errorf("%w: the directory is not empty", ErrExists)
 	// ErrGone: this machine has used a repository at the URL, and it is not there any
 	// more. The error is ErrNotInitialised as well.
 	ErrGone = errors.New("this machine has used one here, which is gone")

@@ -139,7 +139,7 @@ func (r *Repository) planOver(ctx context.Context, p *ForkPlan, opts *ForkOption
 	}
 	rec, err := r.restoredAt(ctx, p.Dir, fd, mounted)
 	if err == nil && rec == nil {
-		err = fmt.Errorf("%w: the directory is not empty", ErrExists)
+		err = ErrNotEmpty
 	}
 	return err
 }

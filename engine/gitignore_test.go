@@ -253,6 +253,42 @@ func TestGitBroken(t *testing.T) {
 	}
 }
 
+// TestGitBrokenConfig: git refuses to say what it ignores by a configuration that it cannot
+// read; then nothing that is named in any is left out, and that is said.
+func TestGitBrokenConfig(t *testing.T) {
+	for name, where := range map[string]string{"repository": "repo/.git/config", "user": ".gitconfig", "included": "more.inc"} {
+		t.Run(name, func(t *testing.T) {
+			y := newGitYard(t)
+			y.init()
+			y.git("", "init", "-q", "repo")
+			home := os.Getenv("HOME")
+			y.rules("mine", "*.mine")
+			y.rules("repo/.gitignore", "*.log")
+			y.fill("repo", "a.mine", "b.log", "c")
+			write(t, home+"/.gitconfig", []byte("[include]\n\tpath = more.inc\n"))
+			write(t, home+"/more.inc", []byte("[core]\n\texcludesFile = "+y.root+"/mine\n"))
+			y.check("whole", "repo", "repo")
+
+			config := filepath.Join(home, where)
+			if name == "repository" {
+				config = filepath.Join(y.root, where)
+			}
+			must(t, change(config, func(b []byte) []byte { return append(b, "[core\n"...) }))
+			if out, err := exec.Command("git", "-C", y.root+"/repo", "ls-files", "--others", "--ignored", "--exclude-standard").Output(); err == nil {
+				t.Fatalf("git takes it, and ignores %q", out)
+			}
+			var warned warnings
+			got := kept(t, y.open("cache"), y.root+"/repo", &CreateOptions{Gitignore: true, Excludes: []string{".git"}, Progress: &warned})
+			if !slices.Equal(got, []string{".gitignore", "a.mine", "c"}) {
+				t.Errorf("%q", got)
+			}
+			if !warned.about("git's configuration "+config) || len(warned.all) != 1 {
+				t.Errorf("warnings: %q", warned.all)
+			}
+		})
+	}
+}
+
 // TestGitOfOthers: a repository above the directory that belongs to somebody else does not
 // say what is left out; neither does one on another file system.
 func TestGitOfOthers(t *testing.T) {

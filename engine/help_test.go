@@ -501,8 +501,10 @@ type outcome struct {
 	Files      int64
 	Incomplete bool
 	Problems   []string
-	Changes    []string // that VerifyDir found
+	Changes    []string // that VerifyDir found, or paths that a dry run would change
 	Err        string
+	Kept       []string       // of a restore
+	Done       RestoreChanges //
 }
 
 func runChild(text string) int {
@@ -545,11 +547,16 @@ func (j *job) run(o *outcome) error {
 		}
 		o.Handle, o.NewBytes, o.Files, o.Incomplete, problems = res.Handle(), res.NewBytes, res.Files, res.Incomplete, res.Problems
 	case "restore":
+		j.Restore.Would = func(c *Change) error {
+			o.Changes = append(o.Changes, c.Path)
+			return nil
+		}
 		rec, err := r.Restore(ctx, j.Ref, j.Dir, &j.Restore)
 		if err != nil {
 			return err
 		}
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
+		o.Kept, o.Done = rec.Kept, rec.Changes
 	case "verify":
 		rep, err := r.VerifyDir(ctx, j.Ref, j.Dir, nil, func(c *Change) error {
 			o.Changes = append(o.Changes, changeText(c))

@@ -196,7 +196,7 @@ func mountPoint(dir string, force bool) (string, error) {
 		return path, nil
 	}
 	if names, err := f.Readdirnames(1); len(names) > 0 {
-		return "", fmt.Errorf("%w: the directory is not empty", ErrExists)
+		return "", ErrNotEmpty
 	} else if !errors.Is(err, io.EOF) {
 		return "", pathless(err)
 	}

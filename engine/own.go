@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,15 +25,31 @@ import (
 type ownDirs struct {
 	byInode map[inode]string // what each is
 	paths   []string         // without symbolic links
+
+	// What leads to them, and is not theirs alone: it is part of a snapshot, but is not
+	// deleted or replaced. It is symbolic links, and directories that keep this user from
+	// seeing what is in them.
+	ways     map[inode]string
+	wayPaths []string
 }
 
 func (o *ownDirs) add(what, dir string) {
-	var st unix.Stat_t
-	if dir == "" || unix.Stat(dir, &st) != nil {
+	if dir == "" {
 		return
 	}
 	if o.byInode == nil {
-		o.byInode = map[inode]string{}
+		o.byInode, o.ways = map[inode]string{}, map[inode]string{}
+	}
+	way := followPath(dir)
+	for _, link := range way.links {
+		o.addWay("a symbolic link on the way to "+what, link)
+	}
+	if errors.Is(way.err, unix.EACCES) {
+		o.addWay("a directory that cannot be searched, on the way to "+what, way.last)
+	}
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return
 	}
 	at := inode{uint64(st.Dev), st.Ino}
 	if _, known := o.byInode[at]; known {
@@ -43,6 +61,21 @@ func (o *ownDirs) add(what, dir string) {
 	}
 }
 
+func (o *ownDirs) addWay(what, path string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) == nil && o.ways[inode{uint64(st.Dev), st.Ino}] == "" {
+		o.ways[inode{uint64(st.Dev), st.Ino}] = what
+		o.wayPaths = append(o.wayPaths, path)
+	}
+}
+
+// inodes are those of all that is not to be deleted or replaced.
+func (o *ownDirs) inodes() map[inode]string {
+	all := maps.Clone(o.ways)
+	maps.Copy(all, o.byInode)
+	return all
+}
+
 // at says what the directory at a path is of ours, "" for nothing.
 func (o *ownDirs) at(path string) string {
 	var st unix.Stat_t
@@ -52,7 +85,10 @@ func (o *ownDirs) at(path string) string {
 	return o.is(&st)
 }
 
-func (o *ownDirs) is(st *unix.Stat_t) string { return o.byInode[inode{uint64(st.Dev), st.Ino}] }
+func (o *ownDirs) is(st *unix.Stat_t) string {
+	at := inode{uint64(st.Dev), st.Ino}
+	return cmp.Or(o.byInode[at], o.ways[at])
+}
 
 // around gives what a path is of ours, or lies in; "" for nothing.
 func (o *ownDirs) around(path string) string {
@@ -81,7 +117,7 @@ func (o *ownDirs) hiddenBy(path string) string {
 // to list any of them.
 func (o *ownDirs) within(want *unix.Stat_t) string {
 	var st unix.Stat_t
-	for _, p := range o.paths {
+	for _, p := range slices.Concat(o.paths, o.wayPaths) {
 		for dir := p; ; dir = filepath.Dir(dir) {
 			if unix.Stat(dir, &st) == nil && st.Dev == want.Dev && st.Ino == want.Ino {
 				return p
@@ -94,9 +130,9 @@ func (o *ownDirs) within(want *unix.Stat_t) string {
 	return ""
 }
 
-// below looks for a directory of ours in an entry of an open directory, "." for that
-// itself. It gives its path from the entry, and ok if there is one; else how many entries
-// it looked at.
+// below looks for what is ours, or leads to it, in an entry of an open directory, "." for
+// that itself. It gives its path from the entry, and ok if there is something; else how many
+// entries it looked at.
 func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string, ok bool, entries int64, err error) {
 	entries = 1
 	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -104,8 +140,8 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 	if errors.Is(err, unix.EACCES) && fstatat(dir, name, &st) == nil {
 		return "", o.within(&st) != "", entries, nil
 	}
-	if errIsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT) {
-		return "", false, entries, nil // it is no directory
+	if errIsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT) { // it is no directory
+		return "", fstatat(dir, name, &st) == nil && o.is(&st) != "", entries, nil
 	}
 	if err == nil {
 		defer unix.Close(fd)
@@ -117,7 +153,7 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 	if o.is(&st) != "" {
 		return "", true, entries, nil
 	}
-	w := &walker{root: fd, dev: uint64(st.Dev), exclude: &excludes{}, skip: o.byInode}
+	w := &walker{root: fd, dev: uint64(st.Dev), exclude: &excludes{}, skip: o.inodes()}
 	err = w.walk(ctx, 1, func(n *dirNode) error {
 		if len(n.own) > 0 {
 			path, ok = manifest.Join(n.path, n.own[0]), true
@@ -168,6 +204,7 @@ func (r *Repository) ownDirs() *ownDirs {
 	own.add("the repository", r.dir)
 	own.addCache(r.CacheDir())
 	own.addState(r.state)
+	own.addOverlays()
 	return own
 }
 
@@ -218,6 +255,7 @@ func (o *ownDirs) addUsed(stateDir string) {
 	for _, dir := range forkLayers(stateDir) {
 		o.add("what a fork changed", dir)
 	}
+	o.addOverlays()
 }
 
 // What is in a state folder, and in that of caches beside a folder for each repository.

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -210,6 +211,82 @@ func TestOwnStays(t *testing.T) {
 	})
 }
 
+// TestOwnLinksStay: symbolic links on the way to what is ours stay, and a snapshot holds
+// them.
+func TestOwnLinksStay(t *testing.T) {
+	// Each gives a link in a home, and what it leads to.
+	for name, c := range map[string]struct{ link, to string }{
+		"repository": {".local/share/snapctl", "far/repo"},
+		"above it":   {".local/share", "far/share"},
+		"state":      {".local/state", "far/state"},
+		"cache":      {".cache", "far/cache"},
+	} {
+		for _, opts := range []RestoreOptions{{Delete: true}, {Into: true, Delete: true}, {Into: true}} {
+			t.Run(fmt.Sprintf("%s_%v_%v", strings.ReplaceAll(name, " ", "_"), opts.Into, opts.Delete), func(t *testing.T) {
+				p := newPlace(t)
+				h := &home{place: p, dir: p.files("home", map[string]string{"a": "1"})}
+				link := h.dir + "/" + c.link
+				must(t, errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.MkdirAll(p.path(c.to), 0o755)))
+				to := strings.Repeat("../", strings.Count(c.link, "/")+1) + c.to
+				must(t, os.Symlink(to, link))
+				h.repo, h.state = h.dir+"/.local/share/snapctl", h.dir+"/.local/state/snapctl"
+				var err error
+				h.r, err = Init(t.Context(), h.repo, nil, h.options())
+				must(t, err)
+				defer h.r.Close()
+				is := func(when string) {
+					t.Helper()
+					if got, err := os.Readlink(link); err != nil || got != to {
+						t.Fatalf("%s the link leads to %q, %v", when, got, err)
+					}
+					h.well(t)
+				}
+				whole := complete(t, h.r, h.dir, nil).ID.String()
+				plain := complete(t, h.r, p.files("plain", map[string]string{"x": "1"}), nil).ID.String()
+				rec := restore(t, h.r, plain, h.dir, &opts)
+				is("of a snapshot without it,")
+				if opts.Delete && !slices.Contains(rec.Kept, link) {
+					t.Errorf("kept are %q", rec.Kept)
+				}
+				rec = restore(t, h.r, whole, h.dir, &opts)
+				is("of a snapshot with it,")
+				if len(rec.Problems) > 0 {
+					t.Error(rec.Problems)
+				}
+				for i, at := range []string{c.link, c.link + "/f", filepath.Dir(c.link)} {
+					if at == "." {
+						continue
+					}
+					id := complete(t, h.r, h.files(fmt.Sprint("odd", i), map[string]string{at: "1"}), nil).ID.String()
+					rec, err := h.r.Restore(t.Context(), id, h.dir, &opts)
+					must(t, err)
+					is("of one with something in its place,")
+					if len(rec.Problems) == 0 {
+						t.Errorf("%s: nobody was told", at)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestUnforkKeepsLinks: a fork that is a copy, and holds a link to a repository, stays.
+func TestUnforkKeepsLinks(t *testing.T) {
+	h := newHome(t)
+	f, err := h.r.Fork(t.Context(), h.snapshot, h.path("copy"), &ForkOptions{Mode: ForkRestore})
+	must(t, err)
+	must(t, errors.Join(os.Mkdir(h.path("far"), 0o755), os.Symlink(h.path("far"), h.path("copy/repo2"))))
+	other, err := Init(t.Context(), h.path("copy/repo2"), nil, h.options())
+	must(t, err)
+	must(t, other.Close())
+	if _, err := f.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+		t.Errorf("removing a fork that holds a link to a repository: %v", err)
+	}
+	must(t, os.Remove(h.path("copy/repo2")))
+	_, err = f.Remove(t.Context(), nil)
+	must(t, err)
+}
+
 // bind mounts a directory elsewhere too.
 func bind(t *testing.T, from, to string) {
 	t.Helper()
@@ -259,6 +336,16 @@ func TestRepositoryGone(t *testing.T) {
 	r, err = Init(t.Context(), p.repo, nil, o)
 	must(t, err)
 	must(t, r.Close())
+
+	must(t, errors.Join(os.Mkdir(p.path("far"), 0o755), os.Symlink(p.path("far"), p.path("link"))))
+	r, err = Init(t.Context(), p.path("link/repo"), nil, o)
+	must(t, err)
+	must(t, r.Close())
+	must(t, os.Rename(p.path("far"), p.path("farther")))
+	_, err = Open(t.Context(), p.path("link/repo"), o)
+	if !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "no "+p.path("far")+" now") {
+		t.Errorf("behind a link to nowhere: %v", err)
+	}
 }
 
 // TestOwnBehindClosed: a repository below a directory that its user may not list, but could
@@ -286,6 +373,40 @@ func TestOwnBehindClosed(t *testing.T) {
 		}
 		if _, err := os.Stat(dst + "/closed/repo/config"); err != nil {
 			t.Fatalf("%+v: %v; %+v", o, err, got)
+		}
+	}
+}
+
+// TestOwnInClosed: a directory that its user cannot search stays, if one of their
+// repositories is somewhere below it.
+func TestOwnInClosed(t *testing.T) {
+	needRoot(t)
+	p := newPlace(t)
+	r := p.init()
+	id := complete(t, r, p.files("src", map[string]string{"f": "1"}), nil).ID.String()
+	inPlace := complete(t, r, p.files("src2", map[string]string{"f": "1", "closed/x": "2"}), nil).ID.String()
+	mine := forNobody(t, p)
+	dst, state := mine+"/dst", mine+"/state"
+	repo := dst + "/closed/deeper/repo"
+	other, err := Init(t.Context(), repo, nil, &Options{CacheDir: p.path("root-cache"), StateDir: state})
+	must(t, err)
+	must(t, other.Close())
+	chownAll(t, mine)
+	for _, mode := range []os.FileMode{0, 0o600} {
+		must(t, os.Chmod(dst+"/closed", mode))
+		for _, ref := range []string{id, inPlace} {
+			for _, o := range []RestoreOptions{{Delete: true}, {Into: true, Delete: true}, {Into: true}} {
+				got := job{Op: "restore", Repo: p.repo, Cache: mine + "/cache", State: state, Dir: dst, Ref: ref, Restore: o}.do(t, nobody)
+				if got.Err != "" || ref == inPlace && len(got.Problems) == 0 || ref == id && o.Delete && !slices.Equal(got.Kept, []string{dst + "/closed"}) {
+					t.Errorf("%o, %+v: %+v", mode, o, got)
+				}
+				if _, err := os.Stat(repo + "/config"); err != nil {
+					t.Fatalf("%o, %+v: %v; %+v", mode, o, err, got)
+				}
+				if st, err := os.Stat(dst + "/closed"); err != nil || st.Mode().Perm() != mode {
+					t.Errorf("%o, %+v: it is %v, %v", mode, o, st, err)
+				}
+			}
 		}
 	}
 }

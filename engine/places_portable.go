@@ -12,6 +12,9 @@ import (
 // boundFrom has no bind mounts to look through.
 func (o *ownDirs) boundFrom(string) string { return "" }
 
+// addOverlays has no overlays to look through.
+func (o *ownDirs) addOverlays() {}
+
 // inUse says why a directory cannot be replaced by another without leaving somebody
 // behind in the old one: here, if this process works in it.
 func inUse(_ context.Context, path string) (why string, err error) {

@@ -282,7 +282,7 @@ func (r *Repository) notHere(opts *Options) error {
 		return ErrNotInitialised
 	}
 	if u := usedHere(opts.StateDir, r.url); u != nil {
-		return fmt.Errorf("%w: %w (%v); snapctl init begins an empty one", ErrNotInitialised, ErrGone, u.ID)
+		return fmt.Errorf("%w: %w (%v)%s; snapctl init begins an empty one", ErrNotInitialised, ErrGone, u.ID, whyGone(string(u.Dir)))
 	}
 	return ErrNotInitialised
 }

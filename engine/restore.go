@@ -18,7 +18,7 @@ import (
 //
 // Into a directory that is missing or empty it is written without any of them. Of one that
 // holds something, Into and Delete say what becomes of that. Without them Restore fails
-// with ErrExists, unless all of it was written by a restore of this machine, or is a fork
+// with ErrNotEmpty, unless all of it was written by a restore of this machine, or is a fork
 // of this machine's, and has not changed since: that is replaced. What this machine
 // restored, it knows by Options.StateDir.
 type RestoreOptions struct {
@@ -41,7 +41,8 @@ type RestoreOptions struct {
 	Verify bool
 	// DryRun changes nothing, and calls Would for each path that would change, in the
 	// order of Diff: the Old of a Change is what the target holds, the New what it would.
-	// Restore returns Would's first error.
+	// Restore returns Would's first error. It goes the way of the restore itself: the
+	// Receipt has the same Changes, Kept and Problems.
 	DryRun bool
 	Would  func(*Change) error `json:"-"`
 
@@ -58,7 +59,8 @@ type Receipt struct {
 	Fetched  int64    `json:"fetchedBytes"`
 	Digest   string   `json:"digest"`   // of the snapshot's whole tree; every byte written was checked against it
 	Verified bool     `json:"verified"` // and read back from the target
-	// Changes says how much was changed, or with DryRun would be.
+	// Changes says how much was changed, or with DryRun would be. Where a new directory
+	// takes the place of another, all of the one is written and all of the other deleted.
 	Changes RestoreChanges `json:"changes"`
 	// InPlace says why a directory was changed in place although Into was not set; "" if
 	// it was not.
@@ -77,10 +79,13 @@ type Receipt struct {
 //
 // When Restore fails or is interrupted, what was at dir is as it was, unless the error is
 // ErrPartlyWritten: a directory that is changed in place, where every single file is
-// either the old one or the new one. Restores of one directory take turns.
+// either the old one or the new one. Restores of one directory take turns, by an flock on
+// it: who waits for longer than a second tells Progress, and where another program than a
+// restore holds the lock for a minute it is ErrExists. A dry run does not wait.
 //
 // What snapctl keeps on this machine, its repositories, caches and state, is neither
 // deleted nor replaced: a target in it is ErrOwn, and where it lies in a target it stays.
+// So does a symbolic link on the way to it.
 func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *RestoreOptions) (*Receipt, error) {
 	if opts == nil {
 		opts = &RestoreOptions{}
@@ -162,7 +167,9 @@ type restorer struct {
 	own     *ownDirs
 	kept    []string // what is ours in the target
 	names   map[manifest.Key][]manifest.Key
+	beneath map[manifest.Key]int64 // entries in directories where the snapshot has no directory
 	changes RestoreChanges
+	dry     *dryRun // nil if it is none
 
 	// partial is set when some entry could not be given what the snapshot says:
 	// then the next create has to look at everything.
@@ -193,20 +200,28 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 		return nil, err
 	}
 	defer t.close()
-	x := &restorer{repo: r, m: m, tree: tree, opts: &opts, target: t, own: own, meter: newMeter(opts.Progress)}
+	x := &restorer{repo: r, m: m, tree: tree, opts: &opts, target: t, own: own, meter: newMeter(opts.Progress), beneath: map[manifest.Key]int64{}}
+	x.changes.Deleted = t.replaced
 	if len(include) > 0 {
 		if x.chosen, err = choosePaths(ctx, tree, include); err != nil {
 			return nil, err
 		}
 	}
 	if opts.DryRun {
+		x.dry, err = t.openDry()
+	} else {
+		err = t.open()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if t.root >= 0 {
+		if x.owner, err = newOwnerPolicy(t, opts.NoOwner); err != nil {
+			return nil, err
+		}
+	}
+	if x.dry != nil {
 		return x.preview(ctx)
-	}
-	if err := t.open(); err != nil {
-		return nil, err
-	}
-	if x.owner, err = newOwnerPolicy(t, opts.NoOwner); err != nil {
-		return nil, err
 	}
 	if t.fresh && len(include) == 0 {
 		x.prints = []uint64{}
@@ -239,7 +254,7 @@ func (x *restorer) write(ctx context.Context) error {
 		return err
 	}
 	if err := x.removeOld(); err != nil {
-		x.problem(fmt.Errorf("removing the tree that was replaced: %w; what is left of it can be deleted", err))
+		x.notRemoved(err)
 	}
 	if x.late != nil {
 		x.problem(fmt.Errorf("syncing the folder of %s: %w; after a power cut the old tree may be back", x.path, x.late))
@@ -259,6 +274,10 @@ func (x *restorer) write(ctx context.Context) error {
 	return nil
 }
 
+func (x *restorer) notRemoved(err error) {
+	x.problem(fmt.Errorf("removing the tree that was replaced: %w; what is left of it can be deleted", err))
+}
+
 func (x *restorer) receipt() *Receipt {
 	digest := x.m.Digest()
 	files := x.plan.files - x.left.files
@@ -267,13 +286,14 @@ func (x *restorer) receipt() *Receipt {
 	return &Receipt{
 		Snapshot: *snapshotOf(&x.m.Info), Target: x.path,
 		Files: files, Dirs: int64(len(x.plan.dirs)), Bytes: x.plan.bytes - x.left.bytes, Fetched: x.fetched,
-		Digest: hex.EncodeToString(digest[:]), Verified: x.opts.Verify, Problems: x.problems,
+		Digest: hex.EncodeToString(digest[:]), Verified: x.opts.Verify && x.dry == nil, Problems: x.problems,
 		Changes: c, InPlace: x.why, Kept: x.keptPaths(),
 	}
 }
 
 // run writes everything below the root: directories and what has no contents
-// first, then contents pack by pack, then what depends on those.
+// first, then contents pack by pack, then what depends on those. A dry run goes the same
+// way: see dryRun.
 func (x *restorer) run(ctx context.Context) error {
 	if x.m.Entries > math.MaxUint32 {
 		return fmt.Errorf("%w: %d entries", ErrUnsupported, x.m.Entries)
@@ -308,8 +328,13 @@ func (x *restorer) problem(err error) {
 	x.mu.Lock()
 	x.problems = append(x.problems, err)
 	x.mu.Unlock()
-	x.repo.log.Warn("restore", "err", err)
-	if x.opts.Progress != nil {
-		x.opts.Progress.Warn(err)
+	x.repo.tell(x.opts.Progress, err)
+}
+
+// tell tells a person what they should know of a restore.
+func (r *Repository) tell(p Progress, err error) {
+	r.log.Warn("restore", "err", err)
+	if p != nil {
+		p.Warn(err)
 	}
 }

@@ -96,7 +96,7 @@ func (t *target) openUp(parent int, name, path string, st *unix.Stat_t) error {
 func (t *target) finished(path string) { delete(t.opened, path) }
 
 // closeAgain gives the directories that were opened, and not finished, the modes that they
-// had.
+// had. They are in the directory that was there.
 func (t *target) closeAgain() {
 	paths := make([]string, 0, len(t.opened))
 	for path := range t.opened {
@@ -104,7 +104,7 @@ func (t *target) closeAgain() {
 	}
 	slices.SortFunc(paths, func(a, b string) int { return manifest.ComparePaths(b, a) })
 	for _, path := range paths {
-		if fd, err := openBelow(t.root, path, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+		if fd, err := openBelow(t.old, path, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 			_ = unix.Fchmod(fd, t.opened[path])
 			unix.Close(fd)
 		}

@@ -115,6 +115,28 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an empty target", func(t *testing.T) {
+		must(t, os.RemoveAll(dst))
+		must(t, errors.Join(os.Mkdir(dst, 0o755), os.Chown(dst, 65534, 65534), os.Chmod(dst, 0o555)))
+		j := job{Op: "restore", Repo: p.repo, Cache: mine + "/cache3", Dir: dst, Ref: id}
+		for _, pack := range packsOf(t, r, res.ID, chunk.DataPack) {
+			must(t, os.Rename(p.repo+"/"+packName(pack), p.path("away")))
+			out := j.do(t, nobody)
+			must(t, os.Rename(p.path("away"), p.repo+"/"+packName(pack)))
+			if !strings.Contains(out.Err, ErrIntegrity.Error()) {
+				t.Fatalf("%+v", out)
+			}
+			if entries, err := os.ReadDir(dst); len(entries) > 0 || modesBelow(t, dst)[dst].Perm() != 0o555 {
+				t.Errorf("%v, %v, %v", entries, modesBelow(t, dst), err)
+			}
+		}
+		if out := j.do(t, nobody); out.Err != "" || len(out.Problems) > 0 {
+			t.Fatalf("%+v", out)
+		}
+		got := scan(t, dst)
+		withoutOwners(got)
+		compare(t, want, got)
+	})
 	t.Run("a part", func(t *testing.T) {
 		prepare(t)
 		before := modesBelow(t, dst)
@@ -291,6 +313,26 @@ func TestRestoreKeepsOldTree(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	if b, err := os.ReadFile(mine + "/out/a"); string(b) != "1" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestRestoreLinkConflict: a hard link that cannot take its place keeps no other one from
+// its own.
+func TestRestoreLinkConflict(t *testing.T) {
+	p := newPlace(t)
+	r := p.init()
+	src := p.files("src", map[string]string{"a": "file"})
+	must(t, os.Link(src+"/a", src+"/b"))
+	must(t, os.Link(src+"/a", src+"/c"))
+	id := complete(t, r, src, nil).ID.String()
+	dst := p.files("dst", map[string]string{"b/keep": "stays"})
+	rec, err := r.Restore(t.Context(), id, dst, &RestoreOptions{Into: true})
+	must(t, err)
+	if len(rec.Problems) != 1 {
+		t.Errorf("problems %v", rec.Problems)
+	}
+	if b, err := os.ReadFile(dst + "/c"); err != nil || string(b) != "file" {
 		t.Errorf("%q, %v", b, err)
 	}
 }

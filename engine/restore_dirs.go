@@ -59,6 +59,9 @@ func (x *restorer) deleteOthers(ctx context.Context) error {
 }
 
 func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]bool) error {
+	if x.unmade(dir) {
+		return nil
+	}
 	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return x.keeps(fmt.Errorf("deleting in %q what the snapshot does not hold: %w", dir, err))
@@ -123,6 +126,9 @@ func (x *restorer) finishDirs(ctx context.Context) error {
 }
 
 func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error {
+	if x.dry != nil {
+		return x.dryFinish(dir, e)
+	}
 	if e.Name == "" {
 		if x.how == targetFill {
 			return nil // the directory that it is for is another: see settle
@@ -157,11 +163,17 @@ func (x *restorer) finishOpenDir(fd int, rank uint64, e *manifest.Entry) error {
 	if !x.fresh && x.sameMeta(e, &st, xattrsAt(fd, ".")) {
 		return nil
 	}
-	if foreign(&st) && uint32(st.Mode)&manifest.PermMask == e.Mode && direntOf("", &st).mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)}) {
-		return nil // nothing is to be changed that is not ours to change
+	if onlyForeign(e, &st) {
+		return nil
 	}
 	if err := x.setMetaFD(fd, spot{fd, "."}, e); err != nil {
 		return err
 	}
 	return x.noteFD(fd, rank)
+}
+
+// onlyForeign reports whether nothing is to be changed of a directory but what is not ours to
+// change.
+func onlyForeign(e *manifest.Entry, st *unix.Stat_t) bool {
+	return foreign(st) && uint32(st.Mode)&manifest.PermMask == e.Mode && direntOf("", st).mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)})
 }

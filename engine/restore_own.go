@@ -14,7 +14,7 @@ import (
 // meetsOurs reports whether an entry would be written to a directory of ours, or take the
 // place of one, or of what holds one.
 func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entry) (bool, error) {
-	if x.fresh || e.Name == "" || len(x.own.byInode) == 0 {
+	if x.fresh || e.Name == "" || x.unmade(e.Dir) {
 		return false, nil
 	}
 	parent, err := x.openDir(dir, e.Dir)
@@ -22,14 +22,21 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 		return false, err
 	}
 	var st unix.Stat_t
-	if fstatat(parent, e.Name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if fstatat(parent, e.Name, &st) != nil {
 		return false, nil // what is wrong with it is found out when it is made
 	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	what := x.own.is(&st)
-	if what == "" && e.Type != manifest.Dir {
-		in, found, _, err := x.own.below(ctx, parent, e.Name)
+	if what != "" && !isDir && e.Type == manifest.Symlink && leadsAlike(parent, e) {
+		return false, nil
+	}
+	if what == "" && isDir && e.Type != manifest.Dir {
+		in, found, count, err := x.own.below(ctx, parent, e.Name)
 		if err != nil {
 			return false, err
+		}
+		if count > 1 {
+			x.beneath[cloneKey(e.Key())] = count - 1
 		}
 		if found {
 			what = "a directory that holds " + in + ", which is snapctl's own"
@@ -44,6 +51,13 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 	return true, nil
 }
 
+// leadsAlike reports whether a symbolic link is there that says what an entry's does.
+func leadsAlike(parent int, e *manifest.Entry) bool {
+	buf := make([]byte, manifest.MaxTarget+1)
+	n, err := unix.Readlinkat(parent, e.Name, buf)
+	return err == nil && string(buf[:n]) == e.Target
+}
+
 // remove removes an entry of an open directory, and all below it that is not ours.
 func (x *restorer) remove(ctx context.Context, dir int, name, path string) error {
 	_, found, count, err := x.own.below(ctx, dir, name)
@@ -51,10 +65,23 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 		return err
 	}
 	if !found {
-		if err := removeAt(dir, name); err != nil {
+		if x.dry == nil {
+			err = removeAt(dir, name)
+		} else if err = x.dry.dryRemove(ctx, dir, name, path, nil); err == nil {
+			x.dry.remove(path)
+		}
+		if err != nil {
 			return err
 		}
 		x.changes.Deleted += count
+		return nil
+	}
+	var st unix.Stat_t
+	if err := fstatat(dir, name, &st); err != nil {
+		return err
+	}
+	if x.own.is(&st) != "" {
+		x.kept = append(x.kept, path)
 		return nil
 	}
 	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -62,14 +89,6 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 		return err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if x.own.is(&st) != "" {
-		x.kept = append(x.kept, path)
-		return nil
-	}
 	names, err := readNames(fd)
 	if err != nil {
 		return err

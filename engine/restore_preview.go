@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"strings"
@@ -13,6 +12,18 @@ import (
 
 // preview tells what a restore would change, and changes nothing.
 func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
+	x.meter.start(PhasePlanning)
+	defer x.meter.stop()
+	if err := x.run(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.dryRemoveOld(ctx); err != nil {
+		x.notRemoved(err)
+	}
+	rec := x.receipt()
+	if x.opts.Would == nil {
+		return rec, nil
+	}
 	source := x.repo.newSource(ctx)
 	source.whole.Store(true)
 	s, err := source.fs(ctx, x.m)
@@ -22,7 +33,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 	v := &dirVerifier{
 		repo: x.repo, snapshot: s, meter: x.meter, links: map[inode]*linkGroup{}, root: x.old,
 		opts:   &VerifyDirOptions{NoOwner: x.opts.NoOwner || os.Geteuid() != 0, Progress: x.opts.Progress},
-		chosen: x.chosen, skip: x.own.byInode, byStat: !x.opts.Verify,
+		chosen: x.chosen, skip: x.own.inodes(), byStat: !x.opts.Verify, unread: true,
 	}
 	if v.root >= 0 {
 		var st unix.Stat_t
@@ -31,50 +42,41 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 		}
 		v.rootDir = direntOf("", &st)
 	}
-	x.meter.start(PhaseVerifying)
-	defer x.meter.stop()
-	rec := &Receipt{Snapshot: *snapshotOf(&x.m.Info), Target: x.path, InPlace: x.why}
-	digest := x.m.Digest()
-	rec.Digest = hex.EncodeToString(digest[:])
+	x.meter.phase(PhaseVerifying)
 	err = v.run(ctx, func(c *Change) error {
-		if c = x.wouldChange(c, &rec.Changes); c == nil || x.opts.Would == nil {
-			return nil
+		if x.would(c) {
+			return x.opts.Would(c)
 		}
-		return x.opts.Would(c)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("looking at what would change: %w", err)
 	}
-	x.kept = v.kept
-	rec.Kept, rec.Problems = x.keptPaths(), v.problems
-	rec.Changes.Unchanged = max(0, v.met-rec.Changes.Written-rec.Changes.Adjusted)
-	return rec, nil
+	return rec, nil // what v could not look at it has told, but is no problem of the restore
 }
 
-// wouldChange turns the difference from the snapshot to the target into what a restore
-// does about it, and counts it; nil for nothing.
-func (x *restorer) wouldChange(c *Change, n *RestoreChanges) *Change {
+// would turns the difference from the snapshot to the target into what a restore does about
+// it, and reports whether it does anything.
+func (x *restorer) would(c *Change) bool {
 	c.Old, c.New = c.New, c.Old
 	switch c.Kind {
 	case Added:
-		top, _, _ := strings.Cut(c.Path, "/")
-		if !x.opts.Delete || x.stays(top) {
-			return nil
-		}
 		c.Kind = Removed
-		n.Deleted++
+		top, _, _ := strings.Cut(c.Path, "/")
+		return x.how == targetSwap && !x.stays(top) || x.dry.removes(c.Path)
 	case Removed:
 		c.Kind = Added
-		n.Written++
 	default:
 		if x.chosen != nil && x.how == targetInto && c.New.entry.Type == manifest.Dir && !x.chosen.dirs[c.Path] && c.What&manifest.ChangedType == 0 {
-			return nil // it is only on the way
-		}
-		if c.What&(manifest.ChangedType|manifest.ChangedContent|manifest.ChangedLinks) != 0 {
-			n.Written++
-		} else {
-			n.Adjusted++
+			return false // it is only on the way
 		}
 	}
-	return c
+	if !x.plan.skipped[keyAt(c.Path)] {
+		return true
+	}
+	if x.how != targetSwap || c.Old == nil {
+		return false
+	}
+	c.Kind, c.New = Removed, nil // it goes with the old tree
+	return true
 }

@@ -30,16 +30,10 @@ func (x *restorer) meetDir(e *manifest.Entry, st *unix.Stat_t, attrs xattrAccess
 }
 
 // meetRoot counts the target itself.
-func (x *restorer) meetRoot(e *manifest.Entry) error {
-	if x.fresh {
-		return nil
+func (x *restorer) meetRoot(e *manifest.Entry) {
+	if !x.fresh {
+		x.meetDir(e, &x.was, xattrsAt(x.root, "."))
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(x.root, &st); err != nil {
-		return err
-	}
-	x.meetDir(e, &st, xattrsAt(x.root, "."))
-	return nil
 }
 
 // sameMeta reports whether what is there has the metadata of an entry already.
@@ -89,12 +83,8 @@ func (x *restorer) sameSpecial(parent int, e *manifest.Entry) bool {
 	if now.Type != e.Type || now.Device != e.Device {
 		return false
 	}
-	if e.Type == manifest.Symlink {
-		buf := make([]byte, manifest.MaxTarget+1)
-		n, err := unix.Readlinkat(parent, e.Name, buf)
-		if err != nil || string(buf[:n]) != e.Target {
-			return false
-		}
+	if e.Type == manifest.Symlink && !leadsAlike(parent, e) {
+		return false
 	}
 	return x.sameMeta(e, &st, xattrsAt(parent, e.Name))
 }
@@ -102,11 +92,15 @@ func (x *restorer) sameSpecial(parent int, e *manifest.Entry) bool {
 // sameNames reports whether the names of a file that is there are those that the snapshot
 // has of an entry: then no other name, which may be somebody else's, changes with it.
 func (x *restorer) sameNames(e *manifest.Entry, st *unix.Stat_t) bool {
-	if st.Nlink == 1 {
+	links := uint64(st.Nlink)
+	if x.dry != nil {
+		links -= x.dry.gone[inode{uint64(st.Dev), st.Ino}]
+	}
+	if links == 1 {
 		return true
 	}
 	names := x.names[e.Key()]
-	if uint64(st.Nlink) != uint64(len(names)) {
+	if links != uint64(len(names)) {
 		return false
 	}
 	dir := &openDir{root: x.root}

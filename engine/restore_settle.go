@@ -82,6 +82,7 @@ func (x *restorer) finishRoot(e *manifest.Entry) error {
 		x.problem(fmt.Errorf("restoring the metadata of %s itself: %w", x.path, err))
 		return nil
 	}
+	x.finished("")
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -194,6 +195,9 @@ func cloneKey(k manifest.Key) manifest.Key {
 // make makes the entry of that rank, which is no hard link, with the metadata and
 // contents of the entry of rank src.
 func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *manifest.Entry) error {
+	if x.unmade(e.Dir) {
+		return x.dryMake(rank, e)
+	}
 	if e.Type == manifest.Dir {
 		x.meter.addFile()
 		return x.makeDir(dir, rank, e)
@@ -210,7 +214,7 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 	if err != nil {
 		return err
 	}
-	return x.makeSpecial(parent, rank, e)
+	return x.makeSpecial(ctx, parent, rank, e)
 }
 
 func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
@@ -225,12 +229,15 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 	}
 	x.plan.dirs = append(x.plan.dirs, rank)
 	if e.Name == "" {
-		return x.meetRoot(e)
+		x.meetRoot(e)
 	}
 	return nil
 }
 
 func (x *restorer) makeDirAt(parent int, e *manifest.Entry) error {
+	if x.dry != nil {
+		return x.dryDir(parent, e)
+	}
 	mode := madeDirMode(e)
 	err := unix.Mkdirat(parent, e.Name, mode)
 	if !errors.Is(err, unix.EEXIST) || x.fresh {
@@ -263,6 +270,13 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 		if same || err != nil {
 			return err
 		}
+	}
+	if x.dry != nil {
+		parent, err := x.openDir(dir, e.Dir)
+		if err != nil {
+			return err
+		}
+		return x.dryPut(ctx, parent, e, e.Size > 0)
 	}
 	if single {
 		x.plan.want(rank, 0, &e.Extents[0])
@@ -298,10 +312,16 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 }
 
 // makeSpecial makes a symbolic link, FIFO or device.
-func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error {
+func (x *restorer) makeSpecial(ctx context.Context, parent int, rank uint64, e *manifest.Entry) error {
 	if !x.fresh && x.sameSpecial(parent, e) {
 		x.changes.Unchanged++
 		return x.folding.put(parent, e.Name, func() error { return nil })
+	}
+	if x.dry != nil {
+		if isDevice(e) && os.Geteuid() != 0 {
+			return x.noDevice(e)
+		}
+		return x.dryPut(ctx, parent, e, false)
 	}
 	dir, name, err := x.workplace(parent, rank, e)
 	if err != nil {
@@ -319,9 +339,7 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 		}
 		err = mknodAt(dir, name, kind|e.Mode&0o777, e.Device)
 		if errors.Is(err, unix.EPERM) {
-			x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
-			x.plan.skipped[cloneKey(e.Key())] = true
-			return nil
+			return x.noDevice(e)
 		}
 	}
 	if err != nil {
@@ -331,9 +349,20 @@ func (x *restorer) makeSpecial(parent int, rank uint64, e *manifest.Entry) error
 		return err
 	}
 	if !x.fresh {
-		return x.moveInto(name, parent, e.Name)
+		return x.moveInto(name, parent, e.Key())
 	}
 	return x.note(parent, e.Name, rank)
+}
+
+func isDevice(e *manifest.Entry) bool {
+	return e.Type == manifest.CharDevice || e.Type == manifest.BlockDevice
+}
+
+func (x *restorer) noDevice(e *manifest.Entry) error {
+	if x.skip(e) {
+		x.problem(fmt.Errorf("restoring %s %q: only root can make one", e.Type, e.Path()))
+	}
+	return nil
 }
 
 // makeLinks makes the hard links.
@@ -345,7 +374,7 @@ func (x *restorer) makeLinks(ctx context.Context) error {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		err := x.makeLink(from, to, l)
+		err := x.makeLink(ctx, from, to, l)
 		if err = x.leave(&manifest.Entry{Dir: l.name.Dir, Name: l.name.Name, Type: manifest.Link}, err); err != nil {
 			return fmt.Errorf("hard link %q to %q: %w", l.name.Path(), l.first.Path(), err)
 		}
@@ -382,10 +411,13 @@ func (x *restorer) markLinks(ctx context.Context, dir *openDir) error {
 	return nil
 }
 
-func (x *restorer) makeLink(from, to *openDir, l link) error {
+func (x *restorer) makeLink(ctx context.Context, from, to *openDir, l link) error {
 	if x.plan.skipped[l.first] {
 		x.noFirst(l.name, l.first)
 		return nil
+	}
+	if x.dry != nil {
+		return x.dryLink(ctx, from, to, l)
 	}
 	src, err := x.openDir(from, l.first.Dir)
 	if err != nil {
@@ -413,7 +445,11 @@ func (x *restorer) makeLink(from, to *openDir, l link) error {
 	if err := unix.Linkat(src, l.first.Name, x.work, temp, 0); err != nil {
 		return err
 	}
-	return x.moveInto(temp, dst, l.name.Name)
+	err = x.moveInto(temp, dst, l.name)
+	if err != nil {
+		_ = unix.Unlinkat(x.work, temp, 0) // the next link takes its name
+	}
+	return err
 }
 
 // workplace is where an entry is made: in its own place in a directory that
@@ -427,17 +463,22 @@ func (x *restorer) workplace(parent int, rank uint64, e *manifest.Entry) (dir in
 }
 
 // moveInto puts a finished file in the place of what has its name.
-func (x *restorer) moveInto(temp string, parent int, name string) error {
-	return x.folding.put(parent, name, func() error { return x.replace(temp, parent, name) })
+func (x *restorer) moveInto(temp string, parent int, key manifest.Key) error {
+	return x.folding.put(parent, key.Name, func() error { return x.replace(temp, parent, key) })
 }
 
-func (x *restorer) replace(temp string, parent int, name string) error {
+func (x *restorer) replace(temp string, parent int, key manifest.Key) error {
+	name := key.Name
 	err := unix.Renameat(x.work, temp, parent, name)
 	if errors.Is(err, unix.EISDIR) {
 		// A directory gives way when it is empty, or when all else may go.
 		err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 		if errors.Is(err, unix.ENOTEMPTY) && x.opts.Delete {
-			err = removeAt(parent, name)
+			if err = removeAt(parent, name); err == nil {
+				x.mu.Lock()
+				x.changes.Deleted += x.beneath[key]
+				x.mu.Unlock()
+			}
 		}
 		if err == nil {
 			err = unix.Renameat(x.work, temp, parent, name)

@@ -360,7 +360,7 @@ func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) er
 		return err
 	}
 	if !x.fresh {
-		return x.moveInto(name, parent, e.Name)
+		return x.moveInto(name, parent, e.Key())
 	}
 	if e.Links > 1 {
 		return x.markFD(fd, rank) // its ctime changes with each link, and then its mark

@@ -29,6 +29,9 @@ type target struct {
 	mountPoint bool // something is mounted at path
 	whole      bool // in the end it holds nothing but what was restored
 
+	was      unix.Stat_t // of the directory that is changed, before that
+	replaced int64       // entries of the directory that another one takes the place of
+
 	temp string // the path of root, if commit puts it, or what is in it, in its place
 	late error  // what went wrong when the new tree was in place already
 
@@ -56,7 +59,7 @@ const (
 )
 
 // errTargetCame: something is at the target that was not there when the restore began.
-var errTargetCame = fmt.Errorf("%w: something was put there meanwhile", ErrExists)
+var errTargetCame = fmt.Errorf("%w: something was put there meanwhile; run the same command again", ErrExists)
 
 // open opens or makes the directory that is written to, as how says.
 func (t *target) open() error {
@@ -66,6 +69,12 @@ func (t *target) open() error {
 		t.root = t.old
 		return t.openInto()
 	case targetFill:
+		if err := unix.Fstat(t.old, &t.was); err != nil {
+			return err
+		}
+		if err := t.openUp(t.old, ".", "", &t.was); err != nil {
+			return err
+		}
 		return t.makeRoot(t.path, tempPrefix)
 	}
 	parent, prefix := beside(t.path)
@@ -78,11 +87,10 @@ func (t *target) open() error {
 
 // openInto prepares for changing the directory that is there.
 func (t *target) openInto() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(t.root, &st); err != nil {
+	if err := unix.Fstat(t.root, &t.was); err != nil {
 		return err
 	}
-	if err := t.openUp(t.root, ".", "", &st); err != nil {
+	if err := t.openUp(t.root, ".", "", &t.was); err != nil {
 		return err
 	}
 	return t.findFolding()
@@ -156,7 +164,7 @@ func resolveTarget(dir string) (string, error) {
 		return abs, nil
 	}
 	if missing == nil && there.Mode()&os.ModeSymlink != 0 {
-		return "", fmt.Errorf("%w: it is a symbolic link to nowhere", ErrExists)
+		return "", fmt.Errorf("%w: it is a symbolic link to nowhere: move it away, or make the directory that it leads to", ErrExists)
 	}
 	p, err := resolveTarget(parent)
 	return filepath.Join(p, name), err
@@ -377,13 +385,11 @@ func (t *target) endWork() {
 // opened up their modes. It lets the next restore of the target go on.
 func (t *target) close() {
 	t.endWork()
-	if t.root >= 0 {
-		t.closeAgain()
-	}
 	if t.temp != "" {
 		removeTree(t.temp)
 		t.temp = ""
 	}
+	t.closeAgain()
 	if t.root >= 0 {
 		unix.Close(t.root)
 	}

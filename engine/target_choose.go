@@ -40,7 +40,11 @@ func (r *Repository) aim(ctx context.Context, m *manifest.Manifest, dir string, 
 			t.close()
 		}
 	}()
-	if t.old, err = lockTarget(ctx, path); err != nil || t.old < 0 {
+	var wait *lockWait
+	if !opts.DryRun {
+		wait = newLockWait(func(err error) { r.tell(opts.Progress, err) })
+	}
+	if t.old, err = lockTarget(ctx, path, wait); err != nil || t.old < 0 {
 		return t, err
 	}
 	if !opts.DryRun {
@@ -73,9 +77,9 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	switch {
 	case ours:
 	case implied:
-		return fmt.Errorf("%w: the directory that the snapshot was made of is not empty, and was not named", ErrExists)
+		return fmt.Errorf("%w: it is the one that the snapshot was made of, and was not named", ErrNotEmpty)
 	case !opts.Into && !opts.Delete:
-		return fmt.Errorf("%w: the directory is not empty", ErrExists)
+		return ErrNotEmpty
 	}
 	switch {
 	case opts.Into:
@@ -92,7 +96,7 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	}
 	t.whole = opts.Delete
 	if t.how == targetInto && opts.Delete && len(opts.Include) > 0 {
-		return fmt.Errorf("%w: the directory is not empty, and cannot be replaced: %s", ErrExists, t.why)
+		return fmt.Errorf("%w, and cannot be replaced by a part of a snapshot: %s; restore into it (--into)", ErrNotEmpty, t.why)
 	}
 	if opts.Delete {
 		return checkMounts(t.path)
@@ -114,10 +118,11 @@ func (r *Repository) replaceable(ctx context.Context, t *target, own *ownDirs, f
 	if why, err := inUse(ctx, t.path); why != "" || err != nil {
 		return targetInto, why, err
 	}
-	kept, found, _, err := own.below(ctx, t.old, ".")
+	kept, found, count, err := own.below(ctx, t.old, ".")
 	if found {
 		return targetInto, filepath.Join(t.path, kept) + " is snapctl's own", err
 	}
+	t.replaced = count
 	return targetSwap, "", err
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,8 +20,9 @@ import (
 const tempPrefix = ".snapctl-restore-"
 
 // lockTarget waits until no other restore works on the directory at a path, and opens it.
-// It gives -1 where nothing is.
-func lockTarget(ctx context.Context, path string) (fd int, err error) {
+// It gives -1 where nothing is. With wait nil, which is for whoever changes nothing, it opens
+// the directory and neither waits for its lock nor takes it.
+func lockTarget(ctx context.Context, path string, wait *lockWait) (fd int, err error) {
 	for {
 		st, err := os.Lstat(path)
 		switch {
@@ -31,7 +31,7 @@ func lockTarget(ctx context.Context, path string) (fd int, err error) {
 		case err != nil:
 			return -1, err
 		case !st.IsDir():
-			return -1, fmt.Errorf("%w: it is not a directory", ErrExists)
+			return -1, fmt.Errorf("%w: it is not a directory: move it away, or restore to another path", ErrExists)
 		}
 		fd, err := openDirectory(path)
 		if errors.Is(err, os.ErrNotExist) {
@@ -40,9 +40,11 @@ func lockTarget(ctx context.Context, path string) (fd int, err error) {
 		if err != nil {
 			return -1, err
 		}
-		if err := waitLock(ctx, fd); err != nil {
-			unix.Close(fd)
-			return -1, fmt.Errorf("waiting for another restore: %w", err)
+		if wait != nil {
+			if err := wait.lock(ctx, path, fd); err != nil {
+				unix.Close(fd)
+				return -1, err
+			}
 		}
 		if leadsTo(path, fd) {
 			return fd, nil
@@ -50,22 +52,6 @@ func lockTarget(ctx context.Context, path string) (fd int, err error) {
 		unix.Close(fd)
 		if err := ctx.Err(); err != nil {
 			return -1, err
-		}
-	}
-}
-
-// waitLock waits for the lock of an open directory. Where the file system has none, all
-// is as it would be without others.
-func waitLock(ctx context.Context, fd int) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if !errIsAny(err, unix.EWOULDBLOCK, unix.EINTR) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
 		}
 	}
 }
@@ -122,6 +108,25 @@ func sweep(parent, prefix string) {
 		return
 	}
 	defer root.Close()
+	eachTemp(parent, prefix, func(fd int, name string) {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+			removeIn(root, name)
+		}
+	})
+}
+
+// lockedTemp reports whether a restore lives that has made a directory in parent.
+func lockedTemp(parent, prefix string) (locked bool) {
+	eachTemp(parent, prefix, func(fd int, _ string) {
+		err := unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+		locked = locked || errors.Is(err, unix.EWOULDBLOCK)
+	})
+	return locked
+}
+
+// eachTemp opens each directory in parent that makeLocked may have made.
+func eachTemp(parent, prefix string, do func(fd int, name string)) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return
@@ -130,15 +135,10 @@ func sweep(parent, prefix string) {
 		if !e.IsDir() || !isTemp(e.Name(), prefix) {
 			continue
 		}
-		fd, err := openDirectory(filepath.Join(parent, e.Name()))
-		if err != nil {
-			continue
+		if fd, err := openDirectory(filepath.Join(parent, e.Name())); err == nil {
+			do(fd, e.Name())
+			unix.Close(fd)
 		}
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			removeIn(root, e.Name())
-		}
-		unix.Close(fd)
 	}
 }
 

@@ -84,6 +84,7 @@ type dirVerifier struct {
 	chosen   *selection       // of the snapshot; nil for everything
 	skip     map[inode]string // directories that are not looked at
 	byStat   bool             // of files of the same size and time the contents are the same
+	unread   bool             // attributes that may not be read are other ones, and no problem
 	meter    *meter
 
 	// Of the walk.
@@ -94,7 +95,6 @@ type dirVerifier struct {
 	links  map[inode]*linkGroup
 	hidden []string // directories that could not be listed
 	kept   []string // directories that were skipped
-	met    int64    // entries of the snapshot
 
 	work, order chan *dirJob
 	problems    []error // of yield's goroutine
@@ -240,7 +240,6 @@ func (v *dirVerifier) next(ctx context.Context) (err error) {
 			return err
 		}
 		if v.chosen.has(&v.old) {
-			v.met++
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -329,7 +328,9 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 	}
 	c.Path = job.new.Path()
 	it := item{entry: *job.new}
-	if err := rd.readMeta(dir, &it); err != nil {
+	err := rd.readMeta(dir, &it)
+	unread := v.unread && errors.Is(err, unix.EACCES)
+	if err != nil && !unread {
 		if !isGone(err) || job.old == nil {
 			job.problem = fmt.Errorf("%q: %w", c.Path, err)
 			return
@@ -348,6 +349,9 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 	}
 	if c.Kind == Modified {
 		c.What, job.problem, job.err = v.changes(ctx, job, c, dir, buf)
+		if unread {
+			c.What |= manifest.ChangedXattrs
+		}
 	}
 	if c.Kind == Added || c.What != 0 {
 		job.change = c

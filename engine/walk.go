@@ -20,7 +20,7 @@ type walker struct {
 	dev     uint64
 	exclude *excludes
 	oneFS   bool
-	skip    map[inode]string // directories that are left out, and what they are
+	skip    map[inode]string // directories and symbolic links that are left out, and what they are
 	upper   *upperFormat     // the root is the upper directory of a fork; nil if it is not
 
 	ctx   context.Context // of walk
@@ -247,11 +247,11 @@ func (w *walker) read(n *dirNode) error {
 			n.hidden = append(n.hidden, name)
 			continue
 		}
+		if (d.isDir() || d.kind() == unix.S_IFLNK) && w.skip[inode{d.dev, d.ino}] != "" {
+			n.own = append(n.own, name)
+			continue
+		}
 		if d.isDir() {
-			if w.skip[inode{d.dev, d.ino}] != "" {
-				n.own = append(n.own, name)
-				continue
-			}
 			if len(path) > manifest.MaxPath {
 				n.failed = append(n.failed, fmt.Errorf("directory %q: path of %d bytes, the most is %d", path, len(path), manifest.MaxPath))
 				n.hidden = append(n.hidden, name)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -44,11 +43,16 @@ What is replaced is so in one step: whoever looks sees the old tree or the new
 one, and an interrupted restore leaves the old one. Where that cannot be it is
 changed in place, and the summary says why: a mount point, a directory in which
 a process works or that is mounted elsewhere too, or one that holds what snapctl
-itself keeps on this machine, which is neither deleted nor replaced.
+itself keeps on this machine, or a symbolic link that leads to it. Neither is
+deleted or replaced.
 
 In place, what is as the snapshot has it is left alone: files of its size and
 time are taken for the same, unless --verify has them read. With --dry-run
-nothing is changed, and what would be is printed as snapctl diff prints it.
+nothing is changed, and what would be is printed as snapctl diff prints it; what
+could not be restored is named, and the exit code is that of the restore.
+
+Restores of one DIR take turns, by a lock on it (flock), and say so after a second.
+One that another program holds for a minute is an error. A dry run takes none.
 
 With --into, what cannot take its place (a directory that is not empty is where
 the snapshot has a file, say) is named and left out, and the rest is restored.
@@ -65,7 +69,8 @@ which is hidden, not replaced, until snapctl unfork DIR.
 Prints one line, the path; with --json one object, the receipt: snapshot,
 target, files, dirs, bytes, fetchedBytes, digest, verified, durationMs, changes
 (how much was written, adjusted, which is other metadata alone, deleted and left
-unchanged), inPlace (why, if it was not asked for), kept (what is snapctl's own
+unchanged: where another directory takes the place of DIR, all that is in the one
+is written and all in the other deleted), inPlace (why, if it was not asked for), kept (what is snapctl's own
 in the target), and problems, what could not be restored as it was. If there are
 any, each is named on standard error and the exit code is 3. With --dry-run the
 object has snapshot, target, dryRun, paths, as diff --json prints them, changes,
@@ -165,7 +170,7 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 // restoreHint adds what to do, where that is known: the commands that work.
 func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, dir string, opts engine.RestoreOptions) error {
 	implied := dir == ""
-	if implied && errors.Is(err, engine.ErrExists) {
+	if implied && errors.Is(err, engine.ErrNotEmpty) {
 		s, serr := repo.Get(ctx, ref)
 		if serr != nil {
 			return err
@@ -174,9 +179,12 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 	}
 	again := func(flags string) string { return "snapctl restore " + flags + shellQuote(ref) + " " + shellQuote(dir) }
 	switch {
-	case errors.Is(err, engine.ErrExists):
-		if target, err := os.Stat(dir); err == nil && !target.IsDir() || err == nil && (opts.Delete || opts.Into) && !implied {
-			break // no flag helps
+	case errors.Is(err, engine.ErrNotEmpty):
+		if (opts.Delete || opts.Into) && !implied {
+			break // the error says what helps
+		}
+		if len(opts.Include) > 0 {
+			return &hintError{err: err, hint: "with --into a part is written into it, and what else it holds is kept"}
 		}
 		if implied {
 			return &hintError{err: err, hint: "to another directory: snapctl restore " + shellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}

@@ -64,6 +64,8 @@ func lazyHint(err error, ref, dir string) error {
 	switch {
 	case errors.Is(err, fusefs.ErrBusy):
 		return &hintError{err: err, hint: "end what uses the fork, and run the same command again"}
+	case errors.Is(err, engine.ErrNotEmpty): // and no fork
+		return &hintError{err: err, hint: "over what is there, which is hidden: " + again("--force ")}
 	case errors.Is(err, engine.ErrExists):
 		return &hintError{err: err, hint: "in the place of a fork that is there: " + again("--delete ") + "; over what else is there, which is hidden: " + again("--force ")}
 	}

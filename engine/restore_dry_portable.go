@@ -1,0 +1,11 @@
+//go:build !linux
+
+package engine
+
+import "golang.org/x/sys/unix"
+
+func attributesOf(dir int, name string) (a fileAttributes, err error) {
+	var st unix.Stat_t
+	err = fstatat(dir, name, &st)
+	return fileAttributes{mount: uint64(st.Dev)}, err
+}
