@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -43,7 +44,7 @@ func (c *Changes) check(now time.Time) error {
 			return err
 		}
 		if slices.Contains(c.RemoveTags, k) {
-			return fmt.Errorf("%w: tag %q is to be set and to be removed", ErrInvalid, k)
+			return fmt.Errorf("%w: tag %q is to be set and to be removed", snapshot.ErrInvalid, k)
 		}
 	}
 	for _, k := range c.RemoveTags {
@@ -59,25 +60,25 @@ func (c *Changes) check(now time.Time) error {
 	}
 	switch {
 	case lifetimes > 1:
-		return fmt.Errorf("%w: more than one of a time to expire, a pin, and none", ErrInvalid)
+		return fmt.Errorf("%w: more than one of a time to expire, a pin, and none", snapshot.ErrInvalid)
 	case c.TTL < 0:
-		return fmt.Errorf("%w: time to live of %v", ErrInvalid, c.TTL)
+		return fmt.Errorf("%w: time to live of %v", snapshot.ErrInvalid, c.TTL)
 	case !c.Until.IsZero() && !c.Until.After(now):
 		return errPast(c.Until, now)
 	case lifetimes == 0 && c.Name == nil && len(c.SetTags)+len(c.RemoveTags) == 0:
-		return fmt.Errorf("%w: nothing to change", ErrInvalid)
+		return fmt.Errorf("%w: nothing to change", snapshot.ErrInvalid)
 	}
 	return nil
 }
 
 // errPast says that a time at which something is to expire is none.
 func errPast(until, now time.Time) error {
-	return fmt.Errorf("%w: %s is not in the future: it is %s by the clock of the repository", ErrInvalid, until.Format(timeFormat), now.Format(timeFormat))
+	return fmt.Errorf("%w: %s is not in the future: it is %s by the clock of the repository", snapshot.ErrInvalid, until.Format(timeFormat), now.Format(timeFormat))
 }
 
 // note is what must be written for a snapshot to be as asked; nil for nothing.
-func (c *Changes) note(s *Snapshot) (*manifest.Note, error) {
-	n := &manifest.Note{Snapshot: s.ID, ID: manifest.NewNoteID(s.lastNote()), Name: c.Name, SetTags: c.SetTags}
+func (c *Changes) note(s *snapshot.Snapshot) (*manifest.Note, error) {
+	n := &manifest.Note{Snapshot: s.ID, ID: manifest.NewNoteID(lastNote(s)), Name: c.Name, SetTags: c.SetTags}
 	n.RemoveTags = slices.Compact(slices.Sorted(slices.Values(c.RemoveTags)))
 	tags := maps.Clone(s.Tags)
 	if tags == nil {
@@ -88,7 +89,7 @@ func (c *Changes) note(s *Snapshot) (*manifest.Note, error) {
 		delete(tags, k)
 	}
 	if len(tags) > manifest.MaxTags {
-		return nil, fmt.Errorf("%w: %d tags, the most is %d", ErrInvalid, len(tags), manifest.MaxTags)
+		return nil, fmt.Errorf("%w: %d tags, the most is %d", snapshot.ErrInvalid, len(tags), manifest.MaxTags)
 	}
 	switch {
 	case !c.Until.IsZero():
@@ -117,7 +118,7 @@ const changesAtOnce = 8
 // the last one counts.
 //
 // When it returns without an error, garbage collection knows the new time to expire.
-func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]*Snapshot, error) {
+func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]*snapshot.Snapshot, error) {
 	if c == nil {
 		c = &Changes{}
 	}
@@ -133,14 +134,14 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		until.Until, until.TTL = now.Add(c.TTL), 0
 		c = &until
 	}
-	var all []*Snapshot
+	var all []*snapshot.Snapshot
 	x := r.newResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.get(ref)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(all, func(o *Snapshot) bool { return o.ID == s.ID }) {
+		if !slices.ContainsFunc(all, func(o *snapshot.Snapshot) bool { return o.ID == s.ID }) {
 			all = append(all, s)
 		}
 	}
@@ -157,11 +158,11 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		})
 	}
 	_ = g.Wait() // errs has them
-	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), errors.Join(errs...)
+	return slices.DeleteFunc(all, func(s *snapshot.Snapshot) bool { return s == nil }), errors.Join(errs...)
 }
 
 // change writes the note, and has the snapshot be as it says.
-func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error {
+func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Changes) error {
 	n, err := c.note(s)
 	if n == nil || err != nil {
 		return err
@@ -186,18 +187,18 @@ func (r *Repository) change(ctx context.Context, s *Snapshot, c *Changes) error 
 		err = r.confirm(ctx, n, copied, began)
 	}
 	if err != nil {
-		r.withdrawNote(ctx, n, copied && errors.Is(err, ErrNotFound))
+		r.withdrawNote(ctx, n, copied && errors.Is(err, snapshot.ErrNotFound))
 		return err
 	}
 	r.cacheNote(n, object)
 	r.dropSuperseded(ctx, s, n)
-	s.annotate([]*manifest.Note{n})
+	annotate(s, []*manifest.Note{n})
 	return nil
 }
 
 // keepLonger puts the manifest once more, where no lifecycle rule of the bucket is
 // about it, if the snapshot is to outlive its class. It reports whether it has.
-func (r *Repository) keepLonger(ctx context.Context, s *Snapshot, l *manifest.Lifetime) (copied bool, err error) {
+func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *manifest.Lifetime) (copied bool, err error) {
 	id := s.ID
 	class := time.Duration(id.Class().Days()) * 24 * time.Hour
 	// A rule of the bucket counts from its own clock, which that of the maker may have been
@@ -214,7 +215,7 @@ func (r *Repository) keepLonger(ctx context.Context, s *Snapshot, l *manifest.Li
 		err = r.store.Put(ctx, id.KeptName(), b)
 	}
 	if errors.Is(err, remote.ErrExist) {
-		err = fmt.Errorf("%w: object %s: it is not the manifest of %v", ErrIntegrity, id.KeptName(), id)
+		err = fmt.Errorf("%w: object %s: it is not the manifest of %v", snapshot.ErrIntegrity, id.KeptName(), id)
 	}
 	return err == nil, err
 }
@@ -260,7 +261,7 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 	_, err = there(ctx)
 	switch {
 	case errors.Is(err, remote.ErrNotExist):
-		return fmt.Errorf("%w: it was removed meanwhile", ErrNotFound)
+		return fmt.Errorf("%w: it was removed meanwhile", snapshot.ErrNotFound)
 	case err != nil:
 		return err
 	case written.IsZero():
@@ -274,14 +275,14 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 		return err
 	}
 	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.expirySlack())) {
-		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", ErrExpired, old.ExpiresAt.Format(timeFormat), done.Format(timeFormat))
+		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", snapshot.ErrExpired, old.ExpiresAt.Format(timeFormat), done.Format(timeFormat))
 	}
 	return nil
 }
 
 // before is a snapshot as it was before a note, with those notes of the listed ones
 // that come before it.
-func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []manifest.NoteID) (*Snapshot, error) {
+func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []manifest.NoteID) (*snapshot.Snapshot, error) {
 	s := r.cachedHead(n.Snapshot)
 	if s == nil {
 		var err error
@@ -293,7 +294,7 @@ func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []mani
 	if err != nil {
 		return nil, err
 	}
-	s.annotate(slices.DeleteFunc(notes, func(o *manifest.Note) bool { return o.ID.Compare(n.ID) >= 0 }))
+	annotate(s, slices.DeleteFunc(notes, func(o *manifest.Note) bool { return o.ID.Compare(n.ID) >= 0 }))
 	return s, nil
 }
 
@@ -314,9 +315,9 @@ func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifes
 // dropSuperseded deletes notes of which nothing counts any more. Whatever else is
 // written meanwhile, they change nothing: for each thing that they say there is a later
 // note. Which there are is known from s, and what they say from the cache.
-func (r *Repository) dropSuperseded(ctx context.Context, s *Snapshot, n *manifest.Note) {
+func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n *manifest.Note) {
 	var names []string
-	for _, id := range s.notes {
+	for _, id := range s.Notes {
 		if old := r.cachedNote(s.ID, id); old != nil && n.Supersedes(old) {
 			names = append(names, old.ObjectName())
 		}
@@ -334,6 +335,6 @@ func (r *Repository) dropSuperseded(ctx context.Context, s *Snapshot, n *manifes
 			panic(err) // it is the name of a note
 		}
 		r.cache.remove("notes", id.String())
-		s.notes = slices.DeleteFunc(s.notes, func(o manifest.NoteID) bool { return o == id })
+		s.Notes = slices.DeleteFunc(s.Notes, func(o manifest.NoteID) bool { return o == id })
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -78,7 +79,7 @@ func TestMountExtended(t *testing.T) {
 	compare(t, scan(t, m.Dir), scan(t, again.Dir))
 	*now = now.Add(2 * time.Hour)
 	must(t, os.Mkdir(p.path("third"), 0o755))
-	if _, err := r.Mount(t.Context(), id.String(), p.path("third"), nil); !errors.Is(err, ErrExpired) {
+	if _, err := r.Mount(t.Context(), id.String(), p.path("third"), nil); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("mounted though it has expired: %v", err)
 	}
 }

@@ -13,12 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
 
 // changed is Repository.Change that must succeed, of one snapshot.
-func changed(t testing.TB, r *Repository, ref string, c *Changes) *Snapshot {
+func changed(t testing.TB, r *Repository, ref string, c *Changes) *snapshot.Snapshot {
 	t.Helper()
 	all, err := r.Change(t.Context(), c, ref)
 	must(t, err)
@@ -46,7 +47,7 @@ func TestChange(t *testing.T) {
 	first := complete(t, r, src, &CreateOptions{Name: "app", Tags: map[string]string{"a": "1", "b": "2"}})
 	second := complete(t, r, src, &CreateOptions{Name: "app", TTL: time.Hour})
 	id := second.ID.String()
-	check := func(what, ref string, want func(*Snapshot) bool) {
+	check := func(what, ref string, want func(*snapshot.Snapshot) bool) {
 		t.Helper()
 		for _, r := range []*Repository{r, p.openAt("other", now), p.openAt(t.Name()+fmt.Sprint(now.UnixNano()), now)} {
 			s, err := r.Get(t.Context(), ref)
@@ -67,16 +68,16 @@ func TestChange(t *testing.T) {
 	if s := changed(t, r, id, renamed("web")); s.Name != "web" {
 		t.Errorf("%+v", s)
 	}
-	check("renamed", id, func(s *Snapshot) bool { return s.Name == "web" && s.ExpiresAt != nil })
-	check("by the new name", "web", func(s *Snapshot) bool { return s.ID == second.ID })
-	check("the old name", "app", func(s *Snapshot) bool { return s.ID == first.ID })
+	check("renamed", id, func(s *snapshot.Snapshot) bool { return s.Name == "web" && s.ExpiresAt != nil })
+	check("by the new name", "web", func(s *snapshot.Snapshot) bool { return s.ID == second.ID })
+	check("the old name", "app", func(s *snapshot.Snapshot) bool { return s.ID == first.ID })
 	changed(t, r, "web", renamed(""))
-	if _, err := r.Get(t.Context(), "web"); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Get(t.Context(), "web"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("a name that was taken away: %v", err)
 	}
 
 	changed(t, r, "app", &Changes{SetTags: map[string]string{"b": "3", "c": ""}, RemoveTags: []string{"a", "none"}})
-	check("tags", "app", func(s *Snapshot) bool { return maps.Equal(s.Tags, map[string]string{"b": "3", "c": ""}) })
+	check("tags", "app", func(s *snapshot.Snapshot) bool { return maps.Equal(s.Tags, map[string]string{"b": "3", "c": ""}) })
 	if all, err := r.List(t.Context(), &ListOptions{Tags: map[string]string{"b": "3"}}); err != nil || len(all) != 1 {
 		t.Errorf("list by a new tag: %v, %v", all, err)
 	}
@@ -84,28 +85,28 @@ func TestChange(t *testing.T) {
 	// Longer than the hour, but not than the class.
 	changed(t, r, id, &Changes{Until: now.Add(20 * time.Hour)})
 	*now = now.Add(2 * time.Hour)
-	check("extended", id, func(s *Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
+	check("extended", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
 	restore(t, r, id, p.path("extended"), nil)
 	if got := objects(t, r.store, manifest.Prefix); len(got) != 2 {
 		t.Errorf("%q, though no class is left", got)
 	}
 	// Shorter again.
 	changed(t, r, id, &Changes{Until: now.Add(time.Hour)})
-	check("shortened", id, func(s *Snapshot) bool { return s.ExpiresAt.Equal(now.Add(time.Hour)) })
+	check("shortened", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(time.Hour)) })
 
 	changed(t, r, id, &Changes{Pin: true})
 	changed(t, r, id, &Changes{Pin: true})
-	check("pinned", id, func(s *Snapshot) bool { return s.Pinned && s.ExpiresAt == nil })
+	check("pinned", id, func(s *snapshot.Snapshot) bool { return s.Pinned && s.ExpiresAt == nil })
 	*now = now.Add(10_000 * time.Hour)
-	check("pinned, a year later", id, func(s *Snapshot) bool { return s.Pinned })
+	check("pinned, a year later", id, func(s *snapshot.Snapshot) bool { return s.Pinned })
 	changed(t, r, id, &Changes{Unpin: true})
-	check("not pinned", id, func(s *Snapshot) bool { return !s.Pinned && s.ExpiresAt == nil })
+	check("not pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt == nil })
 	changed(t, r, id, &Changes{Pin: true})
 	changed(t, r, id, &Changes{Until: now.Add(time.Hour), SetTags: map[string]string{"k": "v"}})
-	check("no longer pinned", id, func(s *Snapshot) bool { return !s.Pinned && s.ExpiresAt != nil && s.Tags["k"] == "v" })
+	check("no longer pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt != nil && s.Tags["k"] == "v" })
 	// To unpin what is not pinned takes no time to live away.
 	changed(t, r, id, &Changes{Unpin: true})
-	check("unpinned", id, func(s *Snapshot) bool { return s.ExpiresAt != nil })
+	check("unpinned", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt != nil })
 
 	// Notes of which nothing counts any more are gone: a name, and a lifetime with a tag.
 	if got := objects(t, r.store, second.ID.NotesOf()); len(got) != 2 {
@@ -115,11 +116,11 @@ func TestChange(t *testing.T) {
 	// Expired by a note.
 	*now = now.Add(time.Hour)
 	for _, ref := range []string{id, second.Handle(), id[:35]} {
-		if s, err := r.Get(t.Context(), ref); !errors.Is(err, ErrExpired) {
+		if s, err := r.Get(t.Context(), ref); !errors.Is(err, snapshot.ErrExpired) {
 			t.Errorf("%s: %v, %v", ref, s, err)
 		}
 		for _, c := range []*Changes{{Until: now.Add(time.Hour)}, {Pin: true}, renamed("x")} {
-			if all, err := r.Change(t.Context(), c, ref); !errors.Is(err, ErrExpired) || len(all) > 0 {
+			if all, err := r.Change(t.Context(), c, ref); !errors.Is(err, snapshot.ErrExpired) || len(all) > 0 {
 				t.Errorf("changing what has expired: %v, %v", all, err)
 			}
 		}
@@ -154,12 +155,12 @@ func TestChangeInvalid(t *testing.T) {
 		"pin and expire": {Pin: true, Until: now.Add(time.Hour)},
 		"too many tags":  {SetTags: many},
 	} {
-		if all, err := r.Change(t.Context(), c, id); !errors.Is(err, ErrInvalid) || len(all) > 0 {
+		if all, err := r.Change(t.Context(), c, id); !errors.Is(err, snapshot.ErrInvalid) || len(all) > 0 {
 			t.Errorf("%s: %v, %v", what, all, err)
 		}
 	}
 	// Unless all references name one, nothing is changed.
-	if all, err := r.Change(t.Context(), &Changes{Pin: true}, id, "nothing"); !errors.Is(err, ErrNotFound) || len(all) > 0 {
+	if all, err := r.Change(t.Context(), &Changes{Pin: true}, id, "nothing"); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
 		t.Errorf("%v, %v", all, err)
 	}
 	if got := objects(t, r.store, manifest.NotePrefix); len(got) > 0 {
@@ -184,7 +185,7 @@ func TestOutlivesClass(t *testing.T) {
 			if s, err := r.Get(t.Context(), what); err != nil || s.ID != res.ID {
 				t.Fatalf("both there: %v, %v", s, err)
 			}
-			if _, err := r.Get(t.Context(), what+"~1"); !errors.Is(err, ErrNotFound) {
+			if _, err := r.Get(t.Context(), what+"~1"); !errors.Is(err, snapshot.ErrNotFound) {
 				t.Errorf("counted twice: %v", err)
 			}
 			must(t, r.store.Delete(t.Context(), res.ID.ObjectName())) // as the rule does
@@ -209,7 +210,7 @@ func TestOutlivesClass(t *testing.T) {
 			changed(t, fresh, id, &Changes{Until: now.Add(1000 * time.Hour)})
 			_, err := fresh.Remove(t.Context(), id)
 			must(t, err)
-			if _, err := r.Get(t.Context(), id); !errors.Is(err, ErrNotFound) {
+			if _, err := r.Get(t.Context(), id); !errors.Is(err, snapshot.ErrNotFound) {
 				t.Errorf("removed: %v", err)
 			}
 			if got := objects(t, r.store, res.ID.NotesOf()); len(got) > 0 {
@@ -265,7 +266,7 @@ func TestExtendTooLate(t *testing.T) {
 		res := complete(t, r, src, &CreateOptions{TTL: time.Hour})
 		all, err := r.Change(t.Context(), &Changes{Until: time.Now().Add(100 * time.Hour)}, res.ID.String())
 		notes := objects(t, r.store, res.ID.NotesOf())
-		if c.late != errors.Is(err, ErrExpired) || c.late != (len(all) == 0) || c.late != (len(notes) == 0) {
+		if c.late != errors.Is(err, snapshot.ErrExpired) || c.late != (len(all) == 0) || c.late != (len(notes) == 0) {
 			t.Errorf("%v ahead, stopped for %v: %v, %v, notes %q", c.ahead, c.stopped, all, err, notes)
 		}
 	}
@@ -298,7 +299,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 		r, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: p.cache, Store: faulty})
 		must(t, err)
 		id = complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
-		if all, err := r.Change(t.Context(), &Changes{Pin: true}, id.String()); !errors.Is(err, ErrNotFound) || len(all) > 0 {
+		if all, err := r.Change(t.Context(), &Changes{Pin: true}, id.String()); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
 			t.Errorf("%s: %v, %v", prefix, all, err)
 		}
 		if got := append(objects(t, mem, manifest.Prefix), objects(t, mem, manifest.NotePrefix)...); len(got) > 0 {
@@ -420,14 +421,14 @@ func TestDamagedNote(t *testing.T) {
 		must(t, damage(p.repo+"/"+bad))
 		fresh := p.openAt("fresh"+kind, now)
 		all, err := fresh.List(t.Context(), nil)
-		if !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), bad) || len(all) != 1 || all[0].Name != "another" {
+		if !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), bad) || len(all) != 1 || all[0].Name != "another" {
 			t.Errorf("%s: list: %v, %v", kind, all, err)
 		}
-		if s, err := fresh.Get(t.Context(), res.ID.String()); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), bad) {
+		if s, err := fresh.Get(t.Context(), res.ID.String()); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%s: get: %v, %v", kind, s, err)
 		}
 		*now = now.Add(2 * time.Hour) // only the note says that it has not expired
-		if _, err := fresh.Restore(t.Context(), res.ID.String(), p.path("out"), nil); !errors.Is(err, ErrIntegrity) {
+		if _, err := fresh.Restore(t.Context(), res.ID.String(), p.path("out"), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 			t.Errorf("%s: restore: %v", kind, err)
 		}
 		*now = now.Add(-2 * time.Hour)
@@ -440,7 +441,7 @@ func TestDamagedNote(t *testing.T) {
 	must(t, r.store.Delete(t.Context(), bad))
 	must(t, r.store.Put(t.Context(), bad, b))
 	fresh := p.openAt("swapped", now)
-	if _, err := fresh.Get(t.Context(), res.ID.String()); !errors.Is(err, ErrIntegrity) {
+	if _, err := fresh.Get(t.Context(), res.ID.String()); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("swapped: %v", err)
 	}
 	if _, err := fresh.Remove(t.Context(), res.ID.String()); err != nil {
@@ -486,7 +487,7 @@ func TestManyRefs(t *testing.T) {
 	if n := r.Requests().Ops.Sub(before); n[remote.OpList].Calls != 2 || n[remote.OpGet].Calls != 0 || n[remote.OpPut].Calls != int64(len(refs)) {
 		t.Errorf("%v", n)
 	}
-	if _, err := r.Remove(t.Context(), append(refs, manifest.NewID(0).String())...); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Remove(t.Context(), append(refs, manifest.NewID(0).String())...); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Error(err)
 	}
 	must(t, damages["zeroed"](p.repo+"/manifests/"+refs[3]))

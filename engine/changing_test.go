@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
@@ -345,8 +346,8 @@ func TestCreateOfNothing(t *testing.T) {
 		want error
 	}{
 		{p.path("missing"), os.ErrNotExist},
-		{p.path("file"), ErrInvalid},
-		{p.path("file/below"), ErrInvalid},
+		{p.path("file"), snapshot.ErrInvalid},
+		{p.path("file/below"), snapshot.ErrInvalid},
 	} {
 		if _, err := r.Create(t.Context(), c.dir, nil); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.dir, err, c.want)

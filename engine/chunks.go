@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/singleflight"
@@ -131,7 +132,7 @@ func (c *chunkReader) onDisk(loc *chunk.Location) bool {
 // a server on the way, may have spoiled it.
 func (c *chunkReader) at(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
 	data, err := c.once(ctx, id, loc)
-	if !errors.Is(integrity(err), ErrIntegrity) {
+	if !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 		return data, err
 	}
 	c.repo.log.Warn("wrong bytes, fetching again", "err", err)
@@ -147,7 +148,7 @@ func (c *chunkReader) once(ctx context.Context, id chunk.ID, loc *chunk.Location
 	}
 	data, err := f.chunk(c.repo.hasher, id, loc)
 	if err != nil {
-		return nil, fmt.Errorf("%w: pack %v at %d: %w", ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
+		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
 	}
 	return data, nil
 }
@@ -241,7 +242,7 @@ func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, erro
 	c.decoded.Add(1)
 	raw, err := c.repo.codec.Decode(nil, stored, int(at.Raw))
 	if err != nil {
-		return nil, fmt.Errorf("%w: pack %v at %d: %w", ErrIntegrity, pack, at.Offset, err)
+		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, pack, at.Offset, err)
 	}
 	if at.Stored < at.Raw { // else they are the same bytes
 		c.buffers.Put(&stored)

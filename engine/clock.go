@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -49,7 +50,7 @@ func (r *Repository) skew() time.Duration {
 }
 
 // expired reports whether a snapshot's time to live has passed, by the store's clock.
-func (r *Repository) expired(ctx context.Context, s *Snapshot) bool {
+func (r *Repository) expired(ctx context.Context, s *snapshot.Snapshot) bool {
 	if !s.Expired(r.time()) {
 		return false
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -117,7 +118,7 @@ func TestClocks(t *testing.T) {
 			// A time that has passed is refused, even if this machine has it still to come,
 			// and one that has not is not.
 			past, future := time.Now().Add(-30*time.Minute), time.Now().Add(20*time.Minute)
-			if _, err := r.Change(t.Context(), &Changes{Until: past}, extended); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the clock of the repository") {
+			if _, err := r.Change(t.Context(), &Changes{Until: past}, extended); !errors.Is(err, snapshot.ErrInvalid) || !strings.Contains(err.Error(), "the clock of the repository") {
 				t.Errorf("%v ahead: extended into the past: %v", ahead, err)
 			}
 			changed(t, r, extended, &Changes{Until: future})
@@ -142,7 +143,7 @@ func TestClocksUnknown(t *testing.T) {
 	id := complete(t, r, src, &CreateOptions{TTL: 24 * time.Hour}).ID
 	for _, by := range []time.Duration{time.Hour, year} {
 		behind(r, by)
-		if _, err := r.Change(t.Context(), &Changes{TTL: 30 * time.Minute}, id.String()); !errors.Is(err, ErrInvalid) {
+		if _, err := r.Change(t.Context(), &Changes{TTL: 30 * time.Minute}, id.String()); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v behind: %v", by, err)
 		}
 		if notes := objects(t, r.store, manifest.NotePrefix); len(notes) > 0 {
@@ -229,7 +230,7 @@ func TestExpiredClocks(t *testing.T) {
 		ahead, store time.Duration
 		err          error
 	}{
-		{0, 0, nil}, {year, 0, nil}, {-year, 0, nil}, {0, 2 * time.Hour, ErrExpired}, {-year, 2 * time.Hour, ErrExpired},
+		{0, 0, nil}, {year, 0, nil}, {-year, 0, nil}, {0, 2 * time.Hour, snapshot.ErrExpired}, {-year, 2 * time.Hour, snapshot.ErrExpired},
 	} {
 		w.mem.Now = func() time.Time { return time.Now().Add(c.store) }
 		o := w.options()
@@ -246,7 +247,7 @@ func TestExpiredClocks(t *testing.T) {
 	}
 	// Where it is copied to, it would be collected at once.
 	w.mem.Now, there.mem.Now = nil, func() time.Time { return time.Now().Add(2 * time.Hour) }
-	if _, err := right.Copy(t.Context(), to, []string{id}, nil); !errors.Is(err, ErrExpired) {
+	if _, err := right.Copy(t.Context(), to, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("copied: %v", err)
 	}
 	if left := objects(t, to.store, manifest.Prefix); len(left) > 0 {

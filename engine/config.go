@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
 
@@ -64,7 +65,7 @@ func newConfig(o *InitOptions) (*config, error) {
 	}
 	if o != nil && o.GCGrace != 0 {
 		if o.GCGrace%time.Second != 0 {
-			return nil, fmt.Errorf("%w: grace of %v is no number of seconds", ErrInvalid, o.GCGrace)
+			return nil, fmt.Errorf("%w: grace of %v is no number of seconds", snapshot.ErrInvalid, o.GCGrace)
 		}
 		c.GCGrace = int64(o.GCGrace / time.Second)
 	}
@@ -74,13 +75,13 @@ func newConfig(o *InitOptions) (*config, error) {
 func (c *config) check() error {
 	switch {
 	case c.Version != formatVersion:
-		return fmt.Errorf("%w: format version %d, this program knows %d", ErrUnsupported, c.Version, formatVersion)
+		return fmt.Errorf("%w: format version %d, this program knows %d", snapshot.ErrUnsupported, c.Version, formatVersion)
 	case c.Compression.Algorithm != "zstd":
-		return fmt.Errorf("%w: compression %q", ErrUnsupported, c.Compression.Algorithm)
+		return fmt.Errorf("%w: compression %q", snapshot.ErrUnsupported, c.Compression.Algorithm)
 	case c.Compression.Level < 1 || c.Compression.Level > 22:
-		return fmt.Errorf("%w: compression level %d is not within 1 to 22", ErrInvalid, c.Compression.Level)
+		return fmt.Errorf("%w: compression level %d is not within 1 to 22", snapshot.ErrInvalid, c.Compression.Level)
 	case c.GCGrace < int64(minGrace/time.Second) || c.GCGrace > int64(maxGrace/time.Second):
-		return fmt.Errorf("%w: grace of %d seconds is not within %v to %v", ErrInvalid, c.GCGrace, minGrace, maxGrace)
+		return fmt.Errorf("%w: grace of %d seconds is not within %v to %v", snapshot.ErrInvalid, c.GCGrace, minGrace, maxGrace)
 	}
 	if c.Encryption != nil {
 		return c.Encryption.check()
@@ -112,25 +113,25 @@ func decodeConfig(b []byte) (*config, error) {
 		} `json:"encryption"`
 	}
 	if len(b) > maxConfig {
-		return nil, fmt.Errorf("%w: config of %d bytes", ErrIntegrity, len(b))
+		return nil, fmt.Errorf("%w: config of %d bytes", snapshot.ErrIntegrity, len(b))
 	}
 	if err := json.Unmarshal(b, &v); err != nil {
-		return nil, fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+		return nil, fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
 	if v.Version > formatVersion {
-		return nil, fmt.Errorf("%w: format version %d, this program knows %d", ErrUnsupported, v.Version, formatVersion)
+		return nil, fmt.Errorf("%w: format version %d, this program knows %d", snapshot.ErrUnsupported, v.Version, formatVersion)
 	}
 	if v.Encryption != nil && v.Encryption.Algorithm != sealAlgorithm {
-		return nil, fmt.Errorf("%w: encryption %q", ErrUnsupported, v.Encryption.Algorithm)
+		return nil, fmt.Errorf("%w: encryption %q", snapshot.ErrUnsupported, v.Encryption.Algorithm)
 	}
 	c := &config{}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
-		return nil, fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+		return nil, fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
 	if !bytes.Equal(c.encode(), b) {
-		return nil, fmt.Errorf("%w: config: checksum does not match", ErrIntegrity)
+		return nil, fmt.Errorf("%w: config: checksum does not match", snapshot.ErrIntegrity)
 	}
 	return c, c.check()
 }

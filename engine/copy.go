@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
 
 // CopyOptions are how snapshots are copied. nil will do.
 type CopyOptions struct {
-	Progress Progress
+	Progress snapshot.Progress
 }
 
 // CopyResult is what Copy copied.
@@ -27,7 +28,7 @@ type CopyResult struct {
 // A Copied is a snapshot that is in the destination now. Its NewBytes and StoredBytes
 // tell, as everything in the Snapshot, of its making, and not of the copy.
 type Copied struct {
-	Snapshot
+	snapshot.Snapshot
 	Existed     bool          `json:"existed"`     // it was there already, or somebody else put it there
 	CopiedBytes int64         `json:"copiedBytes"` // of contents that were not in the destination
 	PutBytes    int64         `json:"putBytes"`    // what that took there, tree included
@@ -56,11 +57,11 @@ func (r *Repository) Copy(ctx context.Context, to *Repository, refs []string, op
 	if err != nil {
 		return res, fmt.Errorf("copying from repository%s to%s: %w", r.where(), to.where(), err)
 	}
-	c.shown.start(PhaseCopying)
+	c.shown.start(snapshot.PhaseCopying)
 	defer c.shown.stop()
 	// Oldest first: each then finds there what it has in common with those before.
 	order := slices.Clone(snapshots)
-	slices.SortFunc(order, func(a, b *Snapshot) int { return a.ID.Compare(b.ID) })
+	slices.SortFunc(order, func(a, b *snapshot.Snapshot) int { return a.ID.Compare(b.ID) })
 	done := map[manifest.ID]*Copied{}
 	for _, s := range order {
 		var got *Copied
@@ -95,15 +96,15 @@ type copier struct {
 	doneEntries, doneBytes int64
 }
 
-func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []string, opts *CopyOptions) (*copier, []*Snapshot, error) {
+func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []string, opts *CopyOptions) (*copier, []*snapshot.Snapshot, error) {
 	switch {
 	case len(refs) == 0:
-		return nil, nil, fmt.Errorf("%w: no snapshot is named", ErrInvalid)
+		return nil, nil, fmt.Errorf("%w: no snapshot is named", snapshot.ErrInvalid)
 	case r.ID() == to.ID():
-		return nil, nil, fmt.Errorf("%w: both are the same repository", ErrInvalid)
+		return nil, nil, fmt.Errorf("%w: both are the same repository", snapshot.ErrInvalid)
 	}
 	c := &copier{from: r, to: to, opts: opts, shown: newMeter(opts.Progress), names: newChunkNames(r.hasher, to.hasher)}
-	found := make([]*Snapshot, len(refs))
+	found := make([]*snapshot.Snapshot, len(refs))
 	errs := make([]error, len(refs))
 	var g errgroup.Group
 	g.SetLimit(headsAtOnce)
@@ -122,7 +123,7 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 		}
 	}
 	to.askTime(ctx)
-	var all []*Snapshot
+	var all []*snapshot.Snapshot
 	seen := map[manifest.ID]bool{}
 	for i, s := range found {
 		// The clocks of the two may differ, and garbage collection there goes by that one.
@@ -173,7 +174,7 @@ func (c *copier) side(ctx context.Context, err error) error {
 }
 
 // copy copies a snapshot, unless it is there.
-func (c *copier) copy(ctx context.Context, s *Snapshot) (*Copied, error) {
+func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error) {
 	start := time.Now()
 	copied := &Copied{Snapshot: *s}
 	defer func() { copied.Duration = time.Since(start) }()
@@ -181,9 +182,9 @@ func (c *copier) copy(ctx context.Context, s *Snapshot) (*Copied, error) {
 	case err == nil:
 		copied.Existed = true
 		return copied, nil
-	case errors.Is(err, ErrIntegrity):
+	case errors.Is(err, snapshot.ErrIntegrity):
 		return nil, fmt.Errorf("%w; it is there, and damaged: remove it there, and copy it again", err)
-	case !errors.Is(err, ErrNotFound):
+	case !errors.Is(err, snapshot.ErrNotFound):
 		return nil, err
 	}
 	m, encoded, err := c.from.encodedManifest(ctx, s.ID)
@@ -210,7 +211,7 @@ func (c *copier) copy(ctx context.Context, s *Snapshot) (*Copied, error) {
 			copied.Existed = true
 			return copied, nil
 		case ctx.Err() != nil:
-		case x.base != nil && errors.Is(integrity(err), ErrIntegrity):
+		case x.base != nil && errors.Is(integrity(err), snapshot.ErrIntegrity):
 			// What it was to be made from cannot be relied on, here or there.
 			x.commit.sawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; all of %v is looked up", x.base.id, err, s.ID))

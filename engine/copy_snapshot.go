@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -90,7 +91,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if x.tree, err = x.m.Tree(x.from); err != nil {
 		return ofSource(err)
 	}
-	x.meter.phase(PhaseCopying)
+	x.meter.phase(snapshot.PhaseCopying)
 	g, gctx := x.begin(ctx)
 	defer x.end()
 	if !fromScratch {
@@ -108,11 +109,11 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if err := x.wait(ctx, g); err != nil {
 		return err
 	}
-	x.meter.phase(PhaseCommitting)
+	x.meter.phase(snapshot.PhaseCommitting)
 	m := &manifest.Manifest{Info: x.m.Info}
 	m.SetTree(x.root)
 	if m.Entries != x.m.Entries || m.Xattrs != x.m.Xattrs || m.HardLinks != x.m.HardLinks {
-		return ofSource(fmt.Errorf("%w: its tree has %d entries, its manifest says %d", ErrIntegrity, m.Entries, x.m.Entries))
+		return ofSource(fmt.Errorf("%w: its tree has %d entries, its manifest says %d", snapshot.ErrIntegrity, m.Entries, x.m.Entries))
 	}
 	// Notes come first: by them alone it may not have expired.
 	lifetime, err := x.copyNotes(ctx)
@@ -420,7 +421,7 @@ func (x *snapshotCopy) drain(ctx context.Context, wait bool) error {
 
 // lost adds to an error about a chunk which files need what cannot be read.
 func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.Extent, err error) error {
-	if !errors.Is(integrity(err), ErrIntegrity) {
+	if !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 		return fmt.Errorf("%q: %w", it.entry.Path(), err)
 	}
 	_, serr := x.from.store.Stat(ctx, packName(ext.Pack))

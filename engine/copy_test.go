@@ -18,6 +18,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -598,7 +599,7 @@ func TestCopyDamaged(t *testing.T) {
 			from = p.open("second")
 			there, to := emptyRepo(t)
 			res, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
-			if !errors.Is(err, ErrIntegrity) || len(res.Snapshots) > 0 {
+			if !errors.Is(err, snapshot.ErrIntegrity) || len(res.Snapshots) > 0 {
 				t.Fatalf("%+v, %v", res, err)
 			}
 			for _, want := range []string{id.String(), "reading from repository " + p.repo, pack.String(), `"file-00"`} {
@@ -654,7 +655,7 @@ type warnings struct {
 	all []string
 }
 
-func (w *warnings) Update(Stats) {}
+func (w *warnings) Update(snapshot.Stats) {}
 func (w *warnings) Warn(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -703,10 +704,10 @@ func TestCopyRefused(t *testing.T) {
 		refs []string
 		err  error
 	}{
-		"expired": {to, []string{"good", late.String()}, ErrExpired},
-		"none":    {to, []string{"good", "other"}, ErrNotFound},
-		"nothing": {to, nil, ErrInvalid},
-		"itself":  {from, []string{"good"}, ErrInvalid},
+		"expired": {to, []string{"good", late.String()}, snapshot.ErrExpired},
+		"none":    {to, []string{"good", "other"}, snapshot.ErrNotFound},
+		"nothing": {to, nil, snapshot.ErrInvalid},
+		"itself":  {from, []string{"good"}, snapshot.ErrInvalid},
 	} {
 		if res, err := from.Copy(t.Context(), c.to, c.refs, nil); !errors.Is(err, c.err) || len(res.Snapshots) > 0 {
 			t.Errorf("%s: %+v, %v", name, res, err)

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -40,12 +41,12 @@ type CreateOptions struct {
 	// or else the one that was forked.
 	Parent string
 
-	Progress Progress
+	Progress snapshot.Progress
 }
 
 // CreateResult is what Create made.
 type CreateResult struct {
-	Snapshot
+	snapshot.Snapshot
 	Duration time.Duration `json:"-"`
 	// Problems names each file that is not in the snapshot as it should be:
 	// unreadable, vanished, or changing while it was read. Empty unless
@@ -84,7 +85,7 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 			res.Duration = time.Since(start)
 			return res, nil
 		case ctx.Err() != nil:
-		case c.fork != nil && errors.Is(integrity(err), ErrIntegrity):
+		case c.fork != nil && errors.Is(integrity(err), snapshot.ErrIntegrity):
 			// The snapshot below cannot be relied on: what shows of it is read instead.
 			c.warn(fmt.Errorf("snapshot %v: %w; all of %s is read", c.fork.overlay.Lower, err, c.dir))
 			asFork = false
@@ -156,7 +157,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 		return nil, err
 	}
 	if len(abs) > manifest.MaxPath {
-		return nil, fmt.Errorf("%w: path of %d bytes, the most is %d", ErrInvalid, len(abs), manifest.MaxPath)
+		return nil, fmt.Errorf("%w: path of %d bytes, the most is %d", snapshot.ErrInvalid, len(abs), manifest.MaxPath)
 	}
 	place, err := filepath.EvalSymlinks(abs)
 	if err != nil {
@@ -164,7 +165,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 	}
 	fd, err := unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, fmt.Errorf("%w: it is not a directory", ErrInvalid)
+		return nil, fmt.Errorf("%w: it is not a directory", snapshot.ErrInvalid)
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
@@ -191,7 +192,7 @@ func checkLabels(o *CreateOptions) error {
 		}
 	}
 	if len(o.Tags) > manifest.MaxTags {
-		return fmt.Errorf("%w: %d tags, the most is %d", ErrInvalid, len(o.Tags), manifest.MaxTags)
+		return fmt.Errorf("%w: %d tags, the most is %d", snapshot.ErrInvalid, len(o.Tags), manifest.MaxTags)
 	}
 	for k, v := range o.Tags {
 		if err := checkTag(k, v); err != nil {
@@ -199,7 +200,7 @@ func checkLabels(o *CreateOptions) error {
 		}
 	}
 	if o.TTL < 0 {
-		return fmt.Errorf("%w: time to live of %v", ErrInvalid, o.TTL)
+		return fmt.Errorf("%w: time to live of %v", snapshot.ErrInvalid, o.TTL)
 	}
 	return nil
 }
@@ -224,7 +225,7 @@ func (c *creator) warn(err error) {
 }
 
 func (c *creator) run(ctx context.Context) (*CreateResult, error) {
-	c.meter.start(PhaseReading)
+	c.meter.start(snapshot.PhaseReading)
 	defer c.meter.stop()
 	g, gctx := c.begin(ctx)
 	defer c.end()
@@ -253,7 +254,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.wait(ctx, g); err != nil {
 		return nil, err
 	}
-	c.meter.phase(PhaseCommitting)
+	c.meter.phase(snapshot.PhaseCommitting)
 	return c.finish(ctx, asm)
 }
 

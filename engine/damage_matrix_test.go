@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -106,7 +107,7 @@ func detected(kind, damage string, data bool) bool {
 var operations = []operation{
 	{"list", func(d *damagedRepository, r *Repository) error {
 		all, err := r.List(d.Context(), nil)
-		if !slices.ContainsFunc(all, func(s *Snapshot) bool { return s.ID == d.other }) {
+		if !slices.ContainsFunc(all, func(s *snapshot.Snapshot) bool { return s.ID == d.other }) {
 			d.Errorf("the other snapshot is not in the list")
 		}
 		return err
@@ -223,7 +224,7 @@ var operations = []operation{
 		case err == nil:
 			compare(d, d.want, scan(d, rec.Target))
 			must(d, os.RemoveAll(rec.Target))
-		case d.kind != "data pack" || !errors.Is(err, ErrIntegrity):
+		case d.kind != "data pack" || !errors.Is(err, snapshot.ErrIntegrity):
 			d.Errorf("a new snapshot: %v", err)
 		}
 		_, err = r.Remove(d.Context(), res.ID.String())
@@ -316,7 +317,7 @@ func TestDamageMatrix(t *testing.T) {
 
 func (d *damagedRepository) check(t *testing.T, damage string) {
 	if d.kind == "config" && damage != "replaced" {
-		if _, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: d.cache, Store: d.store}); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "config") {
+		if _, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: d.cache, Store: d.store}); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), "config") {
 			t.Errorf("open: %v", err)
 		}
 		return
@@ -331,8 +332,8 @@ func (d *damagedRepository) check(t *testing.T, damage string) {
 		named := err != nil && strings.Contains(err.Error(), d.object[strings.LastIndexByte(d.object, '/')+1:])
 		switch {
 		case want == works && err == nil, want == either && err == nil:
-		case want == gone && errors.Is(err, ErrNotFound):
-		case (want == fails || want == either) && errors.Is(err, ErrIntegrity) && named:
+		case want == gone && errors.Is(err, snapshot.ErrNotFound):
+		case (want == fails || want == either) && errors.Is(err, snapshot.ErrIntegrity) && named:
 		default:
 			t.Errorf("%s: %v", op.name, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -365,7 +366,7 @@ func TestDamagedPack(t *testing.T) {
 			for _, opts := range []RestoreOptions{{Delete: true}, {Delete: true, Verify: true}} {
 				_, err := r.Restore(t.Context(), id.String(), dst, &opts)
 				gone := name == "deleted" && strings.Contains(pack, "manifests")
-				if gone && !errors.Is(err, ErrNotFound) || !gone && !errors.Is(err, ErrIntegrity) {
+				if gone && !errors.Is(err, snapshot.ErrNotFound) || !gone && !errors.Is(err, snapshot.ErrIntegrity) {
 					t.Errorf("%s %s: %v", filepath.Base(filepath.Dir(filepath.Dir(pack))), name, err)
 				}
 			}
@@ -428,13 +429,13 @@ func TestDamagedManifestInList(t *testing.T) {
 			must(t, damages[name](p.repo+"/"+bad.ID.ObjectName()))
 			r = p.open("empty")
 			all, err := r.List(t.Context(), nil)
-			if !slices.ContainsFunc(all, func(s *Snapshot) bool { return s.ID == good.ID }) {
+			if !slices.ContainsFunc(all, func(s *snapshot.Snapshot) bool { return s.ID == good.ID }) {
 				t.Errorf("list: %v, %v", all, err)
 			}
 			if s, err := r.Get(t.Context(), "good"); err != nil || s.ID != good.ID {
 				t.Errorf("get: %v, %v", s, err)
 			}
-			if _, err := r.Get(t.Context(), bad.ID.String()); !errors.Is(err, ErrIntegrity) {
+			if _, err := r.Get(t.Context(), bad.ID.String()); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("get of the damaged one: %v", err)
 			}
 			if _, err := r.Remove(t.Context(), bad.ID.String()); err != nil {
@@ -454,7 +455,7 @@ func TestDamagedConfig(t *testing.T) {
 		p := newPlace(t)
 		complete(t, p.init(), p.files("src", map[string]string{"a": "1"}), nil)
 		must(t, damage(p.repo+"/config"))
-		if _, err := Open(t.Context(), p.repo, &Options{CacheDir: p.cache}); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "config") {
+		if _, err := Open(t.Context(), p.repo, &Options{CacheDir: p.cache}); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), "config") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -467,7 +468,7 @@ func TestLostConfig(t *testing.T) {
 	snap := complete(t, p.init(), p.files("src", map[string]string{"a": "1"}), nil)
 	must(t, os.Remove(p.repo+"/config"))
 	keys := &InitOptions{Keys: []*NewKey{{Passphrase: "x", WorkFactor: 1}}}
-	if _, err := Init(t.Context(), p.repo, keys, nil); !errors.Is(err, ErrIntegrity) {
+	if _, err := Init(t.Context(), p.repo, keys, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("encrypted, over what is not:", err)
 	}
 	if _, err := os.Stat(p.repo + "/keys"); !os.IsNotExist(err) {
@@ -483,11 +484,11 @@ func TestLostConfig(t *testing.T) {
 	complete(t, v.open(), p.path("src"), nil)
 	must(t, v.mem.Delete(t.Context(), configName))
 	for name, init := range map[string]*InitOptions{"plain": nil, "encrypted": keys} {
-		if _, err := Init(t.Context(), "", init, &Options{CacheDir: v.cache, Store: v.mem}); !errors.Is(err, ErrIntegrity) {
+		if _, err := Init(t.Context(), "", init, &Options{CacheDir: v.cache, Store: v.mem}); !errors.Is(err, snapshot.ErrIntegrity) {
 			t.Errorf("%s, over what is encrypted: %v", name, err)
 		}
 	}
-	if _, err := Open(t.Context(), "", v.options()); !errors.Is(err, ErrIntegrity) || strings.Contains(err.Error(), "init") {
+	if _, err := Open(t.Context(), "", v.options()); !errors.Is(err, snapshot.ErrIntegrity) || strings.Contains(err.Error(), "init") {
 		t.Error(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -144,11 +145,11 @@ func TestDiff(t *testing.T) {
 	if err := r.Diff(t.Context(), a, b, "many/none", nil, none); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a path of neither: %v", err)
 	}
-	if err := r.Diff(t.Context(), a, b, "../a", nil, none); !errors.Is(err, ErrInvalid) {
+	if err := r.Diff(t.Context(), a, b, "../a", nil, none); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("a path with ..: %v", err)
 	}
 	for _, refs := range [][2]string{{a, "nosuch"}, {"nosuch", a}} {
-		if err := r.Diff(t.Context(), refs[0], refs[1], "", nil, none); !errors.Is(err, ErrNotFound) {
+		if err := r.Diff(t.Context(), refs[0], refs[1], "", nil, none); !errors.Is(err, snapshot.ErrNotFound) {
 			t.Errorf("diff %q: %v", refs, err)
 		}
 	}
@@ -220,7 +221,7 @@ func TestDiffOfDamaged(t *testing.T) {
 		switch {
 		case err == nil && !slices.Equal(got, []string{"dd/new"}):
 			t.Errorf("%q without an error", got)
-		case err != nil && !errors.Is(err, ErrIntegrity):
+		case err != nil && !errors.Is(err, snapshot.ErrIntegrity):
 			t.Error(err)
 		case err != nil:
 			failed++
@@ -272,10 +273,10 @@ func TestLog(t *testing.T) {
 	check(r, "latest", nil, mustGet(t, r, "latest").ID)
 	now = now.Add(2 * time.Hour) // what has expired is an ancestor still
 	check(open("second"), "app", nil, ids[4], ids[3], ids[2], ids[1], ids[0])
-	if _, err := r.Log(t.Context(), ids[3].String()); !errors.Is(err, ErrExpired) {
+	if _, err := r.Log(t.Context(), ids[3].String()); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("log of what has expired: %v", err)
 	}
-	if _, err := r.Log(t.Context(), "nosuch"); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Log(t.Context(), "nosuch"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("log of nothing: %v", err)
 	}
 
@@ -295,17 +296,17 @@ func TestLog(t *testing.T) {
 	path := p.repo + "/" + ids[2].ObjectName()
 	must(t, change(path, func([]byte) []byte { return data }))
 	h, err := open("fourth").Log(t.Context(), ids[4].String())
-	if !errors.Is(err, ErrIntegrity) || len(h.Snapshots) != 3 {
+	if !errors.Is(err, snapshot.ErrIntegrity) || len(h.Snapshots) != 3 {
 		t.Errorf("log of a circle: %v, %v", h, err)
 	}
 	must(t, change(path, func(b []byte) []byte { b[40] ^= 1; return b }))
 	h, err = open("fifth").Log(t.Context(), ids[4].String())
-	if !errors.Is(err, ErrIntegrity) || len(h.Snapshots) != 2 {
+	if !errors.Is(err, snapshot.ErrIntegrity) || len(h.Snapshots) != 2 {
 		t.Errorf("log with a damaged ancestor: %v, %v", h, err)
 	}
 }
 
-func mustGet(t testing.TB, r *Repository, ref string) *Snapshot {
+func mustGet(t testing.TB, r *Repository, ref string) *snapshot.Snapshot {
 	t.Helper()
 	s, err := r.Get(t.Context(), ref)
 	must(t, err)

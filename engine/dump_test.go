@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 // untar has GNU tar extract an archive.
@@ -172,7 +173,7 @@ func TestDumpFails(t *testing.T) {
 				if i := bytes.Index(out.Bytes(), []byte(noHeader)); i >= 0 {
 					n = i
 				}
-				if !errors.Is(err, ErrIntegrity) || !bytes.HasPrefix(whole, out.Bytes()[:n]) {
+				if !errors.Is(err, snapshot.ErrIntegrity) || !bytes.HasPrefix(whole, out.Bytes()[:n]) {
 					t.Errorf("%s: %v", name, err)
 				}
 				if untar(t, out.Bytes(), p.path("out")) == nil {
@@ -221,7 +222,7 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "#x", "a//b", "[", "/"} {
-		if err := s.Find([]string{bad}, func(*FileInfo) error { return nil }); !errors.Is(err, ErrInvalid) {
+		if err := s.Find([]string{bad}, func(*FileInfo) error { return nil }); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
@@ -239,12 +240,12 @@ func TestFindAll(t *testing.T) {
 	bad := complete(t, r, src, nil).ID
 	must(t, damages["flipped"](p.repo+"/"+bad.ObjectName()))
 	var got []string
-	err := p.open("other").FindAll(t.Context(), []string{"a"}, func(s *Snapshot, i *FileInfo) error {
+	err := p.open("other").FindAll(t.Context(), []string{"a"}, func(s *snapshot.Snapshot, i *FileInfo) error {
 		got = append(got, s.ID.String()+":"+i.Path())
 		return nil
 	})
 	want := []string{second.String() + ":a", second.String() + ":b/a", first.String() + ":a"}
-	if !slices.Equal(got, want) || !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), bad.String()) {
+	if !slices.Equal(got, want) || !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), bad.String()) {
 		t.Errorf("%q, %v", got, err)
 	}
 }

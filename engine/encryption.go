@@ -9,6 +9,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
 
@@ -43,7 +44,7 @@ func (e *encryptionConfig) check() error {
 		n int
 	}{"keyCheck": {e.KeyCheck, 16}, "mac": {e.MAC, 32}} {
 		if b, err := hex.DecodeString(v.s); err != nil || len(b) != v.n || hex.EncodeToString(b) != v.s {
-			return fmt.Errorf("%w: config: %s is not %d bytes in hex", ErrIntegrity, name, v.n)
+			return fmt.Errorf("%w: config: %s is not %d bytes in hex", snapshot.ErrIntegrity, name, v.n)
 		}
 	}
 	return nil
@@ -94,7 +95,7 @@ func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) err
 	pin := r.pin(opts)
 	if cfg.Encryption == nil {
 		if opts.wantsEncryption() {
-			return ErrNotEncrypted
+			return snapshot.ErrNotEncrypted
 		}
 		return pin.check("")
 	}
@@ -103,7 +104,7 @@ func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) err
 		return err
 	}
 	if !same(cfg.mac(key), cfg.Encryption.MAC) {
-		return fmt.Errorf("%w: config: it was changed by somebody without the key", ErrIntegrity)
+		return fmt.Errorf("%w: config: it was changed by somebody without the key", snapshot.ErrIntegrity)
 	}
 	if err := pin.check(cfg.Encryption.KeyCheck); err != nil {
 		return err
@@ -116,17 +117,17 @@ func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) err
 func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) (*chunk.Key, error) {
 	if opts.Key != nil {
 		if !cfg.fits(opts.Key) {
-			return nil, fmt.Errorf("%w: the key is that of another one", ErrLocked)
+			return nil, fmt.Errorf("%w: the key is that of another one", snapshot.ErrLocked)
 		}
 		return opts.Key, nil
 	}
 	if len(opts.Identities) == 0 && opts.Passphrase == nil {
-		return nil, fmt.Errorf("%w: it is encrypted, and neither a passphrase nor an identity was given", ErrLocked)
+		return nil, fmt.Errorf("%w: it is encrypted, and neither a passphrase nor an identity was given", snapshot.ErrLocked)
 	}
 	keys, damaged := r.keyObjects(ctx)
 	if len(keys) == 0 {
 		if damaged == nil {
-			damaged = fmt.Errorf("%w: it has no keys", ErrIntegrity)
+			damaged = fmt.Errorf("%w: it has no keys", snapshot.ErrIntegrity)
 		}
 		return nil, damaged
 	}
@@ -147,16 +148,16 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 		case err != nil && u.other != nil:
 			return nil, u.failed(keys, opts, damaged)
 		case err != nil && len(opts.Identities) > 0:
-			return nil, fmt.Errorf("%w: %w; passphrase: %w", ErrLocked, ErrNoIdentity, err)
+			return nil, fmt.Errorf("%w: %w; passphrase: %w", snapshot.ErrLocked, snapshot.ErrNoIdentity, err)
 		case err != nil:
-			return nil, fmt.Errorf("%w: passphrase: %w", ErrLocked, err)
+			return nil, fmt.Errorf("%w: passphrase: %w", snapshot.ErrLocked, err)
 		}
 		if r.uptime()-asked > r.patience.ahead { // somebody had to type it
 			r.ahead.forget()
 		}
 		id, err := age.NewScryptIdentity(passphrase)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrLocked, err)
+			return nil, fmt.Errorf("%w: %w", snapshot.ErrLocked, err)
 		}
 		id.SetMaxWorkFactor(maxWorkFactor)
 		for _, k := range keys {
@@ -170,7 +171,7 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 			return nil, context.Cause(ctx)
 		}
 	}
-	if damaged != nil && !errors.Is(damaged, ErrIntegrity) {
+	if damaged != nil && !errors.Is(damaged, snapshot.ErrIntegrity) {
 		return nil, damaged // it may have been the one
 	}
 	return nil, u.failed(keys, opts, damaged)
@@ -210,17 +211,17 @@ func (u *unlocking) failed(keys []*keyObject, opts *Options, damaged error) erro
 	var err error
 	switch {
 	case u.other != nil:
-		return fmt.Errorf("%w: key %s is not of the repository that the config is of: one of them was replaced", ErrIntegrity, u.other.id)
+		return fmt.Errorf("%w: key %s is not of the repository that the config is of: one of them was replaced", snapshot.ErrIntegrity, u.other.id)
 	case u.tried[passphraseKey] > 0 && u.tried[recipientKey] > 0:
-		err = fmt.Errorf("%w: wrong passphrase, and %w", ErrLocked, ErrNoIdentity)
+		err = fmt.Errorf("%w: wrong passphrase, and %w", snapshot.ErrLocked, snapshot.ErrNoIdentity)
 	case u.tried[passphraseKey] > 0:
-		err = fmt.Errorf("%w: wrong passphrase", ErrLocked)
+		err = fmt.Errorf("%w: wrong passphrase", snapshot.ErrLocked)
 	case u.tried[recipientKey] > 0:
-		err = fmt.Errorf("%w: %w", ErrLocked, ErrNoIdentity)
+		err = fmt.Errorf("%w: %w", snapshot.ErrLocked, snapshot.ErrNoIdentity)
 	case opts.Passphrase != nil && len(opts.Identities) == 0:
-		err = fmt.Errorf("%w: its keys take an identity, and there is no passphrase", ErrLocked)
+		err = fmt.Errorf("%w: its keys take an identity, and there is no passphrase", snapshot.ErrLocked)
 	default:
-		err = fmt.Errorf("%w: its keys take a passphrase, and no identity", ErrLocked)
+		err = fmt.Errorf("%w: its keys take a passphrase, and no identity", snapshot.ErrLocked)
 	}
 	for _, e := range append(u.errs, damaged) {
 		if e != nil {
@@ -261,7 +262,7 @@ func (r *Repository) openObject(use chunk.Use, about string, stored []byte) ([]b
 	}
 	b, err := r.codec.For(use, []byte(about)).Open(nil, stored)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrIntegrity, err)
+		return nil, fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}
 	return b, nil
 }

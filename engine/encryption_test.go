@@ -21,6 +21,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -177,11 +178,11 @@ func TestUnlock(t *testing.T) {
 		"stranger, nobody": {func(o *Options) {
 			o.Identities = []age.Identity{stranger}
 			o.Passphrase = func(context.Context, string) (string, error) { return "", errAway }
-		}, ErrNoIdentity.Error() + "; passphrase: " + errAway.Error()},
+		}, snapshot.ErrNoIdentity.Error() + "; passphrase: " + errAway.Error()},
 		"nobody to ask":     {func(o *Options) { o.Passphrase = func(context.Context, string) (string, error) { return "", errAway } }, errAway.Error()},
 		"wants it, nothing": {func(o *Options) { o.Encrypted = true }, "neither"},
 	} {
-		if _, err := v.only(c.f); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), c.text) {
+		if _, err := v.only(c.f); !errors.Is(err, snapshot.ErrLocked) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -226,11 +227,11 @@ func TestKeys(t *testing.T) {
 		"own scrypt":  {Recipient: &age.ScryptRecipient{}},
 		"long label ": {Passphrase: "x", Label: strings.Repeat("x", 257)},
 	} {
-		if _, err := r.AddKey(ctx, k); !errors.Is(err, ErrInvalid) {
+		if _, err := r.AddKey(ctx, k); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for id, want := range map[string]error{"": ErrInvalid, "abc": ErrInvalid, strings.Repeat("0", 64): ErrNoKey, "nothex": ErrNoKey} {
+	for id, want := range map[string]error{"": snapshot.ErrInvalid, "abc": snapshot.ErrInvalid, strings.Repeat("0", 64): snapshot.ErrNoKey, "nothex": snapshot.ErrNoKey} {
 		if _, err := r.RemoveKey(ctx, id); !errors.Is(err, want) {
 			t.Errorf("%q: %v", id, err)
 		}
@@ -238,7 +239,7 @@ func TestKeys(t *testing.T) {
 	if k, err := r.RemoveKey(ctx, pass.ID[:8]); err != nil || k.ID != pass.ID {
 		t.Errorf("%+v, %v", k, err)
 	}
-	if _, err := v.only(func(o *Options) { o.Passphrase = says(vaultPassphrase) }); !errors.Is(err, ErrLocked) {
+	if _, err := v.only(func(o *Options) { o.Passphrase = says(vaultPassphrase) }); !errors.Is(err, snapshot.ErrLocked) {
 		t.Error("with the passphrase that was removed:", err)
 	}
 	if _, err := r.RemoveKey(ctx, added.ID); err != nil {
@@ -251,21 +252,21 @@ func TestKeys(t *testing.T) {
 			must(t, v.mem.Put(ctx, name, b))
 		}
 	}
-	if _, err := r.RemoveKey(ctx, first.ID); !errors.Is(err, ErrLastKey) {
+	if _, err := r.RemoveKey(ctx, first.ID); !errors.Is(err, snapshot.ErrLastKey) {
 		t.Error("the last key:", err)
 	}
-	if keys, err := r.Keys(ctx); len(keys) != 1 || !errors.Is(err, ErrIntegrity) {
+	if keys, err := r.Keys(ctx); len(keys) != 1 || !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("%d keys, %v", len(keys), err)
 	}
 	if _, err := v.only(func(o *Options) { o.Identities = []age.Identity{v.identity, other.identity} }); err != nil {
 		t.Error("beside keys of another repository:", err)
 	}
-	if _, err := v.only(func(o *Options) { o.Identities = []age.Identity{other.identity} }); !errors.Is(err, ErrIntegrity) {
+	if _, err := v.only(func(o *Options) { o.Identities = []age.Identity{other.identity} }); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("with the key of another repository:", err)
 	}
 
 	plain := newPlace(t).init()
-	if _, err := plain.Keys(ctx); !*allEncrypted && !errors.Is(err, ErrNotEncrypted) {
+	if _, err := plain.Keys(ctx); !*allEncrypted && !errors.Is(err, snapshot.ErrNotEncrypted) {
 		t.Error(err)
 	}
 }
@@ -280,7 +281,7 @@ func TestKeysRemovedAtOnce(t *testing.T) {
 		var g sync.WaitGroup
 		for _, k := range keys {
 			g.Go(func() {
-				if _, err := r.RemoveKey(t.Context(), k.ID); err != nil && !errIsAny(err, ErrLastKey, ErrNoKey, remote.ErrNotExist) {
+				if _, err := r.RemoveKey(t.Context(), k.ID); err != nil && !errIsAny(err, snapshot.ErrLastKey, snapshot.ErrNoKey, remote.ErrNotExist) {
 					t.Error(err)
 				}
 			})
@@ -298,7 +299,7 @@ func TestInitEncrypted(t *testing.T) {
 	v := newVault(t)
 	before := memObjects(t, v.mem)
 	keys := []*NewKey{{Recipient: v.identity.Recipient()}}
-	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, v.options()); !errors.Is(err, ErrExists) {
+	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, v.options()); !errors.Is(err, snapshot.ErrExists) {
 		t.Error(err)
 	}
 	if after := memObjects(t, v.mem); len(after) != len(before) {
@@ -340,7 +341,7 @@ func TestInitEncrypted(t *testing.T) {
 		}
 		return remote.Fault{}
 	})
-	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, slow); !errors.Is(err, ErrExists) {
+	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, slow); !errors.Is(err, snapshot.ErrExists) {
 		t.Error("the slower one:", err)
 	}
 	opts := v.options()
@@ -352,7 +353,7 @@ func TestInitEncrypted(t *testing.T) {
 	}
 	opts = v.options()
 	opts.Store = remote.NewMemory()
-	if _, err := Init(t.Context(), "", nil, opts); !errors.Is(err, ErrNotEncrypted) {
+	if _, err := Init(t.Context(), "", nil, opts); !errors.Is(err, snapshot.ErrNotEncrypted) {
 		t.Error("without keys, but with an identity:", err)
 	}
 }
@@ -512,7 +513,7 @@ func TestTampered(t *testing.T) {
 			switch {
 			case err == nil:
 				compare(t, want, scan(t, out))
-			case !errIsAny(err, ErrIntegrity):
+			case !errIsAny(err, snapshot.ErrIntegrity):
 				t.Errorf("%s, %s: %v", name, what, err)
 			default:
 				found[kind(name)]++
@@ -570,7 +571,7 @@ func TestReplayed(t *testing.T) {
 	fails := func(what string) {
 		t.Helper()
 		for _, r := range []*Repository{r, v.open()} {
-			if _, err := r.Restore(t.Context(), id.String(), v.path("out"), nil); !errors.Is(err, ErrIntegrity) {
+			if _, err := r.Restore(t.Context(), id.String(), v.path("out"), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
@@ -585,10 +586,10 @@ func TestReplayed(t *testing.T) {
 	if got, err := r.openObject(useProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
 		t.Error(err)
 	}
-	if _, err := r.openObject(useProfile, id.String(), sealed); !errors.Is(err, ErrIntegrity) {
+	if _, err := r.openObject(useProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("a profile of another snapshot:", err)
 	}
-	if _, err := r.openObject(useKeyDetails, old.String(), sealed); !errors.Is(err, ErrIntegrity) {
+	if _, err := r.openObject(useKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("of another use:", err)
 	}
 
@@ -663,7 +664,7 @@ func TestConfigReplaced(t *testing.T) {
 		change(c)
 		rewrite(t, p.repo+"/"+configName, c.encode())
 		for with, opts := range both() {
-			if err := open("new", opts); !errors.Is(err, ErrIntegrity) {
+			if err := open("new", opts); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s, by %s: %v", name, with, err)
 			}
 		}
@@ -676,12 +677,12 @@ func TestConfigReplaced(t *testing.T) {
 		c, err := decodeConfig(good)
 		must(t, err)
 		change(c)
-		if _, err := decodeConfig(c.encode()); !errors.Is(err, ErrIntegrity) {
+		if _, err := decodeConfig(c.encode()); !errors.Is(err, snapshot.ErrIntegrity) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	newer := bytes.Replace(good, []byte(sealAlgorithm), []byte("AES-512"), 1)
-	if _, err := decodeConfig(newer); !errors.Is(err, ErrUnsupported) {
+	if _, err := decodeConfig(newer); !errors.Is(err, snapshot.ErrUnsupported) {
 		t.Errorf("another algorithm: %v", err)
 	}
 	rewrite(t, p.repo+"/"+configName, good)
@@ -691,7 +692,7 @@ func TestConfigReplaced(t *testing.T) {
 	make("forged", "elsewhere", keys)
 	must(t, os.Rename(p.path("forged"), p.repo))
 	for name, opts := range both() {
-		if err := open("used", opts); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), p.path("used/encrypted")) {
+		if err := open("used", opts); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), p.path("used/encrypted")) {
 			t.Errorf("another repository, by %s: %v", name, err)
 		}
 		if err := open("new-"+name, opts); err != nil {
@@ -701,13 +702,13 @@ func TestConfigReplaced(t *testing.T) {
 	// One without encryption.
 	must(t, os.RemoveAll(p.repo))
 	make("repo", "elsewhere-2", nil)
-	if err := open("used", &Options{Passphrase: says(vaultPassphrase)}); !errors.Is(err, ErrIntegrity) {
+	if err := open("used", &Options{Passphrase: says(vaultPassphrase)}); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("without encryption:", err)
 	}
 	for name, opts := range map[string]*Options{
 		"identity": {Identities: []age.Identity{id}}, "wanted": {Encrypted: true}, "key": {Key: chunk.NewKey()},
 	} {
-		if err := open("new-2", opts); !errors.Is(err, ErrNotEncrypted) {
+		if err := open("new-2", opts); !errors.Is(err, snapshot.ErrNotEncrypted) {
 			t.Errorf("without encryption, %s: %v", name, err)
 		}
 	}
@@ -755,7 +756,7 @@ func TestKeyObject(t *testing.T) {
 			t.Errorf("byte %d can be changed", i)
 		}
 	}
-	if _, err := back.details(chunk.NewKey()); !errors.Is(err, ErrIntegrity) {
+	if _, err := back.details(chunk.NewKey()); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("with another key:", err)
 	}
 }
@@ -836,7 +837,7 @@ func TestKeysVerified(t *testing.T) {
 	put(t, v.mem, name, append(memObjects(t, v.mem)[name], 0))
 	put(t, v.mem, keyPrefix+"note", nil)
 	rep := verify(t, r, nil)
-	if rep.Damaged() != 3 || len(rep.Findings) != 4 || !errors.Is(rep.Err(), ErrIntegrity) {
+	if rep.Damaged() != 3 || len(rep.Findings) != 4 || !errors.Is(rep.Err(), snapshot.ErrIntegrity) {
 		t.Errorf("%+v", rep.Findings)
 	}
 	for _, f := range rep.Findings {

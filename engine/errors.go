@@ -1,82 +1,29 @@
 package engine
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/index"
-	"github.com/snapctl/snapctl/manifest"
-	"github.com/snapctl/snapctl/remote"
-)
+import "github.com/snapctl/snapctl/engine/snapshot"
 
 // Errors that callers branch on with errors.Is. Messages name the repository,
-// snapshot or file that they are about.
+// snapshot or file that they are about. Package snapshot says what each one means.
 var (
-	// ErrNotInitialised: there is no repository at the URL.
-	ErrNotInitialised = errors.New("no repository here")
-	// ErrExists: Init found a repository at the URL, or Restore a target that
-	// it may not replace.
-	ErrExists = errors.New("exists already")
-	// ErrNotEmpty: Restore, Mount or Fork found a directory that holds something, and was
-	// not told what becomes of that. It is ErrExists as well.
-	ErrNotEmpty = fmt.Errorf("%w: the directory is not empty", ErrExists)
-	// ErrGone: this machine has used a repository at the URL, and it is not there any
-	// more. The error is ErrNotInitialised as well.
-	ErrGone = errors.New("this machine has used one here, which is gone")
-	// ErrOwn: what Restore or Fork would write to, delete or hide is snapctl's own.
-	ErrOwn = errors.New("it is what snapctl keeps on this machine")
-	// ErrPartlyWritten: Restore was stopped while it changed the target in place.
-	ErrPartlyWritten = errors.New("the target may be partly written")
-	// ErrNotFound: no snapshot answers to the reference.
-	ErrNotFound = errors.New("no such snapshot")
-	// ErrAmbiguous: more than one snapshot answers to the reference.
-	ErrAmbiguous = errors.New("ambiguous reference")
-	// ErrExpired: the snapshot's time to live has passed.
-	ErrExpired = errors.New("snapshot has expired")
-	// ErrIntegrity: an object of the repository is damaged, or not what it was
-	// when it was written. No byte of it was used.
-	ErrIntegrity = errors.New("damaged repository")
-	// ErrInvalid: an argument or option that cannot be meant, such as a name
-	// with a newline.
-	ErrInvalid = errors.New("invalid argument")
-	// ErrLocked: the repository is encrypted, and what was given opens none of its
-	// keys: a wrong passphrase, or nothing.
-	ErrLocked = errors.New("locked repository")
-	// ErrNoIdentity: none of the identities that were given opens a key of the encrypted
-	// repository. It comes with ErrLocked.
-	ErrNoIdentity = errors.New("none of the identities opens one of its keys")
-	// ErrNotEncrypted: the repository is not encrypted, although whoever opened it
-	// expected that, or asked for its keys.
-	ErrNotEncrypted = errors.New("not an encrypted repository")
-	// ErrNoKey: an encrypted repository has no such key.
-	ErrNoKey = errors.New("no key")
-	// ErrLastKey: the last key of an encrypted repository cannot be removed.
-	ErrLastKey = errors.New("it is the last key, without which nothing could be read again")
-	// ErrNeedsLinux: this system has not what mounts and forks are made of. It wraps
-	// errors.ErrUnsupported.
-	ErrNeedsLinux error = needsLinux{}
-	// ErrUnsupported: the repository needs a newer snapctl.
-	ErrUnsupported = errors.New("made by a newer version of snapctl")
+	ErrNotInitialised = snapshot.ErrNotInitialised
+	ErrExists         = snapshot.ErrExists
+	ErrGone           = snapshot.ErrGone
+	ErrNotEmpty       = snapshot.ErrNotEmpty
+	ErrOwn            = snapshot.ErrOwn
+	ErrPartlyWritten  = snapshot.ErrPartlyWritten
+	ErrNotFound       = snapshot.ErrNotFound
+	ErrAmbiguous      = snapshot.ErrAmbiguous
+	ErrExpired        = snapshot.ErrExpired
+	ErrIntegrity      = snapshot.ErrIntegrity
+	ErrInvalid        = snapshot.ErrInvalid
+	ErrLocked         = snapshot.ErrLocked
+	ErrNoIdentity     = snapshot.ErrNoIdentity
+	ErrNotEncrypted   = snapshot.ErrNotEncrypted
+	ErrNoKey          = snapshot.ErrNoKey
+	ErrLastKey        = snapshot.ErrLastKey
+	ErrNeedsLinux     = snapshot.ErrNeedsLinux
+	ErrUnsupported    = snapshot.ErrUnsupported
+	ErrServerStays    = snapshot.ErrServerStays
+	ErrNoFork         = snapshot.ErrNoFork
+	ErrForkLost       = snapshot.ErrForkLost
 )
-
-// integrity makes errors about damaged objects ErrIntegrity.
-func integrity(err error) error {
-	if err == nil || errors.Is(err, ErrIntegrity) {
-		return err
-	}
-	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort, remote.ErrLarge) {
-		return fmt.Errorf("%w: %w", ErrIntegrity, err)
-	}
-	return err
-}
-
-// errIsAny is errors.Is for any of several.
-func errIsAny(err error, targets ...error) bool {
-	for _, t := range targets {
-		if errors.Is(err, t) {
-			return true
-		}
-	}
-	return false
-}

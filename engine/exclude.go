@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 // Patterns are those of gitignore(5), for --exclude, --include and .gitignore
@@ -33,7 +35,7 @@ func parsePattern(line string) (p pattern, ok bool, err error) {
 		p.dirOnly, s = true, strings.TrimSuffix(s, "/")
 	}
 	if strings.Contains(s, "//") || strings.HasSuffix(s, "/") && s != "/" {
-		err = fmt.Errorf("%w: pattern %q has two slashes in a row", ErrInvalid, line)
+		err = fmt.Errorf("%w: pattern %q has two slashes in a row", snapshot.ErrInvalid, line)
 	}
 	if i := strings.IndexByte(s, '/'); i >= 0 {
 		p.whole = true
@@ -43,7 +45,7 @@ func parsePattern(line string) (p pattern, ok bool, err error) {
 		return p, false, err
 	}
 	if p.glob, ok = newGlob(s); !ok {
-		return p, false, fmt.Errorf("%w: pattern %q is malformed", ErrInvalid, line)
+		return p, false, fmt.Errorf("%w: pattern %q is malformed", snapshot.ErrInvalid, line)
 	}
 	return p, true, err
 }

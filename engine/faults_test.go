@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
@@ -268,7 +269,7 @@ func TestFailAtEveryRequest(t *testing.T) {
 				_, err = r.Restore(t.Context(), res.ID.String(), dst, &RestoreOptions{Delete: true})
 				armed.Store(false)
 				if err != nil {
-					if !errors.Is(err, errAway) || errors.Is(err, ErrIntegrity) {
+					if !errors.Is(err, errAway) || errors.Is(err, snapshot.ErrIntegrity) {
 						t.Errorf("request %d: restore: %v", n, err)
 					}
 					if n := scan(t, dst)["old"]; n.Size == 0 && n.Sum == "" && scan(t, dst)["new"].Size == 0 {
@@ -400,10 +401,10 @@ func TestWrongBytes(t *testing.T) {
 					case err == nil && prefix == "manifests/" && op == remote.OpReadAt && name != "missing":
 						return // what was hit of the head is not used, or was asked for again
 					case name == "missing" && prefix == "manifests/":
-						if !errors.Is(err, ErrNotFound) {
+						if !errors.Is(err, snapshot.ErrNotFound) {
 							t.Error(err)
 						}
-					case !errors.Is(err, ErrIntegrity):
+					case !errors.Is(err, snapshot.ErrIntegrity):
 						t.Errorf("error is %v", err)
 					}
 					compare(t, before, scan(t, dst))
@@ -429,7 +430,7 @@ func TestPutIsDamaged(t *testing.T) {
 	}))
 	id := complete(t, r, src, nil).ID.String()
 	store.set(whole)
-	if _, err := r.Restore(t.Context(), id, p.path("out"), nil); !errors.Is(err, ErrIntegrity) {
+	if _, err := r.Restore(t.Context(), id, p.path("out"), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(p.path("out")); !errors.Is(err, os.ErrNotExist) {
@@ -516,7 +517,7 @@ func TestUnreadableRepository(t *testing.T) {
 			t.Errorf("%v fails: list gives %v", op, all)
 		}
 		refused.Store(0)
-		if _, err := r.Get(t.Context(), "nothing"); errors.Is(err, ErrNotFound) && refused.Load() > 0 {
+		if _, err := r.Get(t.Context(), "nothing"); errors.Is(err, snapshot.ErrNotFound) && refused.Load() > 0 {
 			t.Errorf("%v fails: get says %v", op, err)
 		}
 		refused.Store(0)
@@ -540,19 +541,19 @@ func TestUnreadableRepository(t *testing.T) {
 func TestInit(t *testing.T) {
 	p := newPlace(t)
 	ctx := t.Context()
-	if _, err := Open(ctx, p.repo, nil); !errors.Is(err, ErrNotInitialised) {
+	if _, err := Open(ctx, p.repo, nil); !errors.Is(err, snapshot.ErrNotInitialised) {
 		t.Errorf("open before init: %v", err)
 	}
 	p.init()
 	before, err := os.ReadFile(p.repo + "/config")
 	must(t, err)
-	if _, err := Init(ctx, p.repo, nil, nil); !errors.Is(err, ErrExists) {
+	if _, err := Init(ctx, p.repo, nil, nil); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("init again: %v", err)
 	}
 	if after, err := os.ReadFile(p.repo + "/config"); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the config has changed: %v", err)
 	}
-	if _, err := Init(ctx, p.path("other"), &InitOptions{Compression: 23}, nil); !errors.Is(err, ErrInvalid) {
+	if _, err := Init(ctx, p.path("other"), &InitOptions{Compression: 23}, nil); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("compression 23: %v", err)
 	}
 	for _, url := range []string{"", "s3://", "ftp://x/y", "s3://bucket/?endpoint="} {

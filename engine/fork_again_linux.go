@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -25,9 +26,9 @@ const (
 
 // A ForkPlan tells what ForkAgain would do.
 type ForkPlan struct {
-	Action   ForkAction `json:"action"`
-	Snapshot Snapshot   `json:"snapshot"`
-	Dir      string     `json:"target"` // absolute and without symbolic links
+	Action   ForkAction        `json:"action"`
+	Snapshot snapshot.Snapshot `json:"snapshot"`
+	Dir      string            `json:"target"` // absolute and without symbolic links
 
 	fork string // the name of the one that is there
 }
@@ -49,7 +50,7 @@ func (r *Repository) ForkAgain(ctx context.Context, ref, dir string, opts *ForkO
 	case ForkKeep, ForkResume:
 		return r.ResumeFork(ctx, p.fork, opts)
 	case ForkReplace:
-		if _, err := RemoveFork(ctx, r.state, p.fork, nil); err != nil && !errors.Is(err, ErrNoFork) {
+		if _, err := RemoveFork(ctx, r.state, p.fork, nil); err != nil && !errors.Is(err, snapshot.ErrNoFork) {
 			return nil, err
 		}
 	case ForkHide:
@@ -104,7 +105,7 @@ func (r *Repository) planFork(ctx context.Context, ref, dir string, opts *ForkOp
 	case replace:
 		p.Action = ForkReplace
 	case changed:
-		return nil, fmt.Errorf("%w: the fork %s is there, and has changes", ErrExists, p.fork)
+		return nil, fmt.Errorf("%w: the fork %s is there, and has changes", snapshot.ErrExists, p.fork)
 	case e.rec.Snapshot.ID != s.ID || state == ForkLost && (e.rec.Ephemeral || e.rec.Mode == ForkRestore):
 		p.Action = ForkReplace
 	case state == ForkMounted:
@@ -139,7 +140,7 @@ func (r *Repository) planOver(ctx context.Context, p *ForkPlan, opts *ForkOption
 	}
 	rec, err := r.restoredAt(ctx, p.Dir, fd, mounted)
 	if err == nil && rec == nil {
-		err = ErrNotEmpty
+		err = snapshot.ErrNotEmpty
 	}
 	return err
 }

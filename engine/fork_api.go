@@ -2,11 +2,11 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -34,7 +34,7 @@ var forkModes = []ForkMode{ForkOverlay, ForkUserOverlay, ForkFuse, ForkRestore}
 // ParseForkMode parses the name of a mode.
 func ParseForkMode(s string) (ForkMode, error) {
 	if !slices.Contains(forkModes, ForkMode(s)) {
-		return "", fmt.Errorf("%w: %q is not the mode of a fork", ErrInvalid, s)
+		return "", fmt.Errorf("%w: %q is not the mode of a fork", snapshot.ErrInvalid, s)
 	}
 	return ForkMode(s), nil
 }
@@ -64,7 +64,7 @@ type ForkOptions struct {
 	Fail     func(op, path string, err error)
 	Warn     func(error)
 	// Progress is told of the copy in ForkRestore.
-	Progress Progress
+	Progress snapshot.Progress
 
 	// Serve has another process mount the snapshot at a directory and serve it, with
 	// MountOptions.Share and the state folder of this repository. It is called when no
@@ -78,14 +78,14 @@ type ForkOptions struct {
 // the snapshot dies, and when the machine is started again (unless Ephemeral);
 // ResumeFork brings it back.
 type Fork struct {
-	Name       string    `json:"name"`
-	Dir        string    `json:"dir"` // absolute and without symbolic links; where it is now, if it was moved
-	Snapshot   Snapshot  `json:"snapshot"`
-	Repository string    `json:"repository"` // URL
-	Mode       ForkMode  `json:"mode"`
-	Upper      string    `json:"upper,omitempty"` // the directory that holds what is changed; "" in ForkRestore
-	Ephemeral  bool      `json:"ephemeral,omitempty"`
-	Created    time.Time `json:"created"`
+	Name       string            `json:"name"`
+	Dir        string            `json:"dir"` // absolute and without symbolic links; where it is now, if it was moved
+	Snapshot   snapshot.Snapshot `json:"snapshot"`
+	Repository string            `json:"repository"` // URL
+	Mode       ForkMode          `json:"mode"`
+	Upper      string            `json:"upper,omitempty"` // the directory that holds what is changed; "" in ForkRestore
+	Ephemeral  bool              `json:"ephemeral,omitempty"`
+	Created    time.Time         `json:"created"`
 
 	state string
 }
@@ -134,9 +134,3 @@ type RemoveForkOptions struct {
 	// Warn is told what could not be undone of a fork that is removed all the same.
 	Warn func(error)
 }
-
-// ErrNoFork: no fork answers to the name or directory.
-var ErrNoFork = errors.New("no such fork")
-
-// ErrForkLost: what a fork had changed is gone.
-var ErrForkLost = errors.New("what the fork had changed is gone")

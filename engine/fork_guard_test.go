@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -344,7 +345,7 @@ func TestForkHoldsOurs(t *testing.T) {
 		if !mounted {
 			must(t, one.Unmount(t.Context(), false))
 		}
-		if _, err := one.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+		if _, err := one.Remove(t.Context(), nil); !errors.Is(err, snapshot.ErrOwn) {
 			t.Errorf("mounted %t: %v", mounted, err)
 		}
 	}
@@ -357,7 +358,7 @@ func TestForkHoldsOurs(t *testing.T) {
 	upper := one.Dir + "/upper"
 	two := f.fork(r, "two", &ForkOptions{Upper: upper, Mode: ForkFuse})
 	must(t, two.Unmount(t.Context(), false))
-	if _, err := one.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+	if _, err := one.Remove(t.Context(), nil); !errors.Is(err, snapshot.ErrOwn) {
 		t.Errorf("another fork's changes: %v", err)
 	}
 	f.remove(two)

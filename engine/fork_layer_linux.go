@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -156,7 +157,7 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 		return nil, err
 	}
 	if dir := string(rec.Dir); l.dir == dir || strings.HasPrefix(l.dir, dir+"/") || l.dir == "/" {
-		return nil, fmt.Errorf("%w: the upper folder would be below the fork", ErrInvalid)
+		return nil, fmt.Errorf("%w: the upper folder would be below the fork", snapshot.ErrInvalid)
 	}
 	rec.Layer = rawPath(l.dir)
 	if _, err := os.Lstat(l.dir); errors.Is(err, fs.ErrNotExist) {
@@ -177,16 +178,16 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	}
 	switch l.kept, err = readLayer(l.dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: the upper folder %s holds something, and nothing of a fork's", ErrExists, l.dir)
+		return nil, fmt.Errorf("%w: the upper folder %s holds something, and nothing of a fork's", snapshot.ErrExists, l.dir)
 	case err != nil:
 		return nil, fmt.Errorf("upper folder %s: %s: %w", l.dir, layerFileName, err)
 	case l.kept.Snapshot != rec.Snapshot.ID:
-		return nil, fmt.Errorf("%w: the upper folder %s is of a fork of the snapshot %v", ErrExists, l.dir, l.kept.Snapshot)
+		return nil, fmt.Errorf("%w: the upper folder %s is of a fork of the snapshot %v", snapshot.ErrExists, l.dir, l.kept.Snapshot)
 	case l.kept.inUse():
-		return nil, fmt.Errorf("%w: the upper folder %s is that of fork %s", ErrExists, l.dir, strings.Split(l.kept.Key, "@")[0])
+		return nil, fmt.Errorf("%w: the upper folder %s is that of fork %s", snapshot.ErrExists, l.dir, strings.Split(l.kept.Key, "@")[0])
 	}
 	if info, err := os.Lstat(filepath.Join(l.dir, upperName)); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("%w: there is no folder %s in %s", ErrExists, upperName, l.dir)
+		return nil, fmt.Errorf("%w: there is no folder %s in %s", snapshot.ErrExists, upperName, l.dir)
 	}
 	rec.TookLayer = true
 	// What unfork --keep made goes with the fork that had it last.
@@ -204,7 +205,7 @@ func (l *forkLayer) take() error {
 	l.lock = os.NewFile(uintptr(fd), l.dir)
 	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
 		l.close()
-		return fmt.Errorf("%w: another fork is about to use the upper folder %s", ErrExists, l.dir)
+		return fmt.Errorf("%w: another fork is about to use the upper folder %s", snapshot.ErrExists, l.dir)
 	}
 	return nil
 }

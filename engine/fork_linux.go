@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -106,7 +107,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 		id = s.ID
 	}
 	if dir == "" {
-		return nil, fmt.Errorf("%w: no directory", ErrInvalid)
+		return nil, fmt.Errorf("%w: no directory", snapshot.ErrInvalid)
 	}
 	path, err := fusefs.Resolve(dir)
 	if err != nil {
@@ -118,7 +119,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	}
 	for _, key := range keys { // which is looked at again when it counts
 		if name, ok := strings.CutSuffix(key, forkKeyOf(path)); ok {
-			return nil, fmt.Errorf("%w: fork %s is there", ErrExists, name)
+			return nil, fmt.Errorf("%w: fork %s is there", snapshot.ErrExists, name)
 		}
 	}
 	_, err = os.Lstat(path)
@@ -160,7 +161,7 @@ func (x *forker) hidesNothing(path string) error {
 		return nil // the directory is empty
 	}
 	if own := x.repo.protected().hiddenBy(path); own != "" {
-		return fmt.Errorf("%w: %s would be hidden", ErrOwn, own)
+		return fmt.Errorf("%w: %s would be hidden", snapshot.ErrOwn, own)
 	}
 	return nil
 }
@@ -194,16 +195,16 @@ func (x *forker) check() error {
 	}
 	switch {
 	case o.Ephemeral && o.Upper != "":
-		return fmt.Errorf("%w: an upper folder, and changes in memory", ErrInvalid)
+		return fmt.Errorf("%w: an upper folder, and changes in memory", snapshot.ErrInvalid)
 	case o.Mode == ForkRestore && (o.Ephemeral || o.Upper != "" || o.Force):
-		return fmt.Errorf("%w: a copy has no upper folder, and hides nothing", ErrInvalid)
+		return fmt.Errorf("%w: a copy has no upper folder, and hides nothing", snapshot.ErrInvalid)
 	}
 	return nil
 }
 
 // overLower calls do with a directory at which the snapshot is mounted, and stays as
 // long as do takes. Whoever comes first mounts it.
-func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string, s *Snapshot) error) error {
+func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string, s *snapshot.Snapshot) error) error {
 	for how := unix.LOCK_SH; ; how = unix.LOCK_EX {
 		lock, err := x.g.lockLower(ctx, k, how)
 		if err != nil {
@@ -236,7 +237,7 @@ func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string
 }
 
 // lowerThere gives the snapshot, if it is mounted where forks lie over it; else nil.
-func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
+func (x *forker) lowerThere(k lowerKey) (*snapshot.Snapshot, error) {
 	points, err := fusefs.Points()
 	if err != nil {
 		return nil, err
@@ -266,7 +267,7 @@ func (x *forker) lowerThere(k lowerKey) (*Snapshot, error) {
 }
 
 // mountLower mounts the snapshot where forks lie over it.
-func (x *forker) mountLower(ctx context.Context, k lowerKey) (*Snapshot, error) {
+func (x *forker) mountLower(ctx context.Context, k lowerKey) (*snapshot.Snapshot, error) {
 	if err := TryMount(x.g.state); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoFUSE, err)
 	}
@@ -311,7 +312,7 @@ func (x *forker) mountNew(ctx context.Context, rec *forkRecord) (_ *Fork, err er
 	}
 	if x.opts.Mode != "" {
 		if layer.kept != nil && layer.kept.Mode != x.opts.Mode {
-			return nil, fmt.Errorf("%w: %s is of a fork in mode %s", ErrExists, x.opts.Upper, layer.kept.Mode)
+			return nil, fmt.Errorf("%w: %s is of a fork in mode %s", snapshot.ErrExists, x.opts.Upper, layer.kept.Mode)
 		}
 		modes = []ForkMode{x.opts.Mode}
 	}
@@ -323,7 +324,7 @@ func (x *forker) mountNew(ctx context.Context, rec *forkRecord) (_ *Fork, err er
 		}
 		rec.Mode = mode
 		var f *Fork
-		err := x.overLower(ctx, rec.lower(), func(lower string, s *Snapshot) error {
+		err := x.overLower(ctx, rec.lower(), func(lower string, s *snapshot.Snapshot) error {
 			rec.Snapshot = *s
 			var err error
 			f, err = x.mountAs(ctx, rec, layer, lower)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -66,12 +67,12 @@ const (
 // newForkRegistry gives the registry of forks of a state folder. It makes nothing.
 func newForkRegistry(stateDir string) (*forkRegistry, error) {
 	if stateDir == "" {
-		return nil, fmt.Errorf("%w: forks need a state folder", ErrInvalid)
+		return nil, fmt.Errorf("%w: forks need a state folder", snapshot.ErrInvalid)
 	}
 	// As the kernel's table has it, wherever we are later.
 	dir, err := resolveTarget(stateDir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: state folder: %w", snapshot.ErrInvalid, err)
 	}
 	if err := checkState(dir); err != nil {
 		return nil, err
@@ -81,25 +82,25 @@ func newForkRegistry(stateDir string) (*forkRegistry, error) {
 
 // A forkRecord is what an entry says. It is enough to mount the fork again.
 type forkRecord struct {
-	Version    int              `json:"version"`
-	ID         string           `json:"id"` // a random word
-	Name       string           `json:"name"`
-	Repository recordRepository `json:"repository"`
-	Snapshot   Snapshot         `json:"snapshot"`
-	Dir        rawPath          `json:"dir"`
-	MadeDir    bool             `json:"madeDir,omitempty"` // there was none
-	Bare       *bareDir         `json:"bare,omitempty"`    // what it was; nil if it is not guarded
-	Layer      rawPath          `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
-	MadeLayer  bool             `json:"madeLayer,omitempty"`
-	TookLayer  bool             `json:"tookLayer,omitempty"` // it was kept of another fork
-	Took       *layerRecord     `json:"took,omitempty"`      // and what layer.json said before
-	Works      workDirs         `json:"works,omitempty"`     // work folders that we made beside upper, the last in use
-	Mode       ForkMode         `json:"mode"`
-	Ephemeral  bool             `json:"ephemeral,omitempty"`
-	Prefetch   string           `json:"prefetch"`
-	Created    time.Time        `json:"created"`
-	Mounted    *forkPlace       `json:"mounted,omitempty"` // nil since it was unmounted
-	Copy       *forkCopy        `json:"copy,omitempty"`    // in mode restore
+	Version    int               `json:"version"`
+	ID         string            `json:"id"` // a random word
+	Name       string            `json:"name"`
+	Repository recordRepository  `json:"repository"`
+	Snapshot   snapshot.Snapshot `json:"snapshot"`
+	Dir        rawPath           `json:"dir"`
+	MadeDir    bool              `json:"madeDir,omitempty"` // there was none
+	Bare       *bareDir          `json:"bare,omitempty"`    // what it was; nil if it is not guarded
+	Layer      rawPath           `json:"layer,omitempty"`   // the folder of upper and work; "" for the entry
+	MadeLayer  bool              `json:"madeLayer,omitempty"`
+	TookLayer  bool              `json:"tookLayer,omitempty"` // it was kept of another fork
+	Took       *layerRecord      `json:"took,omitempty"`      // and what layer.json said before
+	Works      workDirs          `json:"works,omitempty"`     // work folders that we made beside upper, the last in use
+	Mode       ForkMode          `json:"mode"`
+	Ephemeral  bool              `json:"ephemeral,omitempty"`
+	Prefetch   string            `json:"prefetch"`
+	Created    time.Time         `json:"created"`
+	Mounted    *forkPlace        `json:"mounted,omitempty"` // nil since it was unmounted
+	Copy       *forkCopy         `json:"copy,omitempty"`    // in mode restore
 }
 
 // A forkCopy identifies a directory, so that no other is taken for it.
@@ -121,7 +122,7 @@ var (
 // checkForkName reports a name that a fork cannot have.
 func checkForkName(name string) error {
 	if !forkNames.MatchString(name) {
-		return fmt.Errorf("%w: name %q of a fork: letters, digits, dots, dashes and underscores, 64 at most", ErrInvalid, name)
+		return fmt.Errorf("%w: name %q of a fork: letters, digits, dots, dashes and underscores, 64 at most", snapshot.ErrInvalid, name)
 	}
 	return nil
 }
@@ -279,13 +280,13 @@ func (c *forkRecord) choose(names []os.DirEntry) error {
 			continue
 		}
 		if "@"+word == forkKeyOf(string(c.Dir)) {
-			return fmt.Errorf("%w: fork %s is at %s", ErrExists, name, c.Dir)
+			return fmt.Errorf("%w: fork %s is at %s", snapshot.ErrExists, name, c.Dir)
 		}
 		taken[name] = true
 	}
 	if c.Name != "" {
 		if taken[c.Name] {
-			return fmt.Errorf("%w: a fork of the name %s", ErrExists, c.Name)
+			return fmt.Errorf("%w: a fork of the name %s", snapshot.ErrExists, c.Name)
 		}
 		return nil
 	}
@@ -392,7 +393,7 @@ func (g *forkRegistry) all() (all []*forkEntry, err error) {
 // else is to be.
 func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
 	if nameOrDir == "" {
-		return nil, fmt.Errorf("%w: no name of a fork", ErrInvalid)
+		return nil, fmt.Errorf("%w: no name of a fork", snapshot.ErrInvalid)
 	}
 	table, err := readMountTable()
 	if err != nil {
@@ -422,9 +423,9 @@ func (g *forkRegistry) find(nameOrDir string) (*forkEntry, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return nil, fmt.Errorf("%w: %s", ErrNoFork, nameOrDir)
+		return nil, fmt.Errorf("%w: %s", snapshot.ErrNoFork, nameOrDir)
 	case len(found) > 1:
-		return nil, fmt.Errorf("%w: %s is the name of one fork and the directory of another", ErrAmbiguous, nameOrDir)
+		return nil, fmt.Errorf("%w: %s is the name of one fork and the directory of another", snapshot.ErrAmbiguous, nameOrDir)
 	}
 	e, err := g.load(found[0])
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -164,12 +165,12 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	}
 	defer e.close()
 	if err := e.take(ctx); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: %s", ErrNoFork, nameOrDir)
+		return "", fmt.Errorf("%w: %s", snapshot.ErrNoFork, nameOrDir)
 	} else if err != nil {
 		return "", err
 	}
 	if e.rec.Ephemeral && opts.Keep {
-		return "", fmt.Errorf("%w: what it changed is in memory; a snapshot of it can be kept", ErrInvalid)
+		return "", fmt.Errorf("%w: what it changed is in memory; a snapshot of it can be kept", snapshot.ErrInvalid)
 	}
 	if e.rec.Mode == ForkRestore {
 		return e.removeCopy(ctx, opts.Keep)
@@ -224,7 +225,7 @@ func (e *forkEntry) holdsOurs() error {
 				continue
 			}
 			if _, err := os.Lstat(filepath.Join(e.upper(), rel)); err == nil {
-				return fmt.Errorf("%w: %s would be deleted; move it elsewhere first, or keep what the fork changed with --keep", ErrOwn, path)
+				return fmt.Errorf("%w: %s would be deleted; move it elsewhere first, or keep what the fork changed with --keep", snapshot.ErrOwn, path)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 )
 
@@ -48,11 +49,11 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		return nil, err
 	}
 	if e.rec.Repository.ID != x.repo.cfg.ID {
-		return nil, fmt.Errorf("%w: it is of the repository %s", ErrInvalid, e.rec.Repository.URL)
+		return nil, fmt.Errorf("%w: it is of the repository %s", snapshot.ErrInvalid, e.rec.Repository.URL)
 	}
 	if e.rec.Mode == ForkRestore {
 		if !e.copyThere() {
-			return nil, fmt.Errorf("%w: the copy is not at %s any more", ErrForkLost, e.rec.Dir)
+			return nil, fmt.Errorf("%w: the copy is not at %s any more", snapshot.ErrForkLost, e.rec.Dir)
 		}
 		return e.fork(), nil
 	}
@@ -79,10 +80,10 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 		opts.Prefetch = p
 		x.opts = &opts
 	}
-	err = x.overLower(ctx, e.rec.lower(), func(lower string, _ *Snapshot) error {
+	err = x.overLower(ctx, e.rec.lower(), func(lower string, _ *snapshot.Snapshot) error {
 		return e.remount(ctx, lower, dead)
 	})
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, snapshot.ErrNotFound) {
 		err = fmt.Errorf("%w: it was removed; what the fork changed is in %s", err, e.upper())
 	}
 	if err != nil {
@@ -243,10 +244,10 @@ func (e *forkEntry) layDown(ctx context.Context, dead *mountinfo.Info) error {
 // layerThere reports whether what the fork changed is there.
 func (e *forkEntry) layerThere(t *mountTable) error {
 	if e.rec.Ephemeral && e.rec.Layer == "" && t.at(e.layer()) == nil {
-		return fmt.Errorf("%w: it was in memory", ErrForkLost)
+		return fmt.Errorf("%w: it was in memory", snapshot.ErrForkLost)
 	}
 	if info, err := os.Lstat(e.upper()); err != nil || !info.IsDir() {
-		return fmt.Errorf("%w: there is no %s", ErrForkLost, e.upper())
+		return fmt.Errorf("%w: there is no %s", snapshot.ErrForkLost, e.upper())
 	}
 	if e.rec.Layer == "" {
 		return nil
@@ -257,7 +258,7 @@ func (e *forkEntry) layerThere(t *mountTable) error {
 // layerIsOurs fails with ErrForkLost if layer.json says something else.
 func (e *forkEntry) layerIsOurs() error {
 	if l, err := readLayer(e.layer()); err != nil || l.Fork != e.rec.ID || l.Snapshot != e.rec.Snapshot.ID {
-		return fmt.Errorf("%w: %s is another fork's", ErrForkLost, e.layer())
+		return fmt.Errorf("%w: %s is another fork's", snapshot.ErrForkLost, e.layer())
 	}
 	return nil
 }

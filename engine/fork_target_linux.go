@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 )
 
@@ -63,9 +64,9 @@ func (r *Repository) forkFor(path string) (*targetFork, error) {
 	case ForkCovered:
 		return nil, nil // the path leads to something else
 	case ForkDead:
-		return nil, fmt.Errorf("%w: the server of the fork there has died; bring it back with snapctl fork --resume %s, or remove it with snapctl unfork %s", ErrExists, f.name, f.name)
+		return nil, fmt.Errorf("%w: the server of the fork there has died; bring it back with snapctl fork --resume %s, or remove it with snapctl unfork %s", snapshot.ErrExists, f.name, f.name)
 	case ForkSilent:
-		return nil, fmt.Errorf("%w: the fork there: %w", ErrExists, fusefs.ErrNoAnswer)
+		return nil, fmt.Errorf("%w: the fork there: %w", snapshot.ErrExists, fusefs.ErrNoAnswer)
 	case ForkLost:
 		if e.rec.Mode == ForkRestore {
 			return nil, nil // something else is there by now
@@ -89,7 +90,7 @@ func (g *forkRegistry) registered(path string) (*forkEntry, error) {
 		return nil, nil
 	}
 	e, err := g.find(path)
-	if errors.Is(err, ErrNoFork) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, snapshot.ErrNoFork) || errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return e, err
@@ -98,7 +99,7 @@ func (g *forkRegistry) registered(path string) (*forkEntry, error) {
 // replaceFork removes a fork that is not mounted, for a restore to take its place.
 func (r *Repository) replaceFork(ctx context.Context, f *targetFork) error {
 	_, err := RemoveFork(ctx, r.state, f.name, nil)
-	if errors.Is(err, ErrNoFork) {
+	if errors.Is(err, snapshot.ErrNoFork) {
 		return nil
 	}
 	return err

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -231,10 +232,10 @@ func TestFork(t *testing.T) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
-	if _, err := RemoveFork(t.Context(), f.state, "one", nil); !errors.Is(err, ErrNoFork) {
+	if _, err := RemoveFork(t.Context(), f.state, "one", nil); !errors.Is(err, snapshot.ErrNoFork) {
 		t.Error(err)
 	}
-	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, ErrNoFork) {
+	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, snapshot.ErrNoFork) {
 		t.Error(err)
 	}
 }
@@ -326,18 +327,18 @@ func TestForkRefused(t *testing.T) {
 		opts ForkOptions
 		want error
 	}{
-		{"a name twice", "", "new", ForkOptions{Name: "first"}, ErrExists},
-		{"a directory twice", "", "one", ForkOptions{Force: true}, ErrExists},
-		{"a directory that holds something", "", "full", ForkOptions{}, ErrExists},
-		{"a name that is none", "", "new", ForkOptions{Name: "../x"}, ErrInvalid},
-		{"a name like a key", "", "new", ForkOptions{Name: "a@b"}, ErrInvalid},
-		{"a mode that is none", "", "new", ForkOptions{Mode: "magic"}, ErrInvalid},
-		{"two places for changes", "", "new", ForkOptions{Ephemeral: true, Upper: f.path("u")}, ErrInvalid},
-		{"a copy over something", "", "new", ForkOptions{Mode: ForkRestore, Force: true}, ErrInvalid},
-		{"changes inside of the fork", "", "new", ForkOptions{Upper: f.path("new", "u")}, ErrInvalid},
-		{"changes in a folder that holds something", "", "new", ForkOptions{Upper: f.path("full")}, ErrExists},
+		{"a name twice", "", "new", ForkOptions{Name: "first"}, snapshot.ErrExists},
+		{"a directory twice", "", "one", ForkOptions{Force: true}, snapshot.ErrExists},
+		{"a directory that holds something", "", "full", ForkOptions{}, snapshot.ErrExists},
+		{"a name that is none", "", "new", ForkOptions{Name: "../x"}, snapshot.ErrInvalid},
+		{"a name like a key", "", "new", ForkOptions{Name: "a@b"}, snapshot.ErrInvalid},
+		{"a mode that is none", "", "new", ForkOptions{Mode: "magic"}, snapshot.ErrInvalid},
+		{"two places for changes", "", "new", ForkOptions{Ephemeral: true, Upper: f.path("u")}, snapshot.ErrInvalid},
+		{"a copy over something", "", "new", ForkOptions{Mode: ForkRestore, Force: true}, snapshot.ErrInvalid},
+		{"changes inside of the fork", "", "new", ForkOptions{Upper: f.path("new", "u")}, snapshot.ErrInvalid},
+		{"changes in a folder that holds something", "", "new", ForkOptions{Upper: f.path("full")}, snapshot.ErrExists},
 		{"no parent", "", "none/new", ForkOptions{}, fs.ErrNotExist},
-		{"no snapshot", "nosuch", "new", ForkOptions{}, ErrNotFound},
+		{"no snapshot", "nosuch", "new", ForkOptions{}, snapshot.ErrNotFound},
 	} {
 		ref := c.ref
 		if ref == "" {
@@ -347,7 +348,7 @@ func TestForkRefused(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
-	if _, err := f.place.open("cache").Fork(t.Context(), f.id.String(), f.path("new"), nil); !errors.Is(err, ErrInvalid) {
+	if _, err := f.place.open("cache").Fork(t.Context(), f.id.String(), f.path("new"), nil); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("no state folder: %v", err)
 	}
 	if _, err := os.Lstat(f.path("new")); !errors.Is(err, fs.ErrNotExist) {
@@ -495,7 +496,7 @@ func TestForkRestart(t *testing.T) {
 	if b, err := os.ReadFile(memory.Dir + "/new"); err != nil || string(b) != "new" {
 		t.Errorf("in memory: %q %v", b, err)
 	}
-	if _, err := RemoveFork(t.Context(), f.state, "memory", &RemoveForkOptions{Keep: true}); !errors.Is(err, ErrInvalid) {
+	if _, err := RemoveFork(t.Context(), f.state, "memory", &RemoveForkOptions{Keep: true}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Error(err)
 	}
 	must(t, two.Unmount(t.Context(), false))
@@ -515,7 +516,7 @@ func TestForkRestart(t *testing.T) {
 	if b, err := os.ReadFile(one.Dir + "/new"); err != nil || string(b) != "new" {
 		t.Errorf("%q %v", b, err)
 	}
-	if _, err := r.ResumeFork(t.Context(), "memory", nil); !errors.Is(err, ErrForkLost) {
+	if _, err := r.ResumeFork(t.Context(), "memory", nil); !errors.Is(err, snapshot.ErrForkLost) {
 		t.Error(err)
 	}
 	// Of a container that is gone.
@@ -532,7 +533,7 @@ func TestForkRestart(t *testing.T) {
 	}
 	// Without what it changed there is nothing to bring back.
 	must(t, os.RemoveAll(one.Upper))
-	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, ErrForkLost) {
+	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, snapshot.ErrForkLost) {
 		t.Error(err)
 	}
 	f.remove(one)
@@ -553,7 +554,7 @@ func TestForkSnapshotRemoved(t *testing.T) {
 	}
 	must(t, one.Unmount(t.Context(), false))
 	_, err = r.ResumeFork(t.Context(), "one", nil)
-	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), one.Upper) {
+	if !errors.Is(err, snapshot.ErrNotFound) || !strings.Contains(err.Error(), one.Upper) {
 		t.Error(err)
 	}
 	kept, err := one.Remove(t.Context(), &RemoveForkOptions{Keep: true})
@@ -581,11 +582,11 @@ func TestForkUpper(t *testing.T) {
 	if _, err := os.Stat(one.Upper + "/new"); err != nil {
 		t.Error(err)
 	}
-	if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer}); !errors.Is(err, ErrExists) {
+	if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer}); !errors.Is(err, snapshot.ErrExists) {
 		t.Error(err)
 	}
 	must(t, one.Unmount(t.Context(), false))
-	if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer}); !errors.Is(err, ErrExists) {
+	if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer}); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("of a fork that is detached: %v", err)
 	}
 	_, err = r.ResumeFork(t.Context(), "one", nil)
@@ -596,10 +597,10 @@ func TestForkUpper(t *testing.T) {
 		t.Error(kept)
 	}
 	other := complete(t, r, f.files("other", map[string]string{"z": "z"}), nil)
-	if _, err := r.Fork(t.Context(), other.ID.String(), f.path("two"), &ForkOptions{Upper: layer}); !errors.Is(err, ErrExists) {
+	if _, err := r.Fork(t.Context(), other.ID.String(), f.path("two"), &ForkOptions{Upper: layer}); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("of another snapshot: %v", err)
 	}
-	if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer, Mode: ForkUserOverlay}); !errors.Is(err, ErrExists) {
+	if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer, Mode: ForkUserOverlay}); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("of another mode: %v", err)
 	}
 	two, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: layer})
@@ -618,7 +619,7 @@ func TestForkUpper(t *testing.T) {
 	must(t, err)
 	must(t, three.Unmount(t.Context(), false))
 	must(t, os.Remove(layer+"/layer.json"))
-	if _, err := r.ResumeFork(t.Context(), "three", nil); !errors.Is(err, ErrForkLost) {
+	if _, err := r.ResumeFork(t.Context(), "three", nil); !errors.Is(err, snapshot.ErrForkLost) {
 		t.Error(err)
 	}
 	f.remove(three)
@@ -722,7 +723,7 @@ func TestForkHostile(t *testing.T) {
 	claims = strings.Replace(claims, `"name": "one"`, `"name": "claimed"`, 1)
 	write(t, filepath.Join(forks, forkKey("claimed", f.path("claimed")), forkFileName), []byte(claims))
 	write(t, filepath.Join(forks, forkKey("claimed", f.path("claimed")), lockName), nil)
-	if _, err := r.ResumeFork(t.Context(), "claimed", nil); !errors.Is(err, ErrForkLost) {
+	if _, err := r.ResumeFork(t.Context(), "claimed", nil); !errors.Is(err, snapshot.ErrForkLost) {
 		t.Error(err)
 	}
 	_, err = RemoveFork(t.Context(), f.state, "claimed", nil)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -183,7 +184,7 @@ func TestForkUpperTaken(t *testing.T) {
 	must(t, two.Unmount(t.Context(), false))
 	must(t, os.Rename(other.state, f.path("aside")))
 	back()
-	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, ErrForkLost) {
+	if _, err := r.ResumeFork(t.Context(), "one", nil); !errors.Is(err, snapshot.ErrForkLost) {
 		t.Errorf("it is another fork's: %v", err)
 	}
 	must(t, os.Rename(f.path("aside"), other.state))

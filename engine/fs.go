@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -31,7 +32,7 @@ import (
 //
 // Errors are *fs.PathError, and ErrIntegrity where the repository is damaged.
 type SnapshotFS struct {
-	Snapshot Snapshot
+	Snapshot snapshot.Snapshot
 
 	ctx  context.Context
 	tree *manifest.Tree

@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,7 @@ func cleanPath(name string) (string, error) {
 		switch part {
 		case "", ".":
 		case "..":
-			return "", fmt.Errorf(`%w: ".." in a path of a snapshot`, ErrInvalid)
+			return "", fmt.Errorf(`%w: ".." in a path of a snapshot`, snapshot.ErrInvalid)
 		default:
 			parts = append(parts, part)
 		}

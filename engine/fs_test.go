@@ -20,6 +20,7 @@ import (
 	"testing/fstest"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -215,7 +216,7 @@ func TestFSEverything(t *testing.T) {
 	if b, err := io.ReadAll(f); string(b) != odd || err != nil {
 		t.Errorf("%q %v", b, err)
 	}
-	if _, err := s.OpenPath("names/../names"); !errors.Is(err, ErrInvalid) {
+	if _, err := s.OpenPath("names/../names"); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Error(err)
 	}
 }
@@ -315,7 +316,7 @@ func TestFSHostile(t *testing.T) {
 		_, err := s.Open("x")
 		_, list := s.ReadDir(".")
 		for _, err := range []error{err, list, s.Walk("", func(*FileInfo) error { return nil }), s.Dump(io.Discard, "")} {
-			if !errors.Is(err, ErrIntegrity) {
+			if !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -417,10 +418,10 @@ func TestFSDamage(t *testing.T) {
 		}
 		if err != nil {
 			failed++
-			if !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), "read "+name) {
+			if !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), "read "+name) {
 				t.Errorf("%s: %v", name, err)
 			}
-			if _, err := s.ReadFile(name); !errors.Is(err, ErrIntegrity) {
+			if _, err := s.ReadFile(name); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -56,13 +57,13 @@ func (s *SnapshotFS) search(f *finder, yield func(*FileInfo) error) error {
 // FindAll is Find in all snapshots that have not expired, newest first. What
 // snapshots share is fetched once. Damaged snapshots do not hide the others: the
 // error, which is ErrIntegrity, comes at the end.
-func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(*Snapshot, *FileInfo) error) error {
+func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(*snapshot.Snapshot, *FileInfo) error) error {
 	f, err := newFinder(patterns)
 	if err != nil {
 		return err
 	}
 	all, listed := r.List(ctx, nil)
-	if listed != nil && !errors.Is(listed, ErrIntegrity) {
+	if listed != nil && !errors.Is(listed, snapshot.ErrIntegrity) {
 		return listed
 	}
 	c := r.newSource(ctx)
@@ -70,16 +71,16 @@ func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(
 	for _, snap := range all {
 		err := c.searchIn(ctx, snap, f, yield)
 		switch {
-		case errors.Is(err, ErrIntegrity):
+		case errors.Is(err, snapshot.ErrIntegrity):
 			problems = append(problems, fmt.Errorf("snapshot %v: %w", snap.ID, err))
-		case err != nil && !errors.Is(err, ErrNotFound): // removed since it was listed
+		case err != nil && !errors.Is(err, snapshot.ErrNotFound): // removed since it was listed
 			return err
 		}
 	}
 	return errors.Join(problems...)
 }
 
-func (c *fsSource) searchIn(ctx context.Context, snap *Snapshot, f *finder, yield func(*Snapshot, *FileInfo) error) error {
+func (c *fsSource) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *finder, yield func(*snapshot.Snapshot, *FileInfo) error) error {
 	m, err := c.repo.manifest(ctx, snap.ID)
 	if err != nil {
 		return err
@@ -169,7 +170,7 @@ func newFinder(lines []string) (*finder, error) {
 			return nil, err
 		}
 		if !ok {
-			return nil, fmt.Errorf("%w: pattern %q matches nothing", ErrInvalid, line)
+			return nil, fmt.Errorf("%w: pattern %q matches nothing", snapshot.ErrInvalid, line)
 		}
 		f.patterns = append(f.patterns, p)
 		switch {

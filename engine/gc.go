@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
@@ -22,7 +23,7 @@ type GCOptions struct {
 	// DefaultRepack, anything below 0 is never, and the most is 0.9.
 	Repack float64
 
-	Progress Progress
+	Progress snapshot.Progress
 }
 
 // DefaultRepack is the default of GCOptions.Repack.
@@ -93,7 +94,7 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 		opts = &GCOptions{}
 	}
 	if !(opts.Repack <= maxRepack) { // not a number neither
-		return nil, fmt.Errorf("%w: repacking below a share of %v, the most is %v", ErrInvalid, opts.Repack, maxRepack)
+		return nil, fmt.Errorf("%w: repacking below a share of %v, the most is %v", snapshot.ErrInvalid, opts.Repack, maxRepack)
 	}
 	start := time.Now()
 	c := &collector{
@@ -101,7 +102,7 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 		meter:  newMeter(opts.Progress),
 		report: &GCReport{DryRun: opts.DryRun, Removed: []manifest.ID{}, Withdrawn: []manifest.ID{}, Waiting: []GCWaiting{}},
 	}
-	c.meter.start(PhaseMarking)
+	c.meter.start(snapshot.PhaseMarking)
 	err := c.run(ctx)
 	c.meter.stop()
 	if err != nil {
@@ -169,7 +170,7 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.mark(ctx); err != nil {
 		return err
 	}
-	c.meter.phase(PhaseSweeping)
+	c.meter.phase(snapshot.PhaseSweeping)
 	for _, step := range []func(context.Context) error{c.removeExpired, c.sweep, c.doom, c.repack, c.removeLeftovers} {
 		if err := c.inTime(); err != nil {
 			return err
@@ -232,7 +233,7 @@ func (c *collector) dropClock(ctx context.Context) {
 // set anew at the last moment.
 func (c *collector) expired(i *manifest.Info, notes []*manifest.Note) bool {
 	s := snapshotOf(i)
-	s.annotate(notes)
+	annotate(s, notes)
 	return s.ExpiresAt != nil && c.now.Sub(*s.ExpiresAt) > c.repo.expirySlack()
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -47,9 +48,9 @@ func (c *collector) mark(ctx context.Context) error {
 			c.meter.addFile()
 			c.meter.addBytes(at.size)
 			switch {
-			case errors.Is(err, ErrNotFound):
+			case errors.Is(err, snapshot.ErrNotFound):
 				return nil // removed since it was listed
-			case errors.Is(err, ErrIntegrity) && len(bad) < maxTold:
+			case errors.Is(err, snapshot.ErrIntegrity) && len(bad) < maxTold:
 				bad = append(bad, err)
 				return nil
 			case err != nil:
@@ -134,7 +135,7 @@ func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.L
 	}
 	m, err := manifest.Decode(c.repo.codec, l.Manifest)
 	if err == nil && m.ID != at.snapshot {
-		err = fmt.Errorf("%w: it is of snapshot %v", ErrIntegrity, m.ID)
+		err = fmt.Errorf("%w: it is of snapshot %v", snapshot.ErrIntegrity, m.ID)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("object %s: %w; delete it if that mount is gone", at.Name, err)
@@ -191,7 +192,7 @@ func (c *collector) settleMissing(ctx context.Context, missing []named) error {
 			c.voids = append(c.voids, n.by)
 			delete(c.live, n.by.id)
 		case len(bad) < maxTold:
-			bad = append(bad, fmt.Errorf("%w: snapshot %v needs pack %v, which is missing", ErrIntegrity, n.by.id, n.pack))
+			bad = append(bad, fmt.Errorf("%w: snapshot %v needs pack %v, which is missing", snapshot.ErrIntegrity, n.by.id, n.pack))
 		}
 	}
 	if len(bad) > 0 {

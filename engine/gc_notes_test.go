@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -79,7 +80,7 @@ func TestGCDamagedNote(t *testing.T) {
 	must(t, y.mem.Replace(t.Context(), note, []byte("nonsense")))
 	y.pass(10 * time.Hour)
 	before := y.objects("")
-	if rep, err := y.enter().GC(t.Context(), nil); !errors.Is(err, ErrIntegrity) {
+	if rep, err := y.enter().GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("%+v, %v", rep, err)
 	}
 	if after := y.objects(""); !slices.Equal(before, after) {
@@ -115,7 +116,7 @@ func TestGCExtend(t *testing.T) {
 			switch {
 			case err == nil:
 				succeeded++
-			case errors.Is(err, ErrExpired) || errors.Is(err, ErrNotFound):
+			case errors.Is(err, snapshot.ErrExpired) || errors.Is(err, snapshot.ErrNotFound):
 				failed++
 				id = manifest.ID{}
 			default:

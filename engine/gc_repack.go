@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -197,7 +198,7 @@ func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
 			return err
 		}
 		m, err := c.repo.manifest(ctx, c.listed.manifests[i].id)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, snapshot.ErrNotFound) {
 			continue // removed since, or by this run
 		}
 		if err == nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -50,7 +51,7 @@ func TestGCRepack(t *testing.T) {
 		t.Errorf("below the threshold: %+v", rep)
 	}
 	for _, share := range []float64{0.91, math.Inf(1), math.NaN()} {
-		if _, err := r.GC(t.Context(), &GCOptions{Repack: share}); !errors.Is(err, ErrInvalid) {
+		if _, err := r.GC(t.Context(), &GCOptions{Repack: share}); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v: %v", share, err)
 		}
 	}
@@ -363,7 +364,7 @@ func TestPackIndex(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		for _, size := range []int64{0, 1, int64(len(data)) - 1} {
-			if _, err := r.packIndex(t.Context(), id, size); !errors.Is(integrity(err), ErrIntegrity) {
+			if _, err := r.packIndex(t.Context(), id, size); !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 				t.Errorf("%d bytes: %v", size, err)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -373,7 +374,7 @@ func TestGCMissingPack(t *testing.T) {
 	must(t, y.mem.Delete(t.Context(), pack))
 	before := y.objects("")
 	_, err = r.GC(t.Context(), nil)
-	if !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), id.String()) || !strings.Contains(err.Error(), pack[len("packs/00/"):]) {
+	if !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), id.String()) || !strings.Contains(err.Error(), pack[len("packs/00/"):]) {
 		t.Errorf("%v", err)
 	}
 	if after := y.objects(""); !slices.Equal(before, after) {
@@ -384,7 +385,7 @@ func TestGCMissingPack(t *testing.T) {
 	must(t, err)
 	other := complete(t, r, y.dirOf("c", 1), nil).ID
 	must(t, y.mem.Replace(t.Context(), other.ObjectName(), []byte("nonsense")))
-	if _, err = y.enter().GC(t.Context(), nil); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), other.String()) {
+	if _, err = y.enter().GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), other.String()) {
 		t.Errorf("%v", err)
 	}
 	// With it out of the way.

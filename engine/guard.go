@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -237,7 +238,7 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 	}
 	t, err := decodeTombstone(b)
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", ErrIntegrity, name, err)
+		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", snapshot.ErrIntegrity, name, err)
 	}
 	if err := r.cache.write("tombstones", id, b); err != nil {
 		r.log.Info("caching a tombstone", "err", err)

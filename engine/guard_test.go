@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -352,7 +353,7 @@ func TestGuardTellsTombstones(t *testing.T) {
 				"create": func(r *Repository) error { _, err := r.Create(t.Context(), dir, nil); return err },
 				"gc":     func(r *Repository) error { _, err := r.GC(t.Context(), nil); return err },
 			} {
-				if err := f(y.enter()); !errors.Is(err, ErrIntegrity) || !strings.Contains(err.Error(), name) {
+				if err := f(y.enter()); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), name) {
 					t.Errorf("%s: %v", what, err)
 				}
 			}
@@ -378,7 +379,7 @@ func TestCreateFromSeenBefore(t *testing.T) {
 	must(t, y.remove(other, id))
 	y.pass(yardGrace + time.Second)
 	y.collectAll(other)
-	if res, err := r.Create(t.Context(), dir, &CreateOptions{Parent: id.String()}); !errors.Is(err, ErrNotFound) {
+	if res, err := r.Create(t.Context(), dir, &CreateOptions{Parent: id.String()}); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("%+v, %v", res, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -53,7 +54,7 @@ func TestRestoreMountedMeanwhile(t *testing.T) {
 	if !came {
 		t.Fatal("no pack was read")
 	}
-	if !errors.Is(err, ErrExists) {
+	if !errors.Is(err, snapshot.ErrExists) {
 		t.Error(err)
 	}
 	if b, err := os.ReadFile(dst + "/sub/precious"); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 )
@@ -148,7 +149,7 @@ func TestHostileManifestCounts(t *testing.T) {
 				_, err := r.Restore(t.Context(), id, dst, &o)
 				if c.fine {
 					must(t, err)
-				} else if !errors.Is(err, ErrIntegrity) {
+				} else if !errors.Is(err, snapshot.ErrIntegrity) {
 					t.Errorf("%+v: %v", o, err)
 				}
 			}
@@ -175,7 +176,7 @@ func TestHostileManifestCounts(t *testing.T) {
 				p.check(res.ID, scan(t, src))
 				_, err = r.Remove(t.Context(), res.ID.String())
 			}
-			if err != nil && (c.fine || !errors.Is(err, ErrIntegrity)) {
+			if err != nil && (c.fine || !errors.Is(err, snapshot.ErrIntegrity)) {
 				t.Errorf("create with it as parent: %v", err)
 			}
 			if n := allocated() - before; n > 1<<30 {

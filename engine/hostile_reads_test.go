@@ -18,6 +18,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 )
@@ -181,7 +182,7 @@ func TestHostileNames(t *testing.T) {
 				if o.Into || o.Delete {
 					must(t, os.Mkdir(dst, 0o755))
 				}
-				if _, err := r.Restore(t.Context(), id, dst, &o); !harmless && !errors.Is(err, ErrIntegrity) {
+				if _, err := r.Restore(t.Context(), id, dst, &o); !harmless && !errors.Is(err, snapshot.ErrIntegrity) {
 					t.Errorf("restore, %+v: %v", o, err)
 				}
 			}
@@ -240,7 +241,7 @@ func TestHostileContents(t *testing.T) {
 			e.Name, e.Type, e.Mode = "f", manifest.File, 0o644
 			id := forge(t, r, e).String()
 			before := heapAllocated()
-			if _, err := r.Restore(t.Context(), id, p.path("dst"), nil); !errors.Is(err, ErrIntegrity) {
+			if _, err := r.Restore(t.Context(), id, p.path("dst"), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("restore: %v", err)
 			}
 			for what, err := range readHostile(t, p, r, id, good.ID.String()) {

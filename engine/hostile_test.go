@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -131,7 +132,7 @@ func TestHostileManifest(t *testing.T) {
 				}
 				if err == nil {
 					t.Errorf("%+v: restored %+v", o, scan(t, rec.Target))
-				} else if !errors.Is(err, ErrIntegrity) {
+				} else if !errors.Is(err, snapshot.ErrIntegrity) {
 					t.Errorf("%+v: %v", o, err)
 				}
 				compare(t, before, scan(t, outside))
@@ -193,7 +194,7 @@ func TestMessages(t *testing.T) {
 		must(t, os.Remove(p.repo+"/"+packName(pack)))
 	}
 	_, err := r.Restore(t.Context(), id.String(), p.path("out"), nil)
-	if !errors.Is(err, ErrIntegrity) || strings.ContainsAny(err.Error(), "\n\x1b") || !strings.Contains(err.Error(), `line\nfeed`) {
+	if !errors.Is(err, snapshot.ErrIntegrity) || strings.ContainsAny(err.Error(), "\n\x1b") || !strings.Contains(err.Error(), `line\nfeed`) {
 		t.Errorf("%q", err)
 	}
 }

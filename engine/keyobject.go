@@ -15,6 +15,7 @@ import (
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/zeebo/blake3"
@@ -172,7 +173,7 @@ func decodeKeyObject(b []byte) (*keyObject, error) {
 		k.sealed = r.Fixed("details", int(binary.LittleEndian.Uint32(lengths[4:])))
 	}
 	if err := r.Close(); err != nil {
-		return nil, fmt.Errorf("%w: key object: %w", ErrIntegrity, err)
+		return nil, fmt.Errorf("%w: key object: %w", snapshot.ErrIntegrity, err)
 	}
 	k.head = b[:keyHead+len(k.age)]
 	k.id = sumHex(b)
@@ -193,10 +194,10 @@ func (k *keyObject) unwrap(identities []age.Identity) (*chunk.Key, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(plain, int64(payloadLen)+1))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrIntegrity, err)
+		return nil, fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}
 	if len(b) != payloadLen || b[0] != keyVersion {
-		return nil, fmt.Errorf("%w: it does not hold a key", ErrIntegrity)
+		return nil, fmt.Errorf("%w: it does not hold a key", snapshot.ErrIntegrity)
 	}
 	key := chunk.Key(b[1:])
 	return &key, nil
@@ -216,7 +217,7 @@ func (k *keyObject) details(key *chunk.Key) (*keyDetails, error) {
 			return d, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %w", ErrIntegrity, err)
+	return nil, fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 }
 
 func countKeys(keys []*keyObject, kind keyKind) (n int) {
@@ -279,7 +280,7 @@ func (r *Repository) keyObject(ctx context.Context, name string) (*keyObject, er
 func decodeKeyAt(name string, b []byte) (*keyObject, error) {
 	k, err := decodeKeyObject(b)
 	if err == nil && keyPrefix+k.id != name {
-		err = fmt.Errorf("%w: it is not what its name says", ErrIntegrity)
+		err = fmt.Errorf("%w: it is not what its name says", snapshot.ErrIntegrity)
 	}
 	return k, err
 }

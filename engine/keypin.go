@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
 
@@ -49,7 +50,7 @@ func (p pin) check(keyCheck string) error {
 	default:
 		err = errors.New("it has another key than when this machine used it last")
 	}
-	return fmt.Errorf("%w: %w: somebody put another repository in its place; if that was you, delete %s", ErrIntegrity, err, p.path)
+	return fmt.Errorf("%w: %w: somebody put another repository in its place; if that was you, delete %s", snapshot.ErrIntegrity, err, p.path)
 }
 
 // read gives what is remembered, "" for nothing: what is damaged is not there.

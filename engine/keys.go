@@ -10,6 +10,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -39,12 +40,12 @@ type KeyInfo struct {
 func (n *NewKey) wrap(key *chunk.Key, now time.Time) (*keyObject, error) {
 	if n.Label != "" {
 		if err := manifest.CheckLabel(n.Label); err != nil {
-			return nil, fmt.Errorf("%w: label %q %w", ErrInvalid, n.Label, err)
+			return nil, fmt.Errorf("%w: label %q %w", snapshot.ErrInvalid, n.Label, err)
 		}
 	}
 	details := &keyDetails{created: now.UTC().Truncate(time.Second), label: n.Label}
 	if _, ok := n.Recipient.(*age.ScryptRecipient); ok || (n.Recipient == nil) == (n.Passphrase == "") {
-		return nil, fmt.Errorf("%w: a key takes a passphrase that is not empty, or a recipient", ErrInvalid)
+		return nil, fmt.Errorf("%w: a key takes a passphrase that is not empty, or a recipient", snapshot.ErrInvalid)
 	}
 	if n.Recipient != nil {
 		if s, ok := n.Recipient.(fmt.Stringer); ok && len(s.String()) <= maxRecipient {
@@ -61,7 +62,7 @@ func (n *NewKey) wrap(key *chunk.Key, now time.Time) (*keyObject, error) {
 		work = defaultWorkFactor
 	}
 	if work < 1 || work > maxWorkFactor {
-		return nil, fmt.Errorf("%w: work factor %d is not within 1 to %d", ErrInvalid, work, maxWorkFactor)
+		return nil, fmt.Errorf("%w: work factor %d is not within 1 to %d", snapshot.ErrInvalid, work, maxWorkFactor)
 	}
 	recipient.SetWorkFactor(work)
 	return wrapKey(key, passphraseKey, recipient, details)
@@ -88,7 +89,7 @@ func (r *Repository) Keys(ctx context.Context) ([]*KeyInfo, error) {
 
 func (r *Repository) keys(ctx context.Context) ([]*KeyInfo, error) {
 	if r.key == nil {
-		return nil, ErrNotEncrypted
+		return nil, snapshot.ErrNotEncrypted
 	}
 	objects, errs := r.keyObjects(ctx)
 	var all []*KeyInfo
@@ -107,7 +108,7 @@ func (r *Repository) keys(ctx context.Context) ([]*KeyInfo, error) {
 // AddKey lets somebody else open the repository, or the same in another way.
 func (r *Repository) AddKey(ctx context.Context, key *NewKey) (*KeyInfo, error) {
 	if r.key == nil {
-		return nil, fmt.Errorf("adding a key to %s: %w", r.url, ErrNotEncrypted)
+		return nil, fmt.Errorf("adding a key to %s: %w", r.url, snapshot.ErrNotEncrypted)
 	}
 	info, err := r.putKey(ctx, r.key, key)
 	if err != nil {
@@ -152,13 +153,13 @@ func (r *Repository) removeKey(ctx context.Context, id string) (*KeyInfo, error)
 	}
 	switch {
 	case len(id) < minKeyPrefix:
-		return nil, fmt.Errorf("%w: at least %d digits of the id are needed", ErrInvalid, minKeyPrefix)
+		return nil, fmt.Errorf("%w: at least %d digits of the id are needed", snapshot.ErrInvalid, minKeyPrefix)
 	case len(found) == 0:
-		return nil, fmt.Errorf("%w that begins like this", ErrNoKey)
+		return nil, fmt.Errorf("%w that begins like this", snapshot.ErrNoKey)
 	case len(found) > 1:
-		return nil, fmt.Errorf("%w: %d keys begin like this", ErrAmbiguous, len(found))
+		return nil, fmt.Errorf("%w: %d keys begin like this", snapshot.ErrAmbiguous, len(found))
 	case len(all) == 1:
-		return nil, ErrLastKey
+		return nil, snapshot.ErrLastKey
 	}
 	name := keyPrefix + found[0].ID
 	object, err := r.store.Get(ctx, name)
@@ -173,7 +174,7 @@ func (r *Repository) removeKey(ctx context.Context, id string) (*KeyInfo, error)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
 	defer cancel()
 	if left, err := r.keys(ctx); len(left) == 0 {
-		return nil, errors.Join(ErrLastKey, err, r.store.Put(ctx, name, object))
+		return nil, errors.Join(snapshot.ErrLastKey, err, r.store.Put(ctx, name, object))
 	}
 	return found[0], nil
 }

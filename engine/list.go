@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -22,7 +23,7 @@ type ListOptions struct {
 
 // List gives snapshots, newest first. If some manifests are damaged, it gives the
 // other snapshots together with an error that is ErrIntegrity and names them.
-func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, error) {
+func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*snapshot.Snapshot, error) {
 	if opts == nil {
 		opts = &ListOptions{}
 	}
@@ -36,7 +37,7 @@ func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, 
 			err = errors.Join(err, d.err)
 		}
 	}
-	var chosen []*Snapshot
+	var chosen []*snapshot.Snapshot
 	for _, s := range all {
 		if opts.Limit > 0 && len(chosen) == opts.Limit {
 			break
@@ -48,7 +49,7 @@ func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, 
 	return chosen, err
 }
 
-func (o *ListOptions) matches(s *Snapshot) bool {
+func (o *ListOptions) matches(s *snapshot.Snapshot) bool {
 	if o.Name != "" && s.Name != o.Name {
 		return false
 	}
@@ -98,7 +99,7 @@ type damagedHead struct {
 // snapshots gives all snapshots, newest first, as their notes have them, expired ones
 // too, and, apart, those whose manifests or notes are damaged. Manifests and notes are
 // listed side by side; what the cache has of them costs no request.
-func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead, error) {
+func (r *Repository) snapshots(ctx context.Context) ([]*snapshot.Snapshot, []damagedHead, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	listed := begin(func() (map[manifest.ID][]manifest.NoteID, error) { return r.listNotes(ctx, manifest.NotePrefix) })
@@ -110,7 +111,7 @@ func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead,
 	if err != nil {
 		return nil, nil, err
 	}
-	all := make([]*Snapshot, len(ids))
+	all := make([]*snapshot.Snapshot, len(ids))
 	notes := make([][]*manifest.Note, len(ids))
 	headErr, noteErr := make([]error, len(ids)), make([]error, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
@@ -146,15 +147,15 @@ func (r *Repository) snapshots(ctx context.Context) ([]*Snapshot, []damagedHead,
 			damaged = append(damaged, damagedHead{ids[i].ID, err})
 			all[i] = nil
 		} else if s != nil {
-			s.annotate(notes[i])
+			annotate(s, notes[i])
 		}
 	}
-	return slices.DeleteFunc(all, func(s *Snapshot) bool { return s == nil }), damaged, nil
+	return slices.DeleteFunc(all, func(s *snapshot.Snapshot) bool { return s == nil }), damaged, nil
 }
 
 // unlessDamaged puts an error that is about one snapshot alone aside.
 func unlessDamaged(err error, aside *error) error {
-	if errors.Is(err, ErrIntegrity) {
+	if errors.Is(err, snapshot.ErrIntegrity) {
 		*aside = err
 		return nil
 	}
@@ -162,7 +163,7 @@ func unlessDamaged(err error, aside *error) error {
 }
 
 // cachedHead gives a snapshot that the cache knows, nil for none.
-func (r *Repository) cachedHead(id manifest.ID) *Snapshot {
+func (r *Repository) cachedHead(id manifest.ID) *snapshot.Snapshot {
 	b := r.cache.read("heads", id.String())
 	if b == nil {
 		return nil
@@ -177,17 +178,17 @@ func (r *Repository) cachedHead(id manifest.ID) *Snapshot {
 
 // head reads a snapshot's head from the repository. size is the manifest's, 0
 // where that is not known.
-func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*Snapshot, error) {
+func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*snapshot.Snapshot, error) {
 	name, b, err := r.readHead(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
 	info, err := manifest.DecodeHead(r.codec, b)
 	if err == nil && info.ID != id {
-		err = fmt.Errorf("%w: it is the manifest of %v", ErrIntegrity, info.ID)
+		err = fmt.Errorf("%w: it is the manifest of %v", snapshot.ErrIntegrity, info.ID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+		return nil, fmt.Errorf("%w: object %s: %w", snapshot.ErrIntegrity, name, err)
 	}
 	r.cacheHead(id, b)
 	return snapshotOf(info), nil
@@ -208,7 +209,7 @@ func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (
 		if err == nil {
 			// The rest is here too, and may be what is damaged.
 			if err = manifest.CheckObject(b); err != nil {
-				err = fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+				err = fmt.Errorf("%w: object %s: %w", snapshot.ErrIntegrity, name, err)
 			}
 		}
 		return name, b, err
@@ -225,7 +226,7 @@ func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (
 	}
 	n, err := manifest.HeadLen(b)
 	if err != nil {
-		return name, nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+		return name, nil, fmt.Errorf("%w: object %s: %w", snapshot.ErrIntegrity, name, err)
 	}
 	if n > len(b) {
 		b = make([]byte, n)
@@ -272,7 +273,7 @@ func (r *Repository) manifest(ctx context.Context, id manifest.ID) (*manifest.Ma
 func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
 	name, b, err := r.getManifest(ctx, id)
 	if errors.Is(err, remote.ErrNotExist) {
-		return nil, nil, ErrNotFound // callers say of which snapshot
+		return nil, nil, snapshot.ErrNotFound // callers say of which snapshot
 	}
 	if err != nil {
 		return nil, nil, err
@@ -282,13 +283,13 @@ func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *ma
 		err = fmt.Errorf("it is the manifest of %v", m.ID)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: object %s: %w", ErrIntegrity, name, err)
+		return nil, nil, fmt.Errorf("%w: object %s: %w", snapshot.ErrIntegrity, name, err)
 	}
 	return m, b, nil
 }
 
-func snapshotOf(i *manifest.Info) *Snapshot {
-	s := &Snapshot{
+func snapshotOf(i *manifest.Info) *snapshot.Snapshot {
+	s := &snapshot.Snapshot{
 		ID: i.ID, Dir: i.Dir, Name: i.Name, Tags: i.Tags, CreatedAt: i.Created,
 		Host: i.Host, User: i.User, Version: i.Version,
 		Files: int64(i.Files), Dirs: int64(i.Entries - i.Files), Bytes: int64(i.Bytes),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -11,7 +12,7 @@ import (
 type History struct {
 	// Snapshots begin with the one that was asked for; each is followed by its
 	// parent. Those that have expired and are not collected yet are among them.
-	Snapshots []*Snapshot
+	Snapshots []*snapshot.Snapshot
 	// Removed is the parent of the last one if that is not in the repository any
 	// more: what was before it is not known. Else it is nil.
 	Removed *manifest.ID
@@ -25,7 +26,7 @@ func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &History{Snapshots: []*Snapshot{s}}
+	h := &History{Snapshots: []*snapshot.Snapshot{s}}
 	if s.Parent == nil {
 		return h, nil
 	}
@@ -33,7 +34,7 @@ func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history of snapshot %v: %w", s.ID, err)
 	}
-	known := make(map[manifest.ID]*Snapshot, len(all))
+	known := make(map[manifest.ID]*snapshot.Snapshot, len(all))
 	for _, s := range all {
 		known[s.ID] = s
 	}
@@ -51,7 +52,7 @@ func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
 			return h, nil
 		}
 		if seen[id] { // no writer makes that: a parent is there before its child
-			return h, fmt.Errorf("history of snapshot %v: %w: %v is its own ancestor", h.Snapshots[0].ID, ErrIntegrity, id)
+			return h, fmt.Errorf("history of snapshot %v: %w: %v is its own ancestor", h.Snapshots[0].ID, snapshot.ErrIntegrity, id)
 		}
 		seen[id] = true
 		h.Snapshots = append(h.Snapshots, parent)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -98,16 +99,16 @@ const (
 
 // A MountStatus describes a mount point.
 type MountStatus struct {
-	Dir        string      `json:"dir"`
-	Snapshot   Snapshot    `json:"snapshot"`             // the id alone if the mount is not in the registry
-	Repository string      `json:"repository,omitempty"` // URL
-	Since      *time.Time  `json:"since,omitempty"`
-	Pid        int         `json:"pid,omitempty"`      // of the server, as that sees itself
-	Restarts   int         `json:"restarts,omitempty"` // how often it took over from one that had died
-	Keeper     int         `json:"keeper,omitempty"`   // pid of the process that would have it do so again
-	Unkept     bool        `json:"unkept,omitempty"`   // there is none: if the server dies the mount does
-	State      MountState  `json:"state"`
-	Stats      *MountStats `json:"stats,omitempty"` // of the server, all its mount points together
+	Dir        string            `json:"dir"`
+	Snapshot   snapshot.Snapshot `json:"snapshot"`             // the id alone if the mount is not in the registry
+	Repository string            `json:"repository,omitempty"` // URL
+	Since      *time.Time        `json:"since,omitempty"`
+	Pid        int               `json:"pid,omitempty"`      // of the server, as that sees itself
+	Restarts   int               `json:"restarts,omitempty"` // how often it took over from one that had died
+	Keeper     int               `json:"keeper,omitempty"`   // pid of the process that would have it do so again
+	Unkept     bool              `json:"unkept,omitempty"`   // there is none: if the server dies the mount does
+	State      MountState        `json:"state"`
+	Stats      *MountStats       `json:"stats,omitempty"` // of the server, all its mount points together
 
 	// Registered: it is in the registry of that state folder, and not merely in the
 	// kernel's table of mounts.
@@ -127,10 +128,6 @@ type UnmountOptions struct {
 	Detach bool
 }
 
-// ErrServerStays: what was mounted is unmounted, but the process that served it
-// has not ended.
-var ErrServerStays = errors.New("it is unmounted, but the process that served it has not ended")
-
 // ErrServerEnds: the last mount of the snapshot has ended, and its server is about to.
 var ErrServerEnds = errors.New("the server is about to end")
 
@@ -149,9 +146,3 @@ func DefaultStateDir() string {
 	}
 	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-state-%d", os.Getuid()))
 }
-
-// needsLinux is ErrNeedsLinux.
-type needsLinux struct{}
-
-func (needsLinux) Error() string { return "mounts and forks need Linux" }
-func (needsLinux) Unwrap() error { return errors.ErrUnsupported }

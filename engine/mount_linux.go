@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,7 @@ var errNoServer = errors.New("no process serves the snapshot")
 // then.
 type Mount struct {
 	Dir      string // the mount point's path, absolute and without symbolic links
-	Snapshot Snapshot
+	Snapshot snapshot.Snapshot
 
 	*mountServer // nil if another process serves it
 	elsewhere    *served
@@ -167,7 +168,7 @@ func (m *Mount) Stats() MountStats {
 // has it. A mount of ours whose server was killed is cleared away.
 func mountPoint(dir string, force bool) (string, error) {
 	if dir == "" {
-		return "", fmt.Errorf("%w: no directory", ErrInvalid)
+		return "", fmt.Errorf("%w: no directory", snapshot.ErrInvalid)
 	}
 	path, err := fusefs.Resolve(dir)
 	if err != nil {
@@ -184,7 +185,7 @@ func mountPoint(dir string, force bool) (string, error) {
 				return "", err
 			}
 		case !force:
-			return "", fmt.Errorf("%w: %s is mounted there", ErrExists, source)
+			return "", fmt.Errorf("%w: %s is mounted there", snapshot.ErrExists, source)
 		}
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -196,7 +197,7 @@ func mountPoint(dir string, force bool) (string, error) {
 		return path, nil
 	}
 	if names, err := f.Readdirnames(1); len(names) > 0 {
-		return "", ErrNotEmpty
+		return "", snapshot.ErrNotEmpty
 	} else if !errors.Is(err, io.EOF) {
 		return "", pathless(err)
 	}

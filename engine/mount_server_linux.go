@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -28,7 +29,7 @@ var _ fusefs.Source = (*chunkReader)(nil)
 type mountServer struct {
 	repo     *Repository
 	manifest *manifest.Manifest
-	snapshot Snapshot
+	snapshot snapshot.Snapshot
 	tree     *manifest.Tree
 	chunks   *chunkReader
 	ahead    *prefetcher // nil for none

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -667,7 +668,7 @@ func TestSharedPlainUser(t *testing.T) {
 // refused.
 func TestRecord(t *testing.T) {
 	rec := &record{
-		Version: recordVersion, Snapshot: Snapshot{ID: manifest.NewID(0)}, Since: time.Unix(1, 2).UTC(),
+		Version: recordVersion, Snapshot: snapshot.Snapshot{ID: manifest.NewID(0)}, Since: time.Unix(1, 2).UTC(),
 		Points: []recordPoint{{Dir: "/\xff\x00\n", Device: fusefs.Device{Minor: 45}}, {Dir: "/base64:", Device: fusefs.Device{Major: 1}}},
 	}
 	b, err := rec.encode()
@@ -743,7 +744,7 @@ func TestReapProbed(t *testing.T) {
 	must(t, err)
 	// Where who looks is not let run for longer than a moment it is left to the next.
 	eventually(t, "it is removed", func() bool {
-		rec := &record{Version: recordVersion, Snapshot: Snapshot{ID: manifest.NewID(0)}, Boot: bootID(), Namespace: mountNamespace()}
+		rec := &record{Version: recordVersion, Snapshot: snapshot.Snapshot{ID: manifest.NewID(0)}, Boot: bootID(), Namespace: mountNamespace()}
 		e, err := g.make(rec, func(*entry) error { return nil })
 		must(t, err)
 		must(t, e.lock.Close()) // the server is gone

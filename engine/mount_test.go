@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -441,7 +442,7 @@ func TestMountPoint(t *testing.T) {
 		return err
 	}
 	for dir, want := range map[string]error{
-		full: ErrExists, full + "/b": unix.ENOTDIR, full + "/none": fs.ErrNotExist, full + "/none/none": fs.ErrNotExist, "": ErrInvalid,
+		full: snapshot.ErrExists, full + "/b": unix.ENOTDIR, full + "/none": fs.ErrNotExist, full + "/none/none": fs.ErrNotExist, "": snapshot.ErrInvalid,
 	} {
 		if err := try(dir, nil); !errors.Is(err, want) {
 			t.Errorf("%q: %v", dir, err)
@@ -453,12 +454,12 @@ func TestMountPoint(t *testing.T) {
 	if _, err := os.Stat(full + "/b"); err != nil {
 		t.Error(err)
 	}
-	if _, err := r.Mount(t.Context(), "none", full, &MountOptions{Force: true}); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Mount(t.Context(), "none", full, &MountOptions{Force: true}); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Error(err)
 	}
 	// A mount of ours is not mounted over.
 	m := mountAt(t, r, id, p.path("mnt"), nil)
-	if err := try(m.Dir, nil); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), id.String()) {
+	if err := try(m.Dir, nil); !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), id.String()) {
 		t.Error(err)
 	}
 	// Through a symbolic link, and unmounted by somebody else.

@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -14,19 +15,19 @@ import (
 // A Mount is a snapshot as a read-only file system at a directory. There is none here.
 type Mount struct {
 	Dir      string
-	Snapshot Snapshot
+	Snapshot snapshot.Snapshot
 }
 
 // Mount fails with ErrNeedsLinux.
 func (r *Repository) Mount(context.Context, string, string, *MountOptions) (*Mount, error) {
-	return nil, ErrNeedsLinux
+	return nil, snapshot.ErrNeedsLinux
 }
 
 // Unmount fails with ErrNeedsLinux.
-func (m *Mount) Unmount(bool) error { return ErrNeedsLinux }
+func (m *Mount) Unmount(bool) error { return snapshot.ErrNeedsLinux }
 
 // Shutdown fails with ErrNeedsLinux.
-func (m *Mount) Shutdown() ([]string, error) { return nil, ErrNeedsLinux }
+func (m *Mount) Shutdown() ([]string, error) { return nil, snapshot.ErrNeedsLinux }
 
 // Wait returns at once.
 func (m *Mount) Wait() {}
@@ -48,42 +49,42 @@ func (m *Mount) Pid() int { return 0 }
 func (m *Mount) Stats() MountStats { return MountStats{} }
 
 // Mounts fails with ErrNeedsLinux.
-func Mounts(context.Context, string) ([]*MountStatus, error) { return nil, ErrNeedsLinux }
+func Mounts(context.Context, string) ([]*MountStatus, error) { return nil, snapshot.ErrNeedsLinux }
 
 // Unmount fails with ErrNeedsLinux.
-func Unmount(context.Context, string, string, *UnmountOptions) error { return ErrNeedsLinux }
+func Unmount(context.Context, string, string, *UnmountOptions) error { return snapshot.ErrNeedsLinux }
 
 // Fork fails with ErrNeedsLinux.
 func (r *Repository) Fork(context.Context, string, string, *ForkOptions) (*Fork, error) {
-	return nil, ErrNeedsLinux
+	return nil, snapshot.ErrNeedsLinux
 }
 
 // ResumeFork fails with ErrNeedsLinux.
 func (r *Repository) ResumeFork(context.Context, string, *ForkOptions) (*Fork, error) {
-	return nil, ErrNeedsLinux
+	return nil, snapshot.ErrNeedsLinux
 }
 
 // Unmount fails with ErrNeedsLinux.
-func (f *Fork) Unmount(context.Context, bool) error { return ErrNeedsLinux }
+func (f *Fork) Unmount(context.Context, bool) error { return snapshot.ErrNeedsLinux }
 
 // Remove fails with ErrNeedsLinux.
 func (f *Fork) Remove(context.Context, *RemoveForkOptions) (string, error) {
-	return "", ErrNeedsLinux
+	return "", snapshot.ErrNeedsLinux
 }
 
 // RemoveFork fails with ErrNeedsLinux.
 func RemoveFork(context.Context, string, string, *RemoveForkOptions) (string, error) {
-	return "", ErrNeedsLinux
+	return "", snapshot.ErrNeedsLinux
 }
 
 // Forks fails with ErrNeedsLinux.
-func Forks(context.Context, string) ([]*ForkStatus, error) { return nil, ErrNeedsLinux }
+func Forks(context.Context, string) ([]*ForkStatus, error) { return nil, snapshot.ErrNeedsLinux }
 
 // FindFork fails with ErrNeedsLinux.
-func FindFork(string, string) (*Fork, error) { return nil, ErrNeedsLinux }
+func FindFork(string, string) (*Fork, error) { return nil, snapshot.ErrNeedsLinux }
 
 // TryFork fails with ErrNeedsLinux.
-func TryFork(context.Context, string, ForkMode) error { return ErrNeedsLinux }
+func TryFork(context.Context, string, ForkMode) error { return snapshot.ErrNeedsLinux }
 
 // servers are those of mounts, in this process: none.
 type servers struct{}

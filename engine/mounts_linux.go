@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -85,7 +86,7 @@ func (g *registry) mounts(ctx context.Context) (_ []*MountStatus, changed bool, 
 			if err != nil {
 				continue // somebody else's idea of a snapshot
 			}
-			s = &MountStatus{Dir: p.Dir, Snapshot: Snapshot{ID: id}, State: MountUnknown}
+			s = &MountStatus{Dir: p.Dir, Snapshot: snapshot.Snapshot{ID: id}, State: MountUnknown}
 		}
 		all = append(all, s)
 	}
@@ -386,7 +387,7 @@ func (p *process) wait(ctx context.Context, e *entryState) error {
 			return nil
 		}
 	}
-	return ErrServerStays
+	return snapshot.ErrServerStays
 }
 
 // served is what a process has of a mount that another one serves for it.

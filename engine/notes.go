@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -110,7 +111,7 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 	}
 	n, err := r.decodeNote(b, id, note)
 	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w; delete it and say again what it said, or remove the snapshot by its id", ErrIntegrity, name, err)
+		return nil, fmt.Errorf("%w: object %s: %w; delete it and say again what it said, or remove the snapshot by its id", snapshot.ErrIntegrity, name, err)
 	}
 	r.cacheNote(n, b)
 	return n, nil
@@ -120,7 +121,7 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 func (r *Repository) encodeNote(n *manifest.Note) ([]byte, error) {
 	b, err := n.Encode()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
 	return r.sealObject(useNote, n.ObjectName(), b), nil
 }
@@ -189,12 +190,12 @@ func (r *Repository) forgetNotes(listed map[manifest.ID][]manifest.NoteID) {
 }
 
 // annotate applies notes to a snapshot that is as its manifest has it.
-func (s *Snapshot) annotate(notes []*manifest.Note) {
+func annotate(s *snapshot.Snapshot, notes []*manifest.Note) {
 	if len(notes) > 0 {
 		s.Tags = maps.Clone(s.Tags)
 	}
 	for _, n := range notes {
-		s.notes = append(s.notes, n.ID)
+		s.Notes = append(s.Notes, n.ID)
 		if n.Name != nil {
 			s.Name = *n.Name
 		}
@@ -217,7 +218,7 @@ func (s *Snapshot) annotate(notes []*manifest.Note) {
 // checkLive is ErrExpired for a snapshot that has expired. s may be as its manifest
 // has it: only where that says so are its notes asked, so that what is opened by its
 // id takes one request.
-func (r *Repository) checkLive(ctx context.Context, s *Snapshot) error {
+func (r *Repository) checkLive(ctx context.Context, s *snapshot.Snapshot) error {
 	if !r.expired(ctx, s) {
 		return nil
 	}
@@ -226,14 +227,14 @@ func (r *Repository) checkLive(ctx context.Context, s *Snapshot) error {
 		return err
 	}
 	now := *s
-	now.annotate(notes)
+	annotate(&now, notes)
 	return r.checkExpiry(ctx, &now)
 }
 
 // lastNote is the last of a snapshot's notes, the zero id for none.
-func (s *Snapshot) lastNote() manifest.NoteID {
-	if len(s.notes) == 0 {
+func lastNote(s *snapshot.Snapshot) manifest.NoteID {
+	if len(s.Notes) == 0 {
 		return manifest.NoteID{}
 	}
-	return slices.MaxFunc(s.notes, manifest.NoteID.Compare)
+	return slices.MaxFunc(s.Notes, manifest.NoteID.Compare)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -102,7 +103,7 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	}
 	newest := begin(func() (*manifest.Tree, error) {
 		if f.memo == nil {
-			return nil, ErrNotFound
+			return nil, snapshot.ErrNotFound
 		}
 		m, tree, err := c.repo.liveTree(ctx, f.memo.snapshot)
 		if err == nil {
@@ -116,7 +117,7 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	}
 	made, madeErr := newest(ctx)
 	switch {
-	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired) || errors.Is(err, errAnew):
+	case errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, snapshot.ErrExpired) || errors.Is(err, errAnew):
 		// All that shows is read.
 		f.close()
 		c.fork = nil
@@ -199,7 +200,7 @@ func (f *overlaySource) reader(c *creator) *overlayReader {
 // fatal ends the run for an error that must not be taken for a file that cannot be
 // read.
 func (f *overlayReader) fatal(err error) bool {
-	if !errors.Is(err, errBadUpper) && !errors.Is(integrity(err), ErrIntegrity) {
+	if !errors.Is(err, errBadUpper) && !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 		return false
 	}
 	f.broken(err)

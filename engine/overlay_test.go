@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -519,7 +520,7 @@ type noPages struct{ asked atomic.Int32 }
 
 func (p *noPages) Page(context.Context, manifest.PageRef) ([]byte, error) {
 	p.asked.Add(1)
-	return nil, ErrIntegrity
+	return nil, snapshot.ErrIntegrity
 }
 
 // TestOverlayMemoDamaged: when the newest snapshot of a fork turns out damaged nothing more

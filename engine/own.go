@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
@@ -182,7 +183,7 @@ func (o *ownDirs) notIn(ctx context.Context, dir string) error {
 	defer unix.Close(fd)
 	at, found, _, err := o.below(ctx, fd, ".")
 	if found {
-		err = fmt.Errorf("%w: %s would be deleted; move it elsewhere first", ErrOwn, filepath.Join(dir, at))
+		err = fmt.Errorf("%w: %s would be deleted; move it elsewhere first", snapshot.ErrOwn, filepath.Join(dir, at))
 	}
 	return err
 }

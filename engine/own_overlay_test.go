@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,7 +49,7 @@ func TestOwnInOverlay(t *testing.T) {
 				if res := complete(t, r, dst, nil); !slices.Contains(res.LeftOut, rec.Kept[0]) {
 					t.Errorf("left out are %q", res.LeftOut)
 				}
-				if _, err := r.Restore(t.Context(), id, rec.Kept[0], &o); !errors.Is(err, ErrOwn) {
+				if _, err := r.Restore(t.Context(), id, rec.Kept[0], &o); !errors.Is(err, snapshot.ErrOwn) {
 					t.Errorf("into it: %v", err)
 				}
 			})

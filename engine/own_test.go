@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -160,7 +161,7 @@ func TestOwnStays(t *testing.T) {
 		must(t, os.Symlink(h.repo, h.path("link")))
 		for _, dir := range []string{h.repo, h.repo + "/packs", h.repo + "/new", h.state + "/used", h.path("link/manifests"), h.path("packs"), h.path("packs/00"), h.path("holder")} {
 			for _, opts := range []RestoreOptions{{}, {Delete: true}, {Into: true}, {Into: true, Delete: true}} {
-				if _, err := h.r.Restore(t.Context(), h.snapshot, dir, &opts); !errors.Is(err, ErrOwn) {
+				if _, err := h.r.Restore(t.Context(), h.snapshot, dir, &opts); !errors.Is(err, snapshot.ErrOwn) {
 					t.Errorf("%s, %+v: %v", dir, opts, err)
 				}
 			}
@@ -190,7 +191,7 @@ func TestOwnStays(t *testing.T) {
 		other, err := Init(t.Context(), h.path("copy/repo2"), nil, o)
 		must(t, err)
 		must(t, other.Close())
-		if _, err := f.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+		if _, err := f.Remove(t.Context(), nil); !errors.Is(err, snapshot.ErrOwn) {
 			t.Errorf("removing a fork that holds a repository: %v", err)
 		}
 		other, err = Open(t.Context(), h.path("copy/repo2"), o)
@@ -204,7 +205,7 @@ func TestOwnStays(t *testing.T) {
 		needRoot(t)
 		h := newHome(t)
 		for _, dir := range []string{h.dir, h.dir + "/.local", h.repo} {
-			if _, err := h.r.Fork(t.Context(), h.snapshot, dir, &ForkOptions{Force: true}); !errors.Is(err, ErrOwn) {
+			if _, err := h.r.Fork(t.Context(), h.snapshot, dir, &ForkOptions{Force: true}); !errors.Is(err, snapshot.ErrOwn) {
 				t.Errorf("a fork over %s: %v", dir, err)
 			}
 		}
@@ -279,7 +280,7 @@ func TestUnforkKeepsLinks(t *testing.T) {
 	other, err := Init(t.Context(), h.path("copy/repo2"), nil, h.options())
 	must(t, err)
 	must(t, other.Close())
-	if _, err := f.Remove(t.Context(), nil); !errors.Is(err, ErrOwn) {
+	if _, err := f.Remove(t.Context(), nil); !errors.Is(err, snapshot.ErrOwn) {
 		t.Errorf("removing a fork that holds a link to a repository: %v", err)
 	}
 	must(t, os.Remove(h.path("copy/repo2")))
@@ -319,7 +320,7 @@ func find(t *testing.T, root, end string) (dir string) {
 func TestRepositoryGone(t *testing.T) {
 	p := newPlace(t)
 	o := &Options{CacheDir: p.cache, StateDir: p.path("state")}
-	if _, err := Open(t.Context(), p.repo, o); !errors.Is(err, ErrNotInitialised) || errors.Is(err, ErrGone) {
+	if _, err := Open(t.Context(), p.repo, o); !errors.Is(err, snapshot.ErrNotInitialised) || errors.Is(err, snapshot.ErrGone) {
 		t.Errorf("one that never was: %v", err)
 	}
 	r, err := Init(t.Context(), p.repo, nil, o)
@@ -327,10 +328,10 @@ func TestRepositoryGone(t *testing.T) {
 	must(t, r.Close())
 	must(t, os.RemoveAll(p.repo))
 	_, err = Open(t.Context(), p.repo, o)
-	if !errors.Is(err, ErrGone) || !errors.Is(err, ErrNotInitialised) || !strings.Contains(err.Error(), "snapctl init") {
+	if !errors.Is(err, snapshot.ErrGone) || !errors.Is(err, snapshot.ErrNotInitialised) || !strings.Contains(err.Error(), "snapctl init") {
 		t.Errorf("one that is gone: %v", err)
 	}
-	if _, err := Open(t.Context(), p.repo, &Options{CacheDir: p.cache}); errors.Is(err, ErrGone) {
+	if _, err := Open(t.Context(), p.repo, &Options{CacheDir: p.cache}); errors.Is(err, snapshot.ErrGone) {
 		t.Errorf("without a state: %v", err)
 	}
 	r, err = Init(t.Context(), p.repo, nil, o)
@@ -343,7 +344,7 @@ func TestRepositoryGone(t *testing.T) {
 	must(t, r.Close())
 	must(t, os.Rename(p.path("far"), p.path("farther")))
 	_, err = Open(t.Context(), p.path("link/repo"), o)
-	if !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "no "+p.path("far")+" now") {
+	if !errors.Is(err, snapshot.ErrGone) || !strings.Contains(err.Error(), "no "+p.path("far")+" now") {
 		t.Errorf("behind a link to nowhere: %v", err)
 	}
 }

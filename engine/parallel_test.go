@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -143,7 +144,7 @@ func TestCancel(t *testing.T) {
 			at.set(0, nil)
 			switch {
 			case err == nil:
-			case !errors.Is(err, errAway) && !errors.Is(err, context.Canceled) || errors.Is(err, ErrIntegrity):
+			case !errors.Is(err, errAway) && !errors.Is(err, context.Canceled) || errors.Is(err, snapshot.ErrIntegrity):
 				t.Errorf("%s %d: %v", what, n, err)
 			default:
 				cancelled[what]++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -59,9 +60,9 @@ func (c *creator) findParent(ctx context.Context) error {
 		return nil
 	case c.opts.Parent != "":
 		return fmt.Errorf("parent: %w", err)
-	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired):
+	case errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, snapshot.ErrExpired):
 		return nil
-	case errors.Is(integrity(err), ErrIntegrity):
+	case errors.Is(integrity(err), snapshot.ErrIntegrity):
 		c.commit.sawDamage(err)
 		c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
 		return nil

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
@@ -107,7 +108,7 @@ func (h *past) check(t testing.TB, n int, img diskImage, more bool) (err error) 
 	must(t, img.write(dir+"/disk"))
 	url := dir + "/disk/" + h.repo
 	r, err := Open(ctx, url, &Options{CacheDir: dir + "/cache"})
-	if errors.Is(err, ErrNotInitialised) && n < h.made {
+	if errors.Is(err, snapshot.ErrNotInitialised) && n < h.made {
 		r, err = Init(ctx, url, nil, &Options{CacheDir: dir + "/cache"})
 	}
 	if err != nil {

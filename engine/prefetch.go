@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -39,7 +40,7 @@ func ParsePrefetch(s string) (Prefetch, error) {
 	if i := slices.Index(prefetchWords, s); i >= 0 {
 		return Prefetch(i), nil
 	}
-	return 0, fmt.Errorf("%w: prefetch %q, not all, hot or none", ErrInvalid, s)
+	return 0, fmt.Errorf("%w: prefetch %q, not all, hot or none", snapshot.ErrInvalid, s)
 }
 
 func (p Prefetch) String() string { return prefetchWords[p] }

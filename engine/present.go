@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -93,7 +94,7 @@ func (g *guard) ask(ctx context.Context, p sizedPack, by witness) error {
 		ix.Exclude([]chunk.PackID{p.id})
 	}
 	if !doomed && g.tellBad != nil && (by != byIndex || !errors.Is(bad, remote.ErrNotExist)) {
-		g.tellBad(fmt.Errorf("%w: pack %v: %w; what it held is stored again, and 'snapctl verify' names the snapshots that need it", ErrIntegrity, p.id, bad))
+		g.tellBad(fmt.Errorf("%w: pack %v: %w; what it held is stored again, and 'snapctl verify' names the snapshots that need it", snapshot.ErrIntegrity, p.id, bad))
 	}
 	return nil
 }

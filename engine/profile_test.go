@@ -7,9 +7,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/snapctl/snapctl/chunk/wire/wiretest"
-
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 	"github.com/snapctl/snapctl/manifest"
 )
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -440,7 +441,7 @@ func collect1(p *protocol, a *protocolActor) *protocolRun {
 			return err
 		},
 		ended: func(err error) {
-			if errors.Is(err, ErrIntegrity) && !p.broken {
+			if errors.Is(err, snapshot.ErrIntegrity) && !p.broken {
 				p.fail("gc of a sound repository: %w", err)
 			}
 		},
@@ -688,7 +689,7 @@ func (p *protocol) repair() {
 		if p.promises[id] != nil || p.hasAll(packIDs(m)) {
 			continue
 		}
-		if _, err := p.witness.GC(p.t.Context(), nil); !errors.Is(err, ErrIntegrity) {
+		if _, err := p.witness.GC(p.t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 			continue
 		}
 		_, err = p.witness.Remove(p.t.Context(), id.String())

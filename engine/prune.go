@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -75,9 +76,9 @@ type PruneGroup struct {
 
 // A PruneDecision is whether a snapshot stays.
 type PruneDecision struct {
-	Snapshot *Snapshot `json:"snapshot"`
-	Keep     bool      `json:"keep"`
-	Reasons  []string  `json:"reasons,omitempty"` // to keep it, such as "daily", "pinned", or Future
+	Snapshot *snapshot.Snapshot `json:"snapshot"`
+	Keep     bool               `json:"keep"`
+	Reasons  []string           `json:"reasons,omitempty"` // to keep it, such as "daily", "pinned", or Future
 }
 
 // Future is the only reason to keep a snapshot that was made later than it is now.
@@ -88,7 +89,7 @@ const Future = "future"
 const clocksApart = time.Minute
 
 // fromFuture reports whether a snapshot says that it was made later than it is now.
-func fromFuture(s *Snapshot, now time.Time) bool { return s.CreatedAt.Sub(now) > clocksApart }
+func fromFuture(s *snapshot.Snapshot, now time.Time) bool { return s.CreatedAt.Sub(now) > clocksApart }
 
 // periods are the rules that count, and what a snapshot is the newest of.
 var periods = []struct {
@@ -112,17 +113,17 @@ func (o *PruneOptions) check() error {
 	for _, p := range periods {
 		n := p.count(o)
 		if n < KeepAll {
-			return fmt.Errorf("%w: to keep %d %s snapshots", ErrInvalid, n, p.name)
+			return fmt.Errorf("%w: to keep %d %s snapshots", snapshot.ErrInvalid, n, p.name)
 		}
 		any = any || n != 0
 	}
 	switch {
 	case o.KeepWithin < 0:
-		return fmt.Errorf("%w: to keep what is within %v", ErrInvalid, o.KeepWithin)
+		return fmt.Errorf("%w: to keep what is within %v", snapshot.ErrInvalid, o.KeepWithin)
 	case !any:
-		return fmt.Errorf("%w: no rule says what to keep", ErrInvalid)
+		return fmt.Errorf("%w: no rule says what to keep", snapshot.ErrInvalid)
 	case slices.Contains(o.Names, ""):
-		return fmt.Errorf("%w: an empty name", ErrInvalid)
+		return fmt.Errorf("%w: an empty name", snapshot.ErrInvalid)
 	}
 	for _, t := range o.KeepTags {
 		if err := checkTag(t.Key, t.Value); err != nil {
@@ -134,10 +135,10 @@ func (o *PruneOptions) check() error {
 		case GroupName, GroupDir, GroupHost:
 		case GroupAll:
 			if len(o.GroupBy) > 1 {
-				return fmt.Errorf("%w: to group by all and by something else", ErrInvalid)
+				return fmt.Errorf("%w: to group by all and by something else", snapshot.ErrInvalid)
 			}
 		default:
-			return fmt.Errorf("%w: to group by %q", ErrInvalid, g)
+			return fmt.Errorf("%w: to group by %q", snapshot.ErrInvalid, g)
 		}
 	}
 	return nil
@@ -163,7 +164,7 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 	}
 	now := r.time()
 	groups := opts.groups(all)
-	var gone []*Snapshot
+	var gone []*snapshot.Snapshot
 	for i := range groups {
 		opts.decide(groups[i].Snapshots, now)
 		for _, d := range groups[i].Snapshots {
@@ -201,7 +202,7 @@ func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) erro
 			}
 			g.Go(func() error {
 				switch _, _, err := r.encodedManifest(ctx, d.Snapshot.ID); {
-				case errors.Is(err, ErrNotFound):
+				case errors.Is(err, snapshot.ErrNotFound):
 					return fmt.Errorf("snapshot %v, which was to stay, has been removed meanwhile: prune again", d.Snapshot.ID)
 				case err != nil:
 					return fmt.Errorf("snapshot %v, which is to stay: %w", d.Snapshot.ID, err)
@@ -214,7 +215,7 @@ func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) erro
 }
 
 // groups sorts snapshots, newest first, into groups.
-func (o *PruneOptions) groups(all []*Snapshot) []PruneGroup {
+func (o *PruneOptions) groups(all []*snapshot.Snapshot) []PruneGroup {
 	by := o.GroupBy
 	if len(by) == 0 {
 		by = []GroupBy{GroupName}

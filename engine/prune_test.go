@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -27,7 +28,7 @@ func decided(o *PruneOptions, times ...string) string {
 		if err != nil {
 			panic(err)
 		}
-		group = append(group, PruneDecision{Snapshot: &Snapshot{ID: manifest.NewID(0), CreatedAt: at, Name: fmt.Sprint(i)}})
+		group = append(group, PruneDecision{Snapshot: &snapshot.Snapshot{ID: manifest.NewID(0), CreatedAt: at, Name: fmt.Sprint(i)}})
 	}
 	var now time.Time
 	if len(group) > 0 {
@@ -94,7 +95,7 @@ func TestPruneLocation(t *testing.T) {
 	at := func(s string) PruneDecision {
 		utc, err := time.Parse("2006-01-02 15:04", s)
 		must(t, err)
-		return PruneDecision{Snapshot: &Snapshot{CreatedAt: utc}}
+		return PruneDecision{Snapshot: &snapshot.Snapshot{CreatedAt: utc}}
 	}
 	kept := func(o *PruneOptions, group ...PruneDecision) (n int) {
 		o.decide(group, group[0].Snapshot.CreatedAt)
@@ -184,7 +185,7 @@ func TestPrune(t *testing.T) {
 		t.Errorf("removed %q, left %v", got, all)
 	}
 	for _, what := range []string{"app1", "other0", "src0"} {
-		if _, err := r.Get(t.Context(), made[what].String()); !errors.Is(err, ErrNotFound) {
+		if _, err := r.Get(t.Context(), made[what].String()); !errors.Is(err, snapshot.ErrNotFound) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -192,7 +193,7 @@ func TestPrune(t *testing.T) {
 	// Of what cannot be read nobody knows what it is.
 	must(t, damages["zeroed"](p.repo+"/"+made["src1"].ObjectName()))
 	fresh := p.openAt("fresh", now)
-	if groups, err := fresh.Prune(t.Context(), &PruneOptions{KeepTags: []Tag{{"none", ""}}}); !errors.Is(err, ErrIntegrity) {
+	if groups, err := fresh.Prune(t.Context(), &PruneOptions{KeepTags: []Tag{{"none", ""}}}); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("%v, %v", groups, err)
 	}
 	if n := len(objects(t, r.store, manifest.Prefix)); n != 5 {
@@ -222,7 +223,7 @@ func TestPruneKeepsWhole(t *testing.T) {
 			t.Errorf("%s: the list is %v, %v", name, all, err)
 		}
 		for _, dry := range []bool{true, false} {
-			if groups, err := r.Prune(t.Context(), &PruneOptions{KeepLast: 1, DryRun: dry}); !errors.Is(err, ErrIntegrity) {
+			if groups, err := r.Prune(t.Context(), &PruneOptions{KeepLast: 1, DryRun: dry}); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s: %v, %v", name, groups, err)
 			}
 		}
@@ -250,7 +251,7 @@ func TestPruneInvalid(t *testing.T) {
 		"a group":     {KeepLast: 1, GroupBy: []GroupBy{"color"}},
 		"two of them": {KeepLast: 1, GroupBy: []GroupBy{GroupAll, GroupDir}},
 	} {
-		if groups, err := r.Prune(t.Context(), o); !errors.Is(err, ErrInvalid) {
+		if groups, err := r.Prune(t.Context(), o); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%s: %v, %v", what, groups, err)
 		}
 	}

@@ -220,15 +220,6 @@ func readAll(fd int, buf []byte, size int) ([]byte, error) {
 	}
 }
 
-func pread(fd int, p []byte, off int64) (int, error) {
-	for {
-		n, err := unix.Pread(fd, p, off)
-		if !errors.Is(err, unix.EINTR) {
-			return max(n, 0), err
-		}
-	}
-}
-
 // restat looks at the open file again. It makes what it finds the item's
 // metadata, and reports whether that is what was there before.
 func (r *reader) restat(fd int, it *item) (same bool, err error) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -30,14 +31,14 @@ var (
 // could name.
 func checkName(name string) error {
 	if err := manifest.CheckLabel(name); err != nil {
-		return fmt.Errorf("%w: name %q %w", ErrInvalid, name, err)
+		return fmt.Errorf("%w: name %q %w", snapshot.ErrInvalid, name, err)
 	}
 	_, idErr := manifest.ParseID(name)
 	switch {
 	case strings.TrimSpace(name) != name: // which snapshots of before may have
-		return fmt.Errorf("%w: name %q begins or ends with a space", ErrInvalid, name)
+		return fmt.Errorf("%w: name %q begins or ends with a space", snapshot.ErrInvalid, name)
 	case name == latest || name == "-" || isHandle(name) || nthPattern.MatchString(name) || idErr == nil:
-		return fmt.Errorf("%w: name %q has a meaning of its own as a reference", ErrInvalid, name)
+		return fmt.Errorf("%w: name %q has a meaning of its own as a reference", snapshot.ErrInvalid, name)
 	}
 	return nil
 }
@@ -45,10 +46,10 @@ func checkName(name string) error {
 // checkTag reports a tag that a snapshot cannot have. A value may be empty.
 func checkTag(key, value string) error {
 	if err := manifest.CheckLabel(key); err != nil {
-		return fmt.Errorf("%w: tag %q %w", ErrInvalid, key, err)
+		return fmt.Errorf("%w: tag %q %w", snapshot.ErrInvalid, key, err)
 	}
 	if err := manifest.CheckLabel(value); value != "" && err != nil {
-		return fmt.Errorf("%w: value %q of tag %q %w", ErrInvalid, value, key, err)
+		return fmt.Errorf("%w: value %q of tag %q %w", snapshot.ErrInvalid, value, key, err)
 	}
 	return nil
 }
@@ -62,16 +63,16 @@ func checkTag(key, value string) error {
 //   - latest, latest~N: the same among all snapshots.
 //
 // It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
-func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
+func (r *Repository) Get(ctx context.Context, ref string) (*snapshot.Snapshot, error) {
 	return r.newResolver(ctx, 1).get(ref)
 }
 
 // timeFormat is how messages show a time.
 const timeFormat = "2006-01-02 15:04:05 MST"
 
-func (r *Repository) checkExpiry(ctx context.Context, s *Snapshot) error {
+func (r *Repository) checkExpiry(ctx context.Context, s *snapshot.Snapshot) error {
 	if r.expired(ctx, s) {
-		return fmt.Errorf("%w on %s", ErrExpired, s.ExpiresAt.Format(timeFormat))
+		return fmt.Errorf("%w on %s", snapshot.ErrExpired, s.ExpiresAt.Format(timeFormat))
 	}
 	return nil
 }
@@ -94,7 +95,7 @@ func parseHandle(ref string) (manifest.ID, error) {
 		ID manifest.ID `json:"id"`
 	}
 	if err := json.Unmarshal([]byte(ref), &h); err != nil || h.ID.IsZero() {
-		return h.ID, fmt.Errorf("%w: not the JSON of a handle", ErrInvalid)
+		return h.ID, fmt.Errorf("%w: not the JSON of a handle", snapshot.ErrInvalid)
 	}
 	return h.ID, nil
 }
@@ -116,7 +117,7 @@ type resolver struct {
 }
 
 type listing struct {
-	all     []*Snapshot
+	all     []*snapshot.Snapshot
 	damaged []damagedHead
 	err     error
 }
@@ -133,7 +134,7 @@ func (r *Repository) newResolver(ctx context.Context, refs int) *resolver {
 }
 
 // get is resolve for what has not expired, with errors that name the reference.
-func (x *resolver) get(ref string) (*Snapshot, error) {
+func (x *resolver) get(ref string) (*snapshot.Snapshot, error) {
 	s, err := x.resolve(ref)
 	if err == nil {
 		err = x.repo.checkExpiry(x.ctx, s)
@@ -145,7 +146,7 @@ func (x *resolver) get(ref string) (*Snapshot, error) {
 }
 
 // resolve finds the snapshot that a reference names, expired or not.
-func (x *resolver) resolve(ref string) (*Snapshot, error) {
+func (x *resolver) resolve(ref string) (*snapshot.Snapshot, error) {
 	if isHandle(ref) {
 		id, err := parseHandle(ref)
 		if err != nil {
@@ -160,18 +161,18 @@ func (x *resolver) resolve(ref string) (*Snapshot, error) {
 	if m := nthPattern.FindStringSubmatch(ref); m != nil {
 		var err error
 		if n, err = strconv.Atoi(m[2]); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+			return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 		}
 		name = m[1]
 	}
 	if name == "" {
-		return nil, fmt.Errorf("%w: an empty reference", ErrInvalid)
+		return nil, fmt.Errorf("%w: an empty reference", snapshot.ErrInvalid)
 	}
 	l := x.list()
 	if l.err != nil {
 		return nil, l.err
 	}
-	s, err := choose(l.all, ref, name, n, func(s *Snapshot) bool { return x.repo.expired(x.ctx, s) })
+	s, err := choose(l.all, ref, name, n, func(s *snapshot.Snapshot) bool { return x.repo.expired(x.ctx, s) })
 	for _, d := range l.damaged {
 		// It may be the one that is meant: better no answer than an older one.
 		if err != nil || d.id.Compare(s.ID) > 0 {
@@ -181,7 +182,7 @@ func (x *resolver) resolve(ref string) (*Snapshot, error) {
 	return s, err
 }
 
-func (x *resolver) byID(id manifest.ID) (*Snapshot, error) {
+func (x *resolver) byID(id manifest.ID) (*snapshot.Snapshot, error) {
 	if !x.many {
 		return x.repo.byID(x.ctx, id)
 	}
@@ -194,16 +195,16 @@ func (x *resolver) byID(id manifest.ID) (*Snapshot, error) {
 			return nil, d.err
 		}
 	}
-	at, ok := slices.BinarySearchFunc(l.all, id, func(s *Snapshot, id manifest.ID) int { return id.Compare(s.ID) })
+	at, ok := slices.BinarySearchFunc(l.all, id, func(s *snapshot.Snapshot, id manifest.ID) int { return id.Compare(s.ID) })
 	if !ok {
-		return nil, ErrNotFound
+		return nil, snapshot.ErrNotFound
 	}
 	return l.all[at], nil
 }
 
 // choose picks among all snapshots, newest first.
-func choose(all []*Snapshot, ref, name string, n int, expired func(*Snapshot) bool) (*Snapshot, error) {
-	var named, prefixed []*Snapshot
+func choose(all []*snapshot.Snapshot, ref, name string, n int, expired func(*snapshot.Snapshot) bool) (*snapshot.Snapshot, error) {
+	var named, prefixed []*snapshot.Snapshot
 	for _, s := range all {
 		// What has expired is no answer to a name: the name goes on to others.
 		if (name == latest || s.Name == name) && !expired(s) {
@@ -215,15 +216,15 @@ func choose(all []*Snapshot, ref, name string, n int, expired func(*Snapshot) bo
 	}
 	switch {
 	case len(named) > 0 && len(prefixed) > 0:
-		return nil, fmt.Errorf("%w: it is the name of %s and the beginning of %s", ErrAmbiguous, describe(named[:1]), describe(prefixed))
+		return nil, fmt.Errorf("%w: it is the name of %s and the beginning of %s", snapshot.ErrAmbiguous, describe(named[:1]), describe(prefixed))
 	case len(prefixed) > 1:
-		return nil, fmt.Errorf("%w: it is the beginning of %s", ErrAmbiguous, describe(prefixed))
+		return nil, fmt.Errorf("%w: it is the beginning of %s", snapshot.ErrAmbiguous, describe(prefixed))
 	case len(prefixed) == 1:
 		return prefixed[0], nil
 	case n < len(named):
 		return named[n], nil
 	case len(named) > 0:
-		return nil, fmt.Errorf("%w: there are %d of that name", ErrNotFound, len(named))
+		return nil, fmt.Errorf("%w: there are %d of that name", snapshot.ErrNotFound, len(named))
 	}
 	for _, s := range all {
 		if s.Name == name {
@@ -231,13 +232,13 @@ func choose(all []*Snapshot, ref, name string, n int, expired func(*Snapshot) bo
 		}
 	}
 	if prefixPattern.MatchString(ref) && len(ref) < minPrefix {
-		return nil, fmt.Errorf("%w: none has that name, and of an id at least %d digits are needed", ErrNotFound, minPrefix)
+		return nil, fmt.Errorf("%w: none has that name, and of an id at least %d digits are needed", snapshot.ErrNotFound, minPrefix)
 	}
-	return nil, ErrNotFound
+	return nil, snapshot.ErrNotFound
 }
 
 // describe lists snapshots in a message, a few of them.
-func describe(all []*Snapshot) string {
+func describe(all []*snapshot.Snapshot) string {
 	var b strings.Builder
 	for i, s := range all {
 		if i == 3 {
@@ -253,14 +254,14 @@ func describe(all []*Snapshot) string {
 }
 
 // byID finds a snapshot, and its notes side by side.
-func (r *Repository) byID(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+func (r *Repository) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	noted := begin(func() ([]*manifest.Note, error) { return r.notesOf(ctx, id) })
 	s, err := r.head(ctx, id, 0)
 	if errors.Is(err, remote.ErrNotExist) {
 		r.cache.remove("heads", id.String())
-		return nil, ErrNotFound
+		return nil, snapshot.ErrNotFound
 	}
 	if err != nil {
 		return nil, err
@@ -269,6 +270,6 @@ func (r *Repository) byID(ctx context.Context, id manifest.ID) (*Snapshot, error
 	if err != nil {
 		return nil, err
 	}
-	s.annotate(notes)
+	annotate(s, notes)
 	return s, nil
 }

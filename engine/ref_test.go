@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -79,34 +80,34 @@ func TestGet(t *testing.T) {
 		{ref: "app~0", want: app4},
 		{ref: "app~1", want: a2},
 		{ref: "app~3", want: a0},
-		{ref: "app~4", err: ErrNotFound, text: []string{"4"}},
+		{ref: "app~4", err: snapshot.ErrNotFound, text: []string{"4"}},
 		{ref: "latest", want: last},
 		{ref: "latest~1", want: odd},
 		{ref: "latest~8", want: a0},
-		{ref: "latest~9", err: ErrNotFound},
+		{ref: "latest~9", err: snapshot.ErrNotFound},
 		{ref: "short", want: short},
 		{ref: odd.Name, want: odd},
 		{ref: "dead-beef", want: last},
-		{ref: id[:8], err: ErrAmbiguous, text: []string{clash.ID.String(), "name", "beginning"}},
+		{ref: id[:8], err: snapshot.ErrAmbiguous, text: []string{clash.ID.String(), "name", "beginning"}},
 		{ref: clash.ID.String(), want: clash},
 		{ref: clash.Handle(), want: clash},
-		{ref: id[:4], err: ErrAmbiguous, text: []string{"more"}},
-		{ref: id[:3], err: ErrNotFound, text: []string{"none has that name", "4 digits"}},
-		{ref: "c", err: ErrNotFound, text: []string{"none has that name", "4 digits"}},
-		{ref: "", err: ErrInvalid},
-		{ref: "~1", err: ErrNotFound},
-		{ref: "nothing", err: ErrNotFound},
-		{ref: "nothing~1", err: ErrNotFound},
-		{ref: "APP", err: ErrNotFound},
-		{ref: strings.ToUpper(id), err: ErrNotFound},
-		{ref: "{", err: ErrInvalid},
-		{ref: "{}", err: ErrInvalid},
-		{ref: `{"id":"x"}`, err: ErrInvalid},
-		{ref: handle(id) + handle(id), err: ErrInvalid},
-		{ref: manifest.NewID(0).String(), err: ErrNotFound},
-		{ref: handle(manifest.NewID(0).String()), err: ErrNotFound},
-		{ref: "line\nfeed", err: ErrNotFound, text: []string{`line\nfeed`}},
-		{ref: "app~99999999999999999999", err: ErrNotFound},
+		{ref: id[:4], err: snapshot.ErrAmbiguous, text: []string{"more"}},
+		{ref: id[:3], err: snapshot.ErrNotFound, text: []string{"none has that name", "4 digits"}},
+		{ref: "c", err: snapshot.ErrNotFound, text: []string{"none has that name", "4 digits"}},
+		{ref: "", err: snapshot.ErrInvalid},
+		{ref: "~1", err: snapshot.ErrNotFound},
+		{ref: "nothing", err: snapshot.ErrNotFound},
+		{ref: "nothing~1", err: snapshot.ErrNotFound},
+		{ref: "APP", err: snapshot.ErrNotFound},
+		{ref: strings.ToUpper(id), err: snapshot.ErrNotFound},
+		{ref: "{", err: snapshot.ErrInvalid},
+		{ref: "{}", err: snapshot.ErrInvalid},
+		{ref: `{"id":"x"}`, err: snapshot.ErrInvalid},
+		{ref: handle(id) + handle(id), err: snapshot.ErrInvalid},
+		{ref: manifest.NewID(0).String(), err: snapshot.ErrNotFound},
+		{ref: handle(manifest.NewID(0).String()), err: snapshot.ErrNotFound},
+		{ref: "line\nfeed", err: snapshot.ErrNotFound, text: []string{`line\nfeed`}},
+		{ref: "app~99999999999999999999", err: snapshot.ErrNotFound},
 	}
 	check := func(r *Repository) {
 		t.Helper()
@@ -139,13 +140,13 @@ func TestGet(t *testing.T) {
 		}
 	}
 	for _, ref := range []string{"short", "gone", short.ID.String(), short.Handle(), app4.ID.String()} {
-		if s, err := r.Get(t.Context(), ref); !errors.Is(err, ErrExpired) {
+		if s, err := r.Get(t.Context(), ref); !errors.Is(err, snapshot.ErrExpired) {
 			t.Errorf("%q after an hour: %v, %v", ref, s, err)
 		}
-		if _, err := r.Restore(t.Context(), ref, p.path("out"), nil); !errors.Is(err, ErrExpired) {
+		if _, err := r.Restore(t.Context(), ref, p.path("out"), nil); !errors.Is(err, snapshot.ErrExpired) {
 			t.Errorf("restore of %q after an hour: %v", ref, err)
 		}
-		if _, err := r.Create(t.Context(), src, &CreateOptions{Parent: ref}); !errors.Is(err, ErrExpired) {
+		if _, err := r.Create(t.Context(), src, &CreateOptions{Parent: ref}); !errors.Is(err, snapshot.ErrExpired) {
 			t.Errorf("create from %q after an hour: %v", ref, err)
 		}
 	}
@@ -160,12 +161,12 @@ func TestNames(t *testing.T) {
 		" ", " a", "a ", " a ", "a\u00a0",
 		strings.Repeat("x", 257),
 	} {
-		if res, err := r.Create(t.Context(), src, &CreateOptions{Name: name}); !errors.Is(err, ErrInvalid) {
+		if res, err := r.Create(t.Context(), src, &CreateOptions{Name: name}); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("name %q: %+v, %v", name, res, err)
 		}
 		tag := map[string]string{name: "v"}
 		if manifest.CheckLabel(name) != nil {
-			if res, err := r.Create(t.Context(), src, &CreateOptions{Tags: tag}); !errors.Is(err, ErrInvalid) {
+			if res, err := r.Create(t.Context(), src, &CreateOptions{Tags: tag}); !errors.Is(err, snapshot.ErrInvalid) {
 				t.Errorf("tag %q: %+v, %v", name, res, err)
 			}
 		}
@@ -177,7 +178,7 @@ func TestNames(t *testing.T) {
 		"a", "~", "a~", "~1", "a~b", "a~1234567", "a b", "/a/b", "Latest", "x{", "--name", "日本語", id[:35], strings.Repeat("x", 256), "a:b=c",
 	} {
 		res, err := r.Create(t.Context(), src, &CreateOptions{Name: name})
-		if errors.Is(err, ErrInvalid) {
+		if errors.Is(err, snapshot.ErrInvalid) {
 			t.Logf("name %q is refused: %v", name, err)
 			continue
 		}
@@ -202,16 +203,16 @@ func TestNames(t *testing.T) {
 	if _, err := r.Change(t.Context(), &Changes{Name: new("new")}, " old "); err != nil {
 		t.Errorf("renaming it: %v", err)
 	}
-	if _, err := r.Create(t.Context(), src, &CreateOptions{TTL: -1}); !errors.Is(err, ErrInvalid) {
+	if _, err := r.Create(t.Context(), src, &CreateOptions{TTL: -1}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("TTL of -1: %v", err)
 	}
-	if _, err := r.Create(t.Context(), src, &CreateOptions{Tags: map[string]string{"": "v"}}); !errors.Is(err, ErrInvalid) {
+	if _, err := r.Create(t.Context(), src, &CreateOptions{Tags: map[string]string{"": "v"}}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("tag without a name: %v", err)
 	}
-	if _, err := r.Create(t.Context(), src, &CreateOptions{Parent: "nothing"}); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Create(t.Context(), src, &CreateOptions{Parent: "nothing"}); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("unknown parent: %v", err)
 	}
-	if _, err := r.Create(t.Context(), src, &CreateOptions{Excludes: []string{"[a"}}); !errors.Is(err, ErrInvalid) {
+	if _, err := r.Create(t.Context(), src, &CreateOptions{Excludes: []string{"[a"}}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("malformed pattern: %v", err)
 	}
 }
@@ -326,7 +327,7 @@ func TestRemove(t *testing.T) {
 	}
 	for _, r := range []*Repository{r, other} {
 		for _, ref := range []string{"a", "b", a.ID.String(), b.ID.String()} {
-			if s, err := r.Get(ctx, ref); !errors.Is(err, ErrNotFound) {
+			if s, err := r.Get(ctx, ref); !errors.Is(err, snapshot.ErrNotFound) {
 				t.Errorf("%q: %v, %v", ref, s, err)
 			}
 		}
@@ -334,7 +335,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("list: %v, %v", all, err)
 		}
 	}
-	if _, err := r.Remove(ctx, "a"); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Remove(ctx, "a"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
 	// The parent has gone, and its files are found by the index.

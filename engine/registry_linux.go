@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -61,7 +62,7 @@ func newRegistry(stateDir string) (*registry, error) {
 	}
 	dir, err := remote.Abs(stateDir) // a process may leave the directory that it is in
 	if err != nil {
-		return nil, fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: state folder: %w", snapshot.ErrInvalid, err)
 	}
 	if err := checkState(dir); err != nil {
 		return nil, err
@@ -94,17 +95,17 @@ func makeState(dir string) error {
 
 // A record is what an entry says. It is enough to mount all of it again.
 type record struct {
-	Version    int              `json:"version"`
-	Repository recordRepository `json:"repository"`
-	Snapshot   Snapshot         `json:"snapshot"`
-	Options    recordOptions    `json:"options"`
-	Since      time.Time        `json:"since"`
-	Pid        int              `json:"pid"`
-	Restarts   int              `json:"restarts,omitempty"` // how often a server took over from one that had died
-	Share      bool             `json:"share"`              // it serves other processes' mount points too
-	Boot       string           `json:"boot"`               // which start of the machine
-	Namespace  string           `json:"namespace"`          // of mounts, as in mnt:[4026531841]
-	Points     []recordPoint    `json:"points"`
+	Version    int               `json:"version"`
+	Repository recordRepository  `json:"repository"`
+	Snapshot   snapshot.Snapshot `json:"snapshot"`
+	Options    recordOptions     `json:"options"`
+	Since      time.Time         `json:"since"`
+	Pid        int               `json:"pid"`
+	Restarts   int               `json:"restarts,omitempty"` // how often a server took over from one that had died
+	Share      bool              `json:"share"`              // it serves other processes' mount points too
+	Boot       string            `json:"boot"`               // which start of the machine
+	Namespace  string            `json:"namespace"`          // of mounts, as in mnt:[4026531841]
+	Points     []recordPoint     `json:"points"`
 }
 
 type recordRepository struct {

@@ -5,19 +5,20 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
 
 // Remove removes snapshots, and tells which. All references are resolved before
 // anything is removed; expired snapshots can be removed too. What only they
 // held is freed by garbage collection.
-func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, error) {
-	var all []*Snapshot
+func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*snapshot.Snapshot, error) {
+	var all []*snapshot.Snapshot
 	seen := map[manifest.ID]bool{}
 	x := r.newResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.resolve(ref)
-		if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
+		if id, ok := idOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
 			s, err = r.damagedSnapshot(ctx, id) // it can be removed by its id
 		}
 		if err != nil {
@@ -36,14 +37,14 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*Snapshot, e
 }
 
 // remove removes snapshots, whether or not they are there still.
-func (r *Repository) remove(ctx context.Context, all []*Snapshot) error {
+func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error {
 	var names []string
 	for _, s := range all {
 		names = append(names, manifestNames(s.ID)...)
 	}
 	// Notes after all manifests: without them a snapshot might seem to have expired.
 	for _, s := range all {
-		for _, note := range s.notes {
+		for _, note := range s.Notes {
 			names = append(names, s.ID.NotesOf()+note.String())
 		}
 	}
@@ -52,7 +53,7 @@ func (r *Repository) remove(ctx context.Context, all []*Snapshot) error {
 	}
 	for _, s := range all {
 		r.cache.remove("heads", s.ID.String())
-		for _, note := range s.notes {
+		for _, note := range s.Notes {
 			r.cache.remove("notes", note.String())
 		}
 	}
@@ -69,10 +70,10 @@ func manifestNames(id manifest.ID) []string {
 
 // damagedSnapshot is what there is to remove of a snapshot whose manifest or notes
 // cannot be read.
-func (r *Repository) damagedSnapshot(ctx context.Context, id manifest.ID) (*Snapshot, error) {
+func (r *Repository) damagedSnapshot(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
 	listed, err := r.listNotes(ctx, id.NotesOf())
 	if err != nil {
 		return nil, err
 	}
-	return &Snapshot{ID: id, notes: listed[id]}, nil
+	return &snapshot.Snapshot{ID: id, Notes: listed[id]}, nil
 }

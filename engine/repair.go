@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -21,7 +22,7 @@ type RepairOptions struct {
 	// RemoveDamaged removes the snapshots that lost something, when what is left of
 	// them is a snapshot of its own, or nothing is.
 	RemoveDamaged bool
-	Progress      Progress
+	Progress      snapshot.Progress
 }
 
 // A RepairReport says what Repair did or, without Apply, would do.
@@ -103,7 +104,7 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairRe
 		vo.ReadData = 1
 	}
 	x := &repairer{checkup: newCheckup(r, vo), opts: opts, guard: r.newGuard(nil), report: &RepairReport{Applied: opts.Apply}}
-	x.meter.start(PhaseChecking)
+	x.meter.start(snapshot.PhaseChecking)
 	defer x.meter.stop()
 	if err := x.run(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -243,7 +244,7 @@ func (x *repairer) removeOld(ctx context.Context) error {
 		if s.New.IsZero() && !s.Nothing {
 			continue
 		}
-		if _, err := x.repo.Remove(ctx, s.ID.String()); err != nil && !errors.Is(err, ErrNotFound) {
+		if _, err := x.repo.Remove(ctx, s.ID.String()); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
 			return err
 		}
 		s.Removed = true

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -17,7 +18,7 @@ import (
 type lostSnapshot struct {
 	RepairedSnapshot
 	m     *manifest.Manifest // nil if nothing can be done
-	now   *Snapshot          // as its notes have it
+	now   *snapshot.Snapshot // as its notes have it
 	known bool               // that they could be read
 	tree  *manifest.Tree
 	fresh *manifest.Manifest // of what is left, to be put
@@ -40,7 +41,7 @@ func (x *repairer) findLost(ctx context.Context) error {
 	x.saved = newSalvage(ctx, x)
 	for _, s := range x.lostOnes {
 		err := x.open(ctx, s)
-		if err != nil && !damaged(ctx, err) && !errors.Is(err, ErrNotFound) {
+		if err != nil && !damaged(ctx, err) && !errors.Is(err, snapshot.ErrNotFound) {
 			return err
 		}
 		if err != nil {
@@ -151,7 +152,7 @@ func (s *salvage) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error
 		s.want[ref.ID] = true
 		err = fmt.Errorf("tree page: %w", integrity(err))
 		if errors.Is(err, remote.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+			err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 		}
 	}
 	return page, err

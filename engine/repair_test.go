@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -317,7 +318,7 @@ func TestRepairManifest(t *testing.T) {
 	must(t, err)
 	alter(t, r, id.ObjectName(), flipAt(100))
 	rep := repair(t, w.open(), RepairOptions{})
-	if len(rep.Snapshots) != 1 || !rep.Snapshots[0].Nothing || !errors.Is(rep.Snapshots[0].Why, ErrIntegrity) || rep.Snapshots[0].Removed {
+	if len(rep.Snapshots) != 1 || !rep.Snapshots[0].Nothing || !errors.Is(rep.Snapshots[0].Why, snapshot.ErrIntegrity) || rep.Snapshots[0].Removed {
 		t.Errorf("%+v", rep)
 	}
 	lease := &manifest.Lease{Hold: leaseHold, Manifest: encoded}
@@ -590,7 +591,7 @@ func TestRepairThenGC(t *testing.T) {
 			must(t, r.store.Delete(t.Context(), name))
 		}
 	}
-	if _, err := r.GC(t.Context(), nil); !errors.Is(err, ErrIntegrity) {
+	if _, err := r.GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Fatalf("gc with a pack missing: %v", err)
 	}
 	rep := repair(t, y.enter(), RepairOptions{ReadData: true, RemoveDamaged: true})

@@ -200,7 +200,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 // asNoted has a manifest that takes the place of a snapshot's say what the notes of that
 // one do. Of a pin, putManifests makes a note.
 func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
-	if s.known && len(s.now.notes) == 0 {
+	if s.known && len(s.now.Notes) == 0 {
 		return
 	}
 	fresh.Name, fresh.Tags, fresh.Expires = s.now.Name, s.now.Tags, time.Time{}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -137,7 +138,7 @@ func (r *Repository) relocate(ctx context.Context, id chunk.ID, gone chunk.PackI
 	}
 	loc, ok = ix.Lookup(id)
 	if !ok || loc.Pack == gone {
-		return chunk.Location{}, fmt.Errorf("%w: pack %v is missing, and chunk %v is nowhere else", ErrIntegrity, gone, id)
+		return chunk.Location{}, fmt.Errorf("%w: pack %v is missing, and chunk %v is nowhere else", snapshot.ErrIntegrity, gone, id)
 	}
 	return loc, nil
 }
@@ -151,7 +152,7 @@ func (r *Repository) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 			page, err = r.pageAt(ctx, ref.ID, loc)
 		}
 	}
-	if err = integrity(err); errors.Is(err, ErrIntegrity) {
+	if err = integrity(err); errors.Is(err, snapshot.ErrIntegrity) {
 		err = &damagedPack{ref.Pack, err}
 	}
 	if err != nil {
@@ -199,14 +200,14 @@ func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location
 func (r *Repository) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]byte, error) {
 	raw, err := r.codec.Decode(nil, stored, int(loc.Frame.Raw))
 	if err != nil {
-		return nil, fmt.Errorf("%w: pack %v at %d: %w", ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
+		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
 	}
 	if uint64(loc.Offset)+uint64(loc.Length) > uint64(len(raw)) {
-		return nil, fmt.Errorf("%w: chunk %v lies outside of its frame", ErrIntegrity, id)
+		return nil, fmt.Errorf("%w: chunk %v lies outside of its frame", snapshot.ErrIntegrity, id)
 	}
 	data := raw[loc.Offset : loc.Offset+loc.Length]
 	if r.hasher.Sum(data) != id {
-		return nil, fmt.Errorf("%w: pack %v at %d: the bytes of chunk %v are not what they were", ErrIntegrity, loc.Pack, loc.Frame.Offset, id)
+		return nil, fmt.Errorf("%w: pack %v at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, id)
 	}
 	return data, nil
 }

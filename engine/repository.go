@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -170,15 +171,15 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 			return err
 		}
 	} else if opts.wantsEncryption() {
-		return fmt.Errorf("%w: it is to be, but no keys were given", ErrNotEncrypted)
+		return fmt.Errorf("%w: it is to be, but no keys were given", snapshot.ErrNotEncrypted)
 	}
 	err := r.store.Put(ctx, configName, cfg.encode())
 	if errors.Is(err, remote.ErrExist) {
-		err = ErrExists
+		err = snapshot.ErrExists
 	}
 	if err != nil {
 		// If it came through nevertheless the keys are its own, and must stay.
-		if errors.Is(err, ErrExists) {
+		if errors.Is(err, snapshot.ErrExists) {
 			undo()
 		}
 		return err
@@ -191,7 +192,7 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 // that encrypted ones hold.
 func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
 	if _, err := r.store.Stat(ctx, configName); err == nil {
-		return ErrExists
+		return snapshot.ErrExists
 	} else if !errors.Is(err, remote.ErrNotExist) {
 		return err
 	}
@@ -204,7 +205,7 @@ func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
 		sealed, err = r.holds(ctx, keyPrefix)
 	}
 	if err == nil && sealed {
-		err = fmt.Errorf("%w: there are snapshots of a repository whose config is missing, and with a new one they could not be read", ErrIntegrity)
+		err = fmt.Errorf("%w: there are snapshots of a repository whose config is missing, and with a new one they could not be read", snapshot.ErrIntegrity)
 	}
 	return err
 }
@@ -265,7 +266,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	if err == nil {
 		err = r.use(cfg, opts)
 	}
-	if errors.Is(err, ErrNotInitialised) {
+	if errors.Is(err, snapshot.ErrNotInitialised) {
 		err = r.notHere(opts)
 	}
 	if err != nil {
@@ -279,12 +280,12 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 // one there.
 func (r *Repository) notHere(opts *Options) error {
 	if r == nil || opts == nil {
-		return ErrNotInitialised
+		return snapshot.ErrNotInitialised
 	}
 	if u := usedHere(opts.StateDir, r.url); u != nil {
-		return fmt.Errorf("%w: %w (%v)%s; snapctl init begins an empty one", ErrNotInitialised, ErrGone, u.ID, whyGone(string(u.Dir)))
+		return fmt.Errorf("%w: %w (%v)%s; snapctl init begins an empty one", snapshot.ErrNotInitialised, snapshot.ErrGone, u.ID, whyGone(string(u.Dir)))
 	}
-	return ErrNotInitialised
+	return snapshot.ErrNotInitialised
 }
 
 // withoutConfig is what is wrong where there is no config: there is no repository, or
@@ -295,16 +296,16 @@ func (r *Repository) withoutConfig(ctx context.Context) error {
 		return fmt.Errorf("config: it is missing; looking for snapshots: %w", err)
 	}
 	if !lost {
-		return ErrNotInitialised
+		return snapshot.ErrNotInitialised
 	}
 	sealed, err := r.holds(ctx, keyPrefix)
 	switch {
 	case err != nil:
 		return err
 	case sealed:
-		return fmt.Errorf("%w: config: it is missing, and there are snapshots, which nothing opens without it: put it back from a copy", ErrIntegrity)
+		return fmt.Errorf("%w: config: it is missing, and there are snapshots, which nothing opens without it: put it back from a copy", snapshot.ErrIntegrity)
 	}
-	return fmt.Errorf("%w: config: it is missing, and there are snapshots: put it back from a copy, or make it anew with snapctl init", ErrIntegrity)
+	return fmt.Errorf("%w: config: it is missing, and there are snapshots: put it back from a copy, or make it anew with snapctl init", snapshot.ErrIntegrity)
 }
 
 // holds reports whether there is any object whose name begins with prefix.
@@ -358,7 +359,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	}
 	loc, err := remote.ParseURL(url)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
 	r.url, r.dir = loc.String(), loc.Dir
 	if r.local() && mkdir {
@@ -381,7 +382,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	r.cfg = cfg
 	if r.splitter, err = chunk.NewSplitter(cfg.Chunker); err != nil {
-		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
 	if r.key == nil {
 		r.codec, err = chunk.NewCodec(cfg.Compression.Level)
@@ -390,7 +391,7 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 		r.codec, err = chunk.NewSealingCodec(cfg.Compression.Level, r.key)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: config: %w", ErrIntegrity, err)
+		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
 	if opts == nil {
 		opts = &Options{}
@@ -407,7 +408,7 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 	r.packs = newPackCache(opts.CacheSize)
 	if opts.StateDir != "" {
 		if r.state, err = remote.Abs(opts.StateDir); err != nil { // a process may leave the directory that it is in
-			return fmt.Errorf("%w: state folder: %w", ErrInvalid, err)
+			return fmt.Errorf("%w: state folder: %w", snapshot.ErrInvalid, err)
 		}
 	}
 	if r.registry, err = newRegistry(r.state); err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -46,19 +47,19 @@ type RestoreOptions struct {
 	DryRun bool
 	Would  func(*Change) error `json:"-"`
 
-	Progress Progress
+	Progress snapshot.Progress
 }
 
 // Receipt says what Restore wrote.
 type Receipt struct {
-	Snapshot Snapshot `json:"snapshot"`
-	Target   string   `json:"target"`
-	Files    int64    `json:"files"`
-	Dirs     int64    `json:"dirs"`
-	Bytes    int64    `json:"bytes"`
-	Fetched  int64    `json:"fetchedBytes"`
-	Digest   string   `json:"digest"`   // of the snapshot's whole tree; every byte written was checked against it
-	Verified bool     `json:"verified"` // and read back from the target
+	Snapshot snapshot.Snapshot `json:"snapshot"`
+	Target   string            `json:"target"`
+	Files    int64             `json:"files"`
+	Dirs     int64             `json:"dirs"`
+	Bytes    int64             `json:"bytes"`
+	Fetched  int64             `json:"fetchedBytes"`
+	Digest   string            `json:"digest"`   // of the snapshot's whole tree; every byte written was checked against it
+	Verified bool              `json:"verified"` // and read back from the target
 	// Changes says how much was changed, or with DryRun would be. Where a new directory
 	// takes the place of another, all of the one is written and all of the other deleted.
 	Changes RestoreChanges `json:"changes"`
@@ -108,9 +109,9 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			partly := errors.Is(err, ErrPartlyWritten)
+			partly := errors.Is(err, snapshot.ErrPartlyWritten)
 			if err = context.Cause(ctx); partly {
-				err = fmt.Errorf("%w: %w", ErrPartlyWritten, err)
+				err = fmt.Errorf("%w: %w", snapshot.ErrPartlyWritten, err)
 			}
 		}
 		return nil, fmt.Errorf("restoring %v to %s: %w", m.ID, dir, integrity(err))
@@ -184,7 +185,7 @@ type restorer struct {
 
 func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir string, implied bool, opts RestoreOptions) (*Receipt, error) {
 	if opts.Delete && len(opts.Include) > 0 {
-		return nil, fmt.Errorf("%w: to restore a part and to delete all else do not go together", ErrInvalid)
+		return nil, fmt.Errorf("%w: to restore a part and to delete all else do not go together", snapshot.ErrInvalid)
 	}
 	include, err := parsePatterns(opts.Include)
 	if err != nil {
@@ -231,11 +232,11 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	}
 	x.meter.totalFiles.Store(int64(m.Entries))
 	x.meter.totalBytes.Store(int64(m.Bytes))
-	x.meter.start(PhasePlanning)
+	x.meter.start(snapshot.PhasePlanning)
 	defer x.meter.stop()
 	if err := x.write(ctx); err != nil {
 		if t.how == targetInto {
-			err = fmt.Errorf("%w: %w", ErrPartlyWritten, err)
+			err = fmt.Errorf("%w: %w", snapshot.ErrPartlyWritten, err)
 		}
 		return nil, err
 	}
@@ -296,21 +297,21 @@ func (x *restorer) receipt() *Receipt {
 // way: see dryRun.
 func (x *restorer) run(ctx context.Context) error {
 	if x.m.Entries > math.MaxUint32 {
-		return fmt.Errorf("%w: %d entries", ErrUnsupported, x.m.Entries)
+		return fmt.Errorf("%w: %d entries", snapshot.ErrUnsupported, x.m.Entries)
 	}
 	x.plan = newPlan(x.m.Files)
 	steps := []struct {
 		name  string
-		phase Phase
+		phase snapshot.Phase
 		do    func(context.Context) error
 	}{
-		{"names", PhasePlanning, x.findNames},
-		{"directories", PhasePlanning, x.makeTree},
-		{"contents", PhaseWriting, x.writeContents},
-		{"hard links", PhaseWriting, x.makeLinks},
-		{"deleting others", PhaseWriting, x.deleteOthers},
-		{"directories' metadata", PhaseWriting, x.finishDirs},
-		{"reading back", PhaseVerifying, x.verify},
+		{"names", snapshot.PhasePlanning, x.findNames},
+		{"directories", snapshot.PhasePlanning, x.makeTree},
+		{"contents", snapshot.PhaseWriting, x.writeContents},
+		{"hard links", snapshot.PhaseWriting, x.makeLinks},
+		{"deleting others", snapshot.PhaseWriting, x.deleteOthers},
+		{"directories' metadata", snapshot.PhaseWriting, x.finishDirs},
+		{"reading back", snapshot.PhaseVerifying, x.verify},
 	}
 	for _, s := range steps {
 		start := time.Now()
@@ -332,7 +333,7 @@ func (x *restorer) problem(err error) {
 }
 
 // tell tells a person what they should know of a restore.
-func (r *Repository) tell(p Progress, err error) {
+func (r *Repository) tell(p snapshot.Progress, err error) {
 	r.log.Warn("restore", "err", err)
 	if p != nil {
 		p.Warn(err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -135,7 +136,7 @@ func TestRestoreAgain(t *testing.T) {
 			must(t, change(dst))
 			before := ctimes(t, dst)
 			for _, id := range []string{first, second} {
-				if _, err := r.Restore(t.Context(), id, dst, nil); !errors.Is(err, ErrExists) {
+				if _, err := r.Restore(t.Context(), id, dst, nil); !errors.Is(err, snapshot.ErrExists) {
 					t.Errorf("what was changed is replaced: %v", err)
 				}
 			}
@@ -157,7 +158,7 @@ func TestRestoreAgain(t *testing.T) {
 		restore(t, r, first, dst, part)
 		compare(t, part1, scan(t, dst))
 		write(t, dst+"/mine", nil)
-		if _, err := r.Restore(t.Context(), first, dst, part); !errors.Is(err, ErrExists) {
+		if _, err := r.Restore(t.Context(), first, dst, part); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}
 	})
@@ -169,7 +170,7 @@ func TestRestoreAgain(t *testing.T) {
 		compare(t, want1, scan(t, src))
 		write(t, src+"/mine", nil)
 		for _, o := range []RestoreOptions{{}, {Delete: true}, {Into: true}, {Into: true, Delete: true}} {
-			if _, err := r.Restore(t.Context(), second, "", &o); !errors.Is(err, ErrExists) {
+			if _, err := r.Restore(t.Context(), second, "", &o); !errors.Is(err, snapshot.ErrExists) {
 				t.Errorf("%+v: %v", o, err)
 			}
 		}
@@ -178,7 +179,7 @@ func TestRestoreAgain(t *testing.T) {
 		dst := t.TempDir() + "/dst"
 		plain := p.open("cache2")
 		restore(t, plain, first, dst, nil)
-		if _, err := plain.Restore(t.Context(), first, dst, nil); !errors.Is(err, ErrExists) {
+		if _, err := plain.Restore(t.Context(), first, dst, nil); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}
 	})
@@ -196,7 +197,7 @@ func TestRestoreOntoFork(t *testing.T) {
 	}
 	fork := f.fork(r, "fork", nil)
 	write(t, fork.Dir+"/mine", nil)
-	if _, err := r.Restore(t.Context(), newer, fork.Dir, nil); !errors.Is(err, ErrExists) {
+	if _, err := r.Restore(t.Context(), newer, fork.Dir, nil); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("onto one with changes: %v", err)
 	}
 	if _, err := os.Stat(fork.Dir + "/mine"); err != nil {
@@ -212,10 +213,10 @@ func TestRestoreOntoFork(t *testing.T) {
 	restore(t, r, newer, fork.Dir, nil)
 	contents(fork.Dir)
 	must(t, fork.Unmount(t.Context(), false))
-	if _, err := r.Restore(t.Context(), newer, fork.Dir, nil); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "snapctl fork --resume fork") {
+	if _, err := r.Restore(t.Context(), newer, fork.Dir, nil); !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), "snapctl fork --resume fork") {
 		t.Errorf("in the place of one with changes that is not mounted: %v", err)
 	}
-	if _, err := r.Restore(t.Context(), newer, fork.Dir, &RestoreOptions{Into: true}); !errors.Is(err, ErrExists) {
+	if _, err := r.Restore(t.Context(), newer, fork.Dir, &RestoreOptions{Into: true}); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("into the place of one with changes that is not mounted: %v", err)
 	}
 	restore(t, r, newer, fork.Dir, &RestoreOptions{Delete: true})
@@ -264,7 +265,7 @@ func TestForkAgain(t *testing.T) {
 	again(ForkReplace, newer, dir, false)
 	write(t, dir+"/mine", nil)
 	for _, ref := range []string{older, newer} {
-		if _, err := r.ForkAgain(t.Context(), ref, dir, nil, false); !errors.Is(err, ErrExists) {
+		if _, err := r.ForkAgain(t.Context(), ref, dir, nil, false); !errors.Is(err, snapshot.ErrExists) {
 			t.Errorf("one with changes: %v", err)
 		}
 	}
@@ -282,7 +283,7 @@ func TestForkAgain(t *testing.T) {
 	x = again(ForkHide, newer, restored, false)
 	f.remove(x)
 	write(t, restored+"/mine", nil)
-	if _, err := r.ForkAgain(t.Context(), newer, restored, nil, false); !errors.Is(err, ErrExists) {
+	if _, err := r.ForkAgain(t.Context(), newer, restored, nil, false); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("over what was changed: %v", err)
 	}
 

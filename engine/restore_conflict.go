@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ var errNotEmpty = errors.New("a directory that is not empty is in its place: emp
 // inTheWay reports whether an error is about what is in one place of the target, and not
 // about the target as a whole or the repository.
 func (x *restorer) inTheWay(err error) bool {
-	return !x.fresh && !errIsAny(err, ErrIntegrity, errSameName) &&
+	return !x.fresh && !errIsAny(err, snapshot.ErrIntegrity, errSameName) &&
 		errIsAny(err, unix.EACCES, unix.EPERM, unix.ENOTEMPTY, unix.EEXIST, unix.EBUSY, unix.EXDEV, unix.EROFS, unix.ETXTBSY)
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 // forNobody lets nobody read a repository, and write below mine.
@@ -123,7 +124,7 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 			must(t, os.Rename(p.repo+"/"+packName(pack), p.path("away")))
 			out := j.do(t, nobody)
 			must(t, os.Rename(p.path("away"), p.repo+"/"+packName(pack)))
-			if !strings.Contains(out.Err, ErrIntegrity.Error()) {
+			if !strings.Contains(out.Err, snapshot.ErrIntegrity.Error()) {
 				t.Fatalf("%+v", out)
 			}
 			if entries, err := os.ReadDir(dst); len(entries) > 0 || modesBelow(t, dst)[dst].Perm() != 0o555 {
@@ -158,7 +159,7 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 		}
 		for _, j.Restore = range []RestoreOptions{{Into: true}, {Into: true, Delete: true}} {
 			j.Cache = mine + "/cache2" // which does not hold the pack
-			if out := j.do(t, nobody); !strings.Contains(out.Err, ErrIntegrity.Error()) {
+			if out := j.do(t, nobody); !strings.Contains(out.Err, snapshot.ErrIntegrity.Error()) {
 				t.Fatalf("%+v", out)
 			}
 			sameModes(t, before, modesBelow(t, dst))

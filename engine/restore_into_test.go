@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,7 +57,7 @@ func TestRestoreModes(t *testing.T) {
 		{"nothing there, into", nil, RestoreOptions{Into: true}, nil, false},
 		{"empty", map[string]string{}, RestoreOptions{}, nil, false},
 		{"empty, into", map[string]string{}, RestoreOptions{Into: true}, nil, false},
-		{"not empty", old, RestoreOptions{}, ErrExists, false},
+		{"not empty", old, RestoreOptions{}, snapshot.ErrExists, false},
 		{"not empty, delete", old, RestoreOptions{Delete: true}, nil, false},
 		{"not empty, into", old, RestoreOptions{Into: true}, nil, true},
 		{"not empty, into and verify", old, RestoreOptions{Into: true, Verify: true}, nil, true},
@@ -100,7 +101,7 @@ func TestRestoreModes(t *testing.T) {
 	}
 	t.Run("no such options", func(t *testing.T) {
 		for _, o := range []RestoreOptions{{Delete: true, Include: []string{"a"}}, {Include: []string{"[a"}}} {
-			if _, err := r.Restore(t.Context(), id, p.path("never"), &o); !errors.Is(err, ErrInvalid) {
+			if _, err := r.Restore(t.Context(), id, p.path("never"), &o); !errors.Is(err, snapshot.ErrInvalid) {
 				t.Errorf("%+v: %v", o, err)
 			}
 		}
@@ -139,7 +140,7 @@ func TestRestoreTargets(t *testing.T) {
 	t.Run("where it was made", func(t *testing.T) {
 		write(t, src+"/more", []byte("more"))
 		_, err := r.Restore(t.Context(), id, "", &RestoreOptions{Delete: true})
-		if !errors.Is(err, ErrExists) {
+		if !errors.Is(err, snapshot.ErrExists) {
 			t.Errorf("the directory that it was made of, which was not named: %v", err)
 		}
 		if _, err := os.Stat(src + "/more"); err != nil {
@@ -174,7 +175,7 @@ func TestRestoreTargets(t *testing.T) {
 	t.Run("a link to nowhere", func(t *testing.T) {
 		must(t, os.Symlink("nowhere", p.path("dangling")))
 		for _, o := range []RestoreOptions{{}, {Into: true}, {Delete: true}} {
-			if _, err := r.Restore(t.Context(), id, p.path("dangling"), &o); !errors.Is(err, ErrExists) {
+			if _, err := r.Restore(t.Context(), id, p.path("dangling"), &o); !errors.Is(err, snapshot.ErrExists) {
 				t.Errorf("%+v: %v", o, err)
 			}
 		}
@@ -185,7 +186,7 @@ func TestRestoreTargets(t *testing.T) {
 	t.Run("a file", func(t *testing.T) {
 		p.files("", map[string]string{"file": "1"})
 		for _, o := range []RestoreOptions{{}, {Into: true}, {Delete: true}} {
-			if _, err := r.Restore(t.Context(), id, p.path("file"), &o); !errors.Is(err, ErrExists) {
+			if _, err := r.Restore(t.Context(), id, p.path("file"), &o); !errors.Is(err, snapshot.ErrExists) {
 				t.Errorf("%+v: %v", o, err)
 			}
 			if _, err := r.Restore(t.Context(), id, p.path("file/below"), &o); err == nil {
@@ -206,7 +207,7 @@ func TestRestoreTargets(t *testing.T) {
 			return all
 		}
 		before := scan(t, p.path("mnt"))
-		if _, err := r.Restore(t.Context(), id, p.path("mnt"), nil); !errors.Is(err, ErrExists) {
+		if _, err := r.Restore(t.Context(), id, p.path("mnt"), nil); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}
 		compare(t, before, scan(t, p.path("mnt")))

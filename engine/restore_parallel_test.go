@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,8 +36,8 @@ func TestRestoreInParallel(t *testing.T) {
 		{"full", map[string]string{"old": "1"}, RestoreOptions{Delete: true}, r, nil},
 		{"full into", map[string]string{"old": "1"}, RestoreOptions{Delete: true, Into: true}, r, nil},
 		{"missing, delete", nil, RestoreOptions{Delete: true}, plain, nil},
-		{"missing, and nobody remembers", nil, RestoreOptions{}, plain, ErrExists},
-		{"empty, and nobody remembers", map[string]string{}, RestoreOptions{}, plain, ErrExists},
+		{"missing, and nobody remembers", nil, RestoreOptions{}, plain, snapshot.ErrExists},
+		{"empty, and nobody remembers", map[string]string{}, RestoreOptions{}, plain, snapshot.ErrExists},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for round := range times(3, 20) {

@@ -6,13 +6,14 @@ import (
 	"os"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
 
 // preview tells what a restore would change, and changes nothing.
 func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
-	x.meter.start(PhasePlanning)
+	x.meter.start(snapshot.PhasePlanning)
 	defer x.meter.stop()
 	if err := x.run(ctx); err != nil {
 		return nil, err
@@ -42,7 +43,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 		}
 		v.rootDir = direntOf("", &st)
 	}
-	x.meter.phase(PhaseVerifying)
+	x.meter.phase(snapshot.PhaseVerifying)
 	err = v.run(ctx, func(c *Change) error {
 		if x.would(c) {
 			return x.opts.Would(c)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -114,7 +115,7 @@ func TestRestoreDryRun(t *testing.T) {
 				}
 				rec, err := r.Restore(t.Context(), id, dst, &try)
 				if name == "full" && !o.Into && !o.Delete {
-					if !errors.Is(err, ErrExists) {
+					if !errors.Is(err, snapshot.ErrExists) {
 						t.Error(err)
 					}
 					return

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
@@ -107,7 +108,7 @@ func TestRestoreStays(t *testing.T) {
 		dst := p.files("comes", nil)
 		r := p.open("cache2")
 		r.store = &beforeRead{Store: r.store, f: func() { write(t, dst+"/mine", []byte("mine")) }}
-		if _, err := r.Restore(t.Context(), id, dst, nil); !errors.Is(err, ErrExists) {
+		if _, err := r.Restore(t.Context(), id, dst, nil); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}
 		if names, err := os.ReadDir(dst); err != nil || len(names) != 1 || names[0].Name() != "mine" {
@@ -120,7 +121,7 @@ func TestRestoreStays(t *testing.T) {
 		r := p.open("cache3")
 		r.store = &beforeRead{Store: r.store, f: cancel}
 		_, err := r.Restore(ctx, id, dst, nil)
-		if !errors.Is(err, context.Canceled) || errors.Is(err, ErrPartlyWritten) {
+		if !errors.Is(err, context.Canceled) || errors.Is(err, snapshot.ErrPartlyWritten) {
 			t.Error(err)
 		}
 		if names, err := os.ReadDir(dst); err != nil || len(names) != 0 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -146,7 +147,7 @@ func (x *restorer) makeEntry(ctx context.Context, dir *openDir, rank uint64, e *
 func (x *restorer) openDir(d *openDir, path string) (int, error) {
 	fd, err := d.get(path)
 	if errIsAny(err, unix.ENOENT, unix.ENOTDIR, unix.ELOOP) {
-		err = fmt.Errorf("%w: it is in %q, which is no directory", ErrIntegrity, path)
+		err = fmt.Errorf("%w: it is in %q, which is no directory", snapshot.ErrIntegrity, path)
 	}
 	return fd, err
 }
@@ -158,10 +159,10 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 	var f manifest.Entry
 	src, err := x.tree.Lookup(ctx, first, &f)
 	if err != nil {
-		return fmt.Errorf("%w: hard link to nowhere: %w", ErrIntegrity, err)
+		return fmt.Errorf("%w: hard link to nowhere: %w", snapshot.ErrIntegrity, err)
 	}
 	if f.Type == manifest.Link || f.Type == manifest.Dir {
-		return fmt.Errorf("%w: hard link to a %s", ErrIntegrity, f.Type)
+		return fmt.Errorf("%w: hard link to a %s", snapshot.ErrIntegrity, f.Type)
 	}
 	if x.plan.skipped[first] {
 		x.noFirst(e.Key(), first)

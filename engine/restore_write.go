@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -155,7 +156,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	for i := 0; i < len(f.wants); {
 		at := frames[f.wants[i].frame].frame
 		n, err := w.writeFrame(ctx, f.wants[i:], pack, at, w.stored[at.Offset-f.first:at.End()-f.first])
-		if s, ok := w.packs.(invalidator); ok && errors.Is(err, ErrIntegrity) {
+		if s, ok := w.packs.(invalidator); ok && errors.Is(err, snapshot.ErrIntegrity) {
 			// The disk cache may have kept what was spoiled on the way.
 			w.repo.log.Warn("wrong bytes, fetching again", "err", err)
 			s.Invalidate(packName(pack), int64(at.Offset), int64(at.Stored))
@@ -180,7 +181,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 func (w *contentWriter) writeFrame(ctx context.Context, wants []want, pack chunk.PackID, at chunk.Frame, stored []byte) (n int, err error) {
 	raw, err := w.repo.codec.Decode(w.raw, stored, int(at.Raw))
 	if err != nil {
-		return 0, fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(wants[0].rank)))
+		return 0, fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", snapshot.ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(wants[0].rank)))
 	}
 	if at.Stored != at.Raw { // else it is the stored bytes themselves
 		w.raw = raw
@@ -255,7 +256,7 @@ func (w *contentWriter) extent(ctx context.Context, wt *want) (x manifest.Extent
 		return x, err
 	}
 	if !found {
-		return x, fmt.Errorf("%w: %q has no chunk at %d", ErrIntegrity, w.entry.Path(), wt.at)
+		return x, fmt.Errorf("%w: %q has no chunk at %d", snapshot.ErrIntegrity, w.entry.Path(), wt.at)
 	}
 	if elsewhere {
 		var e manifest.Entry
@@ -275,7 +276,7 @@ func (w *contentWriter) write(ctx context.Context, wt *want, data []byte) error 
 	}
 	e := &w.entry
 	if w.repo.hasher.Sum(data) != x.ID {
-		return fmt.Errorf("%w: pack %v at %d: chunk %v of %q is not what it was", ErrIntegrity, x.Pack, x.Frame.Offset, x.ID, e.Path())
+		return fmt.Errorf("%w: pack %v at %d: chunk %v of %q is not what it was", snapshot.ErrIntegrity, x.Pack, x.Frame.Offset, x.ID, e.Path())
 	}
 	if err := w.leave(e, w.writePiece(wt, e, data)); err != nil {
 		return fmt.Errorf("file %q: %w", e.Path(), err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -65,7 +66,7 @@ const maxHandover = 120
 func (m *Mount) KeepWith(k Keeper) error {
 	s := m.mountServer
 	if s == nil || s.entry == nil {
-		return fmt.Errorf("%w: no keeper without a server in this process, and a state folder", ErrInvalid)
+		return fmt.Errorf("%w: no keeper without a server in this process, and a state folder", snapshot.ErrInvalid)
 	}
 	s.changes.Lock()
 	defer s.changes.Unlock()

@@ -11,8 +11,8 @@ import (
 	"sync"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
-	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -59,7 +59,7 @@ const (
 )
 
 // errTargetCame: something is at the target that was not there when the restore began.
-var errTargetCame = fmt.Errorf("%w: something was put there meanwhile; run the same command again", ErrExists)
+var errTargetCame = fmt.Errorf("%w: something was put there meanwhile; run the same command again", snapshot.ErrExists)
 
 // open opens or makes the directory that is written to, as how says.
 func (t *target) open() error {
@@ -131,7 +131,7 @@ func checkMounts(path string) error {
 	}
 	for _, m := range mounts {
 		if m.Mountpoint != path {
-			return fmt.Errorf("%w: %s is mounted in it, and would be deleted; unmount it first", ErrExists, m.Mountpoint)
+			return fmt.Errorf("%w: %s is mounted in it, and would be deleted; unmount it first", snapshot.ErrExists, m.Mountpoint)
 		}
 	}
 	return nil
@@ -146,39 +146,6 @@ func beside(path string) (parent, prefix string) {
 
 // sweepBeside removes what restores to a path that were killed have left beside it.
 func sweepBeside(path string) { sweep(beside(path)) }
-
-// resolveTarget makes the path absolute and follows the links in it: what is
-// swapped is the directory, not a link to it.
-func resolveTarget(dir string) (string, error) {
-	abs, err := remote.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	there, missing := os.Lstat(abs) // before it is followed: another restore may make it at any moment
-	if p, err := filepath.EvalSymlinks(abs); err == nil {
-		return p, nil
-	}
-	// It does not exist: then as much of it as does.
-	parent, name := filepath.Split(abs)
-	if parent = filepath.Clean(parent); parent == abs {
-		return abs, nil
-	}
-	if missing == nil && there.Mode()&os.ModeSymlink != 0 {
-		return "", fmt.Errorf("%w: it is a symbolic link to nowhere: move it away, or make the directory that it leads to", ErrExists)
-	}
-	p, err := resolveTarget(parent)
-	return filepath.Join(p, name), err
-}
-
-func isEmptyDir(path string) (bool, error) {
-	fd, err := openDirectory(path)
-	if err != nil {
-		return false, err
-	}
-	defer unix.Close(fd)
-	names, err := readNames(fd)
-	return len(names) == 0, err
-}
 
 // removeTree removes a directory that is ours, and all below it.
 func removeTree(path string) error {
@@ -234,16 +201,6 @@ func removeBelow(root *os.Root, name string, levels int) {
 		}
 	}
 	g.Wait()
-}
-
-// namesIn lists an open directory from its beginning, however often.
-func namesIn(dir int) ([]string, error) {
-	fd, err := openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	return readNames(fd)
 }
 
 // commit puts what was made in the target's place, in one step; in an empty directory,
@@ -397,13 +354,4 @@ func (t *target) close() {
 		unix.Close(t.old)
 	}
 	t.root, t.old = -1, -1
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ func (r *Repository) aim(ctx context.Context, m *manifest.Manifest, dir string, 
 		return nil, err
 	}
 	if what := own.around(path); what != "" {
-		return nil, fmt.Errorf("%w: %s, or a part of it", ErrOwn, what)
+		return nil, fmt.Errorf("%w: %s, or a part of it", snapshot.ErrOwn, what)
 	}
 	fork, err := r.forkFor(path)
 	if err != nil {
@@ -77,9 +78,9 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	switch {
 	case ours:
 	case implied:
-		return fmt.Errorf("%w: it is the one that the snapshot was made of, and was not named", ErrNotEmpty)
+		return fmt.Errorf("%w: it is the one that the snapshot was made of, and was not named", snapshot.ErrNotEmpty)
 	case !opts.Into && !opts.Delete:
-		return ErrNotEmpty
+		return snapshot.ErrNotEmpty
 	}
 	switch {
 	case opts.Into:
@@ -96,7 +97,7 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	}
 	t.whole = opts.Delete
 	if t.how == targetInto && opts.Delete && len(opts.Include) > 0 {
-		return fmt.Errorf("%w, and cannot be replaced by a part of a snapshot: %s; restore into it (--into)", ErrNotEmpty, t.why)
+		return fmt.Errorf("%w, and cannot be replaced by a part of a snapshot: %s; restore into it (--into)", snapshot.ErrNotEmpty, t.why)
 	}
 	if opts.Delete {
 		return checkMounts(t.path)
@@ -129,7 +130,7 @@ func (r *Repository) replaceable(ctx context.Context, t *target, own *ownDirs, f
 // clearFork removes a fork that is not mounted, unless that would lose something.
 func (r *Repository) clearFork(ctx context.Context, fork *targetFork, implied bool, opts *RestoreOptions) error {
 	if fork.changed && (!opts.Delete || opts.Into || implied) {
-		return fmt.Errorf("%w: it is the place of the fork %s, which is not mounted, and has changes: mount it with snapctl fork --resume %s, or remove it with snapctl unfork %s", ErrExists, fork.name, fork.name, fork.name)
+		return fmt.Errorf("%w: it is the place of the fork %s, which is not mounted, and has changes: mount it with snapctl fork --resume %s, or remove it with snapctl unfork %s", snapshot.ErrExists, fork.name, fork.name, fork.name)
 	}
 	if opts.DryRun {
 		return nil

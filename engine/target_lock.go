@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +32,7 @@ func lockTarget(ctx context.Context, path string, wait *lockWait) (fd int, err e
 		case err != nil:
 			return -1, err
 		case !st.IsDir():
-			return -1, fmt.Errorf("%w: it is not a directory: move it away, or restore to another path", ErrExists)
+			return -1, fmt.Errorf("%w: it is not a directory: move it away, or restore to another path", snapshot.ErrExists)
 		}
 		fd, err := openDirectory(path)
 		if errors.Is(err, os.ErrNotExist) {
@@ -54,50 +55,6 @@ func lockTarget(ctx context.Context, path string, wait *lockWait) (fd int, err e
 			return -1, err
 		}
 	}
-}
-
-// leadsTo reports whether a path is that of an open directory.
-func leadsTo(path string, fd int) bool {
-	var at, open unix.Stat_t
-	return unix.Lstat(path, &at) == nil && unix.Fstat(fd, &open) == nil && at.Dev == open.Dev && at.Ino == open.Ino
-}
-
-func openDirectory(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return fd, nil
-}
-
-// lockTries is how often a new directory is taken away by who sweeps, before it can be
-// locked, until it is an error.
-const lockTries = 100
-
-// makeLocked makes a directory in parent that is ours as long as its descriptor
-// is open.
-func makeLocked(parent, prefix string) (fd int, name string, err error) {
-	for range lockTries {
-		path, err := os.MkdirTemp(parent, prefix+"*")
-		if err != nil {
-			return -1, "", err
-		}
-		// Until it is locked another restore may take it for one that was left.
-		fd, err := openDirectory(path)
-		if err == nil {
-			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-			if err == nil && leadsTo(path, fd) {
-				return fd, filepath.Base(path), nil
-			}
-			unix.Close(fd)
-		}
-		if err == nil || errIsAny(err, unix.ENOENT, unix.EWOULDBLOCK) {
-			continue
-		}
-		os.Remove(path)
-		return -1, "", fmt.Errorf("locking %s: %w", path, err)
-	}
-	return -1, "", fmt.Errorf("making a directory in %s: others remove it, %d times", parent, lockTries)
 }
 
 // sweep removes what restores that were killed have left in parent: it is theirs

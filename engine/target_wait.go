@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,7 +41,7 @@ func (w *lockWait) lock(ctx context.Context, path string, fd int) error {
 			told = true
 			h := lockHolder(fd)
 			if h.inherited {
-				return fmt.Errorf("%w: it is locked %v, so that this would wait for itself: %s", ErrExists, h, advice)
+				return fmt.Errorf("%w: it is locked %v, so that this would wait for itself: %s", snapshot.ErrExists, h, advice)
 			}
 			w.tell(fmt.Errorf("waiting for another restore of %s, which is locked %v", path, h))
 		}
@@ -48,7 +49,7 @@ func (w *lockWait) lock(ctx context.Context, path string, fd int) error {
 			h := lockHolder(fd)
 			// It may have ended while it was looked for.
 			if !h.restores && !hasTemp(path) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
-				return fmt.Errorf("%w: it is locked %v, and that is no restore: %s", ErrExists, h, advice)
+				return fmt.Errorf("%w: it is locked %v, and that is no restore: %s", snapshot.ErrExists, h, advice)
 			}
 			foreign = time.Now()
 		}

@@ -11,14 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
 // told is a Progress that gives what it is warned of.
 type told chan error
 
-func (t told) Update(Stats)   {}
-func (t told) Warn(err error) { t <- err }
+func (t told) Update(snapshot.Stats) {}
+func (t told) Warn(err error)        { t <- err }
 
 // lockDir takes the lock of a directory by a descriptor of the test's own.
 func lockDir(t *testing.T, dir string, flags int) (fd int) {
@@ -75,7 +76,7 @@ func TestLockWaitEnds(t *testing.T) {
 	}
 	foreign := func(t *testing.T, err error, text string) {
 		t.Helper()
-		if !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), text) {
+		if !errors.Is(err, snapshot.ErrExists) || !strings.Contains(err.Error(), text) {
 			t.Error(err)
 		}
 	}

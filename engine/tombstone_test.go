@@ -6,9 +6,8 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/snapctl/snapctl/chunk/wire/wiretest"
-
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 	"github.com/zeebo/blake3"
 )
 

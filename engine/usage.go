@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -55,7 +56,7 @@ type ObjectUsage struct {
 
 // SnapshotUsage is what a snapshot holds.
 type SnapshotUsage struct {
-	Snapshot
+	snapshot.Snapshot
 	// Only is what removing this snapshot alone, and collecting garbage, would free:
 	// its manifest, notes and access profiles, and the packs that no other snapshot's
 	// manifest names. Chunks that only it refers to do not count where they lie in packs
@@ -261,9 +262,9 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, ErrNotFound):
+			case errors.Is(err, snapshot.ErrNotFound):
 				return nil // removed since it was listed
-			case errors.Is(err, ErrIntegrity):
+			case errors.Is(err, snapshot.ErrIntegrity):
 				c.bad = append(c.bad, err)
 				return nil
 			case err != nil:
@@ -277,7 +278,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 			if place[i] >= 0 {
 				of = &u.Of[place[i]]
 				of.Snapshot = *snapshotOf(&m.Info)
-				of.annotate(notes)
+				annotate(&of.Snapshot, notes)
 			}
 			for _, p := range c.needs(m) {
 				p.uses++

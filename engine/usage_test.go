@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -58,7 +59,7 @@ func TestUsage(t *testing.T) {
 	if freed := left.Unused + before - left.Total(); freed != two.Together {
 		t.Errorf("%d bytes are of no use now, and not %d", freed, two.Together)
 	}
-	if _, err := r.Usage(t.Context(), "two"); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Usage(t.Context(), "two"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Error(err)
 	}
 }
@@ -86,7 +87,7 @@ func TestUsageReads(t *testing.T) {
 		return remote.Fault{}
 	})
 	u, err := r.Usage(t.Context())
-	if !errors.Is(err, ErrIntegrity) || u == nil || u.Snapshots != 1 || u.Unique != 8<<20 || len(u.Of) != 1 {
+	if !errors.Is(err, snapshot.ErrIntegrity) || u == nil || u.Snapshots != 1 || u.Unique != 8<<20 || len(u.Of) != 1 {
 		t.Errorf("%+v, %v", u, err)
 	}
 	if n := read.Load(); n == 0 || n > 4 {
@@ -121,7 +122,7 @@ func TestUsageRepacked(t *testing.T) {
 			alter(t, r, name, func(b []byte) []byte { return b[:len(b)-1] })
 		}
 	}
-	if u, err := y.enter().Usage(t.Context()); !errors.Is(err, ErrIntegrity) || u == nil || len(u.Of) != 1 {
+	if u, err := y.enter().Usage(t.Context()); !errors.Is(err, snapshot.ErrIntegrity) || u == nil || len(u.Of) != 1 {
 		t.Errorf("%+v, %v", u, err)
 	}
 }

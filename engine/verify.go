@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -25,7 +26,7 @@ type VerifyOptions struct {
 	Resume bool
 	// MaxFiles bounds the paths that an Affected names: 0 for 10, negative for all.
 	MaxFiles int
-	Progress Progress
+	Progress snapshot.Progress
 }
 
 // maxAffectedFiles is the default of VerifyOptions.MaxFiles.
@@ -105,10 +106,10 @@ func (r *VerifyReport) Err() error {
 		word = "object is"
 	}
 	if len(hit) == 0 {
-		return fmt.Errorf("%w: %d %s not what was written; no snapshot has lost anything", ErrIntegrity, n, word)
+		return fmt.Errorf("%w: %d %s not what was written; no snapshot has lost anything", snapshot.ErrIntegrity, n, word)
 	}
 	return fmt.Errorf("%w: %d %s not what was written, and of %d of %d snapshots something cannot be read",
-		ErrIntegrity, n, word, len(hit), r.Snapshots)
+		snapshot.ErrIntegrity, n, word, len(hit), r.Snapshots)
 }
 
 // Verify looks for damage in the repository, in what the snapshots need that refs
@@ -132,10 +133,10 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 		opts = &VerifyOptions{}
 	}
 	if !(opts.ReadData >= 0 && opts.ReadData <= 1) {
-		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.url, ErrInvalid, opts.ReadData)
+		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.url, snapshot.ErrInvalid, opts.ReadData)
 	}
 	v := newCheckup(r, opts)
-	v.meter.start(PhaseChecking)
+	v.meter.start(snapshot.PhaseChecking)
 	defer v.meter.stop()
 	start := time.Now()
 	if err := v.run(ctx, refs); err != nil {
@@ -237,8 +238,8 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 			if err == nil {
 				err = v.repo.checkExpiry(ctx, s)
 			}
-			if id, ok := idOf(ref); ok && errors.Is(err, ErrIntegrity) {
-				s, err = &Snapshot{ID: id}, nil // what is wrong with it is told later
+			if id, ok := idOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
+				s, err = &snapshot.Snapshot{ID: id}, nil // what is wrong with it is told later
 			}
 			if err != nil {
 				return fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
@@ -287,20 +288,20 @@ func (v *checkup) note(object string, err error) {
 
 // annotate has a snapshot be as its notes say. It reports whether that is known: notes
 // that are damaged are left out.
-func (v *checkup) annotate(ctx context.Context, s *Snapshot) (known bool, err error) {
+func (v *checkup) annotate(ctx context.Context, s *snapshot.Snapshot) (known bool, err error) {
 	notes, err := v.repo.notesOf(ctx, s.ID)
 	if err != nil && damaged(ctx, err) {
 		v.repo.log.Warn("verify: notes are left out", "id", s.ID, "err", err)
 		return false, nil
 	}
-	s.annotate(notes)
+	annotate(s, notes)
 	return true, err
 }
 
 // damaged tells whether an error is of damage, and not of a store that does not
 // answer, or of a context that has ended.
 func damaged(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (errors.Is(integrity(err), ErrIntegrity) || errors.Is(err, remote.ErrNotExist))
+	return ctx.Err() == nil && (errors.Is(integrity(err), snapshot.ErrIntegrity) || errors.Is(err, remote.ErrNotExist))
 }
 
 // finish makes the findings of packs, and sorts all.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -51,7 +52,7 @@ type placeKey struct {
 
 func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
 	m, err := a.repo.manifest(ctx, s.id)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, snapshot.ErrNotFound) {
 		return nil // removed meanwhile: it does not matter any more
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
 )
@@ -30,7 +31,7 @@ func (v *checkup) readPacks(ctx context.Context) error {
 	if v.opts.ReadData == 0 {
 		return nil
 	}
-	v.meter.phase(PhaseData)
+	v.meter.phase(snapshot.PhaseData)
 	v.meter.files.Store(0)
 	log, err := v.openReadLog()
 	if err != nil {
@@ -140,7 +141,7 @@ type packBuffers struct {
 // readPack reads a pack, and reports whether it is what it should be.
 func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (good bool, err error) {
 	if p.size > chunk.MaxPack {
-		v.suspect(p, fmt.Errorf("%w: %d bytes, the most is %d", ErrIntegrity, p.size, chunk.MaxPack))
+		v.suspect(p, fmt.Errorf("%w: %d bytes, the most is %d", snapshot.ErrIntegrity, p.size, chunk.MaxPack))
 		return false, nil
 	}
 	for again := true; ; again = false {
@@ -181,7 +182,7 @@ func (v *checkup) agrees(p *packFacts, b *packBuffers) error {
 	}
 	x, err := chunk.DecodePack(v.repo.codec, b.pack)
 	if err == nil && !slices.Equal(v.placesOf(x), p.places) {
-		err = fmt.Errorf("%w: segment %v says something else of it than its own index", ErrIntegrity, p.segments[0])
+		err = fmt.Errorf("%w: segment %v says something else of it than its own index", snapshot.ErrIntegrity, p.segments[0])
 	}
 	return err
 }
@@ -189,7 +190,7 @@ func (v *checkup) agrees(p *packFacts, b *packBuffers) error {
 // checkPack checks every byte of a pack.
 func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 	if chunk.SumPack(b.pack) != p.id {
-		return fmt.Errorf("%w: its bytes are not those of its name", ErrIntegrity)
+		return fmt.Errorf("%w: its bytes are not those of its name", snapshot.ErrIntegrity)
 	}
 	// What its bytes should be they are. So what follows is what a writer did wrong.
 	x, err := chunk.DecodePack(v.repo.codec, b.pack)
@@ -200,7 +201,7 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		f := &x.Frames[i]
 		raw, err := v.repo.codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
 		if err != nil {
-			return fmt.Errorf("%w: at %d: %w", ErrIntegrity, f.Offset, err)
+			return fmt.Errorf("%w: at %d: %w", snapshot.ErrIntegrity, f.Offset, err)
 		}
 		if f.Stored != f.Raw {
 			b.plain = raw // else it is the pack's
@@ -209,7 +210,7 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		for j := range f.Chunks {
 			c := &f.Chunks[j]
 			if v.repo.hasher.Sum(raw[off:off+c.Length]) != c.ID {
-				return fmt.Errorf("%w: at %d: the bytes of chunk %v are not what they were", ErrIntegrity, f.Offset, c.ID)
+				return fmt.Errorf("%w: at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, f.Offset, c.ID)
 			}
 			off += c.Length
 		}

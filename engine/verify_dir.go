@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -19,12 +20,12 @@ import (
 type VerifyDirOptions struct {
 	NoOwner  bool // users and groups do not count
 	NoTimes  bool // times of modification do not count
-	Progress Progress
+	Progress snapshot.Progress
 }
 
 // A DirReport is what VerifyDir looked at.
 type DirReport struct {
-	Snapshot *Snapshot
+	Snapshot *snapshot.Snapshot
 	Files    int64 // entries of the directory, directories included
 	Bytes    int64 // of files that were read
 	// Problems names each file that could not be compared.
@@ -55,7 +56,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 		return nil, err
 	}
 	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: newMeter(opts.Progress), links: map[inode]*linkGroup{}, skip: r.ownDirs().byInode}
-	v.meter.start(PhaseVerifying)
+	v.meter.start(snapshot.PhaseVerifying)
 	defer v.meter.stop()
 	v.meter.totalFiles.Store(int64(m.Entries))
 	v.meter.totalBytes.Store(int64(m.Bytes))
@@ -120,7 +121,7 @@ func (v *dirVerifier) openRoot(dir string) error {
 	}
 	v.root, err = unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return fmt.Errorf("%w: it is not a directory", ErrInvalid)
+		return fmt.Errorf("%w: it is not a directory", snapshot.ErrInvalid)
 	}
 	if err != nil {
 		return &os.PathError{Op: "open", Path: abs, Err: err}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
 
@@ -64,7 +65,7 @@ func (v *checkup) openReadLog() (*readLog, error) {
 	if v.opts.Resume {
 		if s := v.repo.cache.readLog(); s != nil {
 			if s.Share != v.opts.ReadData || s.Scope != scope {
-				return nil, fmt.Errorf("%w: the run that was stopped was of other snapshots, or of another share of the data", ErrInvalid)
+				return nil, fmt.Errorf("%w: the run that was stopped was of other snapshots, or of another share of the data", snapshot.ErrInvalid)
 			}
 			l.state, l.resumed = *s, true
 			l.through, _ = chunk.ParsePackID(s.Through)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -199,7 +200,7 @@ func (v *checkup) addSegment(id index.SegmentID, s *index.Segment) {
 		if p.segments == nil {
 			p.places = places
 		} else if !slices.Equal(p.places, places) {
-			p.problems = append(p.problems, fmt.Errorf("%w: segments %v and %v do not agree on what it holds", ErrIntegrity, p.segments[0], id))
+			p.problems = append(p.problems, fmt.Errorf("%w: segments %v and %v do not agree on what it holds", snapshot.ErrIntegrity, p.segments[0], id))
 		}
 		p.segments = append(p.segments, id)
 		v.mu.Unlock()
@@ -225,7 +226,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 				}
 				gone++
 			case p.size != size:
-				v.suspect(p, fmt.Errorf("%w: it has %d bytes, and segment %v says %d", ErrIntegrity, p.size, s.id, size))
+				v.suspect(p, fmt.Errorf("%w: it has %d bytes, and segment %v says %d", snapshot.ErrIntegrity, p.size, s.id, size))
 			}
 		}
 		if gone == 0 {
@@ -236,7 +237,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 		case err != nil:
 			return err
 		case there:
-			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", ErrIntegrity, gone, packName(first))})
+			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", snapshot.ErrIntegrity, gone, packName(first))})
 		}
 	}
 	return nil

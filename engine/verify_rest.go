@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -20,7 +21,7 @@ func (v *checkup) readRest(ctx context.Context) error {
 	b, err := v.repo.store.Get(ctx, configName)
 	switch {
 	case err == nil && !bytes.Equal(b, v.repo.cfg.encode()):
-		v.found(Finding{Object: configName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", ErrIntegrity)})
+		v.found(Finding{Object: configName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", snapshot.ErrIntegrity)})
 	case err != nil && damaged(ctx, err):
 		v.found(Finding{Object: configName, Problem: err})
 	case err != nil:
@@ -40,7 +41,7 @@ func (v *checkup) readRest(ctx context.Context) error {
 			v.note(o.Name, errors.New("it is no object of a repository"))
 		case check.read == nil: // read before
 		case o.Size > check.limit:
-			v.found(Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", ErrIntegrity, o.Size)})
+			v.found(Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", snapshot.ErrIntegrity, o.Size)})
 		default:
 			g.Go(func() error { return v.readObject(gctx, o.Name, check.read) })
 		}
@@ -116,7 +117,7 @@ func (r *Repository) checkOf(name string) *objectCheck {
 // checkEmpty checks an object whose name says all.
 func checkEmpty(_ *Repository, _ string, b []byte) error {
 	if len(b) > 0 {
-		return fmt.Errorf("%w: %d bytes, none expected", ErrIntegrity, len(b))
+		return fmt.Errorf("%w: %d bytes, none expected", snapshot.ErrIntegrity, len(b))
 	}
 	return nil
 }
@@ -125,7 +126,7 @@ func checkEmpty(_ *Repository, _ string, b []byte) error {
 func checkTombstone(_ *Repository, _ string, b []byte) error {
 	_, err := decodeTombstone(b)
 	if err != nil {
-		err = fmt.Errorf("%w: %w; no create or gc goes on without it; delete it while no snapctl gc runs", ErrIntegrity, err)
+		err = fmt.Errorf("%w: %w; no create or gc goes on without it; delete it while no snapctl gc runs", snapshot.ErrIntegrity, err)
 	}
 	return err
 }
@@ -141,7 +142,7 @@ func checkLease(r *Repository, name string, b []byte) error {
 		return fmt.Errorf("its manifest: %w", err)
 	}
 	if id, _ := parseLeaseName(name); id != m.ID {
-		return fmt.Errorf("%w: it is a lease of snapshot %v", ErrIntegrity, m.ID)
+		return fmt.Errorf("%w: it is a lease of snapshot %v", snapshot.ErrIntegrity, m.ID)
 	}
 	return nil
 }
@@ -161,7 +162,7 @@ func checkKey(r *Repository, name string, b []byte) error {
 func checkCopy(r *Repository, name string, b []byte) error {
 	m, err := manifest.Decode(r.codec, b)
 	if err == nil && m.ID.KeptName() != name {
-		err = fmt.Errorf("%w: it is the manifest of %v", ErrIntegrity, m.ID)
+		err = fmt.Errorf("%w: it is the manifest of %v", snapshot.ErrIntegrity, m.ID)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w; delete it, and extend or pin the snapshot again", err)
@@ -176,7 +177,7 @@ func checkNote(r *Repository, name string, b []byte) error {
 		_, err = r.decodeNote(b, id, at)
 	}
 	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}
 	return err
 }
@@ -185,7 +186,7 @@ func checkNote(r *Repository, name string, b []byte) error {
 // are checked when they are used.
 func checkProfile(r *Repository, name string, b []byte) error {
 	if !strings.HasSuffix(name, "/"+sumHex(b)) {
-		return fmt.Errorf("%w: %w: it is not what its name says", ErrIntegrity, errProfile)
+		return fmt.Errorf("%w: %w: it is not what its name says", snapshot.ErrIntegrity, errProfile)
 	}
 	id, _ := parseProfileName(name)
 	p, err := r.decodeProfile(id, b)
@@ -193,7 +194,7 @@ func checkProfile(r *Repository, name string, b []byte) error {
 		_, err = openBundle(r.codec, name, 0, p.bundle)
 	}
 	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrIntegrity, err)
+		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}
 	return err
 }

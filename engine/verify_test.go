@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -141,7 +142,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 		// The bytes are read by no one: nothing to see.
 		clean(t, r, nil)
 		rep := verify(t, r, &VerifyOptions{ReadData: 1, MaxFiles: -1})
-		if len(rep.Findings) != 1 || rep.Findings[0].Object != pack || !errors.Is(rep.Err(), ErrIntegrity) || rep.Damaged() != 1 {
+		if len(rep.Findings) != 1 || rep.Findings[0].Object != pack || !errors.Is(rep.Err(), snapshot.ErrIntegrity) || rep.Damaged() != 1 {
 			t.Fatalf("%+v", rep.Findings)
 		}
 		hit := rep.Findings[0].Affected
@@ -164,7 +165,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 			}
 			s, err := open().FS(t.Context(), a.ID.String())
 			must(t, err)
-			if _, err := s.ReadFile(a.Paths[0]); !errors.Is(err, ErrIntegrity) {
+			if _, err := s.ReadFile(a.Paths[0]); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s is said to be lost: %v", a.Paths[0], err)
 			}
 		}
@@ -210,7 +211,7 @@ func TestVerifyPages(t *testing.T) {
 		t.Errorf("%+v, %+v expected", a, leaf)
 	}
 	shared := slices.ContainsFunc(rep.Findings[0].Affected, func(a Affected) bool { return a.ID == second.ID })
-	if _, err := r.Restore(t.Context(), second.ID.String(), p.path("out"), nil); shared != errors.Is(err, ErrIntegrity) {
+	if _, err := r.Restore(t.Context(), second.ID.String(), p.path("out"), nil); shared != errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("said to be affected: %v, and restore: %v", shared, err)
 	}
 }
@@ -259,7 +260,7 @@ func TestVerifyTable(t *testing.T) {
 			must(t, err)
 			alter(t, r, id.ObjectName(), func([]byte) []byte { return data })
 			rep := verify(t, r, nil)
-			if len(rep.Findings) != 1 || rep.Findings[0].Object != id.ObjectName() || !errors.Is(rep.Err(), ErrIntegrity) {
+			if len(rep.Findings) != 1 || rep.Findings[0].Object != id.ObjectName() || !errors.Is(rep.Err(), snapshot.ErrIntegrity) {
 				t.Errorf("%+v", rep.Findings)
 			}
 		})
@@ -373,7 +374,7 @@ func TestVerifyResume(t *testing.T) {
 		}
 		return remote.Fault{}
 	})
-	if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: 0.5, Resume: true}); !errors.Is(err, ErrInvalid) {
+	if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: 0.5, Resume: true}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("another share: %v", err)
 	}
 	rep := verify(t, r, &VerifyOptions{ReadData: 1, Resume: true})
@@ -418,7 +419,7 @@ func TestVerifySample(t *testing.T) {
 		t.Error("it is always the same sample")
 	}
 	for _, share := range []float64{-0.1, 1.01} {
-		if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: share}); !errors.Is(err, ErrInvalid) {
+		if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: share}); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v: %v", share, err)
 		}
 	}

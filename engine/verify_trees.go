@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
@@ -132,7 +133,7 @@ func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, 
 	switch {
 	case err == nil:
 		return &openTree{checkedSnapshot: s, m: m, tree: tree, use: map[chunk.PackID]uint64{}}, nil
-	case errors.Is(err, ErrNotFound): // removed since it was listed
+	case errors.Is(err, snapshot.ErrNotFound): // removed since it was listed
 		s.id = manifest.ID{}
 		return nil, nil
 	case !damaged(ctx, err):
@@ -202,7 +203,7 @@ func (v *checkup) checkPage(ctx context.Context, ref manifest.PageRef) error {
 	}
 	ok, err := v.holds(ctx, p, &ref.ID, &loc)
 	if !ok && err == nil && !v.suspected(p) {
-		v.suspect(p, fmt.Errorf("%w: by its index page %v is not where a tree refers to it", ErrIntegrity, ref.ID))
+		v.suspect(p, fmt.Errorf("%w: by its index page %v is not where a tree refers to it", snapshot.ErrIntegrity, ref.ID))
 	}
 	return err
 }
@@ -261,7 +262,7 @@ func (v *checkup) checkExtents(ctx context.Context, tree *manifest.Tree, e *mani
 		}
 		ok, err := v.holds(ctx, p, &x.ID, &x.Location)
 		if !ok && err == nil && !v.suspected(p) {
-			v.suspect(p, fmt.Errorf("%w: by its index chunk %v is not where %q refers to it", ErrIntegrity, x.ID, e.Path()))
+			v.suspect(p, fmt.Errorf("%w: by its index chunk %v is not where %q refers to it", snapshot.ErrIntegrity, x.ID, e.Path()))
 		}
 		return err
 	})
@@ -302,7 +303,7 @@ func (v *checkup) compareTable(t *openTree) {
 		wrong = append(wrong, fmt.Errorf("its tree has %d files of %d bytes, and it says %d of %d", files, bytes, t.m.Files, t.m.Bytes))
 	}
 	if len(wrong) > 0 {
-		err := fmt.Errorf("%w: %w", ErrIntegrity, wrong[0])
+		err := fmt.Errorf("%w: %w", snapshot.ErrIntegrity, wrong[0])
 		if len(wrong) > 1 {
 			err = fmt.Errorf("%w; and %d more of this kind", err, len(wrong)-1)
 		}

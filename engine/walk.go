@@ -287,12 +287,3 @@ func (n *dirNode) hide(f upperFormat, d *dirent, names []string) bool {
 	}
 	return mark
 }
-
-func fstatat(dir int, name string, st *unix.Stat_t) error {
-	for {
-		err := unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}

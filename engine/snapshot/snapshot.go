@@ -1,4 +1,4 @@
-package engine
+package snapshot
 
 import (
 	"encoding/json"
@@ -33,7 +33,7 @@ type Snapshot struct {
 	Unreadable  int64 `json:"unreadable,omitempty"`
 	Incomplete  bool  `json:"incomplete"` // something that was asked for is not in it
 
-	notes []manifest.NoteID // that Name, Tags, ExpiresAt and Pinned have come from, in order
+	Notes []manifest.NoteID // that Name, Tags, ExpiresAt and Pinned have come from, in order
 }
 
 // Expired reports whether the time to live has passed.

@@ -1,0 +1,25 @@
+package engine
+
+import "github.com/snapctl/snapctl/engine/snapshot"
+
+// The words that results are made of; package snapshot documents them.
+type (
+	Snapshot = snapshot.Snapshot
+	Progress = snapshot.Progress
+	Stats    = snapshot.Stats
+	Phase    = snapshot.Phase
+)
+
+// The phases of operations.
+const (
+	PhaseReading    = snapshot.PhaseReading
+	PhaseCommitting = snapshot.PhaseCommitting
+	PhasePlanning   = snapshot.PhasePlanning
+	PhaseWriting    = snapshot.PhaseWriting
+	PhaseVerifying  = snapshot.PhaseVerifying
+	PhaseChecking   = snapshot.PhaseChecking
+	PhaseData       = snapshot.PhaseData
+	PhaseCopying    = snapshot.PhaseCopying
+	PhaseMarking    = snapshot.PhaseMarking
+	PhaseSweeping   = snapshot.PhaseSweeping
+)
