@@ -5,6 +5,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +40,7 @@ type batch struct {
 type item struct {
 	op       itemOp
 	entry    manifest.Entry
-	stat     dirent
+	stat     fsys.Dirent
 	settle   bool   // a reader has to look at it
 	known    bool   // its contents are the parent's, if it has not changed since the walk
 	linked   bool   // the walk saw that it has other names
@@ -89,16 +90,16 @@ type piece struct {
 
 // entryOf makes an entry without what only reading tells: extents, target,
 // extended attributes.
-func entryOf(dir string, d *dirent) manifest.Entry {
+func entryOf(dir string, d *fsys.Dirent) manifest.Entry {
 	e := manifest.Entry{
-		Dir: dir, Name: d.name,
-		Mode: d.mode & manifest.PermMask, UID: d.uid, GID: d.gid,
-		Mtime: manifest.Time{Sec: d.mtime.Sec, Nsec: uint32(d.mtime.Nsec)},
-		Links: d.nlink,
+		Dir: dir, Name: d.Name,
+		Mode: d.Mode & manifest.PermMask, UID: d.Uid, GID: d.Gid,
+		Mtime: manifest.Time{Sec: d.Mtime.Sec, Nsec: uint32(d.Mtime.Nsec)},
+		Links: d.Nlink,
 	}
-	switch d.kind() {
+	switch d.Kind() {
 	case unix.S_IFREG:
-		e.Type, e.Size = manifest.File, uint64(d.size)
+		e.Type, e.Size = manifest.File, uint64(d.Size)
 	case unix.S_IFDIR:
 		// File systems disagree on what a directory's links are; 1 is what
 		// those say that do not count.
@@ -109,10 +110,10 @@ func entryOf(dir string, d *dirent) manifest.Entry {
 		e.Type = manifest.Fifo
 	case unix.S_IFCHR, unix.S_IFBLK:
 		e.Type = manifest.CharDevice
-		if d.kind() == unix.S_IFBLK {
+		if d.Kind() == unix.S_IFBLK {
 			e.Type = manifest.BlockDevice
 		}
-		e.Device = manifest.Device{Major: unix.Major(d.rdev), Minor: unix.Minor(d.rdev)}
+		e.Device = manifest.Device{Major: unix.Major(d.Rdev), Minor: unix.Minor(d.Rdev)}
 	}
 	return e
 }
@@ -124,24 +125,18 @@ const racyWindow = 2 // seconds
 
 // fingerprint is what the stat cache keeps of a file, besides size and mtime
 // which the tree has: its device, inode and ctime. 0 stands for none.
-func fingerprint(d *dirent, walkStarted int64) uint64 {
-	if d.ctime.Sec+racyWindow >= walkStarted {
+func fingerprint(d *fsys.Dirent, walkStarted int64) uint64 {
+	if d.Ctime.Sec+racyWindow >= walkStarted {
 		return 0
 	}
 	return statPrint(d)
 }
 
-func statPrint(d *dirent) uint64 {
+func statPrint(d *fsys.Dirent) uint64 {
 	var b [32]byte
-	binary.LittleEndian.PutUint64(b[0:], d.dev)
-	binary.LittleEndian.PutUint64(b[8:], d.ino)
-	binary.LittleEndian.PutUint64(b[16:], uint64(d.ctime.Sec))
-	binary.LittleEndian.PutUint64(b[24:], uint64(d.ctime.Nsec))
+	binary.LittleEndian.PutUint64(b[0:], d.Dev)
+	binary.LittleEndian.PutUint64(b[8:], d.Ino)
+	binary.LittleEndian.PutUint64(b[16:], uint64(d.Ctime.Sec))
+	binary.LittleEndian.PutUint64(b[24:], uint64(d.Ctime.Nsec))
 	return max(xxhash.Sum64(b[:]), 1)
-}
-
-// sameFile reports whether two stats of a file say that its contents and
-// metadata did not change in between.
-func (d *dirent) sameFile(o *dirent) bool {
-	return d.dev == o.dev && d.ino == o.ino && d.mode == o.mode && d.size == o.size && d.mtime == o.mtime && d.ctime == o.ctime
 }

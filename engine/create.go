@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -125,7 +126,7 @@ type creator struct {
 	dir     string // absolute
 	place   string // dir without symbolic links: what the stat cache goes by
 	root    int    // file descriptor of dir
-	rootDir dirent
+	rootDir fsys.Dirent
 	started time.Time
 	exclude *excludes
 
@@ -181,7 +182,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 		unix.Close(fd)
 		return nil, &os.PathError{Op: "stat", Path: abs, Err: err}
 	}
-	c.rootDir = direntOf("", &st)
+	c.rootDir = fsys.DirentOf("", &st)
 	return c, nil
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -281,7 +282,7 @@ func TestKeysRemovedAtOnce(t *testing.T) {
 		var g sync.WaitGroup
 		for _, k := range keys {
 			g.Go(func() {
-				if _, err := r.RemoveKey(t.Context(), k.ID); err != nil && !errIsAny(err, snapshot.ErrLastKey, snapshot.ErrNoKey, remote.ErrNotExist) {
+				if _, err := r.RemoveKey(t.Context(), k.ID); err != nil && !fsys.IsAny(err, snapshot.ErrLastKey, snapshot.ErrNoKey, remote.ErrNotExist) {
 					t.Error(err)
 				}
 			})
@@ -513,7 +514,7 @@ func TestTampered(t *testing.T) {
 			switch {
 			case err == nil:
 				compare(t, want, scan(t, out))
-			case !errIsAny(err, snapshot.ErrIntegrity):
+			case !fsys.IsAny(err, snapshot.ErrIntegrity):
 				t.Errorf("%s, %s: %v", name, what, err)
 			default:
 				found[kind(name)]++

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
@@ -118,7 +119,7 @@ func (r *Repository) planFork(ctx context.Context, ref, dir string, opts *ForkOp
 
 // planOver looks at a directory at which no fork is.
 func (r *Repository) planOver(ctx context.Context, p *ForkPlan, opts *ForkOptions) error {
-	fd, err := openDirectory(p.Dir)
+	fd, err := fsys.OpenDir(p.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -126,7 +127,7 @@ func (r *Repository) planOver(ctx context.Context, p *ForkPlan, opts *ForkOption
 		return err
 	}
 	defer unix.Close(fd)
-	names, err := namesIn(fd)
+	names, err := fsys.NamesIn(fd)
 	if err != nil || len(names) == 0 {
 		return err
 	}
@@ -148,7 +149,7 @@ func (r *Repository) planOver(ctx context.Context, p *ForkPlan, opts *ForkOption
 // forkChanged reports whether anything was changed in a fork since it was made.
 func (r *Repository) forkChanged(ctx context.Context, e *forkEntry) (bool, error) {
 	if e.rec.Mode != ForkRestore {
-		empty, err := isEmptyDir(e.upper())
+		empty, err := fsys.IsEmptyDir(e.upper())
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil // it is lost
 		}
@@ -157,7 +158,7 @@ func (r *Repository) forkChanged(ctx context.Context, e *forkEntry) (bool, error
 	if !e.copyThere() {
 		return false, nil
 	}
-	fd, err := openDirectory(string(e.rec.Dir))
+	fd, err := fsys.OpenDir(string(e.rec.Dir))
 	if err != nil {
 		return true, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -81,7 +82,7 @@ func TestForkDenied(t *testing.T) {
 			restore(t, r, o.Handle, out, nil)
 			for name := range values {
 				for _, path := range []string{name + "/changed", name + "/unchanged", name + "/d/changed", name + "/d/unchanged"} {
-					b, _ := grow(func(dest []byte) (int, error) { return unix.Lgetxattr(out+"/"+path, name, dest) })
+					b, _ := fsys.GrowBuffer(func(dest []byte) (int, error) { return unix.Lgetxattr(out+"/"+path, name, dest) })
 					if string(b) != want[path+" "+name] {
 						t.Errorf("%s has %s=%q, not %q", path, name, b, want[path+" "+name])
 					}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -52,12 +53,12 @@ func (e *forkEntry) away(ctx context.Context, prefix string) error {
 // discard removes an entry, and nothing outside of it.
 func (e *forkEntry) discard(ctx context.Context) error {
 	if strings.HasPrefix(e.key, newPrefix) { // it has no fork's name yet
-		return removeTree(e.folder())
+		return fsys.RemoveTree(e.folder())
 	}
 	if err := e.away(ctx, newPrefix); err != nil {
 		return err
 	}
-	return removeTree(e.folder())
+	return fsys.RemoveTree(e.folder())
 }
 
 // end removes an entry, and what the fork changed.
@@ -80,11 +81,11 @@ func (e *forkEntry) finish() error {
 		if err := checkMounts(string(e.rec.Dir)); err != nil {
 			return err
 		}
-		if err := removeTree(string(e.rec.Dir)); err != nil {
+		if err := fsys.RemoveTree(string(e.rec.Dir)); err != nil {
 			return err
 		}
 	}
-	return removeTree(e.folder())
+	return fsys.RemoveTree(e.folder())
 }
 
 // dropMemory forgets what an ephemeral fork changed.
@@ -170,7 +171,7 @@ func (e *forkEntry) giveBack(dir string) error {
 		if slices.Contains(e.rec.Took.Works, name) {
 			continue
 		}
-		if err := removeTree(filepath.Join(dir, name)); err != nil {
+		if err := fsys.RemoveTree(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}

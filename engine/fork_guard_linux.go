@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +40,7 @@ func openBare(dir string) (*os.File, error) {
 
 // bareAt says what a directory is; nil if it holds something.
 func bareAt(dir string) (*bareDir, error) {
-	if empty, err := isEmptyDir(dir); !empty || err != nil {
+	if empty, err := fsys.IsEmptyDir(dir); !empty || err != nil {
 		return nil, err
 	}
 	f, err := openBare(dir)
@@ -87,7 +88,7 @@ func (e *forkEntry) bare(dir string, toBe bool) (*os.File, error) {
 		return nil, nil
 	}
 	f, err := openBare(dir)
-	if errIsAny(err, fs.ErrNotExist, unix.ENOTDIR, unix.ELOOP) {
+	if fsys.IsAny(err, fs.ErrNotExist, unix.ENOTDIR, unix.ELOOP) {
 		return nil, nil
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ func (l *layerRecord) write(dir, id string) error {
 		os.Remove(temp)
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = fsys.SyncDir(dir)
 	}
 	return err
 }
@@ -153,7 +154,7 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	if x.opts.Upper == "" {
 		return l, nil
 	}
-	if l.dir, err = resolveTarget(x.opts.Upper); err != nil {
+	if l.dir, err = fsys.Resolve(x.opts.Upper); err != nil {
 		return nil, err
 	}
 	if dir := string(rec.Dir); l.dir == dir || strings.HasPrefix(l.dir, dir+"/") || l.dir == "/" {
@@ -172,7 +173,7 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 			l.close()
 		}
 	}()
-	empty, err := isEmptyDir(l.dir)
+	empty, err := fsys.IsEmptyDir(l.dir)
 	if empty || err != nil {
 		return l, err
 	}
@@ -197,7 +198,7 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 
 // take locks the folder.
 func (l *forkLayer) take() error {
-	fd, err := openDirectory(l.dir)
+	fd, err := fsys.OpenDir(l.dir)
 	if err != nil {
 		return fmt.Errorf("upper folder %s: %w", l.dir, err)
 	}
@@ -224,7 +225,7 @@ func (e *forkEntry) mark() error {
 // layer.json says is ours.
 func removeLayer(dir string, w workDirs) error {
 	for _, name := range append([]string{upperName}, w...) {
-		if err := removeTree(filepath.Join(dir, name)); err != nil {
+		if err := fsys.RemoveTree(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
@@ -260,7 +261,7 @@ func (e *forkEntry) keep(ctx context.Context) (kept string, err error) {
 		return "", err
 	}
 	for _, name := range append([]string{forkFileName, lockName}, e.rec.Works...) {
-		removeTree(filepath.Join(kept, name)) // what is left goes with the folder
+		fsys.RemoveTree(filepath.Join(kept, name)) // what is left goes with the folder
 	}
-	return kept, syncDir(filepath.Dir(kept))
+	return kept, fsys.SyncDir(filepath.Dir(kept))
 }

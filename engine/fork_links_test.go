@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -176,7 +177,7 @@ func TestForkJoinedChanges(t *testing.T) {
 	_, err = f.WriteString("changed since")
 	must(t, err)
 	for _, joined := range []bool{false, true} {
-		it := item{stat: direntOf("file", &st), joined: joined}
+		it := item{stat: fsys.DirentOf("file", &st), joined: joined}
 		same, err := (&reader{}).restat(int(f.Fd()), &it)
 		if same || err != nil || it.renewed != joined {
 			t.Errorf("joined %v: same %v, renewed %v, %v", joined, same, it.renewed, err)

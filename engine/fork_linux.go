@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -147,7 +148,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 		rec.Snapshot.ID = id
 		f, err = x.mountNew(ctx, rec)
 		plain := x.opts.Mode == "" && x.opts.Upper == "" && !x.opts.Ephemeral && !x.opts.Force
-		if !plain || !errIsAny(err, errNoFUSE, errNoOverlay) {
+		if !plain || !fsys.IsAny(err, errNoFUSE, errNoOverlay) {
 			return f, err
 		}
 		x.warn(fmt.Errorf("the whole snapshot is copied to %s: %w", path, err))
@@ -273,7 +274,7 @@ func (x *forker) mountLower(ctx context.Context, k lowerKey) (*snapshot.Snapshot
 	}
 	lower := x.g.lower(k)
 	// Of a dead one even mkdir may fail.
-	if err := os.Mkdir(lower, 0o700); err != nil && !errIsAny(err, fs.ErrExist, unix.ENOTCONN, unix.ECONNABORTED) {
+	if err := os.Mkdir(lower, 0o700); err != nil && !fsys.IsAny(err, fs.ErrExist, unix.ENOTCONN, unix.ECONNABORTED) {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	mo := &MountOptions{Prefetch: x.opts.Prefetch, Share: true, Fail: x.opts.Fail, Warn: x.opts.Warn, byOthers: x.opts.Serve != nil}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +25,7 @@ func (m ForkMode) format() upperFormat {
 // start although anybody may have set it in the fork: attributes by which a directory
 // would show nothing of the snapshot's, or files would have other modes and owners.
 func disbelieve(ctx context.Context, upper string) error {
-	fd, err := openDirectory(upper)
+	fd, err := fsys.OpenDir(upper)
 	if err != nil {
 		return err
 	}
@@ -51,14 +52,14 @@ func disbelieve(ctx context.Context, upper string) error {
 
 // disbelieveAt does so for one directory, unless the overlay itself says the same.
 func disbelieveAt(root int, path string) error {
-	fd, err := openBelow(root, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(root, path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	err = fstatat(fd, fuseOpaque, &st)
-	if mark := direntOf(fuseOpaque, &st); err == nil && mark.isFuseMark() {
+	err = fsys.StatAt(fd, fuseOpaque, &st)
+	if mark := fsys.DirentOf(fuseOpaque, &st); err == nil && isFuseMark(&mark) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
@@ -73,7 +74,7 @@ func disbelieveAt(root int, path string) error {
 // dropXattr removes an attribute of an open file, if it has one of that name.
 func dropXattr(fd int, name string) error {
 	err := unix.Fremovexattr(fd, name)
-	if errIsAny(err, errNoXattr, unix.ENOTSUP) {
+	if fsys.IsAny(err, fsys.ErrNoXattr, unix.ENOTSUP) {
 		return nil
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -192,7 +193,7 @@ func TestForkOwnMarks(t *testing.T) {
 				err := unix.Lsetxattr(one.Dir+path, name, []byte("y"), 0)
 				if err == nil {
 					set++
-				} else if !errIsAny(err, unix.EPERM, unix.ENOTSUP, unix.EIO) {
+				} else if !fsys.IsAny(err, unix.EPERM, unix.ENOTSUP, unix.EIO) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
@@ -345,7 +346,7 @@ func TestForkPosing(t *testing.T) {
 	must(t, err)
 	check("resumed")
 	for dir := range posing {
-		if _, err := unix.Lgetxattr(one.Upper+"/"+dir, "user.overlay.opaque", nil); !errors.Is(err, errNoXattr) {
+		if _, err := unix.Lgetxattr(one.Upper+"/"+dir, "user.overlay.opaque", nil); !errors.Is(err, fsys.ErrNoXattr) {
 			t.Errorf("%s still has the attribute that makes it opaque: %v", dir, err)
 		}
 	}

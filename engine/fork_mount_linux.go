@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -75,24 +76,24 @@ func makeUpper(lower, upper string, format upperFormat) error {
 	if err := unix.Lstat(lower, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: lower, Err: err}
 	}
-	names, err := grow(func(dest []byte) (int, error) { return unix.Llistxattr(lower, dest) })
+	names, err := fsys.GrowBuffer(func(dest []byte) (int, error) { return unix.Llistxattr(lower, dest) })
 	if err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return fmt.Errorf("extended attributes of the snapshot's root: %w", err)
 	}
 	// Owners and attributes that this user may not set he would not have with a
 	// restore either.
-	if err := os.Lchown(upper, int(st.Uid), int(st.Gid)); err != nil && !errIsAny(err, unix.EPERM, unix.EINVAL) {
+	if err := os.Lchown(upper, int(st.Uid), int(st.Gid)); err != nil && !fsys.IsAny(err, unix.EPERM, unix.EINVAL) {
 		return err
 	}
 	for name := range strings.SplitSeq(string(names), "\x00") {
 		if name == "" || format.shown(name) == "" {
 			continue
 		}
-		value, err := grow(func(dest []byte) (int, error) { return unix.Lgetxattr(lower, name, dest) })
+		value, err := fsys.GrowBuffer(func(dest []byte) (int, error) { return unix.Lgetxattr(lower, name, dest) })
 		if err == nil {
 			err = unix.Lsetxattr(upper, name, value, 0)
 		}
-		if err != nil && !errIsAny(err, unix.EPERM, unix.ENOTSUP, unix.EINVAL, unix.ENODATA) {
+		if err != nil && !fsys.IsAny(err, unix.EPERM, unix.ENOTSUP, unix.EINVAL, unix.ENODATA) {
 			return fmt.Errorf("extended attribute %s of the snapshot's root: %w", name, err)
 		}
 	}
@@ -128,7 +129,7 @@ func (e *forkEntry) mount(ctx context.Context, lower string, dead *mountinfo.Inf
 		err = o.mount(e.where(), dead)
 	}
 	if err != nil {
-		removeTree(work)
+		fsys.RemoveTree(work)
 		return &noOverlay{err}
 	}
 	if e.rec.Mode == ForkFuse { // its number is known only now
@@ -137,7 +138,7 @@ func (e *forkEntry) mount(ctx context.Context, lower string, dead *mountinfo.Inf
 		}
 	}
 	for _, name := range e.rec.Works[:last] {
-		removeTree(filepath.Join(e.layer(), name)) // or it stays on the record
+		fsys.RemoveTree(filepath.Join(e.layer(), name)) // or it stays on the record
 	}
 	return nil
 }
@@ -346,7 +347,7 @@ func (e *forkEntry) probe() error {
 	defer timer.Stop()
 	select {
 	case err := <-answer:
-		if errIsAny(err, unix.ENOTCONN, unix.ECONNABORTED, unix.EIO) {
+		if fsys.IsAny(err, unix.ENOTCONN, unix.ECONNABORTED, unix.EIO) {
 			return fusefs.ErrNoServer
 		}
 		return nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,10 +30,10 @@ func handleOf(f *os.File) *dirHandle {
 	return &dirHandle{h.Type(), h.Bytes()}
 }
 
-// openBelow opens the directory, if it is on the file system that another is on. The caller
+// fsys.OpenBelow opens the directory, if it is on the file system that another is on. The caller
 // looks whether it is the one: another file system may have one of that handle.
 func (h *dirHandle) openBelow(dir string) (*os.File, error) {
-	at, err := openDirectory(dir)
+	at, err := fsys.OpenDir(dir)
 	if err != nil {
 		return nil, err
 	}

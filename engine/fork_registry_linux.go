@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
@@ -70,7 +71,7 @@ func newForkRegistry(stateDir string) (*forkRegistry, error) {
 		return nil, fmt.Errorf("%w: forks need a state folder", snapshot.ErrInvalid)
 	}
 	// As the kernel's table has it, wherever we are later.
-	dir, err := resolveTarget(stateDir)
+	dir, err := fsys.Resolve(stateDir)
 	if err != nil {
 		return nil, fmt.Errorf("%w: state folder: %w", snapshot.ErrInvalid, err)
 	}
@@ -268,7 +269,7 @@ func (g *forkRegistry) make(ctx context.Context, rec *forkRecord) (_ *forkEntry,
 			return nil, err
 		}
 	}
-	return e, syncDir(g.dir)
+	return e, fsys.SyncDir(g.dir)
 }
 
 // choose gives the record a name, unless it has one, and reports what is taken.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -82,7 +83,7 @@ func (s *sweeper) tries() {
 		case strings.HasPrefix(n.Name(), oldTryPrefix):
 			s.oldTry(path)
 		case n.IsDir() && strings.HasPrefix(n.Name(), tryPrefix):
-			fd, err := openDirectory(path)
+			fd, err := fsys.OpenDir(path)
 			if err != nil {
 				continue
 			}
@@ -155,7 +156,7 @@ func (s *sweeper) gone(name string) {
 		// Of an entry that goes the record is the last that counts: without one the
 		// rest has been done.
 		if err = e.dropMemory(); err == nil {
-			err = removeTree(e.folder())
+			err = fsys.RemoveTree(e.folder())
 		}
 	case err == nil:
 		what = fmt.Sprintf("what fork %s had, which was removed", e.rec.Name)
@@ -213,7 +214,7 @@ func (e *forkEntry) untouched() bool {
 	case e.rec.TookLayer:
 		return true
 	}
-	empty, err := isEmptyDir(e.upper())
+	empty, err := fsys.IsEmptyDir(e.upper())
 	return empty || errors.Is(err, fs.ErrNotExist)
 }
 

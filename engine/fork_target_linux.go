@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 )
@@ -76,7 +77,7 @@ func (r *Repository) forkFor(path string) (*targetFork, error) {
 		f.changed = true // what is recorded of the restore says more
 		return f, nil
 	}
-	empty, err := isEmptyDir(e.upper())
+	empty, err := fsys.IsEmptyDir(e.upper())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

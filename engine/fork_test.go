@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
@@ -476,7 +477,7 @@ func loseDir(dir string) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := inodeFlags(f, func(flags uint32) uint32 { return flags &^ immutableFlag }); err != nil && !errIsAny(err, unix.ENOTTY, unix.ENOTSUP) {
+	if _, err := inodeFlags(f, func(flags uint32) uint32 { return flags &^ immutableFlag }); err != nil && !fsys.IsAny(err, unix.ENOTTY, unix.ENOTSUP) {
 		return err
 	}
 	return os.Remove(dir)

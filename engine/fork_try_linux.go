@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -31,11 +32,11 @@ func newTry(stateDir string) (*tryDir, error) {
 	if err := makeState(stateDir); err != nil {
 		return nil, err
 	}
-	dir, err := resolveTarget(stateDir) // as the kernel's table has it
+	dir, err := fsys.Resolve(stateDir) // as the kernel's table has it
 	if err != nil {
 		return nil, err
 	}
-	fd, name, err := makeLocked(dir, tryPrefix)
+	fd, name, err := fsys.MakeLocked(dir, tryPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (t *tryDir) remove() error {
 	if err := unmountBelow(table, t.path); err != nil {
 		return err
 	}
-	return removeTree(t.path)
+	return fsys.RemoveTree(t.path)
 }
 
 // unmountBelow detaches what is mounted below a path.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -217,8 +218,8 @@ func readGitignore(dir int, name string) ([]pattern, error) {
 
 // readPatternFile reads a file of patterns; what is no regular file, or not there, has none.
 func readPatternFile(dir int, name string, flags int) ([]pattern, error) {
-	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|flags)
-	if errIsAny(err, unix.ELOOP, unix.ENOENT, unix.ENOTDIR) {
+	fd, err := fsys.OpenAt(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|flags)
+	if fsys.IsAny(err, unix.ELOOP, unix.ENOENT, unix.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -386,8 +387,8 @@ func TestCreateFromSeenBefore(t *testing.T) {
 
 // TestUptime: it goes on.
 func TestUptime(t *testing.T) {
-	a := uptime()
-	if b := uptime(); a <= 0 || b < a {
+	a := fsys.Uptime()
+	if b := fsys.Uptime(); a <= 0 || b < a {
 		t.Errorf("%v, then %v", a, b)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -16,7 +17,7 @@ func integrity(err error) error {
 	if err == nil || errors.Is(err, snapshot.ErrIntegrity) {
 		return err
 	}
-	if errIsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort, remote.ErrLarge) {
+	if fsys.IsAny(err, manifest.ErrDamaged, chunk.ErrNotPack, chunk.ErrSeal, index.ErrBadSegment, remote.ErrShort, remote.ErrLarge) {
 		return fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -53,8 +54,8 @@ const (
 // isFuseMark reports whether what has one of these names is as all versions of
 // fuse-overlayfs make it: an empty file of mode 0700. It believes whatever has the name,
 // which users make by mkdir, rename, link and so on.
-func (d *dirent) isFuseMark() bool {
-	return d.mode == unix.S_IFREG|0o700 && d.size == 0 && d.nlink == 1
+func isFuseMark(d *fsys.Dirent) bool {
+	return d.Mode == unix.S_IFREG|0o700 && d.Size == 0 && d.Nlink == 1
 }
 
 // prefix is how the names of the attributes begin that are the overlay's own.
@@ -125,18 +126,18 @@ func (f upperFormat) marks(fd int) (m dirMarks, err error) {
 
 // whiteout reports whether an entry of an open upper directory hides what the lower
 // one has of that name.
-func (f upperFormat) whiteout(dir int, d *dirent) (bool, error) {
+func (f upperFormat) whiteout(dir int, d *fsys.Dirent) (bool, error) {
 	switch {
-	case d.kind() == unix.S_IFCHR && d.rdev == 0:
+	case d.Kind() == unix.S_IFCHR && d.Rdev == 0:
 		return true, nil
-	case f == upperFuse || d.kind() != unix.S_IFREG || d.size != 0:
+	case f == upperFuse || d.Kind() != unix.S_IFREG || d.Size != 0:
 		return false, nil
 	}
-	_, err := xattrsAt(dir, d.name).get(f.prefix()+"whiteout", nil)
+	_, err := fsys.XattrsAt(dir, d.Name).Get(f.prefix()+"whiteout", nil)
 	if err == nil {
 		return true, nil
 	}
-	if errIsAny(err, errNoXattr, unix.ENOTSUP, unix.ENOENT) {
+	if fsys.IsAny(err, fsys.ErrNoXattr, unix.ENOTSUP, unix.ENOENT) {
 		return false, nil
 	}
 	return false, err
@@ -161,8 +162,8 @@ func (f upperFormat) metacopy(fd int) (is bool, redirect string, err error) {
 
 // fdXattr reads an attribute of an open file, nil if it has none of that name.
 func fdXattr(fd int, name string) (*string, error) {
-	b, err := grow(func(dest []byte) (int, error) { return unix.Fgetxattr(fd, name, dest) })
-	if errIsAny(err, errNoXattr, unix.ENOTSUP) {
+	b, err := fsys.GrowBuffer(func(dest []byte) (int, error) { return unix.Fgetxattr(fd, name, dest) })
+	if fsys.IsAny(err, fsys.ErrNoXattr, unix.ENOTSUP) {
 		return nil, nil
 	}
 	if err != nil {
@@ -200,5 +201,5 @@ func (f upperFormat) sees(fd int) bool {
 		return true
 	}
 	// Removing what is not there changes nothing, and takes the same right.
-	return errors.Is(unix.Fremovexattr(fd, "trusted.overlay.snapctl-probe"), errNoXattr)
+	return errors.Is(unix.Fremovexattr(fd, "trusted.overlay.snapctl-probe"), fsys.ErrNoXattr)
 }

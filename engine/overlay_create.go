@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 type overlaySource struct {
 	overlay *overlayInfo
 	root    int // file descriptor of the upper directory
-	rootDir dirent
+	rootDir fsys.Dirent
 	lower   *manifest.Manifest
 	memo    *overlayMemo // nil for none
 }
@@ -58,7 +59,7 @@ func (c *creator) findFork() {
 	f := &overlaySource{overlay: o, root: fd}
 	if o.Format == upperFuse {
 		// The kernel keeps for a while what is written by mmap.
-		if err := syncFileSystem(c.root); err != nil {
+		if err := fsys.SyncFileSystem(c.root); err != nil {
 			c.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
 		}
 	}
@@ -82,10 +83,10 @@ func (f *overlaySource) check(c *creator) error {
 		if err := errors.Join(unix.Fstat(c.root, &merged), unix.Fstat(f.root, &upper)); err != nil {
 			return err
 		}
-		f.rootDir, c.rootDir = direntOf("", &upper), direntOf("", &merged)
+		f.rootDir, c.rootDir = fsys.DirentOf("", &upper), fsys.DirentOf("", &merged)
 		a, b := &f.rootDir, &c.rootDir
 		switch {
-		case a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.mtime == b.mtime && a.ctime == b.ctime:
+		case a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && a.Mtime == b.Mtime && a.Ctime == b.Ctime:
 			return nil
 		case attempt == readAttempts: // it may just have changed, but not so often
 			return fmt.Errorf("%s is another directory", f.overlay.Upper)
@@ -212,7 +213,7 @@ func (f *overlayReader) fatal(err error) bool {
 func (f *overlayReader) removed(dir *openDir, it *item) bool {
 	parent, err := dir.get(it.entry.Dir)
 	var st unix.Stat_t
-	if err != nil || it.entry.Name == "" || fstatat(parent, it.entry.Name, &st) != nil {
+	if err != nil || it.entry.Name == "" || fsys.StatAt(parent, it.entry.Name, &st) != nil {
 		return false
 	}
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
@@ -245,11 +246,11 @@ func (r *reader) lowerContents(ctx context.Context, fd int, it *item) (is bool, 
 			r.problem(fmt.Errorf("reading file %q: %w", path, errChanging))
 			it.print = 0
 		}
-		if uint64(it.stat.size) != e.Size {
-			return false, badUpper(path, "it has %d bytes without contents, and the snapshot's file %d", it.stat.size, e.Size)
+		if uint64(it.stat.Size) != e.Size {
+			return false, badUpper(path, "it has %d bytes without contents, and the snapshot's file %d", it.stat.Size, e.Size)
 		}
 		it.entry.Size, it.entry.Extents, it.entry.Spill = e.Size, e.Extents, e.Spill
-		r.bytes(it.stat.size)
+		r.bytes(it.stat.Size)
 		return true, r.fileXattrs(fd, it)
 	}
 }

@@ -145,7 +145,7 @@ func (p *linkPlan) stays(k manifest.Key) bool {
 		}
 		d, hidden := n.names(name)
 		switch {
-		case hidden || d != nil && (at < 0 || !d.isDir()):
+		case hidden || d != nil && (at < 0 || !d.IsDir()):
 			return false
 		case d == nil:
 			return true

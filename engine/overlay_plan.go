@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -63,7 +64,7 @@ type lowerDir struct{ path string }
 // overlayAct is what becomes of a name in a directory: what the upper directory has is
 // put, or what the lower one has is copied, or the tree's entry is removed.
 type overlayAct struct {
-	put    *dirent
+	put    *fsys.Dirent
 	copy   *manifest.Entry
 	remove string
 }
@@ -196,7 +197,7 @@ func (m *merge) lower(name string) *lowerDir {
 // alone that the upper directory has.
 func (m *merge) edits(ctx context.Context) error {
 	f := m.n.fork
-	return m.upper(func(name string, d *dirent) error {
+	return m.upper(func(name string, d *fsys.Dirent) error {
 		e, ok, err := m.plan.lookup(ctx, manifest.Key{Dir: f.lower.path, Name: name})
 		if err != nil {
 			return err
@@ -212,9 +213,9 @@ func (m *merge) edits(ctx context.Context) error {
 			f.acts = append(f.acts, overlayAct{remove: name})
 		}
 		switch {
-		case d != nil && d.isDir() && wasDir:
+		case d != nil && d.IsDir() && wasDir:
 			m.sub(name, &overlayDir{lower: m.lower(name), old: true})
-		case d != nil && d.isDir():
+		case d != nil && d.IsDir():
 			m.sub(name, &overlayDir{})
 		case wasDir:
 			m.sub(name, &overlayDir{old: true, gone: true})
@@ -225,11 +226,11 @@ func (m *merge) edits(ctx context.Context) error {
 
 // upper calls yield for the names in the upper directory in order, with a nil
 // dirent for those that are hidden.
-func (m *merge) upper(yield func(name string, d *dirent) error) error {
+func (m *merge) upper(yield func(name string, d *fsys.Dirent) error) error {
 	entries, hidden := m.n.entries, m.n.hidden
 	for len(entries) > 0 || len(hidden) > 0 {
-		if len(hidden) == 0 || len(entries) > 0 && entries[0].name < hidden[0] {
-			if err := yield(entries[0].name, &entries[0]); err != nil {
+		if len(hidden) == 0 || len(entries) > 0 && entries[0].Name < hidden[0] {
+			if err := yield(entries[0].Name, &entries[0]); err != nil {
 				return err
 			}
 			entries = entries[1:]
@@ -239,7 +240,7 @@ func (m *merge) upper(yield func(name string, d *dirent) error) error {
 		for len(hidden) > 0 && hidden[0] == name {
 			hidden = hidden[1:]
 		}
-		if len(entries) > 0 && entries[0].name == name {
+		if len(entries) > 0 && entries[0].Name == name {
 			entries = entries[1:]
 		}
 		if err := yield(name, nil); err != nil {
@@ -252,12 +253,12 @@ func (m *merge) upper(yield func(name string, d *dirent) error) error {
 // upperAlone makes the acts where nothing of the snapshot shows.
 func (m *merge) upperAlone() error {
 	f := m.n.fork
-	return m.upper(func(name string, d *dirent) error {
+	return m.upper(func(name string, d *fsys.Dirent) error {
 		if d == nil {
 			return nil
 		}
 		f.acts = append(f.acts, overlayAct{put: d})
-		if d.isDir() {
+		if d.IsDir() {
 			m.sub(name, &overlayDir{})
 		}
 		return nil
@@ -297,7 +298,7 @@ func (m *merge) all(ctx context.Context) error {
 		}
 		return next()
 	}
-	err = m.upper(func(name string, d *dirent) error {
+	err = m.upper(func(name string, d *fsys.Dirent) error {
 		for e != nil && e.Name < name {
 			if err := show(); err != nil {
 				return err
@@ -316,9 +317,9 @@ func (m *merge) all(ctx context.Context) error {
 		}
 		f.acts = append(f.acts, overlayAct{put: d})
 		switch {
-		case d.isDir() && wasDir:
+		case d.IsDir() && wasDir:
 			m.sub(name, &overlayDir{lower: m.lower(name)})
-		case d.isDir():
+		case d.IsDir():
 			m.sub(name, &overlayDir{})
 		}
 		return nil
@@ -330,12 +331,12 @@ func (m *merge) all(ctx context.Context) error {
 }
 
 // names reports whether an upper directory names an entry, be it to hide it.
-func (n *dirNode) names(name string) (d *dirent, hidden bool) {
+func (n *dirNode) names(name string) (d *fsys.Dirent, hidden bool) {
 	if _, ok := slices.BinarySearch(n.hidden, name); ok {
 		return nil, true
 	}
-	i := sort.Search(len(n.entries), func(i int) bool { return n.entries[i].name >= name })
-	if i < len(n.entries) && n.entries[i].name == name {
+	i := sort.Search(len(n.entries), func(i int) bool { return n.entries[i].Name >= name })
+	if i < len(n.entries) && n.entries[i].Name == name {
 		return &n.entries[i], false
 	}
 	return nil, false

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -89,7 +90,7 @@ func (q *overlaySequencer) emit(ctx context.Context, n *dirNode) error {
 func (q *overlaySequencer) act(ctx context.Context, n *dirNode, a *overlayAct) error {
 	switch {
 	case a.put != nil:
-		k := manifest.Key{Dir: n.path, Name: a.put.name}
+		k := manifest.Key{Dir: n.path, Name: a.put.Name}
 		if err := q.relink(ctx, &k); err != nil {
 			return err
 		}
@@ -133,11 +134,11 @@ func (q *overlaySequencer) relink(ctx context.Context, k *manifest.Key) error {
 
 // put appends an entry of the upper directory to the batch. lower is the snapshot's
 // directory that shows where it is.
-func (q *overlaySequencer) put(ctx context.Context, dir string, d *dirent, lower *lowerDir) error {
+func (q *overlaySequencer) put(ctx context.Context, dir string, d *fsys.Dirent, lower *lowerDir) error {
 	q.meter.addFile()
-	it := item{entry: entryOf(dir, d), stat: *d, lane: laneOf(d.name), linked: d.nlink > 1 && !d.isDir(), lower: lower}
+	it := item{entry: entryOf(dir, d), stat: *d, lane: laneOf(d.Name), linked: d.Nlink > 1 && !d.IsDir(), lower: lower}
 	if first, ok := q.linkTo(it.entry.Key(), d); ok {
-		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
+		it.entry = manifest.Entry{Dir: dir, Name: d.Name, Type: manifest.Link, First: first}
 		return q.append(ctx, &it, false)
 	}
 	it.print = fingerprint(d, q.started.Unix())
@@ -150,7 +151,7 @@ func (q *overlaySequencer) put(ctx context.Context, dir string, d *dirent, lower
 		return q.append(ctx, &it, false)
 	}
 	// Without any blocks it is all hole, or its contents are the snapshot's.
-	it.bare = d.alloc == 0 && d.size > 0 && q.fork.overlay.Format == upperTrusted
+	it.bare = d.Alloc == 0 && d.Size > 0 && q.fork.overlay.Format == upperTrusted
 	stream := !it.bare && streams(d)
 	return q.append(ctx, &it, stream)
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -308,7 +309,7 @@ func TestOverlayParents(t *testing.T) {
 	for _, name := range []string{"new", "file"} {
 		var st unix.Stat_t
 		must(t, unix.Lstat(f.upper()+"/"+name, &st))
-		d := direntOf(name, &st)
+		d := fsys.DirentOf(name, &st)
 		it := item{entry: entryOf("", &d), stat: d}
 		if !fast.fork.memo.reuse(t.Context(), &it) || len(it.entry.Extents) != 1 {
 			t.Errorf("%q is read again", name)
@@ -541,7 +542,7 @@ func TestOverlayMemoDamaged(t *testing.T) {
 	must(t, err)
 	var st unix.Stat_t
 	must(t, unix.Lstat(src+"/a", &st))
-	d := direntOf("a", &st)
+	d := fsys.DirentOf("a", &st)
 	it := item{entry: entryOf("", &d), stat: d}
 	var told atomic.Int32
 	f := &overlaySource{memo: &overlayMemo{

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +35,7 @@ func (c *creator) findWhole(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	fd, uerr := openDirectory(c.byFuse.Upper)
+	fd, uerr := fsys.OpenDir(c.byFuse.Upper)
 	if err := errors.Join(err, uerr); err != nil {
 		c.warn(fmt.Errorf("%w: names of one file of the fork's snapshot are separate files in this one, as mode fuse-overlayfs shows them", err))
 	}
@@ -55,11 +56,11 @@ func (c *creator) findWhole(ctx context.Context) error {
 
 // join undoes what fusefs.View does for fuse-overlayfs: an entry that is as it was in the
 // snapshot is the file again, by number and links, that it is a name of there.
-func (f *wholeFork) join(ctx context.Context, dir string, d *dirent) *dirent {
-	if f == nil || d.isDir() {
+func (f *wholeFork) join(ctx context.Context, dir string, d *fsys.Dirent) *fsys.Dirent {
+	if f == nil || d.IsDir() {
 		return d
 	}
-	k := manifest.Key{Dir: dir, Name: d.name}
+	k := manifest.Key{Dir: dir, Name: d.Name}
 	var e manifest.Entry
 	rank, err := f.tree.Lookup(ctx, k, &e)
 	if err != nil || !hasLinks(&e) {
@@ -67,14 +68,14 @@ func (f *wholeFork) join(ctx context.Context, dir string, d *dirent) *dirent {
 	}
 	// No directory of it is redirected, so what is not in the upper one is the snapshot's.
 	var st unix.Stat_t
-	if !errors.Is(fstatat(f.upper, k.Path(), &st), unix.ENOENT) {
+	if !errors.Is(fsys.StatAt(f.upper, k.Path(), &st), unix.ENOENT) {
 		return d
 	}
 	if rank, err = f.tree.Resolve(ctx, rank, &e); err != nil {
 		return d
 	}
 	joined := *d
-	joined.ino, joined.nlink = ^rank, e.Links // a number that no file system gives
+	joined.Ino, joined.Nlink = ^rank, e.Links // a number that no file system gives
 	return &joined
 }
 
@@ -89,7 +90,7 @@ func (c *creator) warnPosing(ctx context.Context, tree *manifest.Tree, lower *lo
 	for _, name := range n.posing {
 		gone := strings.TrimPrefix(name, fuseWhiteout)
 		what := fmt.Sprintf("%q", manifest.Join(n.path, gone))
-		hides := slices.ContainsFunc(n.entries, func(d dirent) bool { return d.name == gone })
+		hides := slices.ContainsFunc(n.entries, func(d fsys.Dirent) bool { return d.Name == gone })
 		switch {
 		case lower == nil || hides || slices.Contains(n.hidden, gone):
 		case name == fuseOpaque:

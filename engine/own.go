@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -24,13 +25,13 @@ import (
 
 // ownDirs are directories of snapctl's own that are there.
 type ownDirs struct {
-	byInode map[inode]string // what each is
-	paths   []string         // without symbolic links
+	byInode map[fsys.Inode]string // what each is
+	paths   []string              // without symbolic links
 
 	// What leads to them, and is not theirs alone: it is part of a snapshot, but is not
 	// deleted or replaced. It is symbolic links, and directories that keep this user from
 	// seeing what is in them.
-	ways     map[inode]string
+	ways     map[fsys.Inode]string
 	wayPaths []string
 }
 
@@ -39,7 +40,7 @@ func (o *ownDirs) add(what, dir string) {
 		return
 	}
 	if o.byInode == nil {
-		o.byInode, o.ways = map[inode]string{}, map[inode]string{}
+		o.byInode, o.ways = map[fsys.Inode]string{}, map[fsys.Inode]string{}
 	}
 	way := followPath(dir)
 	for _, link := range way.links {
@@ -52,7 +53,7 @@ func (o *ownDirs) add(what, dir string) {
 	if unix.Stat(dir, &st) != nil {
 		return
 	}
-	at := inode{uint64(st.Dev), st.Ino}
+	at := fsys.Inode{Dev: uint64(st.Dev), Ino: st.Ino}
 	if _, known := o.byInode[at]; known {
 		return
 	}
@@ -64,14 +65,14 @@ func (o *ownDirs) add(what, dir string) {
 
 func (o *ownDirs) addWay(what, path string) {
 	var st unix.Stat_t
-	if unix.Lstat(path, &st) == nil && o.ways[inode{uint64(st.Dev), st.Ino}] == "" {
-		o.ways[inode{uint64(st.Dev), st.Ino}] = what
+	if unix.Lstat(path, &st) == nil && o.ways[fsys.Inode{Dev: uint64(st.Dev), Ino: st.Ino}] == "" {
+		o.ways[fsys.Inode{Dev: uint64(st.Dev), Ino: st.Ino}] = what
 		o.wayPaths = append(o.wayPaths, path)
 	}
 }
 
 // inodes are those of all that is not to be deleted or replaced.
-func (o *ownDirs) inodes() map[inode]string {
+func (o *ownDirs) inodes() map[fsys.Inode]string {
 	all := maps.Clone(o.ways)
 	maps.Copy(all, o.byInode)
 	return all
@@ -87,7 +88,7 @@ func (o *ownDirs) at(path string) string {
 }
 
 func (o *ownDirs) is(st *unix.Stat_t) string {
-	at := inode{uint64(st.Dev), st.Ino}
+	at := fsys.Inode{Dev: uint64(st.Dev), Ino: st.Ino}
 	return cmp.Or(o.byInode[at], o.ways[at])
 }
 
@@ -136,13 +137,13 @@ func (o *ownDirs) within(want *unix.Stat_t) string {
 // entries it looked at.
 func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string, ok bool, entries int64, err error) {
 	entries = 1
-	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	var st unix.Stat_t
-	if errors.Is(err, unix.EACCES) && fstatat(dir, name, &st) == nil {
+	if errors.Is(err, unix.EACCES) && fsys.StatAt(dir, name, &st) == nil {
 		return "", o.within(&st) != "", entries, nil
 	}
-	if errIsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT) { // it is no directory
-		return "", fstatat(dir, name, &st) == nil && o.is(&st) != "", entries, nil
+	if fsys.IsAny(err, unix.ENOTDIR, unix.ELOOP, unix.ENOENT) { // it is no directory
+		return "", fsys.StatAt(dir, name, &st) == nil && o.is(&st) != "", entries, nil
 	}
 	if err == nil {
 		defer unix.Close(fd)
@@ -160,7 +161,7 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 			path, ok = manifest.Join(n.path, n.own[0]), true
 			return errFound
 		}
-		if n.err != nil && !isGone(n.err) && !errIsAny(n.err, unix.EACCES) {
+		if n.err != nil && !isGone(n.err) && !fsys.IsAny(n.err, unix.EACCES) {
 			return n.err // what cannot be looked into may hold anything
 		}
 		entries += int64(len(n.entries) + n.sockets)
@@ -176,7 +177,7 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 
 // notIn fails with ErrOwn where a directory, which is to be deleted, holds one of ours.
 func (o *ownDirs) notIn(ctx context.Context, dir string) error {
-	fd, err := openDirectory(dir)
+	fd, err := fsys.OpenDir(dir)
 	if err != nil {
 		return err
 	}

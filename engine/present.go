@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -142,7 +143,7 @@ func (g *guard) footer(ctx context.Context, p sizedPack) (bad, err error) {
 	}
 	b := make([]byte, chunk.PackFooterSize)
 	err = g.repo.store.ReadAt(ctx, packName(p.id), p.size-int64(len(b)), b)
-	if errIsAny(err, remote.ErrNotExist, remote.ErrShort) {
+	if fsys.IsAny(err, remote.ErrNotExist, remote.ErrShort) {
 		return err, nil
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,7 @@ import (
 func TestFingerprintRacy(t *testing.T) {
 	const started = 1_000_000
 	for age, known := range map[int64]bool{-5: false, 0: false, 1: false, racyWindow: false, racyWindow + 1: true, 1000: true} {
-		d := dirent{dev: 1, ino: 2, ctime: unix.Timespec{Sec: started - age, Nsec: 999_999_999}}
+		d := fsys.Dirent{Dev: 1, Ino: 2, Ctime: unix.Timespec{Sec: started - age, Nsec: 999_999_999}}
 		if got := fingerprint(&d, started); (got != 0) != known || known && got != statPrint(&d) {
 			t.Errorf("changed %d seconds before: %x", age, got)
 		}

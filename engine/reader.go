@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +44,7 @@ func (d *openDir) get(path string) (int, error) {
 		return d.fd, nil
 	}
 	d.close()
-	fd, err := openBelow(d.root, path, openPath|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(d.root, path, fsys.OpenPath|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, err
 	}
@@ -127,9 +128,9 @@ func (r *reader) release(p *part) {
 func openFile(dir int, name string) (int, error) {
 	// O_NONBLOCK: a FIFO may have taken the file's place.
 	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
-	fd, err := openat(dir, name, flags|openUnseen)
+	fd, err := fsys.OpenAt(dir, name, flags|fsys.OpenUnseen)
 	if errors.Is(err, unix.EPERM) {
-		fd, err = openat(dir, name, flags)
+		fd, err = fsys.OpenAt(dir, name, flags)
 	}
 	return fd, err
 }
@@ -157,7 +158,7 @@ func (r *reader) readFile(ctx context.Context, dir *openDir, b *batch, i int, p 
 			return err
 		}
 		if same {
-			r.bytes(it.stat.size)
+			r.bytes(it.stat.Size)
 			return r.fileXattrs(fd, it)
 		}
 		it.entry.Extents, it.entry.Spill = nil, nil
@@ -165,14 +166,14 @@ func (r *reader) readFile(ctx context.Context, dir *openDir, b *batch, i int, p 
 	if done, err := r.lowerContents(ctx, fd, it); done || err != nil {
 		return err
 	}
-	if it.bare && it.stat.size > maxHoleless {
+	if it.bare && it.stat.Size > maxHoleless {
 		it.outgrown = true // it may be all hole
 		return nil
 	}
 	start, pieces := len(p.buf), len(p.pieces)
 	for attempt := 1; ; attempt++ {
 		p.buf, p.pieces = p.buf[:start], p.pieces[:pieces]
-		if p.buf, err = readAll(fd, p.buf, int(it.stat.size)); err != nil {
+		if p.buf, err = readAll(fd, p.buf, int(it.stat.Size)); err != nil {
 			return err
 		}
 		data := p.buf[start:]
@@ -180,8 +181,8 @@ func (r *reader) readFile(ctx context.Context, dir *openDir, b *batch, i int, p 
 		if err != nil {
 			return err
 		}
-		if !same || int64(len(data)) != it.stat.size {
-			if it.stat.size > 2*batchBytes {
+		if !same || int64(len(data)) != it.stat.Size {
+			if it.stat.Size > 2*batchBytes {
 				// It has outgrown a batch: the assembler has it read as a stream.
 				p.buf, it.outgrown = p.buf[:start], true
 				return nil
@@ -209,7 +210,7 @@ func readAll(fd int, buf []byte, size int) ([]byte, error) {
 		// One byte more than expected, so that the end of the file shows.
 		want := max(start+size+1-len(buf), 4<<10)
 		buf = slices.Grow(buf, want)
-		n, err := pread(fd, buf[len(buf):len(buf)+want], int64(len(buf)-start))
+		n, err := fsys.Pread(fd, buf[len(buf):len(buf)+want], int64(len(buf)-start))
 		if err != nil {
 			return buf, err
 		}
@@ -227,14 +228,14 @@ func (r *reader) restat(fd int, it *item) (same bool, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false, err
 	}
-	now := direntOf(it.stat.name, &st)
-	if now.kind() != unix.S_IFREG {
+	now := fsys.DirentOf(it.stat.Name, &st)
+	if now.Kind() != unix.S_IFREG {
 		return false, errNotRegular
 	}
-	if it.stat.sameFile(&now) {
+	if it.stat.SameFile(&now) {
 		return true, nil
 	}
-	it.renewed = it.renewed || it.joined || now.ino != it.stat.ino || now.dev != it.stat.dev
+	it.renewed = it.renewed || it.joined || now.Ino != it.stat.Ino || now.Dev != it.stat.Dev
 	it.stat = now
 	size := it.entry.Size
 	it.entry = entryOf(it.entry.Dir, &now)
@@ -275,7 +276,7 @@ func (r *reader) streamFile(ctx context.Context, dir *openDir, b *batch) error {
 			return err
 		}
 		it.entry.Size = uint64(size)
-		if same && size == it.stat.size {
+		if same && size == it.stat.Size {
 			break
 		}
 		if attempt == readAttempts {
@@ -295,7 +296,7 @@ func (r *reader) streamFile(ctx context.Context, dir *openDir, b *batch) error {
 func (r *reader) streamOnce(ctx context.Context, fd int, b *batch) (size int64, err error) {
 	var hole uint64
 	for {
-		data, end, err := nextData(fd, size)
+		data, end, err := fsys.NextData(fd, size)
 		if err != nil {
 			return 0, err
 		}
@@ -326,7 +327,7 @@ func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uin
 	for {
 		free := p.buf[len(p.buf):cap(p.buf)]
 		free = free[:min(int64(len(free)), end-off)]
-		n, err := pread(fd, free, off)
+		n, err := fsys.Pread(fd, free, off)
 		if err != nil {
 			return 0, err
 		}
@@ -361,7 +362,7 @@ func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uin
 func (r *reader) readMeta(dir *openDir, it *item) error {
 	e := &it.entry
 	if e.Name == "" {
-		return r.xattrs(e, xattrsAt(r.root, "."))
+		return r.xattrs(e, fsys.XattrsAt(r.root, "."))
 	}
 	parent, err := dir.get(e.Dir)
 	if err != nil {
@@ -378,17 +379,11 @@ func (r *reader) readMeta(dir *openDir, it *item) error {
 		}
 		e.Target = string(buf[:n])
 	}
-	err = r.xattrs(e, xattrsAt(parent, e.Name))
-	if errors.Is(err, unix.ENOENT) && fstatat(parent, e.Name, new(unix.Stat_t)) == nil {
+	err = r.xattrs(e, fsys.XattrsAt(parent, e.Name))
+	if errors.Is(err, unix.ENOENT) && fsys.StatAt(parent, e.Name, new(unix.Stat_t)) == nil {
 		return fmt.Errorf("%v; is /proc mounted?", err)
 	}
 	return err
-}
-
-// xattrAccess is a file whose extended attributes are read.
-type xattrAccess struct {
-	list func(dest []byte) (int, error)
-	get  func(name string, dest []byte) (int, error)
 }
 
 func (r *reader) fileXattrs(fd int, it *item) error {
@@ -397,14 +392,14 @@ func (r *reader) fileXattrs(fd int, it *item) error {
 	if n == 0 || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
-	return r.xattrs(&it.entry, xattrAccess{
-		func(dest []byte) (int, error) { return unix.Flistxattr(fd, dest) },
-		func(name string, dest []byte) (int, error) { return unix.Fgetxattr(fd, name, dest) },
+	return r.xattrs(&it.entry, fsys.XattrAccess{
+		List: func(dest []byte) (int, error) { return unix.Flistxattr(fd, dest) },
+		Get:  func(name string, dest []byte) (int, error) { return unix.Fgetxattr(fd, name, dest) },
 	})
 }
 
-func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
-	names, err := grow(x.list)
+func (r *reader) xattrs(e *manifest.Entry, x fsys.XattrAccess) error {
+	names, err := fsys.GrowBuffer(x.List)
 	if errors.Is(err, unix.ENOTSUP) || err == nil && len(names) == 0 {
 		return nil
 	}
@@ -413,7 +408,7 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
 		shown := name
-		if ofSystem(name) {
+		if fsys.SystemXattr(name) {
 			continue
 		}
 		if r.fork != nil {
@@ -421,8 +416,8 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 				continue
 			}
 		}
-		value, err := grow(func(dest []byte) (int, error) { return x.get(name, dest) })
-		if errIsAny(err, errNoXattr, unix.ENOTSUP) {
+		value, err := fsys.GrowBuffer(func(dest []byte) (int, error) { return x.Get(name, dest) })
+		if fsys.IsAny(err, fsys.ErrNoXattr, unix.ENOTSUP) {
 			continue // removed meanwhile, or a name that only says that it exists
 		}
 		if err != nil {
@@ -441,21 +436,4 @@ func (r *reader) xattrs(e *manifest.Entry, x xattrAccess) error {
 		return fmt.Errorf("%d extended attributes of %d bytes: the most are %d and %d", n, size, manifest.MaxXattrs, manifest.MaxXattrBytes)
 	}
 	return nil
-}
-
-// grow calls get with larger and larger memory until all fits.
-func grow(get func(dest []byte) (int, error)) ([]byte, error) {
-	for range 8 {
-		n, err := get(nil)
-		if err != nil || n == 0 {
-			return nil, err
-		}
-		buf := make([]byte, n)
-		n, err = get(buf)
-		if errors.Is(err, unix.ERANGE) {
-			continue // it grew in between
-		}
-		return buf[:max(n, 0)], err
-	}
-	return nil, unix.ERANGE
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -33,17 +34,17 @@ type recentFile struct {
 const maxRecent = 16 << 10
 
 // see takes note of a file; r may be nil.
-func (r *recentFiles) see(dir string, d *dirent) {
-	if r == nil || d.kind() != unix.S_IFREG || d.size == 0 {
+func (r *recentFiles) see(dir string, d *fsys.Dirent) {
+	if r == nil || d.Kind() != unix.S_IFREG || d.Size == 0 {
 		return
 	}
-	r.all += d.size
-	if d.atime.Nano() <= d.mtime.Nano() || d.atime.Nano() <= d.ctime.Nano() {
+	r.all += d.Size
+	if d.Atime.Nano() <= d.Mtime.Nano() || d.Atime.Nano() <= d.Ctime.Nano() {
 		return
 	}
-	r.bytes += d.size
+	r.bytes += d.Size
 	if len(r.files) <= maxRecent {
-		r.files = append(r.files, recentFile{manifest.Key{Dir: dir, Name: d.name}, d.atime})
+		r.files = append(r.files, recentFile{manifest.Key{Dir: dir, Name: d.Name}, d.Atime})
 	}
 }
 
@@ -93,7 +94,7 @@ func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byt
 
 // bundleFile adds a file's chunks, if it still holds what was stored.
 func (c *creator) bundleFile(e *manifest.Entry, to *bundledPages, buf *[]byte) error {
-	dir, err := openBelow(c.root, e.Dir, openPath|unix.O_DIRECTORY)
+	dir, err := fsys.OpenBelow(c.root, e.Dir, fsys.OpenPath|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}

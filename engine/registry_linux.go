@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -204,7 +205,7 @@ func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, er
 		return nil, err
 	}
 	e.key = key
-	return e, syncDir(g.dir)
+	return e, fsys.SyncDir(g.dir)
 }
 
 // write writes the record, whole or not at all, and durably. The caller has the

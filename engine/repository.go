@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -333,7 +334,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 	}
 	r := &Repository{
 		url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{},
-		uptime: uptime, patience: opts.patience, count: opts.Requests, onClock: opts.OnClock,
+		uptime: fsys.Uptime, patience: opts.patience, count: opts.Requests, onClock: opts.OnClock,
 	}
 	if r.patience == (patience{}) {
 		r.patience = usualPatience()

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -249,7 +250,7 @@ func (x *restorer) write(ctx context.Context) error {
 		return err
 	}
 	if x.prints != nil || x.marks != nil {
-		waitForTick()
+		fsys.WaitForTick()
 	}
 	if err := x.commit(); err != nil {
 		return err

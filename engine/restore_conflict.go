@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -23,8 +24,8 @@ var errNotEmpty = errors.New("a directory that is not empty is in its place: emp
 // inTheWay reports whether an error is about what is in one place of the target, and not
 // about the target as a whole or the repository.
 func (x *restorer) inTheWay(err error) bool {
-	return !x.fresh && !errIsAny(err, snapshot.ErrIntegrity, errSameName) &&
-		errIsAny(err, unix.EACCES, unix.EPERM, unix.ENOTEMPTY, unix.EEXIST, unix.EBUSY, unix.EXDEV, unix.EROFS, unix.ETXTBSY)
+	return !x.fresh && !fsys.IsAny(err, snapshot.ErrIntegrity, fsys.ErrSameName) &&
+		fsys.IsAny(err, unix.EACCES, unix.EPERM, unix.ENOTEMPTY, unix.EEXIST, unix.EBUSY, unix.EXDEV, unix.EROFS, unix.ETXTBSY)
 }
 
 // leave notes an entry that cannot take its place. What is no obstacle it gives back.
@@ -105,7 +106,7 @@ func (t *target) closeAgain() {
 	}
 	slices.SortFunc(paths, func(a, b string) int { return manifest.ComparePaths(b, a) })
 	for _, path := range paths {
-		if fd, err := openBelow(t.old, path, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+		if fd, err := fsys.OpenBelow(t.old, path, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 			_ = unix.Fchmod(fd, t.opened[path])
 			unix.Close(fd)
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -62,17 +63,17 @@ func (x *restorer) deleteIn(ctx context.Context, dir string, keep map[string]boo
 	if x.unmade(dir) {
 		return nil
 	}
-	fd, err := openBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(x.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return x.keeps(fmt.Errorf("deleting in %q what the snapshot does not hold: %w", dir, err))
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := fsys.ReadNames(fd)
 	if err != nil {
 		return fmt.Errorf("directory %q: %w", dir, err)
 	}
 	for _, name := range names {
-		if keep[name] || dir == "" && x.stays(name) || x.folding.has(fd, name) {
+		if keep[name] || dir == "" && x.stays(name) || x.folding.Has(fd, name) {
 			continue
 		}
 		if ctx.Err() != nil {
@@ -141,13 +142,13 @@ func (x *restorer) finishDir(dir *openDir, rank uint64, e *manifest.Entry) error
 		if err != nil {
 			return err
 		}
-		if err := setTimes(parent, e.Name, e.Mtime); err != nil {
+		if err := fsys.SetTimes(parent, e.Name, e.Mtime); err != nil {
 			return err
 		}
 		return x.note(parent, e.Name, rank)
 	}
 	dir.close() // its own directory may lose its permissions now
-	fd, err := openBelow(x.root, e.Path(), unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(x.root, e.Path(), unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -160,13 +161,13 @@ func (x *restorer) finishOpenDir(fd int, rank uint64, e *manifest.Entry) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if !x.fresh && x.sameMeta(e, &st, xattrsAt(fd, ".")) {
+	if !x.fresh && x.sameMeta(e, &st, fsys.XattrsAt(fd, ".")) {
 		return nil
 	}
 	if onlyForeign(e, &st) {
 		return nil
 	}
-	if err := x.setMetaFD(fd, spot{fd, "."}, e); err != nil {
+	if err := x.setMetaFD(fd, fsys.Spot{Dir: fd, Name: "."}, e); err != nil {
 		return err
 	}
 	return x.noteFD(fd, rank)
@@ -175,5 +176,5 @@ func (x *restorer) finishOpenDir(fd int, rank uint64, e *manifest.Entry) error {
 // onlyForeign reports whether nothing is to be changed of a directory but what is not ours to
 // change.
 func onlyForeign(e *manifest.Entry, st *unix.Stat_t) bool {
-	return foreign(st) && uint32(st.Mode)&manifest.PermMask == e.Mode && direntOf("", st).mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)})
+	return foreign(st) && uint32(st.Mode)&manifest.PermMask == e.Mode && fsys.DirentOf("", st).Mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)})
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -22,12 +23,12 @@ type dryRun struct {
 	put     map[manifest.Key]bool // files with several names that would be new
 	removed map[string]bool       // what would be deleted, with all below it
 	touched map[string]bool       // directories in which something would change
-	gone    map[inode]uint64      // how many names a file would not have any more
+	gone    map[fsys.Inode]uint64 // how many names a file would not have any more
 }
 
 // openDry prepares for a dry run instead of open.
 func (t *target) openDry() (*dryRun, error) {
-	d := &dryRun{made: map[string]error{}, put: map[manifest.Key]bool{}, removed: map[string]bool{}, touched: map[string]bool{}, gone: map[inode]uint64{}}
+	d := &dryRun{made: map[string]error{}, put: map[manifest.Key]bool{}, removed: map[string]bool{}, touched: map[string]bool{}, gone: map[fsys.Inode]uint64{}}
 	if t.fresh = t.how != targetInto; !t.fresh {
 		t.root = t.old
 		return d, unix.Fstat(t.root, &t.was)
@@ -62,7 +63,7 @@ type fileAttributes struct {
 func mayWrite(parent int, name string) error {
 	err := unix.Faccessat(parent, name, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 	var st unix.Stat_t
-	if errors.Is(err, unix.EACCES) && fstatat(parent, name, &st) == nil && !foreign(&st) {
+	if errors.Is(err, unix.EACCES) && fsys.StatAt(parent, name, &st) == nil && !foreign(&st) {
 		return nil // see openUp
 	}
 	return err
@@ -74,7 +75,7 @@ func mayReplace(parent int, name string, st *unix.Stat_t) error {
 		return err
 	}
 	var dir unix.Stat_t
-	if err := fstatat(parent, ".", &dir); err != nil {
+	if err := fsys.StatAt(parent, ".", &dir); err != nil {
 		return err
 	}
 	if dir.Mode&unix.S_ISVTX != 0 && foreign(&dir) && foreign(st) {
@@ -100,7 +101,7 @@ func (d *dryRun) dryRemove(ctx context.Context, parent int, name, path string, g
 		return err
 	}
 	var st unix.Stat_t
-	if err := fstatat(parent, name, &st); err != nil {
+	if err := fsys.StatAt(parent, name, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -110,7 +111,7 @@ func (d *dryRun) dryRemove(ctx context.Context, parent int, name, path string, g
 		}
 		return err
 	}
-	fd, err := openBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if errors.Is(err, unix.EACCES) && !foreign(&st) {
 		return mayReplace(parent, name, &st) // it is opened up
 	}
@@ -118,7 +119,7 @@ func (d *dryRun) dryRemove(ctx context.Context, parent int, name, path string, g
 		return err
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := fsys.ReadNames(fd)
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func (x *restorer) dryRemoveOld(ctx context.Context) error {
 	if x.how != targetSwap {
 		return nil
 	}
-	names, err := namesIn(x.old)
+	names, err := fsys.NamesIn(x.old)
 	if err != nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func (x *restorer) dryMake(rank uint64, e *manifest.Entry) error {
 // noteGone notes that a file has a name less by now.
 func (d *dryRun) noteGone(st *unix.Stat_t) {
 	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		d.gone[inode{uint64(st.Dev), st.Ino}]++
+		d.gone[fsys.Inode{Dev: uint64(st.Dev), Ino: st.Ino}]++
 	}
 }
 
@@ -205,10 +206,10 @@ func (d *dryRun) noteFile(e *manifest.Entry) {
 // dryDir is makeDirAt.
 func (x *restorer) dryDir(parent int, e *manifest.Entry) error {
 	var st unix.Stat_t
-	err := fstatat(parent, e.Name, &st)
+	err := fsys.StatAt(parent, e.Name, &st)
 	switch {
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		x.meetDir(e, &st, xattrsAt(parent, e.Name))
+		x.meetDir(e, &st, fsys.XattrsAt(parent, e.Name))
 		return nil
 	case err == nil:
 		err = mayReplace(parent, e.Name, &st)
@@ -235,7 +236,7 @@ func (x *restorer) dryPut(ctx context.Context, parent int, e *manifest.Entry, la
 		return err
 	}
 	var st unix.Stat_t
-	err := fstatat(parent, e.Name, &st)
+	err := fsys.StatAt(parent, e.Name, &st)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		err, st = mayWrite(parent, "."), unix.Stat_t{}
@@ -259,12 +260,12 @@ func (x *restorer) dryPutOverDir(ctx context.Context, parent int, e *manifest.En
 	if err := mayReplace(parent, e.Name, st); err != nil {
 		return err
 	}
-	fd, err := openBelow(parent, e.Name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(parent, e.Name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("looking into the directory that is there: %w", err)
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := fsys.ReadNames(fd)
 	if err != nil || len(names) == 0 {
 		return err
 	}
@@ -310,7 +311,7 @@ func (x *restorer) dryLink(ctx context.Context, from, to *openDir, l link) error
 			return err
 		}
 		var a, b unix.Stat_t
-		if err := fstatat(src, l.first.Name, &a); err != nil {
+		if err := fsys.StatAt(src, l.first.Name, &a); err != nil {
 			return err
 		}
 		if !unmade {
@@ -318,7 +319,7 @@ func (x *restorer) dryLink(ctx context.Context, from, to *openDir, l link) error
 			if err != nil {
 				return err
 			}
-			if fstatat(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
+			if fsys.StatAt(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
 				x.changes.Unchanged++
 				return nil
 			}
@@ -365,11 +366,11 @@ func (x *restorer) dryFinish(dir *openDir, e *manifest.Entry) error {
 		return err
 	}
 	var st unix.Stat_t
-	if err := fstatat(fd, ".", &st); err != nil {
+	if err := fsys.StatAt(fd, ".", &st); err != nil {
 		return err
 	}
 	touched := x.dry.touched[e.Path()]
-	if !touched && (x.sameMeta(e, &st, xattrsAt(fd, ".")) || onlyForeign(e, &st)) {
+	if !touched && (x.sameMeta(e, &st, fsys.XattrsAt(fd, ".")) || onlyForeign(e, &st)) {
 		return nil
 	}
 	if err := mayChange(fd, ".", &st); err != nil {

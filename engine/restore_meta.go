@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +21,7 @@ type ownerPolicy struct {
 }
 
 func newOwnerPolicy(t *target, noOwner bool) (ownerPolicy, error) {
-	p := ownerPolicy{fresh: t.fresh, set: !noOwner && os.Geteuid() == 0, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), umask: readUmask()}
+	p := ownerPolicy{fresh: t.fresh, set: !noOwner && os.Geteuid() == 0, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), umask: fsys.Umask()}
 	var st unix.Stat_t
 	if err := unix.Fstat(t.root, &st); err != nil {
 		return p, err
@@ -39,15 +40,9 @@ func (p *ownerPolicy) asMade(e *manifest.Entry, made uint32) bool {
 		(!p.set || e.UID == p.uid && e.GID == p.gid)
 }
 
-// A spot is an entry of an open directory.
-type spot struct {
-	dir  int
-	name string
-}
-
 // setMetaFD gives an open file or directory, which is at, its metadata. The order
 // matters: chown clears setuid and capabilities; attributes need write permission.
-func (x *restorer) setMetaFD(fd int, at spot, e *manifest.Entry) error {
+func (x *restorer) setMetaFD(fd int, at fsys.Spot, e *manifest.Entry) error {
 	if x.owner.set {
 		if err := x.ownerProblem(e, unix.Fchown(fd, int(e.UID), int(e.GID))); err != nil {
 			return err
@@ -68,7 +63,7 @@ func (x *restorer) setMetaFD(fd int, at spot, e *manifest.Entry) error {
 	if err := unix.Fchmod(fd, x.safeMode(fd, e)); err != nil {
 		return fmt.Errorf("changing the mode: %w", err)
 	}
-	return setTimesFD(fd, at, e.Mtime)
+	return fsys.SetTimesFD(fd, at, e.Mtime)
 }
 
 // safeMode is the mode that a file gets: without setuid and setgid where it does
@@ -91,7 +86,7 @@ func (x *restorer) safeMode(fd int, e *manifest.Entry) uint32 {
 // dropXattrs removes what the snapshot's entry does not have: inherited ACLs, or
 // what was there before. Labels of the system's own stay.
 func (x *restorer) dropXattrs(fd int, e *manifest.Entry) error {
-	names, err := grow(func(dest []byte) (int, error) { return unix.Flistxattr(fd, dest) })
+	names, err := fsys.GrowBuffer(func(dest []byte) (int, error) { return unix.Flistxattr(fd, dest) })
 	if errors.Is(err, unix.ENOTSUP) || err == nil && len(names) == 0 {
 		return nil
 	}
@@ -99,10 +94,10 @@ func (x *restorer) dropXattrs(fd int, e *manifest.Entry) error {
 		return fmt.Errorf("listing extended attributes: %w", err)
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if stays(name) || slices.ContainsFunc(e.Xattrs, func(a manifest.Xattr) bool { return a.Name == name }) {
+		if fsys.LabelXattr(name) || slices.ContainsFunc(e.Xattrs, func(a manifest.Xattr) bool { return a.Name == name }) {
 			continue
 		}
-		if err := unix.Fremovexattr(fd, name); err != nil && !errors.Is(err, errNoXattr) {
+		if err := unix.Fremovexattr(fd, name); err != nil && !errors.Is(err, fsys.ErrNoXattr) {
 			if err := x.xattrProblem(fd, e, name, err); err != nil {
 				return err
 			}
@@ -120,7 +115,7 @@ func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
 		}
 	}
 	for _, a := range e.Xattrs {
-		if err := setXattrAt(parent, name, a.Name, a.Value); err != nil {
+		if err := fsys.SetXattrAt(parent, name, a.Name, a.Value); err != nil {
 			if err := x.xattrProblem(parent, e, a.Name, err); err != nil {
 				return err
 			}
@@ -132,7 +127,7 @@ func (x *restorer) setMeta(parent int, name string, e *manifest.Entry) error {
 			return fmt.Errorf("changing the mode: %w", err)
 		}
 	}
-	return setTimes(parent, name, e.Mtime)
+	return fsys.SetTimes(parent, name, e.Mtime)
 }
 
 // ownerProblem tells owners that this user may not give, or does not know in its
@@ -142,7 +137,7 @@ func (x *restorer) ownerProblem(e *manifest.Entry, err error) error {
 		return nil
 	}
 	err = fmt.Errorf("changing the owner to %d:%d: %w", e.UID, e.GID, err)
-	if !errIsAny(err, unix.EPERM, unix.EINVAL) {
+	if !fsys.IsAny(err, unix.EPERM, unix.EINVAL) {
 		return err
 	}
 	if x.noOwner.CompareAndSwap(false, true) {
@@ -156,8 +151,8 @@ func (x *restorer) ownerProblem(e *manifest.Entry, err error) error {
 // fd is open in the file system.
 func (x *restorer) xattrProblem(fd int, e *manifest.Entry, name string, err error) error {
 	switch {
-	case errIsAny(err, unix.ENOTSUP, unix.EPERM, unix.EACCES, unix.EINVAL):
-	case errIsAny(err, unix.E2BIG, unix.ERANGE), errors.Is(err, unix.ENOSPC) && hasRoom(fd):
+	case fsys.IsAny(err, unix.ENOTSUP, unix.EPERM, unix.EACCES, unix.EINVAL):
+	case fsys.IsAny(err, unix.E2BIG, unix.ERANGE), errors.Is(err, unix.ENOSPC) && hasRoom(fd):
 		// ext4 has a block for all attributes of a file, and says ENOSPC.
 		err = fmt.Errorf("it is too large for this file system (%w)", err)
 	default:
@@ -178,27 +173,13 @@ func hasRoom(fd int) bool {
 	return st.Blocks == 0 || uint64(st.Bavail)*uint64(st.Bsize) >= 4*manifest.MaxXattrValue
 }
 
-// setTimes sets the modification time of an entry of an open directory, of a link
-// itself.
-func setTimes(dir int, name string, t manifest.Time) error {
-	if err := unix.UtimesNanoAt(dir, name, onlyModified(t), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("setting the time: %w", err)
-	}
-	return nil
-}
-
-// onlyModified is what sets the modification time and leaves the access time.
-func onlyModified(t manifest.Time) []unix.Timespec {
-	return []unix.Timespec{{Nsec: utimeOmit}, {Sec: t.Sec, Nsec: int64(t.Nsec)}}
-}
-
 // note keeps the fingerprint of a finished entry for the stat cache.
 func (x *restorer) note(parent int, name string, rank uint64) error {
 	if x.prints == nil && x.marks == nil {
 		return nil
 	}
 	var st unix.Stat_t
-	if err := fstatat(parent, name, &st); err != nil {
+	if err := fsys.StatAt(parent, name, &st); err != nil {
 		return err
 	}
 	x.notePrint(&st, rank)
@@ -226,13 +207,13 @@ func (x *restorer) markFD(fd int, rank uint64) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	d := direntOf("", &st)
+	d := fsys.DirentOf("", &st)
 	x.marks[rank] = entryMark(&d)
 	return nil
 }
 
 func (x *restorer) notePrint(st *unix.Stat_t, rank uint64) {
-	d := direntOf("", st)
+	d := fsys.DirentOf("", st)
 	if x.prints != nil {
 		x.prints[rank] = statPrint(&d)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,16 +16,16 @@ import (
 // hard link has to make it so.
 func TestFolding(t *testing.T) {
 	dir := t.TempDir()
-	fd, err := openDirectory(dir)
+	fd, err := fsys.OpenDir(dir)
 	must(t, err)
 	defer unix.Close(fd)
-	if p, err := newFolding(fd); p != nil || err != nil {
+	if p, err := fsys.NewFolding(fd); p != nil || err != nil {
 		t.Fatalf("it is said to fold names: %v, %v", p, err)
 	}
-	p := &folding{made: map[inode]string{}}
+	p := &fsys.Folding{Made: map[fsys.Inode]string{}}
 	write(t, dir+"/old", []byte("was there"))
 	put := func(name, text string) error {
-		return p.put(fd, name, func() error {
+		return p.Put(fd, name, func() error {
 			write(t, dir+"/new", []byte(text))
 			return os.Rename(dir+"/new", dir+"/"+name)
 		})
@@ -32,17 +33,17 @@ func TestFolding(t *testing.T) {
 	must(t, put("readme", "one"))
 	must(t, put("old", "replaced"))
 	must(t, os.Link(dir+"/readme", dir+"/README"))
-	if err := put("README", "two"); !errors.Is(err, errSameName) {
+	if err := put("README", "two"); !errors.Is(err, fsys.ErrSameName) {
 		t.Errorf("got %v", err)
 	}
 	if got, err := os.ReadFile(dir + "/readme"); string(got) != "one" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if !p.has(fd, "README") || p.has(fd, "new") {
+	if !p.Has(fd, "README") || p.Has(fd, "new") {
 		t.Error("it does not know what is its own")
 	}
-	must(t, p.alone(fd, "README")) // which is a name in the directory
-	if err := p.alone(fd, "ReadMe"); !errors.Is(err, errSameName) {
+	must(t, p.Alone(fd, "README")) // which is a name in the directory
+	if err := p.Alone(fd, "ReadMe"); !errors.Is(err, fsys.ErrSameName) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -51,7 +52,7 @@ func TestFolding(t *testing.T) {
 // snapshot, for nobody else writes there.
 func TestSameName(t *testing.T) {
 	x := &restorer{target: &target{fresh: true}}
-	if err := x.sameName(unix.EEXIST); !errors.Is(err, errSameName) || !errors.Is(err, unix.EEXIST) {
+	if err := x.sameName(unix.EEXIST); !errors.Is(err, fsys.ErrSameName) || !errors.Is(err, unix.EEXIST) {
 		t.Errorf("got %v", err)
 	}
 	if err := x.sameName(unix.ENOSPC); err != unix.ENOSPC {

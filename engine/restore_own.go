@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 		return false, err
 	}
 	var st unix.Stat_t
-	if fstatat(parent, e.Name, &st) != nil {
+	if fsys.StatAt(parent, e.Name, &st) != nil {
 		return false, nil // what is wrong with it is found out when it is made
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
@@ -66,7 +67,7 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 	}
 	if !found {
 		if x.dry == nil {
-			err = removeAt(dir, name)
+			err = fsys.RemoveAt(dir, name)
 		} else if err = x.dry.dryRemove(ctx, dir, name, path, nil); err == nil {
 			x.dry.remove(path)
 		}
@@ -77,19 +78,19 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 		return nil
 	}
 	var st unix.Stat_t
-	if err := fstatat(dir, name, &st); err != nil {
+	if err := fsys.StatAt(dir, name, &st); err != nil {
 		return err
 	}
 	if x.own.is(&st) != "" {
 		x.kept = append(x.kept, path)
 		return nil
 	}
-	fd, err := openBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := fsys.ReadNames(fd)
 	if err != nil {
 		return err
 	}

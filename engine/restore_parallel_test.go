@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
@@ -95,7 +96,7 @@ func TestResolveTargetThatComes(t *testing.T) {
 		}
 	})
 	for range times(20000, 200000) {
-		got, err := resolveTarget(dir)
+		got, err := fsys.Resolve(dir)
 		if err != nil || got != dir {
 			t.Errorf("%q, %v", got, err)
 			break
@@ -123,12 +124,12 @@ func TestMakeLocked(t *testing.T) {
 		})
 	}
 	for range times(2000, 20000) {
-		fd, name, err := makeLocked(dir, tempPrefix)
+		fd, name, err := fsys.MakeLocked(dir, tempPrefix)
 		if err != nil {
 			t.Error(err)
 			break
 		}
-		if !leadsTo(filepath.Join(dir, name), fd) {
+		if !fsys.LeadsTo(filepath.Join(dir, name), fd) {
 			t.Error("it was swept away")
 		}
 		must(t, os.Remove(filepath.Join(dir, name)))

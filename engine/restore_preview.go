@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -32,7 +33,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 		return nil, err
 	}
 	v := &dirVerifier{
-		repo: x.repo, snapshot: s, meter: x.meter, links: map[inode]*linkGroup{}, root: x.old,
+		repo: x.repo, snapshot: s, meter: x.meter, links: map[fsys.Inode]*linkGroup{}, root: x.old,
 		opts:   &VerifyDirOptions{NoOwner: x.opts.NoOwner || os.Geteuid() != 0, Progress: x.opts.Progress},
 		chosen: x.chosen, skip: x.own.inodes(), byStat: !x.opts.Verify, unread: true,
 	}
@@ -41,7 +42,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 		if err := unix.Fstat(v.root, &st); err != nil {
 			return nil, &os.PathError{Op: "stat", Path: x.path, Err: err}
 		}
-		v.rootDir = direntOf("", &st)
+		v.rootDir = fsys.DirentOf("", &st)
 	}
 	x.meter.phase(snapshot.PhaseVerifying)
 	err = v.run(ctx, func(c *Change) error {

@@ -2,8 +2,12 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +24,7 @@ type RestoreChanges struct {
 }
 
 // meetDir counts a directory that is there.
-func (x *restorer) meetDir(e *manifest.Entry, st *unix.Stat_t, attrs xattrAccess) {
+func (x *restorer) meetDir(e *manifest.Entry, st *unix.Stat_t, attrs fsys.XattrAccess) {
 	onTheWay := x.chosen != nil && !x.chosen.dirs[e.Path()]
 	if onTheWay || x.sameMeta(e, st, attrs) {
 		x.changes.Unchanged++
@@ -32,13 +36,13 @@ func (x *restorer) meetDir(e *manifest.Entry, st *unix.Stat_t, attrs xattrAccess
 // meetRoot counts the target itself.
 func (x *restorer) meetRoot(e *manifest.Entry) {
 	if !x.fresh {
-		x.meetDir(e, &x.was, xattrsAt(x.root, "."))
+		x.meetDir(e, &x.was, fsys.XattrsAt(x.root, "."))
 	}
 }
 
 // sameMeta reports whether what is there has the metadata of an entry already.
-func (x *restorer) sameMeta(e *manifest.Entry, st *unix.Stat_t, attrs xattrAccess) bool {
-	d := direntOf(e.Name, st)
+func (x *restorer) sameMeta(e *manifest.Entry, st *unix.Stat_t, attrs fsys.XattrAccess) bool {
+	d := fsys.DirentOf(e.Name, st)
 	now := entryOf(e.Dir, &d)
 	if now.Type != e.Type || now.Mtime != e.Mtime || x.owner.set && (now.UID != e.UID || now.GID != e.GID) {
 		return false
@@ -51,7 +55,7 @@ func (x *restorer) sameMeta(e *manifest.Entry, st *unix.Stat_t, attrs xattrAcces
 		return false
 	}
 	// Nearly no file has any: ask before anything is allocated.
-	if n, err := attrs.list(nil); n == 0 && err == nil {
+	if n, err := attrs.List(nil); n == 0 && err == nil {
 		return len(e.Xattrs) == 0
 	}
 	if new(reader).xattrs(&now, attrs) != nil {
@@ -65,7 +69,7 @@ func (x *restorer) sameMeta(e *manifest.Entry, st *unix.Stat_t, attrs xattrAcces
 		switch {
 		case has(a):
 			here++
-		case !stays(a.Name):
+		case !fsys.LabelXattr(a.Name):
 			return false
 		}
 	}
@@ -75,10 +79,10 @@ func (x *restorer) sameMeta(e *manifest.Entry, st *unix.Stat_t, attrs xattrAcces
 // sameSpecial reports whether a symbolic link, FIFO or device is there already.
 func (x *restorer) sameSpecial(parent int, e *manifest.Entry) bool {
 	var st unix.Stat_t
-	if fstatat(parent, e.Name, &st) != nil || !x.sameNames(e, &st) {
+	if fsys.StatAt(parent, e.Name, &st) != nil || !x.sameNames(e, &st) {
 		return false
 	}
-	d := direntOf(e.Name, &st)
+	d := fsys.DirentOf(e.Name, &st)
 	now := entryOf(e.Dir, &d)
 	if now.Type != e.Type || now.Device != e.Device {
 		return false
@@ -86,7 +90,7 @@ func (x *restorer) sameSpecial(parent int, e *manifest.Entry) bool {
 	if e.Type == manifest.Symlink && !leadsAlike(parent, e) {
 		return false
 	}
-	return x.sameMeta(e, &st, xattrsAt(parent, e.Name))
+	return x.sameMeta(e, &st, fsys.XattrsAt(parent, e.Name))
 }
 
 // sameNames reports whether the names of a file that is there are those that the snapshot
@@ -94,7 +98,7 @@ func (x *restorer) sameSpecial(parent int, e *manifest.Entry) bool {
 func (x *restorer) sameNames(e *manifest.Entry, st *unix.Stat_t) bool {
 	links := uint64(st.Nlink)
 	if x.dry != nil {
-		links -= x.dry.gone[inode{uint64(st.Dev), st.Ino}]
+		links -= x.dry.gone[fsys.Inode{Dev: uint64(st.Dev), Ino: st.Ino}]
 	}
 	if links == 1 {
 		return true
@@ -108,7 +112,7 @@ func (x *restorer) sameNames(e *manifest.Entry, st *unix.Stat_t) bool {
 	for _, k := range names {
 		var o unix.Stat_t
 		parent, err := dir.get(k.Dir)
-		if err != nil || fstatat(parent, k.Name, &o) != nil || o.Dev != st.Dev || o.Ino != st.Ino {
+		if err != nil || fsys.StatAt(parent, k.Name, &o) != nil || o.Dev != st.Dev || o.Ino != st.Ino {
 			return false
 		}
 	}
@@ -147,4 +151,37 @@ func (x *restorer) findNames(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sameName is the error of making an entry.
+func (x *restorer) sameName(err error) error {
+	if x.fresh && errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%w (%w)", fsys.ErrSameName, err)
+	}
+	return err
+}
+
+// findFolding finds out whether names are folded in the target: by an entry that it has, or
+// else by one that is made for it.
+func (t *target) findFolding() error {
+	names, err := fsys.NamesIn(t.old)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		other := strings.Map(fsys.OtherCase, name)
+		if other == name {
+			continue
+		}
+		if slices.Contains(names, other) || fsys.StatAt(t.old, other, new(unix.Stat_t)) != nil {
+			return nil
+		}
+		t.folding = &fsys.Folding{Made: map[fsys.Inode]string{}}
+		return nil
+	}
+	if err := t.beginWork(); err != nil {
+		return err
+	}
+	t.folding, err = fsys.NewFolding(t.work)
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -31,7 +32,7 @@ func (x *restorer) settle(ctx context.Context) error {
 	if err := x.noteFD(root, 0); err != nil { // the rename changed its ctime
 		return err
 	}
-	waitForTick()
+	fsys.WaitForTick()
 	if x.marks != nil {
 		var seen treeMark
 		for _, mark := range x.marks {
@@ -75,9 +76,9 @@ func (x *restorer) finishFilled(ctx context.Context) error {
 func (x *restorer) finishRoot(e *manifest.Entry) error {
 	err := x.dropXattrs(x.old, e)
 	if err == nil {
-		err = x.setMetaFD(x.old, spot{x.old, "."}, e)
+		err = x.setMetaFD(x.old, fsys.Spot{Dir: x.old, Name: "."}, e)
 	}
-	if errIsAny(err, unix.EPERM, unix.EACCES) {
+	if fsys.IsAny(err, unix.EPERM, unix.EACCES) {
 		x.partial.Store(true)
 		x.problem(fmt.Errorf("restoring the metadata of %s itself: %w", x.path, err))
 		return nil
@@ -89,10 +90,10 @@ func (x *restorer) finishRoot(e *manifest.Entry) error {
 // noteAgain notes an entry whose move changed its ctime.
 func (x *restorer) noteAgain(e *manifest.Entry, rank uint64) error {
 	var st unix.Stat_t
-	if err := fstatat(x.old, e.Name, &st); err != nil {
+	if err := fsys.StatAt(x.old, e.Name, &st); err != nil {
 		return nil // somebody took it away: then it is not as it was left
 	}
-	d := direntOf("", &st)
+	d := fsys.DirentOf("", &st)
 	if x.prints != nil && x.prints[rank] != 0 {
 		x.prints[rank] = statPrint(&d)
 	}
@@ -108,7 +109,7 @@ func (x *restorer) rememberChanged(ctx context.Context) error {
 	if !x.whole || len(x.kept) > 0 || x.repo.state == "" {
 		return nil
 	}
-	waitForTick()
+	fsys.WaitForTick()
 	seen, ok, err := markTree(ctx, x.root, x.mountPoint)
 	if err == nil && ok {
 		x.repo.noteRestored(x.path, x.m, x.opts, seen)

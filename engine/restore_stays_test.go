@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -29,11 +30,11 @@ func TestRestoreStays(t *testing.T) {
 	id := complete(t, r, src, nil).ID.String()
 	same := func(t *testing.T, dst string, do func()) {
 		t.Helper()
-		fd, err := openDirectory(dst)
+		fd, err := fsys.OpenDir(dst)
 		must(t, err)
 		defer unix.Close(fd)
 		do()
-		if !leadsTo(dst, fd) {
+		if !fsys.LeadsTo(dst, fd) {
 			t.Error("the directory is another one now")
 		}
 		compare(t, want, scan(t, dst))
@@ -97,10 +98,10 @@ func TestRestoreStays(t *testing.T) {
 	})
 	t.Run("nobody uses it", func(t *testing.T) {
 		dst := p.files("free", old)
-		fd, err := openDirectory(dst)
+		fd, err := fsys.OpenDir(dst)
 		must(t, err)
 		defer unix.Close(fd)
-		if rec := restore(t, r, id, dst, &RestoreOptions{Delete: true}); rec.InPlace != "" || leadsTo(dst, fd) {
+		if rec := restore(t, r, id, dst, &RestoreOptions{Delete: true}); rec.InPlace != "" || fsys.LeadsTo(dst, fd) {
 			t.Errorf("it was not replaced in one step: %s", rec.InPlace)
 		}
 	})

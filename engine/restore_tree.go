@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -146,7 +147,7 @@ func (x *restorer) makeEntry(ctx context.Context, dir *openDir, rank uint64, e *
 // there: if there is none, or something else, the snapshot is wrong.
 func (x *restorer) openDir(d *openDir, path string) (int, error) {
 	fd, err := d.get(path)
-	if errIsAny(err, unix.ENOENT, unix.ENOTDIR, unix.ELOOP) {
+	if fsys.IsAny(err, unix.ENOENT, unix.ENOTDIR, unix.ELOOP) {
 		err = fmt.Errorf("%w: it is in %q, which is no directory", snapshot.ErrIntegrity, path)
 	}
 	return fd, err
@@ -224,7 +225,7 @@ func (x *restorer) makeDir(dir *openDir, rank uint64, e *manifest.Entry) error {
 		if err != nil {
 			return err
 		}
-		if err := x.folding.put(parent, e.Name, func() error { return x.sameName(x.makeDirAt(parent, e)) }); err != nil {
+		if err := x.folding.Put(parent, e.Name, func() error { return x.sameName(x.makeDirAt(parent, e)) }); err != nil {
 			return err
 		}
 	}
@@ -245,11 +246,11 @@ func (x *restorer) makeDirAt(parent int, e *manifest.Entry) error {
 		return err
 	}
 	var st unix.Stat_t
-	if err := fstatat(parent, e.Name, &st); err != nil {
+	if err := fsys.StatAt(parent, e.Name, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		x.meetDir(e, &st, xattrsAt(parent, e.Name))
+		x.meetDir(e, &st, fsys.XattrsAt(parent, e.Name))
 		return x.openUp(parent, e.Name, e.Path(), &st)
 	}
 	if err := unix.Unlinkat(parent, e.Name, 0); err != nil {
@@ -316,7 +317,7 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 func (x *restorer) makeSpecial(ctx context.Context, parent int, rank uint64, e *manifest.Entry) error {
 	if !x.fresh && x.sameSpecial(parent, e) {
 		x.changes.Unchanged++
-		return x.folding.put(parent, e.Name, func() error { return nil })
+		return x.folding.Put(parent, e.Name, func() error { return nil })
 	}
 	if x.dry != nil {
 		if isDevice(e) && os.Geteuid() != 0 {
@@ -332,13 +333,13 @@ func (x *restorer) makeSpecial(ctx context.Context, parent int, rank uint64, e *
 	case manifest.Symlink:
 		err = unix.Symlinkat(e.Target, dir, name)
 	case manifest.Fifo:
-		err = mknodAt(dir, name, unix.S_IFIFO|e.Mode&0o777, manifest.Device{})
+		err = fsys.MknodAt(dir, name, unix.S_IFIFO|e.Mode&0o777, manifest.Device{})
 	case manifest.CharDevice, manifest.BlockDevice:
 		kind := uint32(unix.S_IFCHR)
 		if e.Type == manifest.BlockDevice {
 			kind = unix.S_IFBLK
 		}
-		err = mknodAt(dir, name, kind|e.Mode&0o777, e.Device)
+		err = fsys.MknodAt(dir, name, kind|e.Mode&0o777, e.Device)
 		if errors.Is(err, unix.EPERM) {
 			return x.noDevice(e)
 		}
@@ -394,10 +395,10 @@ func (x *restorer) markLinks(ctx context.Context, dir *openDir) error {
 			return err
 		}
 		var st unix.Stat_t
-		if err := fstatat(parent, k.Name, &st); err != nil {
+		if err := fsys.StatAt(parent, k.Name, &st); err != nil {
 			return err
 		}
-		d := direntOf("", &st)
+		d := fsys.DirentOf("", &st)
 		x.marks[rank] = entryMark(&d)
 		return nil
 	}
@@ -432,12 +433,12 @@ func (x *restorer) makeLink(ctx context.Context, from, to *openDir, l link) erro
 		return x.sameName(unix.Linkat(src, l.first.Name, dst, l.name.Name, 0))
 	}
 	var a, b unix.Stat_t
-	if err := fstatat(src, l.first.Name, &a); err != nil {
+	if err := fsys.StatAt(src, l.first.Name, &a); err != nil {
 		return err
 	}
-	if fstatat(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
+	if fsys.StatAt(dst, l.name.Name, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino {
 		x.changes.Unchanged++
-		return x.folding.alone(dst, l.name.Name)
+		return x.folding.Alone(dst, l.name.Name)
 	}
 	if err := x.beginWork(); err != nil {
 		return err
@@ -465,7 +466,7 @@ func (x *restorer) workplace(parent int, rank uint64, e *manifest.Entry) (dir in
 
 // moveInto puts a finished file in the place of what has its name.
 func (x *restorer) moveInto(temp string, parent int, key manifest.Key) error {
-	return x.folding.put(parent, key.Name, func() error { return x.replace(temp, parent, key) })
+	return x.folding.Put(parent, key.Name, func() error { return x.replace(temp, parent, key) })
 }
 
 func (x *restorer) replace(temp string, parent int, key manifest.Key) error {
@@ -475,7 +476,7 @@ func (x *restorer) replace(temp string, parent int, key manifest.Key) error {
 		// A directory gives way when it is empty, or when all else may go.
 		err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 		if errors.Is(err, unix.ENOTEMPTY) && x.opts.Delete {
-			if err = removeAt(parent, name); err == nil {
+			if err = fsys.RemoveAt(parent, name); err == nil {
 				x.mu.Lock()
 				x.changes.Deleted += x.beneath[key]
 				x.mu.Unlock()

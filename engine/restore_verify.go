@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -134,7 +135,7 @@ func holdsContents(ctx context.Context, hasher *chunk.Hasher, tree *manifest.Tre
 // readFull reads a range of a file: errDiffers where it ends before.
 func readFull(fd int, data []byte, at uint64) error {
 	for n := 0; n < len(data); {
-		m, err := pread(fd, data[n:], int64(at)+int64(n))
+		m, err := fsys.Pread(fd, data[n:], int64(at)+int64(n))
 		if err != nil {
 			return err
 		}
@@ -157,7 +158,7 @@ func allZero(ctx context.Context, fd int, from, to uint64, buf *[]byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := dataFrom(fd, int64(from))
+		data, err := fsys.DataFrom(fd, int64(from))
 		if errors.Is(err, unix.ENXIO) { // nothing but hole
 			return nil
 		}
@@ -193,7 +194,7 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 		return false, err
 	}
 	var st unix.Stat_t
-	err = fstatat(parent, e.Name, &st)
+	err = fsys.StatAt(parent, e.Name, &st)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
@@ -203,12 +204,12 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if !x.sameNames(e, &st) {
 		return false, nil // other names, maybe not ours, have the same inode
 	}
-	d := direntOf(e.Name, &st)
+	d := fsys.DirentOf(e.Name, &st)
 	now := entryOf(e.Dir, &d)
 	if now.Type != manifest.File || now.Size != e.Size || now.Mtime != e.Mtime {
 		return false, nil
 	}
-	same := x.sameMeta(e, &st, xattrsAt(parent, e.Name))
+	same := x.sameMeta(e, &st, fsys.XattrsAt(parent, e.Name))
 	if !same && foreign(&st) {
 		return false, nil // it is not ours to change, but to replace
 	}
@@ -233,7 +234,7 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 			return false, err
 		}
 	}
-	if err := x.folding.put(parent, e.Name, func() error { return nil }); err != nil {
+	if err := x.folding.Put(parent, e.Name, func() error { return nil }); err != nil {
 		return false, err
 	}
 	x.meter.addFile()
@@ -246,5 +247,5 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if x.dry != nil {
 		return true, mayChange(parent, e.Name, &st)
 	}
-	return true, x.setMetaFD(fd, spot{parent, e.Name}, e)
+	return true, x.setMetaFD(fd, fsys.Spot{Dir: parent, Name: e.Name}, e)
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -296,7 +297,7 @@ func (w *contentWriter) writePiece(wt *want, e *manifest.Entry, data []byte) err
 		fd, err = w.createFile(parent, uint64(wt.rank), e, false)
 	} else {
 		dir, name, _ := w.workplace(parent, uint64(wt.rank), e) // which there is since createFile
-		fd, err = openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW)
+		fd, err = fsys.OpenAt(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW)
 	}
 	if err != nil {
 		return err
@@ -351,10 +352,10 @@ func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) er
 	if err != nil {
 		return err
 	}
-	at := spot{dir, name}
+	at := fsys.Spot{Dir: dir, Name: name}
 	// What is written in pieces was made with other permissions.
 	if x.plan.parted[rank] == nil && x.owner.asMade(e, e.Mode&0o777) {
-		if err := setTimesFD(fd, at, e.Mtime); err != nil {
+		if err := fsys.SetTimesFD(fd, at, e.Mtime); err != nil {
 			return err
 		}
 	} else if err := x.setMetaFD(fd, at, e); err != nil {

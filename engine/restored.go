@@ -11,6 +11,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -49,9 +50,9 @@ func (m *treeMark) add(mark uint64) {
 
 // entryMark is the mark of an entry. Whatever is changed about it changes its ctime, and
 // what comes, goes or is renamed in a directory that of the directory.
-func entryMark(d *dirent) uint64 {
+func entryMark(d *fsys.Dirent) uint64 {
 	var b [48]byte
-	for i, v := range []uint64{d.ino, uint64(d.mode), uint64(d.size), uint64(d.mtime.Nano()), uint64(d.ctime.Sec), uint64(d.ctime.Nsec)} {
+	for i, v := range []uint64{d.Ino, uint64(d.Mode), uint64(d.Size), uint64(d.Mtime.Nano()), uint64(d.Ctime.Sec), uint64(d.Ctime.Nsec)} {
 		binary.LittleEndian.PutUint64(b[8*i:], v)
 	}
 	return xxhash.Sum64(b[:])
@@ -65,17 +66,17 @@ func markTree(ctx context.Context, root int, mountPoint bool) (m treeMark, ok bo
 	if err := unix.Fstat(root, &st); err != nil {
 		return m, false, err
 	}
-	d := direntOf("", &st)
+	d := fsys.DirentOf("", &st)
 	m.add(entryMark(&d))
 	ok = true
-	w := &walker{root: root, dev: d.dev, exclude: &excludes{}}
+	w := &walker{root: root, dev: d.Dev, exclude: &excludes{}}
 	err = w.walk(ctx, runtime.GOMAXPROCS(0), func(n *dirNode) error {
 		if mountPoint && n.path == lostFound {
 			return nil
 		}
 		ok = ok && n.err == nil && len(n.failed) == 0 && n.sockets == 0
 		for i := range n.entries {
-			if mountPoint && manifest.Join(n.path, n.entries[i].name) == lostFound {
+			if mountPoint && manifest.Join(n.path, n.entries[i].Name) == lostFound {
 				continue
 			}
 			m.add(entryMark(&n.entries[i]))

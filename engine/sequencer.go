@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -18,10 +19,8 @@ type sequencer struct {
 	work  chan *batch // for readers
 	order chan *batch // for the assembler: all of them
 	cur   *batch
-	links map[inode]*linkGroup
+	links map[fsys.Inode]*linkGroup
 }
-
-type inode struct{ dev, ino uint64 }
 
 // linkGroup is a file with several names, of which some are still to come.
 type linkGroup struct {
@@ -31,14 +30,14 @@ type linkGroup struct {
 
 func newSequencer(c *creator) *sequencer {
 	return &sequencer{
-		creator: c, cur: &batch{}, links: map[inode]*linkGroup{},
+		creator: c, cur: &batch{}, links: map[fsys.Inode]*linkGroup{},
 		work: make(chan *batch, inFlight), order: make(chan *batch, inFlight),
 	}
 }
 
 func (s *sequencer) run(ctx context.Context, workers int) error {
 	w := &walker{
-		root: s.root, dev: s.rootDir.dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem,
+		root: s.root, dev: s.rootDir.Dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem,
 		skip: s.repo.ownDirs().byInode,
 	}
 	if err := s.add(ctx, "", &s.rootDir); err != nil {
@@ -86,12 +85,12 @@ func (s *sequencer) note(n *dirNode) {
 }
 
 // add appends an entry to the batch.
-func (s *sequencer) add(ctx context.Context, dir string, d *dirent) error {
+func (s *sequencer) add(ctx context.Context, dir string, d *fsys.Dirent) error {
 	s.meter.addFile()
 	file := s.whole.join(ctx, dir, d)
-	it := item{entry: entryOf(dir, file), stat: *d, lane: laneOf(d.name), linked: file.nlink > 1 && !d.isDir(), joined: file != d}
+	it := item{entry: entryOf(dir, file), stat: *d, lane: laneOf(d.Name), linked: file.Nlink > 1 && !d.IsDir(), joined: file != d}
 	if first, ok := s.linkTo(it.entry.Key(), file); ok {
-		it.entry = manifest.Entry{Dir: dir, Name: d.name, Type: manifest.Link, First: first}
+		it.entry = manifest.Entry{Dir: dir, Name: d.Name, Type: manifest.Link, First: first}
 		return s.append(ctx, &it, false)
 	}
 	s.recent.see(dir, d)
@@ -113,19 +112,19 @@ const maxHoleless = 4 << 10
 
 // streams reports whether a file is read as a batch of its own: one that is large,
 // or of fewer blocks than bytes, so that it may have holes.
-func streams(d *dirent) bool {
-	return d.size > batchBytes || d.size > maxHoleless && d.alloc < d.size
+func streams(d *fsys.Dirent) bool {
+	return d.Size > batchBytes || d.Size > maxHoleless && d.Alloc < d.Size
 }
 
 // linkTo reports whether an earlier entry is the same file.
-func (s *sequencer) linkTo(k manifest.Key, d *dirent) (first manifest.Key, ok bool) {
-	if d.nlink < 2 || d.isDir() {
+func (s *sequencer) linkTo(k manifest.Key, d *fsys.Dirent) (first manifest.Key, ok bool) {
+	if d.Nlink < 2 || d.IsDir() {
 		return first, false
 	}
-	at := inode{d.dev, d.ino}
+	at := fsys.Inode{Dev: d.Dev, Ino: d.Ino}
 	g := s.links[at]
 	if g == nil {
-		s.links[at] = &linkGroup{k, d.nlink - 1}
+		s.links[at] = &linkGroup{k, d.Nlink - 1}
 		return first, false
 	}
 	if g.left--; g.left == 0 {
@@ -148,7 +147,7 @@ func (s *sequencer) append(ctx context.Context, it *item, stream bool) error {
 	b.items = append(b.items, *it)
 	b.stream = stream
 	if it.settle && !it.bare {
-		b.bytes += it.stat.size
+		b.bytes += it.stat.Size
 	}
 	if stream || len(b.items) == batchItems || b.bytes >= batchBytes {
 		return s.dispatch(ctx)
@@ -184,7 +183,7 @@ func (s *sequencer) dispatch(ctx context.Context) error {
 // isGone reports that what a path named is not there any more. ESTALE may mean that
 // too, but also that a file system has lost its way: that is told.
 func isGone(err error) bool {
-	return errIsAny(err, unix.ENOENT, unix.ENOTDIR)
+	return fsys.IsAny(err, unix.ENOENT, unix.ENOTDIR)
 }
 
 // parentTree is the snapshot that unchanged files are taken from.

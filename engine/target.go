@@ -3,17 +3,15 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +37,7 @@ type target struct {
 	working  sync.Mutex
 	work     int // -1 as long as there are none
 	workName string
-	folding  *folding          // what was put there, if the file system folds names
+	folding  *fsys.Folding     // what was put there, if the file system folds names
 	opened   map[string]uint32 // directories that let us write for a while, and their modes
 }
 
@@ -98,12 +96,12 @@ func (t *target) openInto() error {
 
 // makeRoot makes the directory that is written to.
 func (t *target) makeRoot(parent, prefix string) error {
-	fd, name, err := makeLocked(parent, prefix)
+	fd, name, err := fsys.MakeLocked(parent, prefix)
 	if err != nil {
 		return err
 	}
 	t.root, t.temp = fd, filepath.Join(parent, name)
-	return dropDefaultACL(fd)
+	return fsys.DropDefaultACL(fd)
 }
 
 // beginWork makes the directory for unfinished files, when there is the first: a target
@@ -114,12 +112,12 @@ func (t *target) beginWork() (err error) {
 	if t.work >= 0 {
 		return nil
 	}
-	work, name, err := makeLocked(t.path, tempPrefix)
+	work, name, err := fsys.MakeLocked(t.path, tempPrefix)
 	if err != nil {
 		return err
 	}
 	t.work, t.workName = work, name
-	return dropDefaultACL(t.work)
+	return fsys.DropDefaultACL(t.work)
 }
 
 // checkMounts refuses to delete a tree in which something is mounted: what is
@@ -147,62 +145,6 @@ func beside(path string) (parent, prefix string) {
 // sweepBeside removes what restores to a path that were killed have left beside it.
 func sweepBeside(path string) { sweep(beside(path)) }
 
-// removeTree removes a directory that is ours, and all below it.
-func removeTree(path string) error {
-	root, err := os.OpenRoot(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return removeIn(root, filepath.Base(path))
-}
-
-// removeIn removes an entry of root and all below it, whatever the modes of its
-// directories, and without ever leaving root by a link.
-func removeIn(root *os.Root, name string) error {
-	st, err := root.Lstat(name)
-	if err != nil || !st.IsDir() {
-		return root.RemoveAll(name) // a link must not be followed
-	}
-	removeBelow(root, name, 2)
-	if err := root.RemoveAll(name); err == nil || os.Geteuid() == 0 {
-		return err
-	}
-	fs.WalkDir(root.FS(), name, func(p string, d fs.DirEntry, _ error) error {
-		if d != nil && d.IsDir() {
-			root.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return root.RemoveAll(name)
-}
-
-// removeBelow removes most of a large tree in parallel: what lies a few levels
-// below name. What it fails to remove is left to the caller.
-func removeBelow(root *os.Root, name string, levels int) {
-	dir, err := root.OpenRoot(name)
-	if err != nil {
-		return
-	}
-	defer dir.Close()
-	entries, err := fs.ReadDir(dir.FS(), ".")
-	if err != nil {
-		return
-	}
-	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, e := range entries {
-		switch {
-		case !e.IsDir():
-		case levels > 1:
-			removeBelow(dir, e.Name(), levels-1)
-		default:
-			g.Go(func() error { return dir.RemoveAll(e.Name()) })
-		}
-	}
-	g.Wait()
-}
-
 // commit puts what was made in the target's place, in one step; in an empty directory,
 // as fast as it can.
 func (t *target) commit() error {
@@ -215,8 +157,8 @@ func (t *target) commit() error {
 	case targetSwap:
 		return t.swap()
 	}
-	err = renameNew(t.temp, t.path)
-	if errIsAny(err, unix.EEXIST, unix.ENOTEMPTY) {
+	err = fsys.RenameNew(t.temp, t.path)
+	if fsys.IsAny(err, unix.EEXIST, unix.ENOTEMPTY) {
 		return errTargetCame
 	}
 	if err != nil {
@@ -232,31 +174,31 @@ func (t *target) swap() error {
 		return err // it came while we worked
 	}
 	// The old tree is about to go: the new one must outlive a power cut.
-	if err := syncFileSystem(t.root); err != nil {
+	if err := fsys.SyncFileSystem(t.root); err != nil {
 		return fmt.Errorf("syncing: %w", err)
 	}
-	if !leadsTo(t.path, t.old) {
+	if !fsys.LeadsTo(t.path, t.old) {
 		return errTargetCame // what is there by now nobody has looked at
 	}
-	err := exchange(t.temp, t.path)
-	if errIsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) {
+	err := fsys.Exchange(t.temp, t.path)
+	if fsys.IsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) {
 		err = t.swapInSteps()
 	}
 	if err != nil {
 		return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
 	}
-	t.late = syncDir(filepath.Dir(t.path))
+	t.late = fsys.SyncDir(filepath.Dir(t.path))
 	return nil
 }
 
 // promote moves what was made in a directory in the target up into it. If that fails it is
 // moved back, and the target is as empty as it was.
 func (t *target) promote() error {
-	names, err := namesIn(t.root)
+	names, err := fsys.NamesIn(t.root)
 	if err != nil {
 		return err
 	}
-	there, err := namesIn(t.old)
+	there, err := fsys.NamesIn(t.old)
 	if err != nil {
 		return err
 	}
@@ -282,19 +224,19 @@ func (t *target) promote() error {
 // moveUp moves an entry from one open directory to another. Of a directory that may not
 // be written to the kernel refuses that to ordinary users.
 func moveUp(from, to int, name string) error {
-	err := renameNewAt(from, name, to, name)
+	err := fsys.RenameNewAt(from, name, to, name)
 	if !errors.Is(err, unix.EACCES) {
 		return err
 	}
 	var st unix.Stat_t
-	if fstatat(from, name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if fsys.StatAt(from, name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return err
 	}
 	mode := uint32(st.Mode) & manifest.PermMask
 	if cerr := unix.Fchmodat(from, name, mode|0o700, 0); cerr != nil {
 		return err
 	}
-	err = renameNewAt(from, name, to, name)
+	err = fsys.RenameNewAt(from, name, to, name)
 	at := to
 	if err != nil {
 		at = from
@@ -326,13 +268,13 @@ func (t *target) removeOld() error {
 	}
 	old := t.temp
 	t.temp = ""
-	return removeTree(old)
+	return fsys.RemoveTree(old)
 }
 
 // endWork removes the directory for unfinished files, if there is one.
 func (t *target) endWork() {
 	if t.work >= 0 {
-		_ = removeTree(filepath.Join(t.path, t.workName))
+		_ = fsys.RemoveTree(filepath.Join(t.path, t.workName))
 		unix.Close(t.work)
 		t.work = -1
 	}
@@ -343,7 +285,7 @@ func (t *target) endWork() {
 func (t *target) close() {
 	t.endWork()
 	if t.temp != "" {
-		removeTree(t.temp)
+		fsys.RemoveTree(t.temp)
 		t.temp = ""
 	}
 	t.closeAgain()

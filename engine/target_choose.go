@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -18,7 +19,7 @@ import (
 // where opts are of a dry run. implied says that the caller did not name the directory. The
 // caller closes the target.
 func (r *Repository) aim(ctx context.Context, m *manifest.Manifest, dir string, implied bool, own *ownDirs, opts *RestoreOptions) (_ *target, err error) {
-	path, err := resolveTarget(dir)
+	path, err := fsys.Resolve(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +142,7 @@ func (r *Repository) clearFork(ctx context.Context, fork *targetFork, implied bo
 // isEmpty reports whether there is nothing in the directory that is at the path, or, if it
 // was not swept, nothing but what a killed restore left.
 func (t *target) isEmpty(unswept bool) (bool, error) {
-	names, err := namesIn(t.old)
+	names, err := fsys.NamesIn(t.old)
 	if err != nil {
 		return false, &os.PathError{Op: "listing", Path: t.path, Err: err}
 	}

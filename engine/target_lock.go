@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +35,7 @@ func lockTarget(ctx context.Context, path string, wait *lockWait) (fd int, err e
 		case !st.IsDir():
 			return -1, fmt.Errorf("%w: it is not a directory: move it away, or restore to another path", snapshot.ErrExists)
 		}
-		fd, err := openDirectory(path)
+		fd, err := fsys.OpenDir(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // another restore is about to put its own there
 		}
@@ -47,7 +48,7 @@ func lockTarget(ctx context.Context, path string, wait *lockWait) (fd int, err e
 				return -1, err
 			}
 		}
-		if leadsTo(path, fd) {
+		if fsys.LeadsTo(path, fd) {
 			return fd, nil
 		}
 		unix.Close(fd)
@@ -68,7 +69,7 @@ func sweep(parent, prefix string) {
 	eachTemp(parent, prefix, func(fd int, name string) {
 		var st unix.Stat_t
 		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			removeIn(root, name)
+			fsys.RemoveIn(root, name)
 		}
 	})
 }
@@ -82,7 +83,7 @@ func lockedTemp(parent, prefix string) (locked bool) {
 	return locked
 }
 
-// eachTemp opens each directory in parent that makeLocked may have made.
+// eachTemp opens each directory in parent that fsys.MakeLocked may have made.
 func eachTemp(parent, prefix string, do func(fd int, name string)) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -92,14 +93,14 @@ func eachTemp(parent, prefix string, do func(fd int, name string)) {
 		if !e.IsDir() || !isTemp(e.Name(), prefix) {
 			continue
 		}
-		if fd, err := openDirectory(filepath.Join(parent, e.Name())); err == nil {
+		if fd, err := fsys.OpenDir(filepath.Join(parent, e.Name())); err == nil {
 			do(fd, e.Name())
 			unix.Close(fd)
 		}
 	}
 }
 
-// isTemp reports whether makeLocked may have given a name.
+// isTemp reports whether fsys.MakeLocked may have given a name.
 func isTemp(name, prefix string) bool {
 	rest, ours := strings.CutPrefix(name, prefix)
 	return ours && rest != "" && strings.Trim(rest, "0123456789") == ""

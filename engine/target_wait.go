@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +35,7 @@ func (w *lockWait) lock(ctx context.Context, path string, fd int) error {
 	foreign, told := start, false
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if !errIsAny(err, unix.EWOULDBLOCK, unix.EINTR) {
+		if !fsys.IsAny(err, unix.EWOULDBLOCK, unix.EINTR) {
 			return nil
 		}
 		if !told && time.Since(start) >= w.quiet {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
@@ -127,7 +128,7 @@ func TestLockWaitEnds(t *testing.T) {
 		dir := filepath.Join(parent, "dst")
 		must(t, os.Mkdir(dir, 0o755))
 		for _, at := range []struct{ parent, prefix string }{{dir, tempPrefix}, {parent, tempPrefix + "dst-"}} {
-			fd, name, err := makeLocked(at.parent, at.prefix)
+			fd, name, err := fsys.MakeLocked(at.parent, at.prefix)
 			must(t, err)
 			if !hasTemp(dir) {
 				t.Errorf("%s is not seen", name)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -55,7 +56,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if err != nil {
 		return nil, err
 	}
-	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: newMeter(opts.Progress), links: map[inode]*linkGroup{}, skip: r.ownDirs().byInode}
+	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: newMeter(opts.Progress), links: map[fsys.Inode]*linkGroup{}, skip: r.ownDirs().byInode}
 	v.meter.start(snapshot.PhaseVerifying)
 	defer v.meter.stop()
 	v.meter.totalFiles.Store(int64(m.Entries))
@@ -81,11 +82,11 @@ type dirVerifier struct {
 	opts     *VerifyDirOptions
 	snapshot *SnapshotFS
 	root     int // file descriptor; -1 for a directory that is not there
-	rootDir  dirent
-	chosen   *selection       // of the snapshot; nil for everything
-	skip     map[inode]string // directories that are not looked at
-	byStat   bool             // of files of the same size and time the contents are the same
-	unread   bool             // attributes that may not be read are other ones, and no problem
+	rootDir  fsys.Dirent
+	chosen   *selection            // of the snapshot; nil for everything
+	skip     map[fsys.Inode]string // directories that are not looked at
+	byStat   bool                  // of files of the same size and time the contents are the same
+	unread   bool                  // attributes that may not be read are other ones, and no problem
 	meter    *meter
 
 	// Of the walk.
@@ -93,7 +94,7 @@ type dirVerifier struct {
 	old    manifest.Entry // the snapshot's next entry
 	rank   uint64
 	more   bool
-	links  map[inode]*linkGroup
+	links  map[fsys.Inode]*linkGroup
 	hidden []string // directories that could not be listed
 	kept   []string // directories that were skipped
 
@@ -131,7 +132,7 @@ func (v *dirVerifier) openRoot(dir string) error {
 		unix.Close(v.root)
 		return &os.PathError{Op: "stat", Path: abs, Err: err}
 	}
-	v.rootDir = direntOf("", &st)
+	v.rootDir = fsys.DirentOf("", &st)
 	return nil
 }
 
@@ -203,7 +204,7 @@ func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 	if err := v.add(ctx, "", &v.rootDir); err != nil {
 		return err
 	}
-	w := &walker{root: v.root, dev: v.rootDir.dev, exclude: &excludes{}, skip: v.skip}
+	w := &walker{root: v.root, dev: v.rootDir.Dev, exclude: &excludes{}, skip: v.skip}
 	err = w.walk(ctx, workers+1, func(n *dirNode) error {
 		for _, err := range append(slices.Clone(n.failed), n.err) {
 			if err == nil || isGone(err) {
@@ -275,18 +276,18 @@ func cloneEntry(e *manifest.Entry) *manifest.Entry {
 }
 
 // add makes a job of an entry of the directory.
-func (v *dirVerifier) add(ctx context.Context, dir string, d *dirent) error {
+func (v *dirVerifier) add(ctx context.Context, dir string, d *fsys.Dirent) error {
 	v.meter.addFile()
 	e := entryOf(dir, d)
 	k := e.Key()
 	if err := v.removedBefore(ctx, &k); err != nil {
 		return err
 	}
-	job := &dirJob{new: &e, inode: d.ino}
-	if d.nlink > 1 && !d.isDir() {
-		at := inode{d.dev, d.ino}
+	job := &dirJob{new: &e, inode: d.Ino}
+	if d.Nlink > 1 && !d.IsDir() {
+		at := fsys.Inode{Dev: d.Dev, Ino: d.Ino}
 		if g := v.links[at]; g == nil {
-			v.links[at] = &linkGroup{k, d.nlink - 1}
+			v.links[at] = &linkGroup{k, d.Nlink - 1}
 		} else {
 			job.first = g.first
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -20,8 +21,8 @@ type walker struct {
 	dev     uint64
 	exclude *excludes
 	oneFS   bool
-	skip    map[inode]string // directories and symbolic links that are left out, and what they are
-	upper   *upperFormat     // the root is the upper directory of a fork; nil if it is not
+	skip    map[fsys.Inode]string // directories and symbolic links that are left out, and what they are
+	upper   *upperFormat          // the root is the upper directory of a fork; nil if it is not
 
 	ctx   context.Context // of walk
 	mu    sync.Mutex
@@ -42,7 +43,7 @@ type dirNode struct {
 	listed  chan struct{}
 	taken   bool // under walker.mu: somebody lists it
 	mounted bool // another file system, not to be listed
-	entries []dirent
+	entries []fsys.Dirent
 	subdirs []*dirNode // in the order of entries
 	err     error
 	failed  []error // entries that could not be looked at
@@ -63,35 +64,6 @@ type dirNode struct {
 func (n *dirNode) keep() *dirNode {
 	return &dirNode{path: n.path, entries: n.entries, marks: n.marks, hidden: n.hidden, fork: n.fork}
 }
-
-// dirent is an entry of a directory and its stat.
-type dirent struct {
-	name  string
-	mode  uint32 // as in stat, type included
-	uid   uint32
-	gid   uint32
-	nlink uint32
-	rdev  uint64
-	dev   uint64
-	ino   uint64
-	size  int64
-	alloc int64 // bytes allocated
-	atime unix.Timespec
-	mtime unix.Timespec
-	ctime unix.Timespec
-}
-
-func direntOf(name string, st *unix.Stat_t) dirent {
-	return dirent{
-		name: name, mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, nlink: uint32(st.Nlink),
-		rdev: uint64(st.Rdev), dev: uint64(st.Dev), ino: st.Ino, size: st.Size, alloc: st.Blocks * 512,
-		atime: st.Atim, mtime: st.Mtim, ctime: st.Ctim,
-	}
-}
-
-func (d *dirent) kind() uint32 { return d.mode & unix.S_IFMT }
-
-func (d *dirent) isDir() bool { return d.kind() == unix.S_IFDIR }
 
 // walk calls visit for each directory in order. root is a file descriptor of
 // the root directory.
@@ -188,12 +160,12 @@ func (w *walker) list(n *dirNode) {
 }
 
 func (w *walker) read(n *dirNode) error {
-	fd, err := openBelow(w.root, n.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := fsys.OpenBelow(w.root, n.path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("opening directory %q: %w", n.path, err)
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := fsys.ReadNames(fd)
 	if err != nil {
 		return fmt.Errorf("listing directory %q: %w", n.path, err)
 	}
@@ -206,14 +178,14 @@ func (w *walker) read(n *dirNode) error {
 			return fmt.Errorf("directory %q: %w", n.path, err)
 		}
 	}
-	n.entries = make([]dirent, 0, len(names))
+	n.entries = make([]fsys.Dirent, 0, len(names))
 	var st unix.Stat_t
 	for _, name := range names {
 		if err := w.ctx.Err(); err != nil {
 			return err
 		}
 		path := manifest.Join(n.path, name)
-		err := fstatat(fd, name, &st)
+		err := fsys.StatAt(fd, name, &st)
 		if err != nil {
 			n.hidden = append(n.hidden, name)
 		}
@@ -224,7 +196,7 @@ func (w *walker) read(n *dirNode) error {
 			n.failed = append(n.failed, fmt.Errorf("looking at %q: %w", path, err))
 			continue
 		}
-		d := direntOf(name, &st)
+		d := fsys.DirentOf(name, &st)
 		if w.upper != nil && n.hide(*w.upper, &d, names) {
 			continue
 		}
@@ -238,20 +210,20 @@ func (w *walker) read(n *dirNode) error {
 				continue
 			}
 		}
-		out, ignore := w.exclude.match(w.ctx, n.ignore, n.path, name, d.isDir())
+		out, ignore := w.exclude.match(w.ctx, n.ignore, n.path, name, d.IsDir())
 		if out {
 			continue
 		}
-		if d.kind() == unix.S_IFSOCK {
+		if d.Kind() == unix.S_IFSOCK {
 			n.sockets++
 			n.hidden = append(n.hidden, name)
 			continue
 		}
-		if (d.isDir() || d.kind() == unix.S_IFLNK) && w.skip[inode{d.dev, d.ino}] != "" {
+		if (d.IsDir() || d.Kind() == unix.S_IFLNK) && w.skip[fsys.Inode{Dev: d.Dev, Ino: d.Ino}] != "" {
 			n.own = append(n.own, name)
 			continue
 		}
-		if d.isDir() {
+		if d.IsDir() {
 			if len(path) > manifest.MaxPath {
 				n.failed = append(n.failed, fmt.Errorf("directory %q: path of %d bytes, the most is %d", path, len(path), manifest.MaxPath))
 				n.hidden = append(n.hidden, name)
@@ -259,7 +231,7 @@ func (w *walker) read(n *dirNode) error {
 			}
 			n.subdirs = append(n.subdirs, &dirNode{
 				path: path, ignore: ignore, listed: make(chan struct{}),
-				mounted: w.oneFS && d.dev != w.dev,
+				mounted: w.oneFS && d.Dev != w.dev,
 			})
 		}
 		n.entries = append(n.entries, d)
@@ -270,20 +242,20 @@ func (w *walker) read(n *dirNode) error {
 // hide takes note of a name that fuse-overlayfs gives to what is no file, and reports
 // whether it is one. What has such a name and is something else is a user's; and what
 // names says, all that there is, is not removed.
-func (n *dirNode) hide(f upperFormat, d *dirent, names []string) bool {
-	gone, ok := strings.CutPrefix(d.name, fuseWhiteout)
+func (n *dirNode) hide(f upperFormat, d *fsys.Dirent, names []string) bool {
+	gone, ok := strings.CutPrefix(d.Name, fuseWhiteout)
 	if f != upperFuse || !ok {
 		return false
 	}
 	_, there := slices.BinarySearch(names, gone)
-	mark := d.isFuseMark()
+	mark := isFuseMark(d)
 	switch {
-	case mark && d.name == fuseOpaque:
+	case mark && d.Name == fuseOpaque:
 		n.marks.opaque = true
 	case mark && !there:
 		n.hidden = append(n.hidden, gone)
 	default:
-		n.posing = append(n.posing, d.name)
+		n.posing = append(n.posing, d.Name)
 	}
 	return mark
 }

@@ -1,4 +1,4 @@
-package engine
+package fsys
 
 import (
 	"errors"
@@ -14,16 +14,16 @@ import (
 // maxOpenPath is how much of a path one system call takes: PATH_MAX with room.
 const maxOpenPath = 3 << 10
 
-// openBelow opens a path below the directory root, "" for root itself, without
+// OpenBelow opens a path below the directory root, "" for root itself, without
 // following any symbolic link. The path may be longer than PATH_MAX.
-func openBelow(root int, path string, flags int) (int, error) {
+func OpenBelow(root int, path string, flags int) (int, error) {
 	if path == "" {
 		path = "."
 	}
 	dir := root
 	for len(path) > maxOpenPath {
 		cut := strings.LastIndexByte(path[:maxOpenPath], '/')
-		fd, err := openShort(dir, path[:cut], openPath|unix.O_DIRECTORY)
+		fd, err := openShort(dir, path[:cut], OpenPath|unix.O_DIRECTORY)
 		if dir != root {
 			unix.Close(dir)
 		}
@@ -49,9 +49,9 @@ func openShort(dir int, path string, flags int) (int, error) {
 		name, rest, more := strings.Cut(path, "/")
 		f := flags
 		if more {
-			f = openPath | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+			f = OpenPath | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		}
-		fd, err := openat(at, name, f)
+		fd, err := OpenAt(at, name, f)
 		if at != dir {
 			unix.Close(at)
 		}
@@ -62,7 +62,7 @@ func openShort(dir int, path string, flags int) (int, error) {
 	}
 }
 
-func openat(dir int, name string, flags int) (int, error) {
+func OpenAt(dir int, name string, flags int) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
 		if !errors.Is(err, unix.EINTR) {

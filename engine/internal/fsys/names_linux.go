@@ -1,6 +1,6 @@
 //go:build !portable
 
-package engine
+package fsys
 
 import (
 	"encoding/binary"
@@ -14,8 +14,8 @@ import (
 
 var direntBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// readNames gives the names in an open directory, unordered. They share memory.
-func readNames(fd int) ([]string, error) {
+// ReadNames gives the names in an open directory, unordered. They share memory.
+func ReadNames(fd int) ([]string, error) {
 	buf := direntBuffers.Get().(*[64 << 10]byte)
 	defer direntBuffers.Put(buf)
 	var all strings.Builder

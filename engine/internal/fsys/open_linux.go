@@ -1,6 +1,6 @@
 //go:build !portable
 
-package engine
+package fsys
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// openPath opens a directory to go on from, which takes no permission to read it.
-	openPath = unix.O_PATH
-	// openUnseen leaves the access time alone, which only a file's owner may do.
-	openUnseen = unix.O_NOATIME
+	// OpenPath opens a directory to go on from, which takes no permission to read it.
+	OpenPath = unix.O_PATH
+	// OpenUnseen leaves the access time alone, which only a file's owner may do.
+	OpenUnseen = unix.O_NOATIME
 )
 
 // noOpenat2 is set once the kernel or a sandbox turned out not to have openat2.

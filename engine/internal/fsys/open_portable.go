@@ -1,10 +1,10 @@
 //go:build !linux || portable
 
-package engine
+package fsys
 
 const (
-	openPath   = 0 // a directory to go on from has to be readable
-	openUnseen = 0
+	OpenPath   = 0 // a directory to go on from has to be readable
+	OpenUnseen = 0
 )
 
 // openWhole would open a path in one system call.

@@ -1,4 +1,4 @@
-package engine
+package fsys
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errIsAny is errors.Is for any of several.
-func errIsAny(err error, targets ...error) bool {
+// IsAny is errors.Is for any of several.
+func IsAny(err error, targets ...error) bool {
 	for _, t := range targets {
 		if errors.Is(err, t) {
 			return true
@@ -21,7 +21,7 @@ func errIsAny(err error, targets ...error) bool {
 	return false
 }
 
-func pread(fd int, p []byte, off int64) (int, error) {
+func Pread(fd int, p []byte, off int64) (int, error) {
 	for {
 		n, err := unix.Pread(fd, p, off)
 		if !errors.Is(err, unix.EINTR) {
@@ -30,9 +30,9 @@ func pread(fd int, p []byte, off int64) (int, error) {
 	}
 }
 
-// resolveTarget makes the path absolute and follows the links in it: what is
+// Resolve makes the path absolute and follows the links in it: what is
 // swapped is the directory, not a link to it.
-func resolveTarget(dir string) (string, error) {
+func Resolve(dir string) (string, error) {
 	abs, err := remote.Abs(dir)
 	if err != nil {
 		return "", err
@@ -49,31 +49,31 @@ func resolveTarget(dir string) (string, error) {
 	if missing == nil && there.Mode()&os.ModeSymlink != 0 {
 		return "", fmt.Errorf("%w: it is a symbolic link to nowhere: move it away, or make the directory that it leads to", snapshot.ErrExists)
 	}
-	p, err := resolveTarget(parent)
+	p, err := Resolve(parent)
 	return filepath.Join(p, name), err
 }
 
-func isEmptyDir(path string) (bool, error) {
-	fd, err := openDirectory(path)
+func IsEmptyDir(path string) (bool, error) {
+	fd, err := OpenDir(path)
 	if err != nil {
 		return false, err
 	}
 	defer unix.Close(fd)
-	names, err := readNames(fd)
+	names, err := ReadNames(fd)
 	return len(names) == 0, err
 }
 
-// namesIn lists an open directory from its beginning, however often.
-func namesIn(dir int) ([]string, error) {
-	fd, err := openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+// NamesIn lists an open directory from its beginning, however often.
+func NamesIn(dir int) ([]string, error) {
+	fd, err := OpenAt(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	return readNames(fd)
+	return ReadNames(fd)
 }
 
-func syncDir(path string) error {
+func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err
@@ -82,13 +82,13 @@ func syncDir(path string) error {
 	return d.Sync()
 }
 
-// leadsTo reports whether a path is that of an open directory.
-func leadsTo(path string, fd int) bool {
+// LeadsTo reports whether a path is that of an open directory.
+func LeadsTo(path string, fd int) bool {
 	var at, open unix.Stat_t
 	return unix.Lstat(path, &at) == nil && unix.Fstat(fd, &open) == nil && at.Dev == open.Dev && at.Ino == open.Ino
 }
 
-func openDirectory(path string) (int, error) {
+func OpenDir(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}
@@ -100,24 +100,24 @@ func openDirectory(path string) (int, error) {
 // locked, until it is an error.
 const lockTries = 100
 
-// makeLocked makes a directory in parent that is ours as long as its descriptor
+// MakeLocked makes a directory in parent that is ours as long as its descriptor
 // is open.
-func makeLocked(parent, prefix string) (fd int, name string, err error) {
+func MakeLocked(parent, prefix string) (fd int, name string, err error) {
 	for range lockTries {
 		path, err := os.MkdirTemp(parent, prefix+"*")
 		if err != nil {
 			return -1, "", err
 		}
 		// Until it is locked another restore may take it for one that was left.
-		fd, err := openDirectory(path)
+		fd, err := OpenDir(path)
 		if err == nil {
 			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-			if err == nil && leadsTo(path, fd) {
+			if err == nil && LeadsTo(path, fd) {
 				return fd, filepath.Base(path), nil
 			}
 			unix.Close(fd)
 		}
-		if err == nil || errIsAny(err, unix.ENOENT, unix.EWOULDBLOCK) {
+		if err == nil || IsAny(err, unix.ENOENT, unix.EWOULDBLOCK) {
 			continue
 		}
 		os.Remove(path)
@@ -126,7 +126,7 @@ func makeLocked(parent, prefix string) (fd int, name string, err error) {
 	return -1, "", fmt.Errorf("making a directory in %s: others remove it, %d times", parent, lockTries)
 }
 
-func fstatat(dir int, name string, st *unix.Stat_t) error {
+func StatAt(dir int, name string, st *unix.Stat_t) error {
 	for {
 		err := unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW)
 		if !errors.Is(err, unix.EINTR) {

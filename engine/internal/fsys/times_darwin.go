@@ -1,4 +1,4 @@
-package engine
+package fsys
 
 import (
 	"fmt"
@@ -9,12 +9,12 @@ import (
 
 const utimeOmit = -2 // UTIME_OMIT of sys/stat.h
 
-// setTimesFD sets the modification time of an open file, by its spot: by a descriptor
+// SetTimesFD sets the modification time of an open file, by its spot: by a descriptor
 // there are only microseconds.
-func setTimesFD(_ int, at spot, t manifest.Time) error { return setTimes(at.dir, at.name, t) }
+func SetTimesFD(_ int, at Spot, t manifest.Time) error { return SetTimes(at.Dir, at.Name, t) }
 
-// mknodAt makes a FIFO or a device; mode has its type.
-func mknodAt(dir int, name string, mode uint32, dev manifest.Device) error {
+// MknodAt makes a FIFO or a device; mode has its type.
+func MknodAt(dir int, name string, mode uint32, dev manifest.Device) error {
 	if mode&unix.S_IFMT == unix.S_IFIFO {
 		return within(dir, func() error { return unix.Mkfifo(name, mode&^unix.S_IFMT) })
 	}

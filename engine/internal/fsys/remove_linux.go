@@ -1,19 +1,19 @@
 //go:build !portable
 
-package engine
+package fsys
 
 import (
 	"fmt"
 	"os"
 )
 
-// removeAt removes an entry of an open directory and all below it, whatever the modes of
+// RemoveAt removes an entry of an open directory and all below it, whatever the modes of
 // directories that are ours.
-func removeAt(parent int, name string) error {
+func RemoveAt(parent int, name string) error {
 	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return removeIn(root, name)
+	return RemoveIn(root, name)
 }

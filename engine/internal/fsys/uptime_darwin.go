@@ -1,4 +1,4 @@
-package engine
+package fsys
 
 import (
 	"time"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uptime is a time that goes on while the machine sleeps and is never set, as other
+// Uptime is a time that goes on while the machine sleeps and is never set, as other
 // clocks are.
-func uptime() time.Duration {
+func Uptime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		panic(err) // macOS 10.12 has it

@@ -1,6 +1,6 @@
 //go:build !linux || portable
 
-package engine
+package fsys
 
 import (
 	"os"
@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readNames gives the names in an open directory, unordered.
-func readNames(fd int) ([]string, error) {
+// ReadNames gives the names in an open directory, unordered.
+func ReadNames(fd int) ([]string, error) {
 	// By a descriptor of its own, which the os package closes.
-	again, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	again, err := OpenAt(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}

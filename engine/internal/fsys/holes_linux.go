@@ -1,6 +1,6 @@
 //go:build !portable
 
-package engine
+package fsys
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nextData finds the first data at or behind off: from data to end. Both are the
+// NextData finds the first data at or behind off: from data to end. Both are the
 // size of the file where there is none.
-func nextData(fd int, off int64) (data, end int64, err error) {
+func NextData(fd int, off int64) (data, end int64, err error) {
 	data, err = unix.Seek(fd, off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO):
@@ -30,9 +30,9 @@ func nextData(fd int, off int64) (data, end int64, err error) {
 	return data, end, err
 }
 
-// dataFrom finds the first data at or behind off: off itself where the file system does
+// DataFrom finds the first data at or behind off: off itself where the file system does
 // not tell. It fails with ENXIO if there is none.
-func dataFrom(fd int, off int64) (int64, error) {
+func DataFrom(fd int, off int64) (int64, error) {
 	data, err := unix.Seek(fd, off, unix.SEEK_DATA)
 	if errors.Is(err, unix.EINVAL) {
 		return off, nil

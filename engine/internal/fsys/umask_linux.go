@@ -1,6 +1,6 @@
 //go:build !portable
 
-package engine
+package fsys
 
 import (
 	"os"
@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// readUmask reads the process's umask without changing it, which would change it
+// Umask reads the process's umask without changing it, which would change it
 // for every goroutine; all bits where it cannot be read.
-func readUmask() uint32 {
+func Umask() uint32 {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return 0o777

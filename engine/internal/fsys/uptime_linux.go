@@ -1,4 +1,4 @@
-package engine
+package fsys
 
 import (
 	"time"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uptime is the time since the machine was started, which goes on while it sleeps and
+// Uptime is the time since the machine was started, which goes on while it sleeps and
 // is never set, as other clocks are.
-func uptime() time.Duration {
+func Uptime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		panic(err) // Linux 2.6.39 has it

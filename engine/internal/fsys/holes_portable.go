@@ -1,6 +1,6 @@
 //go:build !linux || portable
 
-package engine
+package fsys
 
 import (
 	"io"
@@ -13,12 +13,12 @@ import (
 // answer would be a snapshot of zeros. So holes are read as the zeros that they show,
 // which compress to nothing but come back as zeros and not as holes.
 
-// nextData finds the first data at or behind off: from data to end. Both are the
+// NextData finds the first data at or behind off: from data to end. Both are the
 // size of the file where there is none.
-func nextData(fd int, off int64) (data, end int64, err error) {
+func NextData(fd int, off int64) (data, end int64, err error) {
 	size, err := unix.Seek(fd, 0, io.SeekEnd)
 	return min(off, size), size, err
 }
 
-// dataFrom is where data may be, at or behind off.
-func dataFrom(_ int, off int64) (int64, error) { return off, nil }
+// DataFrom is where data may be, at or behind off.
+func DataFrom(_ int, off int64) (int64, error) { return off, nil }
