@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -57,8 +58,8 @@ func (r *Repository) Copy(ctx context.Context, to *Repository, refs []string, op
 	if err != nil {
 		return res, fmt.Errorf("copying from repository%s to%s: %w", r.where(), to.where(), err)
 	}
-	c.shown.start(snapshot.PhaseCopying)
-	defer c.shown.stop()
+	c.shown.Start(snapshot.PhaseCopying)
+	defer c.shown.Stop()
 	// Oldest first: each then finds there what it has in common with those before.
 	order := slices.Clone(snapshots)
 	slices.SortFunc(order, func(a, b *snapshot.Snapshot) int { return a.ID.Compare(b.ID) })
@@ -88,7 +89,7 @@ func (r *Repository) Copy(ctx context.Context, to *Repository, refs []string, op
 type copier struct {
 	from, to *Repository
 	opts     *CopyOptions
-	shown    *meter // of all snapshots together
+	shown    *progress.Meter // of all snapshots together
 	names    *chunkNames
 	last     manifest.ID // the snapshot that was copied last, or was there
 
@@ -103,7 +104,7 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 	case r.ID() == to.ID():
 		return nil, nil, fmt.Errorf("%w: both are the same repository", snapshot.ErrInvalid)
 	}
-	c := &copier{from: r, to: to, opts: opts, shown: newMeter(opts.Progress), names: newChunkNames(r.hasher, to.hasher)}
+	c := &copier{from: r, to: to, opts: opts, shown: progress.New(opts.Progress), names: newChunkNames(r.hasher, to.hasher)}
 	found := make([]*snapshot.Snapshot, len(refs))
 	errs := make([]error, len(refs))
 	var g errgroup.Group
@@ -133,8 +134,8 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 		if !seen[s.ID] {
 			seen[s.ID] = true
 			all = append(all, s)
-			c.shown.totalFiles.Add(s.Files + s.Dirs)
-			c.shown.totalBytes.Add(s.Bytes)
+			c.shown.TotalFiles.Add(s.Files + s.Dirs)
+			c.shown.TotalBytes.Add(s.Bytes)
 		}
 	}
 	return c, all, nil
@@ -230,8 +231,8 @@ func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error
 
 // tellDone sets the meter to what is done.
 func (c *copier) tellDone() {
-	c.shown.files.Store(c.doneEntries)
-	c.shown.bytes.Store(c.doneBytes)
+	c.shown.Files.Store(c.doneEntries)
+	c.shown.Bytes.Store(c.doneBytes)
 }
 
 // chunkNames tells what the destination calls the chunks of the source: the same, or,

@@ -91,7 +91,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if x.tree, err = x.m.Tree(x.from); err != nil {
 		return ofSource(err)
 	}
-	x.meter.phase(snapshot.PhaseCopying)
+	x.meter.SetPhase(snapshot.PhaseCopying)
 	g, gctx := x.begin(ctx)
 	defer x.end()
 	if !fromScratch {
@@ -109,7 +109,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if err := x.wait(ctx, g); err != nil {
 		return err
 	}
-	x.meter.phase(snapshot.PhaseCommitting)
+	x.meter.SetPhase(snapshot.PhaseCommitting)
 	m := &manifest.Manifest{Info: x.m.Info}
 	m.SetTree(x.root)
 	if m.Entries != x.m.Entries || m.Xattrs != x.m.Xattrs || m.HardLinks != x.m.HardLinks {
@@ -334,9 +334,9 @@ func (x *snapshotCopy) take(ctx context.Context, p *filePiece) error {
 		}
 		it.next++
 	}
-	x.meter.addFile()
+	x.meter.AddFile()
 	if it.entry.Type == manifest.File {
-		x.meter.addBytes(int64(it.entry.Size))
+		x.meter.AddBytes(int64(it.entry.Size))
 	}
 	x.queue = append(x.queue, it)
 	if err := x.drain(ctx, false); err != nil {

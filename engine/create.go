@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -176,7 +177,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 		exclude: &excludes{command: patterns, gitignore: opts.Gitignore, root: place},
 	}
 	c.exclude.warn = c.warn
-	c.writer = r.newWriter(before, newMeter(opts.Progress), c.warn)
+	c.writer = r.newWriter(before, progress.New(opts.Progress), c.warn)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
@@ -226,8 +227,8 @@ func (c *creator) warn(err error) {
 }
 
 func (c *creator) run(ctx context.Context) (*CreateResult, error) {
-	c.meter.start(snapshot.PhaseReading)
-	defer c.meter.stop()
+	c.meter.Start(snapshot.PhaseReading)
+	defer c.meter.Stop()
 	g, gctx := c.begin(ctx)
 	defer c.end()
 	if err := c.findParent(ctx); err != nil {
@@ -255,7 +256,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.wait(ctx, g); err != nil {
 		return nil, err
 	}
-	c.meter.phase(snapshot.PhaseCommitting)
+	c.meter.SetPhase(snapshot.PhaseCommitting)
 	return c.finish(ctx, asm)
 }
 
@@ -271,7 +272,7 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 	rd := &reader{
 		root: c.root, fork: c.fork.reader(c), splitter: c.repo.splitter, hasher: c.repo.hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
-		started: c.started.Unix(), bytes: c.meter.addBytes,
+		started: c.started.Unix(), bytes: c.meter.AddBytes,
 		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.splitter.MaxChunk())),
 	}
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -99,12 +100,12 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 	start := time.Now()
 	c := &collector{
 		repo: r, opts: opts, grace: r.grace(), began: r.uptime(),
-		meter:  newMeter(opts.Progress),
+		meter:  progress.New(opts.Progress),
 		report: &GCReport{DryRun: opts.DryRun, Removed: []manifest.ID{}, Withdrawn: []manifest.ID{}, Waiting: []GCWaiting{}},
 	}
-	c.meter.start(snapshot.PhaseMarking)
+	c.meter.Start(snapshot.PhaseMarking)
 	err := c.run(ctx)
-	c.meter.stop()
+	c.meter.Stop()
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -123,7 +124,7 @@ type collector struct {
 	began  time.Duration // by Repository.uptime
 	now    time.Time     // by the store's clock, before anything was listed
 	clock  string        // the object that told it; "" for none
-	meter  *meter
+	meter  *progress.Meter
 	report *GCReport
 
 	listed listings
@@ -170,7 +171,7 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.mark(ctx); err != nil {
 		return err
 	}
-	c.meter.phase(snapshot.PhaseSweeping)
+	c.meter.SetPhase(snapshot.PhaseSweeping)
 	for _, step := range []func(context.Context) error{c.removeExpired, c.sweep, c.doom, c.repack, c.removeLeftovers} {
 		if err := c.inTime(); err != nil {
 			return err

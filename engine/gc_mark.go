@@ -27,9 +27,9 @@ type named struct {
 // of leases that count. No tree is walked, and of a manifest nothing is kept.
 func (c *collector) mark(ctx context.Context) error {
 	c.live = make(map[manifest.ID]bool, len(c.listed.manifests))
-	c.meter.totalFiles.Store(int64(len(c.listed.manifests)))
+	c.meter.TotalFiles.Store(int64(len(c.listed.manifests)))
 	for i := range c.listed.manifests {
-		c.meter.totalBytes.Add(c.listed.manifests[i].size)
+		c.meter.TotalBytes.Add(c.listed.manifests[i].size)
 	}
 	var mu sync.Mutex
 	var missing []named
@@ -45,8 +45,8 @@ func (c *collector) mark(ctx context.Context) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			c.meter.addFile()
-			c.meter.addBytes(at.size)
+			c.meter.AddFile()
+			c.meter.AddBytes(at.size)
 			switch {
 			case errors.Is(err, snapshot.ErrNotFound):
 				return nil // removed since it was listed

@@ -49,8 +49,8 @@ func (c *creator) findParent(ctx context.Context) error {
 			p.avoid = c.guard.refuses
 		}
 		// As good a guess of what is to come as there is.
-		c.meter.totalFiles.Store(int64(p.info.Entries))
-		c.meter.totalBytes.Store(int64(p.info.Bytes))
+		c.meter.TotalFiles.Store(int64(p.info.Entries))
+		c.meter.TotalBytes.Store(int64(p.info.Bytes))
 		p.failed = func(err error) {
 			c.commit.sawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))

@@ -43,7 +43,7 @@ func (p *placer) put(ctx context.Context, l lane, id chunk.ID, data []byte) (*fr
 	}
 	p.pending[id] = placed{f, off}
 	p.newBytes += uint64(len(data))
-	p.w.meter.addNew(int64(len(data)))
+	p.w.meter.AddNew(int64(len(data)))
 	return f, off, nil
 }
 

@@ -104,8 +104,8 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairRe
 		vo.ReadData = 1
 	}
 	x := &repairer{checkup: newCheckup(r, vo), opts: opts, guard: r.newGuard(nil), report: &RepairReport{Applied: opts.Apply}}
-	x.meter.start(snapshot.PhaseChecking)
-	defer x.meter.stop()
+	x.meter.Start(snapshot.PhaseChecking)
+	defer x.meter.Stop()
 	if err := x.run(ctx); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

@@ -212,7 +212,7 @@ func (x *repairer) salvage(ctx context.Context) error {
 // uploader gives one whose packs the new segments will list.
 func (x *repairer) uploader(g *errgroup.Group) *uploader {
 	up := newUploader(x.repo.store, g, uploads)
-	up.busy = x.meter.transfer
+	up.busy = x.meter.Transfer
 	up.onLand = func(context.Context) error { return nil }
 	return up
 }

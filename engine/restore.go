@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -157,7 +158,7 @@ type restorer struct {
 	opts *RestoreOptions
 	*target
 	packs  remote.Store // with the disk cache before it
-	meter  *meter
+	meter  *progress.Meter
 	owner  ownerPolicy
 	chosen *selection // nil for everything
 
@@ -202,7 +203,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 		return nil, err
 	}
 	defer t.close()
-	x := &restorer{repo: r, m: m, tree: tree, opts: &opts, target: t, own: own, meter: newMeter(opts.Progress), beneath: map[manifest.Key]int64{}}
+	x := &restorer{repo: r, m: m, tree: tree, opts: &opts, target: t, own: own, meter: progress.New(opts.Progress), beneath: map[manifest.Key]int64{}}
 	x.changes.Deleted = t.replaced
 	if len(include) > 0 {
 		if x.chosen, err = choosePaths(ctx, tree, include); err != nil {
@@ -231,10 +232,10 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if t.fresh && r.state != "" {
 		x.marks = []uint64{}
 	}
-	x.meter.totalFiles.Store(int64(m.Entries))
-	x.meter.totalBytes.Store(int64(m.Bytes))
-	x.meter.start(snapshot.PhasePlanning)
-	defer x.meter.stop()
+	x.meter.TotalFiles.Store(int64(m.Entries))
+	x.meter.TotalBytes.Store(int64(m.Bytes))
+	x.meter.Start(snapshot.PhasePlanning)
+	defer x.meter.Stop()
 	if err := x.write(ctx); err != nil {
 		if t.how == targetInto {
 			err = fmt.Errorf("%w: %w", snapshot.ErrPartlyWritten, err)
@@ -316,7 +317,7 @@ func (x *restorer) run(ctx context.Context) error {
 	}
 	for _, s := range steps {
 		start := time.Now()
-		x.meter.phase(s.phase)
+		x.meter.SetPhase(s.phase)
 		if err := s.do(ctx); err != nil {
 			return err
 		}

@@ -14,8 +14,8 @@ import (
 
 // preview tells what a restore would change, and changes nothing.
 func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
-	x.meter.start(snapshot.PhasePlanning)
-	defer x.meter.stop()
+	x.meter.Start(snapshot.PhasePlanning)
+	defer x.meter.Stop()
 	if err := x.run(ctx); err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 		}
 		v.rootDir = fsys.DirentOf("", &st)
 	}
-	x.meter.phase(snapshot.PhaseVerifying)
+	x.meter.SetPhase(snapshot.PhaseVerifying)
 	err = v.run(ctx, func(c *Change) error {
 		if x.would(c) {
 			return x.opts.Would(c)

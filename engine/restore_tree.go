@@ -179,7 +179,7 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 			return x.make(ctx, dir, rank, src, &f)
 		}
 	}
-	x.meter.addFile()
+	x.meter.AddFile()
 	x.plan.links = append(x.plan.links, link{cloneKey(first), cloneKey(e.Key()), src, rank})
 	return nil
 }
@@ -201,7 +201,7 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 		return x.dryMake(rank, e)
 	}
 	if e.Type == manifest.Dir {
-		x.meter.addFile()
+		x.meter.AddFile()
 		return x.makeDir(dir, rank, e)
 	}
 	if e.Type == manifest.File {
@@ -211,7 +211,7 @@ func (x *restorer) make(ctx context.Context, dir *openDir, rank, src uint64, e *
 		}
 		return x.planFile(ctx, dir, rank, e)
 	}
-	x.meter.addFile()
+	x.meter.AddFile()
 	parent, err := x.openDir(dir, e.Dir)
 	if err != nil {
 		return err

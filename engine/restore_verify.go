@@ -237,8 +237,8 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 	if err := x.folding.Put(parent, e.Name, func() error { return nil }); err != nil {
 		return false, err
 	}
-	x.meter.addFile()
-	x.meter.addBytes(int64(e.Size))
+	x.meter.AddFile()
+	x.meter.AddBytes(int64(e.Size))
 	if same {
 		x.changes.Unchanged++
 		return true, nil

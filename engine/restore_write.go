@@ -134,13 +134,13 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	frames := w.plan.frames
 	pack := frames[f.wants[0].frame].pack
 	w.stored = slices.Grow(w.stored[:0], int(f.end-f.first))[:f.end-f.first]
-	w.meter.transfer(1, 0)
+	w.meter.Transfer(1, 0)
 	fetched := int64(len(w.stored))
 	if s, ok := w.packs.(*remote.CachedStore); ok {
 		fetched = min(fetched, s.Missing(packName(pack), int64(f.first), fetched))
 	}
 	err := w.packs.ReadAt(ctx, packName(pack), int64(f.first), w.stored)
-	w.meter.transfer(-1, int64(len(w.stored)))
+	w.meter.Transfer(-1, int64(len(w.stored)))
 	if errors.Is(err, remote.ErrNotExist) {
 		return w.writeRelocated(ctx, f, pack)
 	}
@@ -282,7 +282,7 @@ func (w *contentWriter) write(ctx context.Context, wt *want, data []byte) error 
 	if err := w.leave(e, w.writePiece(wt, e, data)); err != nil {
 		return fmt.Errorf("file %q: %w", e.Path(), err)
 	}
-	w.meter.addBytes(int64(len(data)))
+	w.meter.AddBytes(int64(len(data)))
 	return nil
 }
 
@@ -347,7 +347,7 @@ func (x *restorer) createFile(parent int, rank uint64, e *manifest.Entry, pieces
 
 // finishFile gives a file whose contents are there its metadata and its name.
 func (x *restorer) finishFile(fd, parent int, rank uint64, e *manifest.Entry) error {
-	x.meter.addFile()
+	x.meter.AddFile()
 	dir, name, err := x.workplace(parent, rank, e)
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ func (s *sequencer) note(n *dirNode) {
 
 // add appends an entry to the batch.
 func (s *sequencer) add(ctx context.Context, dir string, d *fsys.Dirent) error {
-	s.meter.addFile()
+	s.meter.AddFile()
 	file := s.whole.join(ctx, dir, d)
 	it := item{entry: entryOf(dir, file), stat: *d, lane: laneOf(d.Name), linked: file.Nlink > 1 && !d.IsDir(), joined: file != d}
 	if first, ok := s.linkTo(it.entry.Key(), file); ok {
@@ -97,7 +97,7 @@ func (s *sequencer) add(ctx context.Context, dir string, d *fsys.Dirent) error {
 	it.print = fingerprint(d, s.started.Unix())
 	all, contents := s.parent.reuse(ctx, &it)
 	if all {
-		s.meter.addBytes(int64(it.entry.Size))
+		s.meter.AddBytes(int64(it.entry.Size))
 		return s.append(ctx, &it, false)
 	}
 	it.settle = true

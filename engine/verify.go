@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -136,8 +137,8 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.url, snapshot.ErrInvalid, opts.ReadData)
 	}
 	v := newCheckup(r, opts)
-	v.meter.start(snapshot.PhaseChecking)
-	defer v.meter.stop()
+	v.meter.Start(snapshot.PhaseChecking)
+	defer v.meter.Stop()
 	start := time.Now()
 	if err := v.run(ctx, refs); err != nil {
 		if ctx.Err() != nil {
@@ -168,7 +169,7 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 type checkup struct {
 	repo  *Repository
 	opts  *VerifyOptions
-	meter *meter
+	meter *progress.Meter
 	pages *storePages
 	seed  maphash.Seed // of fingerprints of places
 	part  bool         // only some snapshots, and what they need
@@ -198,7 +199,7 @@ type checkedSnapshot struct {
 
 func newCheckup(r *Repository, opts *VerifyOptions) *checkup {
 	return &checkup{
-		repo: r, opts: opts, meter: newMeter(opts.Progress), seed: maphash.MakeSeed(),
+		repo: r, opts: opts, meter: progress.New(opts.Progress), seed: maphash.MakeSeed(),
 		pages: newStorePages(r), packs: map[chunk.PackID]*packFacts{}, leaves: map[[16]byte]*leafFacts{},
 	}
 }

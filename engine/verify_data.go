@@ -31,8 +31,8 @@ func (v *checkup) readPacks(ctx context.Context) error {
 	if v.opts.ReadData == 0 {
 		return nil
 	}
-	v.meter.phase(snapshot.PhaseData)
-	v.meter.files.Store(0)
+	v.meter.SetPhase(snapshot.PhaseData)
+	v.meter.Files.Store(0)
 	log, err := v.openReadLog()
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func (v *checkup) readPacks(ctx context.Context) error {
 	todo := v.sample(log.state.Seed)
 	slices.SortFunc(todo, func(a, b *packFacts) int { return comparePacks(a.id, b.id) })
 	for _, p := range todo {
-		v.meter.totalBytes.Add(p.size)
+		v.meter.TotalBytes.Add(p.size)
 	}
 	log.begin(todo)
 
@@ -75,14 +75,14 @@ func (v *checkup) readNext(ctx context.Context, p *packFacts, log *readLog, b *p
 	skip, good := log.read(p), true
 	if !skip {
 		var err error
-		v.meter.transfer(1, 0)
+		v.meter.Transfer(1, 0)
 		good, err = v.readPack(ctx, p, b)
-		v.meter.transfer(-1, size)
+		v.meter.Transfer(-1, size)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", packName(p.id), err)
 		}
 	}
-	v.meter.addBytes(size)
+	v.meter.AddBytes(size)
 	log.done(p, good)
 	v.mu.Lock()
 	defer v.mu.Unlock()

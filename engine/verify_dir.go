@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -56,11 +57,11 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if err != nil {
 		return nil, err
 	}
-	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: newMeter(opts.Progress), links: map[fsys.Inode]*linkGroup{}, skip: r.ownDirs().byInode}
-	v.meter.start(snapshot.PhaseVerifying)
-	defer v.meter.stop()
-	v.meter.totalFiles.Store(int64(m.Entries))
-	v.meter.totalBytes.Store(int64(m.Bytes))
+	v := &dirVerifier{repo: r, opts: opts, snapshot: s, meter: progress.New(opts.Progress), links: map[fsys.Inode]*linkGroup{}, skip: r.ownDirs().byInode}
+	v.meter.Start(snapshot.PhaseVerifying)
+	defer v.meter.Stop()
+	v.meter.TotalFiles.Store(int64(m.Entries))
+	v.meter.TotalBytes.Store(int64(m.Bytes))
 	if err := v.openRoot(dir); err != nil {
 		return nil, fmt.Errorf("comparing %s: %w", dir, err)
 	}
@@ -71,7 +72,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 		}
 		return nil, fmt.Errorf("comparing %s with snapshot %v: %w", dir, m.ID, integrity(err))
 	}
-	return &DirReport{Snapshot: &s.Snapshot, Files: v.meter.files.Load(), Bytes: v.meter.bytes.Load(), Problems: v.problems}, nil
+	return &DirReport{Snapshot: &s.Snapshot, Files: v.meter.Files.Load(), Bytes: v.meter.Bytes.Load(), Problems: v.problems}, nil
 }
 
 // dirVerifier goes through a directory and a snapshot's tree side by side: the walk of
@@ -87,7 +88,7 @@ type dirVerifier struct {
 	skip     map[fsys.Inode]string // directories that are not looked at
 	byStat   bool                  // of files of the same size and time the contents are the same
 	unread   bool                  // attributes that may not be read are other ones, and no problem
-	meter    *meter
+	meter    *progress.Meter
 
 	// Of the walk.
 	cursor *manifest.Cursor
@@ -277,7 +278,7 @@ func cloneEntry(e *manifest.Entry) *manifest.Entry {
 
 // add makes a job of an entry of the directory.
 func (v *dirVerifier) add(ctx context.Context, dir string, d *fsys.Dirent) error {
-	v.meter.addFile()
+	v.meter.AddFile()
 	e := entryOf(dir, d)
 	k := e.Key()
 	if err := v.removedBefore(ctx, &k); err != nil {
@@ -417,6 +418,6 @@ func (v *dirVerifier) contents(ctx context.Context, old, new *manifest.Entry, di
 	}
 	defer unix.Close(fd)
 	err = holdsContents(ctx, v.repo.hasher, v.snapshot.tree, old, fd, buf)
-	v.meter.addBytes(int64(new.Size))
+	v.meter.AddBytes(int64(new.Size))
 	return err
 }

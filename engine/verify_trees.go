@@ -173,7 +173,7 @@ func (v *checkup) listLeaves(ctx context.Context, t *openTree, jobs chan<- leafJ
 				return ctx.Err()
 			}
 		} else {
-			v.meter.files.Add(int64(p.Entries))
+			v.meter.Files.Add(int64(p.Entries))
 		}
 		t.leaves = append(t.leaves, facts)
 		return nil
@@ -245,7 +245,7 @@ func (v *checkup) readLeaf(ctx context.Context, job *leafJob) error {
 	for _, id := range slices.SortedFunc(maps.Keys(use), comparePacks) {
 		job.facts.use = append(job.facts.use, usedPack{v.pack(id), use[id]})
 	}
-	v.meter.files.Add(int64(leaf.Len()))
+	v.meter.Files.Add(int64(leaf.Len()))
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -21,7 +22,7 @@ type writer struct {
 	commit committer
 	guard  *guard
 	up     *uploader
-	meter  *meter
+	meter  *progress.Meter
 	tell   func(error) // what a person should know
 	// shared: somebody else may put a manifest of the same id at the same time.
 	shared bool
@@ -30,7 +31,7 @@ type writer struct {
 }
 
 // newWriter makes a writer; before is the guard of a run that had to begin anew, or nil.
-func (r *Repository) newWriter(before *guard, m *meter, tell func(error)) *writer {
+func (r *Repository) newWriter(before *guard, m *progress.Meter, tell func(error)) *writer {
 	w := &writer{repo: r, guard: r.newGuard(before), commit: committer{repo: r}, meter: m, tell: tell}
 	w.guard.tellBad = tell
 	return w
@@ -47,7 +48,7 @@ func (w *writer) begin(ctx context.Context) (*errgroup.Group, context.Context) {
 		puts = localPuts
 	}
 	w.up = newUploader(w.repo.store, g, puts)
-	w.up.busy = w.meter.transfer
+	w.up.busy = w.meter.Transfer
 	w.up.onPut = w.landed
 	w.up.onLand = w.commit.flushSome
 	w.commit.up, w.commit.last, w.commit.guard = w.up, w.repo.uptime(), w.guard
