@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 )
 
 func FuzzConfig(f *testing.F) {
@@ -41,7 +42,7 @@ func FuzzPattern(f *testing.F) {
 		f.Add(line, "a/b.o")
 	}
 	f.Fuzz(func(t *testing.T, line, path string) {
-		p, ok, err := parsePattern(line)
+		p, ok, err := ignore.ParsePattern(line)
 		if err != nil && !strings.Contains(err.Error(), "pattern") {
 			t.Fatalf("%t, %v", ok, err)
 		}
@@ -49,8 +50,8 @@ func FuzzPattern(f *testing.F) {
 			return
 		}
 		name := path[strings.LastIndexByte(path, '/')+1:]
-		asDir, asFile := p.match(path, name, true), p.match(path, name, false)
-		if asFile != (asDir && !p.dirOnly) {
+		asDir, asFile := p.Match(path, name, true), p.Match(path, name, false)
+		if asFile != (asDir && !p.DirOnly) {
 			t.Errorf("a directory matches: %t, a file: %t", asDir, asFile)
 		}
 	})

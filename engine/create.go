@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -129,7 +130,7 @@ type creator struct {
 	root    int    // file descriptor of dir
 	rootDir fsys.Dirent
 	started time.Time
-	exclude *excludes
+	exclude *ignore.Rules
 
 	parent *parentTree    // nil for none
 	fork   *overlaySource // if dir is a fork, of parent; else nil
@@ -150,7 +151,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 	if err := checkLabels(opts); err != nil {
 		return nil, err
 	}
-	patterns, err := parsePatterns(opts.Excludes)
+	patterns, err := ignore.ParsePatterns(opts.Excludes)
 	if err != nil {
 		return nil, err
 	}
@@ -174,9 +175,9 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 	}
 	c := &creator{
 		opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
-		exclude: &excludes{command: patterns, gitignore: opts.Gitignore, root: place},
+		exclude: &ignore.Rules{Patterns: patterns, Gitignore: opts.Gitignore, Root: place},
 	}
-	c.exclude.warn = c.warn
+	c.exclude.Warn = c.warn
 	c.writer = r.newWriter(before, progress.New(opts.Progress), c.warn)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
@@ -204,11 +205,11 @@ func TestFind(t *testing.T) {
 		{`odd/\[x\]`}, {"s*/a.js"}, {"src/lib/deep/c.js", "src/lib", "/a.js"}, {"*.js", "!src/**"}, {"**/*.js", "!a.js", "src/a.js"},
 		{"none/**"}, {"src/a.js/x"}, {"?.js"}, {"[!a].*"}, {"src/b.ts/"}, {"src/**/**/c.js"}, {"**/deep"}, {"!*"},
 	} {
-		parsed, err := parsePatterns(patterns)
+		parsed, err := ignore.ParsePatterns(patterns)
 		must(t, err)
 		var want, got []string
 		must(t, s.Walk("", func(i *FileInfo) error {
-			if hit, not := lastMatch(t.Context(), parsed, i.Path(), i.Name(), i.IsDir()); hit && !not {
+			if hit, not := ignore.LastMatch(t.Context(), parsed, i.Path(), i.Name(), i.IsDir()); hit && !not {
 				want = append(want, i.Path())
 			}
 			return nil

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -269,7 +270,7 @@ func TestLikeGit(t *testing.T) {
 // matches nothing in a file.
 func TestPatternErrors(t *testing.T) {
 	for _, s := range []string{"[", "a[", "[a", "a\\"} {
-		if _, err := parsePatterns([]string{s}); !errors.Is(err, snapshot.ErrInvalid) {
+		if _, err := ignore.ParsePatterns([]string{s}); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%q: %v", s, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +34,7 @@ func disbelieve(ctx context.Context, upper string) error {
 	if err := dropXattr(fd, "user.containers.override_stat"); err != nil {
 		return fmt.Errorf("%s: %w", upper, err)
 	}
-	w := &walker{root: fd, exclude: &excludes{}}
+	w := &walker{root: fd, exclude: &ignore.Rules{}}
 	err = w.walk(ctx, 1, func(n *dirNode) error {
 		err := n.err
 		if err == nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -149,7 +150,7 @@ func (s *SnapshotFS) scan(dir string, f *finder, yield func(*FileInfo) error) er
 
 // finder is the patterns of a search.
 type finder struct {
-	patterns []pattern
+	patterns []ignore.Pattern
 	paths    []pathGlob // of those that have slashes
 	anywhere bool       // some have none
 	roots    []string   // directories below which all lies that can match
@@ -158,14 +159,14 @@ type finder struct {
 // pathGlob is a pattern with slashes, element by element.
 type pathGlob struct {
 	parts []string
-	globs []*glob // nil for "**"
+	globs []*ignore.Glob // nil for "**"
 }
 
 func newFinder(lines []string) (*finder, error) {
 	f := &finder{}
 	var roots []string
 	for _, line := range lines {
-		p, ok, err := parsePattern(line)
+		p, ok, err := ignore.ParsePattern(line)
 		if err != nil {
 			return nil, err
 		}
@@ -174,12 +175,12 @@ func newFinder(lines []string) (*finder, error) {
 		}
 		f.patterns = append(f.patterns, p)
 		switch {
-		case p.negate:
-		case !p.whole:
+		case p.Negate:
+		case !p.Whole:
 			f.anywhere = true
 			roots = append(roots, "")
 		default:
-			g := pathGlobOf(p.glob.text)
+			g := pathGlobOf(p.Glob.Text)
 			f.paths = append(f.paths, g)
 			roots = append(roots, g.root())
 		}
@@ -198,7 +199,7 @@ func pathGlobOf(text string) pathGlob {
 	for part := range strings.SplitSeq(text, "/") {
 		// An element that is no pattern by itself, as a class with a slash in it would
 		// be, is taken for one that may be anything.
-		element, ok := newGlob(part)
+		element, ok := ignore.NewGlob(part)
 		if !ok || len(part) > 1 && strings.Trim(part, "*") == "" {
 			g.parts, g.globs = append(g.parts, "**"), append(g.globs, nil)
 			continue
@@ -211,7 +212,7 @@ func pathGlobOf(text string) pathGlob {
 // root is the longest path that everything which matches is below.
 func (g *pathGlob) root() string {
 	n := 0
-	for n < len(g.parts)-1 && !strings.ContainsAny(g.parts[n], globSpecial) {
+	for n < len(g.parts)-1 && !strings.ContainsAny(g.parts[n], ignore.GlobSpecial) {
 		n++
 	}
 	return strings.Join(g.parts[:n], "/")
@@ -239,7 +240,7 @@ func (g *pathGlob) reach(dir string) (here, below bool) {
 				return false, false // the pattern ends above
 			case g.globs[n] == nil:
 				return true, true
-			case !g.globs[n].match(part):
+			case !g.globs[n].Match(part):
 				return false, false
 			}
 			n++
@@ -255,6 +256,6 @@ func (g *pathGlob) reach(dir string) (here, below bool) {
 
 // matches reports whether an entry is one that is looked for.
 func (f *finder) matches(e *manifest.Entry) bool {
-	hit, negated := lastMatch(context.Background(), f.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
+	hit, negated := ignore.LastMatch(context.Background(), f.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
 	return hit && !negated
 }

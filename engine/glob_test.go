@@ -17,18 +17,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"golang.org/x/sys/unix"
 )
 
 // ignores reports whether a path is left out by one line of a .gitignore file beside it.
 func ignores(line, path string) bool {
-	p, ok, _ := parsePattern(line)
-	if !ok || p.negate {
+	p, ok, _ := ignore.ParsePattern(line)
+	if !ok || p.Negate {
 		return false
 	}
 	for i := 0; i <= len(path); i++ {
 		if i == len(path) || path[i] == '/' {
-			if p.match(path[:i], filepath.Base(path[:i]), i < len(path)) {
+			if p.Match(path[:i], filepath.Base(path[:i]), i < len(path)) {
 				return true
 			}
 		}
@@ -174,13 +175,13 @@ func TestGlobHostile(t *testing.T) {
 			{strings.Repeat("[", 1<<16), long, false},
 			{strings.Repeat(`\`, 1<<16), long, false},
 			{"[" + strings.Repeat("a-", 1<<11) + "]", "a", true},
-			{"*[" + strings.Repeat("b-", maxGlob/2-2) + "]*c", long, false},
-			{"**/*[" + strings.Repeat("b-", maxGlob/2-4) + "]c", deep, false},
-			{"**/" + strings.Repeat("*", maxGitignore) + "b/", deep, false},
+			{"*[" + strings.Repeat("b-", ignore.MaxGlob/2-2) + "]*c", long, false},
+			{"**/*[" + strings.Repeat("b-", ignore.MaxGlob/2-4) + "]c", deep, false},
+			{"**/" + strings.Repeat("*", ignore.MaxGitignore) + "b/", deep, false},
 			{strings.Repeat("[[:", 1<<12), long, false},
 		} {
-			p, ok, _ := parsePattern(c.line)
-			if got := ok && p.match(c.path, filepath.Base(c.path), true); got != c.want {
+			p, ok, _ := ignore.ParsePattern(c.line)
+			if got := ok && p.Match(c.path, filepath.Base(c.path), true); got != c.want {
 				t.Errorf("%.40q...: %v", c.line, got)
 			}
 		}
@@ -201,11 +202,11 @@ func FuzzGlob(f *testing.F) {
 		if len(text) > 12 || len(path) > 12 {
 			return
 		}
-		g, ok := newGlob(text)
+		g, ok := ignore.NewGlob(text)
 		if !ok || text == "" {
 			return
 		}
-		if got, want := g.match(path), matchAllWays(text, 0, path); got != want {
+		if got, want := g.Match(path), matchAllWays(text, 0, path); got != want {
 			t.Errorf("%q and %q: %v", text, path, got)
 		}
 	})
@@ -220,7 +221,7 @@ func matchAllWays(p string, i int, path string) bool {
 		if path == "" {
 			return false
 		}
-		ok, next := globUnit(p, i, path[0])
+		ok, next := ignore.GlobUnit(p, i, path[0])
 		return ok && matchAllWays(p, next, path[1:])
 	}
 	n := i + 1
@@ -261,9 +262,9 @@ func (c *endsSoon) Err() error {
 func TestStopsInPatterns(t *testing.T) {
 	ctx := &endsSoon{Context: t.Context()}
 	ctx.left.Store(10)
-	patterns, err := parsePatterns(append([]string{"name"}, slices.Repeat([]string{"*a*b"}, 20)...))
+	patterns, err := ignore.ParsePatterns(append([]string{"name"}, slices.Repeat([]string{"*a*b"}, 20)...))
 	must(t, err)
-	if hit, _ := lastMatch(ctx, patterns, "name", "name", false); hit {
+	if hit, _ := ignore.LastMatch(ctx, patterns, "name", "name", false); hit {
 		t.Error("all patterns were looked at")
 	}
 	content := map[string]string{}
@@ -275,7 +276,7 @@ func TestStopsInPatterns(t *testing.T) {
 	must(t, err)
 	defer unix.Close(fd)
 	ctx.left.Store(10)
-	w := &walker{root: fd, ctx: ctx, exclude: &excludes{}}
+	w := &walker{root: fd, ctx: ctx, exclude: &ignore.Rules{}}
 	if err := w.read(&dirNode{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("all names were looked at: %v", err)
 	}

@@ -36,7 +36,7 @@ func (c *creator) findFork() {
 	if o != nil && o.Format == upperFuse {
 		c.byFuse = o
 	}
-	if !ok || len(c.exclude.command) > 0 || c.exclude.gitignore {
+	if !ok || len(c.exclude.Patterns) > 0 || c.exclude.Gitignore {
 		return
 	}
 	if c.opts.Parent != "" {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +48,7 @@ func (c *creator) findWhole(ctx context.Context) error {
 	} else {
 		c.whole = &wholeFork{tree, fd}
 	}
-	w := &walker{root: fd, exclude: &excludes{}, upper: &c.byFuse.Format}
+	w := &walker{root: fd, exclude: &ignore.Rules{}, upper: &c.byFuse.Format}
 	return w.walk(ctx, 1, func(n *dirNode) error {
 		c.warnPosing(ctx, tree, &lowerDir{n.path}, n)
 		return nil

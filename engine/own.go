@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -155,7 +156,7 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 	if o.is(&st) != "" {
 		return "", true, entries, nil
 	}
-	w := &walker{root: fd, dev: uint64(st.Dev), exclude: &excludes{}, skip: o.inodes()}
+	w := &walker{root: fd, dev: uint64(st.Dev), exclude: &ignore.Rules{}, skip: o.inodes()}
 	err = w.walk(ctx, 1, func(n *dirNode) error {
 		if len(n.own) > 0 {
 			path, ok = manifest.Join(n.path, n.own[0]), true

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -160,7 +161,7 @@ type restorer struct {
 	packs  remote.Store // with the disk cache before it
 	meter  *progress.Meter
 	owner  ownerPolicy
-	chosen *selection // nil for everything
+	chosen *ignore.Selection // nil for everything
 
 	plan   *plan
 	prints []uint64 // of the entries that were met, by rank, 0 for none; nil where nobody asked
@@ -189,7 +190,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if opts.Delete && len(opts.Include) > 0 {
 		return nil, fmt.Errorf("%w: to restore a part and to delete all else do not go together", snapshot.ErrInvalid)
 	}
-	include, err := parsePatterns(opts.Include)
+	include, err := ignore.ParsePatterns(opts.Include)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +207,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	x := &restorer{repo: r, m: m, tree: tree, opts: &opts, target: t, own: own, meter: progress.New(opts.Progress), beneath: map[manifest.Key]int64{}}
 	x.changes.Deleted = t.replaced
 	if len(include) > 0 {
-		if x.chosen, err = choosePaths(ctx, tree, include); err != nil {
+		if x.chosen, err = ignore.Choose(ctx, tree, include); err != nil {
 			return nil, err
 		}
 	}

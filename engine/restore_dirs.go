@@ -112,7 +112,7 @@ func (x *restorer) finishDirs(ctx context.Context) error {
 		if err := x.tree.At(ctx, rank, &e); err != nil {
 			return err
 		}
-		if x.chosen != nil && !x.fresh && !x.chosen.dirs[e.Path()] {
+		if x.chosen != nil && !x.fresh && !x.chosen.Dirs[e.Path()] {
 			continue // it was there, and is only on the way
 		}
 		err := x.finishDir(dir, rank, &e)

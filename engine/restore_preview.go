@@ -69,7 +69,7 @@ func (x *restorer) would(c *Change) bool {
 	case Removed:
 		c.Kind = Added
 	default:
-		if x.chosen != nil && x.how == targetInto && c.New.entry.Type == manifest.Dir && !x.chosen.dirs[c.Path] && c.What&manifest.ChangedType == 0 {
+		if x.chosen != nil && x.how == targetInto && c.New.entry.Type == manifest.Dir && !x.chosen.Dirs[c.Path] && c.What&manifest.ChangedType == 0 {
 			return false // it is only on the way
 		}
 	}

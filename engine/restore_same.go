@@ -25,7 +25,7 @@ type RestoreChanges struct {
 
 // meetDir counts a directory that is there.
 func (x *restorer) meetDir(e *manifest.Entry, st *unix.Stat_t, attrs fsys.XattrAccess) {
-	onTheWay := x.chosen != nil && !x.chosen.dirs[e.Path()]
+	onTheWay := x.chosen != nil && !x.chosen.Dirs[e.Path()]
 	if onTheWay || x.sameMeta(e, st, attrs) {
 		x.changes.Unchanged++
 	} else {

@@ -63,7 +63,7 @@ func (x *restorer) finishFilled(ctx context.Context) error {
 			return nil
 		case first:
 			err = x.finishRoot(&e)
-		case x.chosen.has(&e) && !x.plan.skipped[e.Key()]:
+		case x.chosen.Has(&e) && !x.plan.skipped[e.Key()]:
 			err = x.noteAgain(&e, rank)
 		}
 		if err != nil {

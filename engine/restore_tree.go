@@ -118,7 +118,7 @@ func (x *restorer) makeTree(ctx context.Context) error {
 		if x.marks != nil {
 			x.marks = append(x.marks, 0)
 		}
-		if !x.chosen.has(&e) {
+		if !x.chosen.Has(&e) {
 			continue
 		}
 		if e.Type != manifest.Dir {
@@ -169,7 +169,7 @@ func (x *restorer) planLink(ctx context.Context, dir *openDir, rank uint64, e *m
 		x.noFirst(e.Key(), first)
 		return nil
 	}
-	if !x.chosen.has(&f) {
+	if !x.chosen.Has(&f) {
 		if at, ok := linked[first]; ok {
 			first, src = at.key, at.rank
 		} else {

@@ -70,7 +70,7 @@ func (v *verifier) run(ctx context.Context, first uint64) error {
 				return err
 			}
 		}
-		if e.Type != manifest.File || v.plan.sources[rank] == 0 && !v.chosen.has(&e) || v.plan.skipped[key] {
+		if e.Type != manifest.File || v.plan.sources[rank] == 0 && !v.chosen.Has(&e) || v.plan.skipped[key] {
 			continue
 		}
 		if err := v.file(ctx, key, &e); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +70,7 @@ func markTree(ctx context.Context, root int, mountPoint bool) (m treeMark, ok bo
 	d := fsys.DirentOf("", &st)
 	m.add(entryMark(&d))
 	ok = true
-	w := &walker{root: root, dev: d.Dev, exclude: &excludes{}}
+	w := &walker{root: root, dev: d.Dev, exclude: &ignore.Rules{}}
 	err = w.walk(ctx, runtime.GOMAXPROCS(0), func(n *dirNode) error {
 		if mountPoint && n.path == lostFound {
 			return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -84,7 +85,7 @@ type dirVerifier struct {
 	snapshot *SnapshotFS
 	root     int // file descriptor; -1 for a directory that is not there
 	rootDir  fsys.Dirent
-	chosen   *selection            // of the snapshot; nil for everything
+	chosen   *ignore.Selection     // of the snapshot; nil for everything
 	skip     map[fsys.Inode]string // directories that are not looked at
 	byStat   bool                  // of files of the same size and time the contents are the same
 	unread   bool                  // attributes that may not be read are other ones, and no problem
@@ -205,7 +206,7 @@ func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 	if err := v.add(ctx, "", &v.rootDir); err != nil {
 		return err
 	}
-	w := &walker{root: v.root, dev: v.rootDir.Dev, exclude: &excludes{}, skip: v.skip}
+	w := &walker{root: v.root, dev: v.rootDir.Dev, exclude: &ignore.Rules{}, skip: v.skip}
 	err = w.walk(ctx, workers+1, func(n *dirNode) error {
 		for _, err := range append(slices.Clone(n.failed), n.err) {
 			if err == nil || isGone(err) {
@@ -242,7 +243,7 @@ func (v *dirVerifier) next(ctx context.Context) (err error) {
 		if err != nil || !v.more {
 			return err
 		}
-		if v.chosen.has(&v.old) {
+		if v.chosen.Has(&v.old) {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {

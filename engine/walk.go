@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,7 @@ import (
 type walker struct {
 	root    int // file descriptor
 	dev     uint64
-	exclude *excludes
+	exclude *ignore.Rules
 	oneFS   bool
 	skip    map[fsys.Inode]string // directories and symbolic links that are left out, and what they are
 	upper   *upperFormat          // the root is the upper directory of a fork; nil if it is not
@@ -39,7 +40,7 @@ const maxAhead = 32 << 10
 // dirNode is a directory of the walk.
 type dirNode struct {
 	path    string
-	ignore  *ignoreState // of the directory above; set to its own while listed
+	ignore  *ignore.State // of the directory above; set to its own while listed
 	listed  chan struct{}
 	taken   bool // under walker.mu: somebody lists it
 	mounted bool // another file system, not to be listed
@@ -170,7 +171,7 @@ func (w *walker) read(n *dirNode) error {
 		return fmt.Errorf("listing directory %q: %w", n.path, err)
 	}
 	slices.Sort(names)
-	if n.ignore, err = w.exclude.enter(n.ignore, fd, n.path, names); err != nil {
+	if n.ignore, err = w.exclude.Enter(n.ignore, fd, n.path, names); err != nil {
 		n.failed = append(n.failed, fmt.Errorf("%w: nothing is left out because of it", err))
 	}
 	if w.upper != nil {
@@ -210,7 +211,7 @@ func (w *walker) read(n *dirNode) error {
 				continue
 			}
 		}
-		out, ignore := w.exclude.match(w.ctx, n.ignore, n.path, name, d.IsDir())
+		out, ignore := w.exclude.Match(w.ctx, n.ignore, n.path, name, d.IsDir())
 		if out {
 			continue
 		}

@@ -1,35 +1,35 @@
-package engine
+package ignore
 
 import "strings"
 
 // A glob is one pattern of '*', '?', '[a-z]', '**' and '\', that means to a byte what it
 // means to git (its wildmatch, with WM_PATHNAME). Of the libraries none is both equal to
 // git and quick on every pattern, and patterns come from strangers.
-type glob struct {
-	text    string
+type Glob struct {
+	Text    string
 	literal bool // it has none of those
 	suffix  bool // it is '*' and behind that a literal without a slash
 }
 
-// globSpecial are the bytes that mean something else than themselves.
-const globSpecial = `*?[\`
+// GlobSpecial are the bytes that mean something else than themselves.
+const GlobSpecial = `*?[\`
 
-// maxGlob bounds a glob in bytes: no path is as long as the shortest that it can match.
-const maxGlob = 8 << 10
+// MaxGlob bounds a glob in bytes: no path is as long as the shortest that it can match.
+const MaxGlob = 8 << 10
 
-// newGlob makes a glob, false if it is malformed or too long: then it matches nothing.
-func newGlob(text string) (glob, bool) {
+// NewGlob makes a glob, false if it is malformed or too long: then it matches nothing.
+func NewGlob(text string) (Glob, bool) {
 	for strings.Contains(text, "***") {
 		text = strings.ReplaceAll(text, "***", "**") // which says the same
 	}
-	if len(text) > maxGlob {
-		return glob{}, false
+	if len(text) > MaxGlob {
+		return Glob{}, false
 	}
-	g := glob{text: text, literal: !strings.ContainsAny(text, globSpecial)}
+	g := Glob{Text: text, literal: !strings.ContainsAny(text, GlobSpecial)}
 	rest, star := strings.CutPrefix(text, "*")
-	g.suffix = star && !strings.ContainsAny(rest, globSpecial+"/")
+	g.suffix = star && !strings.ContainsAny(rest, GlobSpecial+"/")
 	for i := 0; i < len(text); {
-		_, next := globUnit(text, i, 0)
+		_, next := GlobUnit(text, i, 0)
 		if next < 0 {
 			return g, false
 		}
@@ -38,9 +38,9 @@ func newGlob(text string) (glob, bool) {
 	return g, true
 }
 
-// globUnit matches a byte with the unit of a pattern at i that is no '*', and tells where
+// GlobUnit matches a byte with the unit of a pattern at i that is no '*', and tells where
 // the next unit begins: a negative place if the pattern is malformed.
-func globUnit(p string, i int, c byte) (ok bool, next int) {
+func GlobUnit(p string, i int, c byte) (ok bool, next int) {
 	switch p[i] {
 	case '?':
 		return c != '/', i + 1
@@ -146,27 +146,27 @@ func inClass(name string, c byte) (in, known bool) {
 	return in, true
 }
 
-// match reports whether the glob matches all of a path. '*' and '?' match no slash, and
+// Match reports whether the glob matches all of a path. '*' and '?' match no slash, and
 // "**" between slashes, or a slash and an end, any number of directories.
 //
 // It never goes back further than to the last '*' and the last "**": what comes before is
 // matched as early as it can be, and a later match would leave less to choose from. So its
 // time is bounded by the product of the lengths, times the slashes if there is a "**".
-func (g glob) match(path string) bool {
+func (g Glob) Match(path string) bool {
 	switch {
 	case g.literal:
-		return path == g.text
-	case g.suffix && strings.HasSuffix(path, g.text[1:]):
+		return path == g.Text
+	case g.suffix && strings.HasSuffix(path, g.Text[1:]):
 		return strings.IndexByte(path, '/') < 0
 	case g.suffix:
 		return false
 	}
 	// To git a pattern begins behind its literal bytes, so that "a**/b" is "a/c/b" too.
-	first := strings.IndexAny(g.text, globSpecial)
-	if !strings.HasPrefix(path, g.text[:first]) {
+	first := strings.IndexAny(g.Text, GlobSpecial)
+	if !strings.HasPrefix(path, g.Text[:first]) {
 		return false
 	}
-	p, path := g.text[first:], path[first:]
+	p, path := g.Text[first:], path[first:]
 	i, j := 0, 0
 	star, starAt := -1, 0 // behind the last '*', and where it ends in the path
 	deep, deepAt := -1, 0 // the same of the last "**/"
@@ -195,7 +195,7 @@ func (g glob) match(path string) bool {
 			}
 			deep = n + 2 // an escaped slash: there must be a directory
 		case i < len(p) && j < len(path):
-			if ok, next := globUnit(p, i, path[j]); ok {
+			if ok, next := GlobUnit(p, i, path[j]); ok {
 				i, j = next, j+1
 				continue
 			}

@@ -1,4 +1,4 @@
-package engine
+package ignore
 
 import (
 	"context"
@@ -23,18 +23,18 @@ import (
 // own, and follows no rules. Outside of any work tree it is as if the root of the snapshot
 // had just become one.
 
-// ignoreRules are the patterns that hold in a directory: those written in it, then those
+// ruleSet are the patterns that hold in a directory: those written in it, then those
 // of the directories above, then those of the whole work tree.
-type ignoreRules struct {
-	above    *ignoreRules
+type ruleSet struct {
+	above    *ruleSet
 	dir      string // where they were written, in the work tree
-	patterns []pattern
+	patterns []Pattern
 }
 
-// ignoreState is what is known of a directory of the walk.
-type ignoreState struct {
+// State is what is known of a directory of the walk.
+type State struct {
 	tree    *workTree // nil below .git, where nothing is left out
-	rules   *ignoreRules
+	rules   *ruleSet
 	ignored bool // it is ignored itself, and so is all in it that is not tracked
 }
 
@@ -56,17 +56,17 @@ func (w *workTree) inside(path string) string {
 	return manifest.Join(w.prefix, path)
 }
 
-// excludes decides what is left out of a snapshot.
-type excludes struct {
-	command   []pattern // they override git's
-	gitignore bool
-	root      string // of the snapshot: absolute, without symbolic links
-	warn      func(error)
+// Rules decides what is left out of a snapshot.
+type Rules struct {
+	Patterns  []Pattern // they override git's
+	Gitignore bool
+	Root      string // of the snapshot: absolute, without symbolic links
+	Warn      func(error)
 }
 
-// enter gives the rules that hold in a directory, of those above it; nil for the root.
-func (x *excludes) enter(above *ignoreState, fd int, dir string, names []string) (*ignoreState, error) {
-	if !x.gitignore {
+// Enter gives the rules that hold in a directory, of those above it; nil for the root.
+func (x *Rules) Enter(above *State, fd int, dir string, names []string) (*State, error) {
+	if !x.Gitignore {
 		return nil, nil
 	}
 	in := above
@@ -76,9 +76,9 @@ func (x *excludes) enter(above *ignoreState, fd int, dir string, names []string)
 	case above.tree == nil:
 		return above, nil
 	case name == ".git":
-		return &ignoreState{}, nil
+		return &State{}, nil
 	case slices.Contains(names, ".git"):
-		if g := openGitRepo(filepath.Join(x.root, dir)); g != nil {
+		if g := openGitRepo(filepath.Join(x.Root, dir)); g != nil {
 			in = x.enterRepo(g, dir)
 		}
 	}
@@ -93,28 +93,28 @@ func (x *excludes) enter(above *ignoreState, fd int, dir string, names []string)
 }
 
 // with adds the patterns of a directory.
-func (s *ignoreState) with(dir string, patterns []pattern) *ignoreState {
+func (s *State) with(dir string, patterns []Pattern) *State {
 	if len(patterns) == 0 {
 		return s
 	}
-	return &ignoreState{tree: s.tree, rules: &ignoreRules{s.rules, dir, patterns}, ignored: s.ignored}
+	return &State{tree: s.tree, rules: &ruleSet{s.rules, dir, patterns}, ignored: s.ignored}
 }
 
 // enterRepo gives the rules that hold in all of a work tree.
-func (x *excludes) enterRepo(g *gitRepo, top string) *ignoreState {
-	s := &ignoreState{tree: &workTree{repo: g, top: top}}
+func (x *Rules) enterRepo(g *gitRepo, top string) *State {
+	s := &State{tree: &workTree{repo: g, top: top}}
 	files, err := g.excludeFiles()
 	if err != nil {
-		x.warn(fmt.Errorf("%w; what it says of ignored files is not known", err))
+		x.Warn(fmt.Errorf("%w; what it says of ignored files is not known", err))
 	}
 	return x.withFiles(s, files)
 }
 
-func (x *excludes) withFiles(s *ignoreState, files []string) *ignoreState {
+func (x *Rules) withFiles(s *State, files []string) *State {
 	for _, file := range files {
 		patterns, err := readPatternFile(unix.AT_FDCWD, file, 0)
 		if err != nil {
-			x.warn(fmt.Errorf("reading %s: %w: nothing is left out because of it", file, err))
+			x.Warn(fmt.Errorf("reading %s: %w: nothing is left out because of it", file, err))
 		}
 		s = s.with("", patterns)
 	}
@@ -122,48 +122,48 @@ func (x *excludes) withFiles(s *ignoreState, files []string) *ignoreState {
 }
 
 // enterRoot gives the rules for the root of the snapshot.
-func (x *excludes) enterRoot() *ignoreState {
-	if g := openGitRepo(x.root); g != nil {
+func (x *Rules) enterRoot() *State {
+	if g := openGitRepo(x.Root); g != nil {
 		return x.enterRepo(g, "")
 	}
-	g := gitRepoAbove(x.root)
+	g := gitRepoAbove(x.Root)
 	if g == nil {
 		var c gitConfig
 		c.readUsers()
-		return x.withFiles(&ignoreState{tree: &workTree{}}, c.excludesFiles(x.root))
+		return x.withFiles(&State{tree: &workTree{}}, c.excludesFiles(x.Root))
 	}
 	s := x.enterRepo(g, "")
-	prefix, err := filepath.Rel(g.top, x.root)
+	prefix, err := filepath.Rel(g.top, x.Root)
 	if err != nil {
-		x.warn(err)
-		return &ignoreState{tree: &workTree{}}
+		x.Warn(err)
+		return &State{tree: &workTree{}}
 	}
 	s.tree.prefix = prefix
 	at := ""
 	for name := range strings.SplitSeq(prefix, "/") {
 		patterns, err := readPatternFile(unix.AT_FDCWD, filepath.Join(g.top, at, ".gitignore"), unix.O_NOFOLLOW)
 		if err != nil {
-			x.warn(fmt.Errorf("reading %s: %w: nothing is left out because of it", filepath.Join(g.top, at, ".gitignore"), err))
+			x.Warn(fmt.Errorf("reading %s: %w: nothing is left out because of it", filepath.Join(g.top, at, ".gitignore"), err))
 		}
 		s = s.with(at, patterns)
 		at = manifest.Join(at, name)
 		if s.matches(context.Background(), at, name, true) {
 			s.ignored = true
-			x.warn(fmt.Errorf("git ignores %s itself: of it only what is tracked is in the snapshot", x.root))
+			x.Warn(fmt.Errorf("git ignores %s itself: of it only what is tracked is in the snapshot", x.Root))
 			break
 		}
 	}
 	return s
 }
 
-// match reports whether an entry of a directory is left out, and tells what is known of
+// Match reports whether an entry of a directory is left out, and tells what is known of
 // it as a directory. The last pattern that matches decides, and the deepest file is the
 // last. What it says when the context has ended means nothing.
-func (x *excludes) match(ctx context.Context, in *ignoreState, dir, name string, isDir bool) (out bool, below *ignoreState) {
+func (x *Rules) Match(ctx context.Context, in *State, dir, name string, isDir bool) (out bool, below *State) {
 	path := manifest.Join(dir, name)
-	if hit, negated := lastMatch(ctx, x.command, path, name, isDir); hit {
+	if hit, negated := LastMatch(ctx, x.Patterns, path, name, isDir); hit {
 		if in != nil && in.ignored {
-			in = &ignoreState{tree: in.tree, rules: in.rules} // what is asked for is whole
+			in = &State{tree: in.tree, rules: in.rules} // what is asked for is whole
 		}
 		return !negated, in
 	}
@@ -177,17 +177,17 @@ func (x *excludes) match(ctx context.Context, in *ignoreState, dir, name string,
 	if !x.tracks(ctx, in.tree, path, isDir) {
 		return true, in
 	}
-	return false, &ignoreState{tree: in.tree, rules: in.rules, ignored: true}
+	return false, &State{tree: in.tree, rules: in.rules, ignored: true}
 }
 
 // matches reports whether the patterns say that an entry of the work tree is ignored.
-func (s *ignoreState) matches(ctx context.Context, path, name string, isDir bool) bool {
+func (s *State) matches(ctx context.Context, path, name string, isDir bool) bool {
 	for r := s.rules; r != nil; r = r.above {
 		rel := path
 		if r.dir != "" {
 			rel = path[len(r.dir)+1:]
 		}
-		if hit, negated := lastMatch(ctx, r.patterns, rel, name, isDir); hit {
+		if hit, negated := LastMatch(ctx, r.patterns, rel, name, isDir); hit {
 			return !negated
 		}
 	}
@@ -196,28 +196,28 @@ func (s *ignoreState) matches(ctx context.Context, path, name string, isDir bool
 
 // tracks reports whether git tracks a file, or something in a directory. If that cannot
 // be known nothing is left out.
-func (x *excludes) tracks(ctx context.Context, w *workTree, path string, isDir bool) bool {
+func (x *Rules) tracks(ctx context.Context, w *workTree, path string, isDir bool) bool {
 	if w.repo == nil {
 		return false
 	}
 	t, err := w.repo.tracked(ctx)
 	if err != nil {
-		w.repo.told.Do(func() { x.warn(fmt.Errorf("%w: nothing that git ignores is left out of %s", err, w.repo.top)) })
+		w.repo.told.Do(func() { x.Warn(fmt.Errorf("%w: nothing that git ignores is left out of %s", err, w.repo.top)) })
 		return true
 	}
 	return t.has(path, isDir)
 }
 
-// maxGitignore bounds a .gitignore file in bytes.
-const maxGitignore = 1 << 20
+// MaxGitignore bounds a .gitignore file in bytes.
+const MaxGitignore = 1 << 20
 
 // readGitignore reads a .gitignore file of a work tree, where git follows no links.
-func readGitignore(dir int, name string) ([]pattern, error) {
+func readGitignore(dir int, name string) ([]Pattern, error) {
 	return readPatternFile(dir, name, unix.O_NOFOLLOW)
 }
 
 // readPatternFile reads a file of patterns; what is no regular file, or not there, has none.
-func readPatternFile(dir int, name string, flags int) ([]pattern, error) {
+func readPatternFile(dir int, name string, flags int) ([]Pattern, error) {
 	fd, err := fsys.OpenAt(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|flags)
 	if fsys.IsAny(err, unix.ELOOP, unix.ENOENT, unix.ENOTDIR) {
 		return nil, nil
@@ -231,8 +231,8 @@ func readPatternFile(dir int, name string, flags int) ([]pattern, error) {
 	if err != nil || !st.Mode().IsRegular() {
 		return nil, err
 	}
-	if st.Size() > maxGitignore {
-		return nil, fmt.Errorf("it has %d bytes, the most is %d", st.Size(), maxGitignore)
+	if st.Size() > MaxGitignore {
+		return nil, fmt.Errorf("it has %d bytes, the most is %d", st.Size(), MaxGitignore)
 	}
 	return parsePatternFile(f)
 }

@@ -1,4 +1,4 @@
-package engine
+package ignore
 
 import (
 	"context"
@@ -6,17 +6,17 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// selection is the part of a snapshot that Include chooses.
-type selection struct {
-	patterns []pattern
+// Selection is the part of a snapshot that Include chooses.
+type Selection struct {
+	patterns []Pattern
 	// dirs are the directories to make: true where all that is below is chosen,
 	// false where a directory is only on the way to something.
-	dirs map[string]bool
+	Dirs map[string]bool
 }
 
-// choosePaths finds the directories that a selection needs, in one pass.
-func choosePaths(ctx context.Context, t *manifest.Tree, patterns []pattern) (*selection, error) {
-	s := &selection{patterns: patterns, dirs: map[string]bool{"": false}}
+// Choose finds the directories that a selection needs, in one pass.
+func Choose(ctx context.Context, t *manifest.Tree, patterns []Pattern) (*Selection, error) {
+	s := &Selection{patterns: patterns, Dirs: map[string]bool{"": false}}
 	c, err := t.Seek(ctx, manifest.Key{})
 	if err != nil {
 		return nil, err
@@ -31,33 +31,33 @@ func choosePaths(ctx context.Context, t *manifest.Tree, patterns []pattern) (*se
 			continue
 		}
 		if e.Type == manifest.Dir {
-			s.dirs[e.Path()] = true
+			s.Dirs[e.Path()] = true
 		}
 		for dir := e.Dir; ; dir = manifest.KeyOf(dir).Dir {
-			if _, ok := s.dirs[dir]; ok {
+			if _, ok := s.Dirs[dir]; ok {
 				break
 			}
-			s.dirs[dir] = false
+			s.Dirs[dir] = false
 		}
 	}
 }
 
 // matches reports whether an entry is chosen by itself or by a directory above.
-func (s *selection) matches(e *manifest.Entry) bool {
-	hit, negated := lastMatch(context.Background(), s.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
+func (s *Selection) matches(e *manifest.Entry) bool {
+	hit, negated := LastMatch(context.Background(), s.patterns, e.Path(), e.Name, e.Type == manifest.Dir)
 	if hit {
 		return !negated // '!' takes back what a directory gave
 	}
-	return s.dirs[e.Dir]
+	return s.Dirs[e.Dir]
 }
 
-// has reports whether the entry is to be made. nil chooses everything.
-func (s *selection) has(e *manifest.Entry) bool {
+// Has reports whether the entry is to be made. nil chooses everything.
+func (s *Selection) Has(e *manifest.Entry) bool {
 	if s == nil || e.Name == "" {
 		return true
 	}
 	if e.Type == manifest.Dir {
-		_, ok := s.dirs[e.Path()]
+		_, ok := s.Dirs[e.Path()]
 		return ok
 	}
 	return s.matches(e)

@@ -1,4 +1,4 @@
-package engine
+package ignore
 
 import (
 	"context"
@@ -14,37 +14,37 @@ import (
 // own rules around it.
 
 // A pattern is one line of a .gitignore file.
-type pattern struct {
-	glob    glob
-	negate  bool // '!': takes back an earlier match
-	dirOnly bool // a slash at the end
-	whole   bool // a slash elsewhere: matched against the path, not the name
+type Pattern struct {
+	Glob    Glob
+	Negate  bool // '!': takes back an earlier match
+	DirOnly bool // a slash at the end
+	Whole   bool // a slash elsewhere: matched against the path, not the name
 }
 
-// parsePattern parses one pattern; false for a comment, an empty line, and what is
+// ParsePattern parses one pattern; false for a comment, an empty line, and what is
 // malformed. The error is for people who type it: it may be a pattern that hardly means anything.
-func parsePattern(line string) (p pattern, ok bool, err error) {
+func ParsePattern(line string) (p Pattern, ok bool, err error) {
 	s := trimSpaces(strings.TrimSuffix(line, "\r"))
 	if s == "" || s[0] == '#' {
 		return p, false, nil
 	}
 	if s[0] == '!' {
-		p.negate, s = true, s[1:]
+		p.Negate, s = true, s[1:]
 	}
 	if strings.HasSuffix(s, "/") {
-		p.dirOnly, s = true, strings.TrimSuffix(s, "/")
+		p.DirOnly, s = true, strings.TrimSuffix(s, "/")
 	}
 	if strings.Contains(s, "//") || strings.HasSuffix(s, "/") && s != "/" {
 		err = fmt.Errorf("%w: pattern %q has two slashes in a row", snapshot.ErrInvalid, line)
 	}
 	if i := strings.IndexByte(s, '/'); i >= 0 {
-		p.whole = true
+		p.Whole = true
 		s = strings.TrimPrefix(s, "/")
 	}
 	if s == "" {
 		return p, false, err
 	}
-	if p.glob, ok = newGlob(s); !ok {
+	if p.Glob, ok = NewGlob(s); !ok {
 		return p, false, fmt.Errorf("%w: pattern %q is malformed", snapshot.ErrInvalid, line)
 	}
 	return p, true, err
@@ -65,10 +65,10 @@ func trimSpaces(s string) string {
 	return s[:end]
 }
 
-func parsePatterns(lines []string) ([]pattern, error) {
-	var all []pattern
+func ParsePatterns(lines []string) ([]Pattern, error) {
+	var all []Pattern
 	for _, line := range lines {
-		p, ok, err := parsePattern(line)
+		p, ok, err := ParsePattern(line)
 		if err != nil {
 			return nil, err
 		}
@@ -79,37 +79,37 @@ func parsePatterns(lines []string) ([]pattern, error) {
 	return all, nil
 }
 
-// match matches a path relative to where the pattern was written.
-func (p *pattern) match(file, name string, isDir bool) bool {
-	if p.dirOnly && !isDir {
+// Match matches a path relative to where the pattern was written.
+func (p *Pattern) Match(file, name string, isDir bool) bool {
+	if p.DirOnly && !isDir {
 		return false
 	}
 	subject := name
-	if p.whole {
+	if p.Whole {
 		subject = file
 	}
-	return p.glob.match(subject)
+	return p.Glob.Match(subject)
 }
 
 // parsePatternFile parses a file of patterns as git does: a malformed one matches nothing.
-func parsePatternFile(r io.Reader) ([]pattern, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxGitignore))
-	var all []pattern
+func parsePatternFile(r io.Reader) ([]Pattern, error) {
+	data, err := io.ReadAll(io.LimitReader(r, MaxGitignore))
+	var all []Pattern
 	for line := range strings.SplitSeq(strings.TrimPrefix(string(data), "\ufeff"), "\n") {
 		line, _, _ = strings.Cut(line, "\x00")
-		if p, ok, _ := parsePattern(line); ok {
+		if p, ok, _ := ParsePattern(line); ok {
 			all = append(all, p)
 		}
 	}
 	return all, err
 }
 
-// lastMatch finds the last pattern that matches. Of a stranger's there may be hundreds of
+// LastMatch finds the last pattern that matches. Of a stranger's there may be hundreds of
 // thousands: it gives up when the context ends, and what it says then means nothing.
-func lastMatch(ctx context.Context, patterns []pattern, path, name string, isDir bool) (hit, negated bool) {
+func LastMatch(ctx context.Context, patterns []Pattern, path, name string, isDir bool) (hit, negated bool) {
 	for i := len(patterns) - 1; i >= 0 && ctx.Err() == nil; i-- {
-		if patterns[i].match(path, name, isDir) {
-			return true, patterns[i].negate
+		if patterns[i].Match(path, name, isDir) {
+			return true, patterns[i].Negate
 		}
 	}
 	return false, false
