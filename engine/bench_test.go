@@ -13,6 +13,7 @@ import (
 
 	"github.com/snapctl/snapctl/bench/micro"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -51,19 +52,19 @@ func BenchmarkCreateUnchanged(b *testing.B) {
 // The stat cache of such a create. The limit is to read the file and to hash it.
 func BenchmarkStatCacheRead(b *testing.B) {
 	const entries = 1_000_000
-	c := cacheDir{b.TempDir()}
+	c := local.Dir{Root: b.TempDir()}
 	prints := make([]uint64, entries)
 	for i := range prints {
 		prints[i] = rand.Uint64()
 	}
-	must(b, c.writeStats("/src", manifest.NewID(0), prints))
+	must(b, writeStats(c, "/src", manifest.NewID(0), prints))
 	micro.Run(b, fmt.Sprintf("entries=%d", entries), micro.Work{Bytes: 8 * entries, Entries: entries}, func() error {
-		if c.readStats("/src") == nil {
+		if readStats(c, "/src") == nil {
 			return fs.ErrNotExist
 		}
 		return nil
 	}, func() error {
-		data, err := os.ReadFile(c.path("dirs", dirKey("/src")))
+		data, err := os.ReadFile(c.Path("dirs", dirKey("/src")))
 		chunk.SumPack(data)
 		return err
 	})

@@ -334,7 +334,7 @@ func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n
 		if err != nil {
 			panic(err) // it is the name of a note
 		}
-		r.cache.remove("notes", id.String())
+		r.cache.Remove("notes", id.String())
 		s.Notes = slices.DeleteFunc(s.Notes, func(o manifest.NoteID) bool { return o == id })
 	}
 }

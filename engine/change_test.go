@@ -491,7 +491,7 @@ func TestManyRefs(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, damages["zeroed"](p.repo+"/manifests/"+refs[3]))
-	r.cache.remove("heads", refs[3])
+	r.cache.Remove("heads", refs[3])
 	gone, err := r.Remove(t.Context(), refs...)
 	if err != nil || len(gone) != len(refs) {
 		t.Errorf("%d, %v", len(gone), err)

@@ -312,12 +312,12 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	key := dirKey(c.place)
 	if c.fork != nil {
 		key = memoKey(c.fork.overlay)
-		err = c.repo.cache.writeMemo(c.fork.overlay, m.ID, asm.memo)
+		err = writeMemo(c.repo.cache, c.fork.overlay, m.ID, asm.memo)
 	} else {
-		err = c.repo.cache.writeStats(c.place, m.ID, asm.prints)
+		err = writeStats(c.repo.cache, c.place, m.ID, asm.prints)
 	}
 	if err == nil {
-		err = c.repo.cache.writeTable(key, m.ID, c.guard.sizes(m.Packs))
+		err = writeTable(c.repo.cache, key, m.ID, c.guard.sizes(m.Packs))
 	}
 	if err != nil {
 		c.repo.log.Info("caching what is known of the files", "err", err)

@@ -381,7 +381,7 @@ func TestWrongBytes(t *testing.T) {
 					}
 					src := manyFiles(p, "src")
 					id := complete(t, r, src, nil).ID.String()
-					must(t, os.RemoveAll(r.cache.dir+"/tree"))
+					must(t, os.RemoveAll(r.cache.Root+"/tree"))
 					dst := p.files("dst", map[string]string{"old": "tree"})
 					before := scan(t, dst)
 					whole := store.get()
@@ -512,7 +512,7 @@ func TestUnreadableRepository(t *testing.T) {
 			}
 			return remote.Fault{}
 		}))
-		must(t, os.RemoveAll(r.cache.dir))
+		must(t, os.RemoveAll(r.cache.Root))
 		if all, err := r.List(t.Context(), nil); err == nil && refused.Load() > 0 {
 			t.Errorf("%v fails: list gives %v", op, all)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -106,7 +107,7 @@ func (e *forkEntry) readyToEnd(keep bool) error {
 		if !keep {
 			return nil
 		}
-		return os.MkdirAll(filepath.Join(e.g.state, keptFolder), 0o700)
+		return os.MkdirAll(filepath.Join(e.g.state, local.Kept), 0o700)
 	}
 	ours, err := e.layerOurs()
 	if err != nil || !ours {

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -109,7 +110,7 @@ func (l *layerRecord) inUse() bool {
 	if l.Fork == "" || l.Key != filepath.Base(l.Key) {
 		return false
 	}
-	b, err := readRecord(filepath.Join(string(l.State), forksFolder, l.Key, forkFileName))
+	b, err := readRecord(filepath.Join(string(l.State), local.Forks, l.Key, forkFileName))
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
@@ -192,7 +193,7 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	}
 	rec.TookLayer = true
 	// What unfork --keep made goes with the fork that had it last.
-	rec.MadeLayer = filepath.Dir(l.dir) == filepath.Join(x.g.state, keptFolder)
+	rec.MadeLayer = filepath.Dir(l.dir) == filepath.Join(x.g.state, local.Kept)
 	return l, nil
 }
 
@@ -252,11 +253,11 @@ func (e *forkEntry) keep(ctx context.Context) (kept string, err error) {
 	if err := e.keepLayer(e.folder()); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(filepath.Join(e.g.state, keptFolder), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(e.g.state, local.Kept), 0o700); err != nil {
 		return "", err
 	}
 	// All at once, so that what was changed is never but half kept.
-	kept = filepath.Join(e.g.state, keptFolder, e.rec.Name+"-"+e.rec.ID[:6])
+	kept = filepath.Join(e.g.state, local.Kept, e.rec.Name+"-"+e.rec.ID[:6])
 	if err := os.Rename(e.folder(), kept); err != nil {
 		return "", err
 	}

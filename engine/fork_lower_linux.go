@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -45,18 +46,18 @@ func parseLowerKey(name string) (k lowerKey, ok bool) {
 
 // lower is where it is mounted.
 func (g *forkRegistry) lower(k lowerKey) string {
-	return filepath.Join(g.state, lowersFolder, k.String())
+	return filepath.Join(g.state, local.Lowers, k.String())
 }
 
 // isLower reports whether a path is such a mount point.
 func (g *forkRegistry) isLower(path string) bool {
-	return filepath.Dir(path) == filepath.Join(g.state, lowersFolder)
+	return filepath.Dir(path) == filepath.Join(g.state, local.Lowers)
 }
 
 // lockLower locks where a snapshot is mounted: LOCK_SH keeps it there, LOCK_EX is
 // for who mounts or unmounts it.
 func (g *forkRegistry) lockLower(ctx context.Context, k lowerKey, how int) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Join(g.state, lowersFolder), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(g.state, local.Lowers), 0o700); err != nil {
 		return nil, err
 	}
 	return lockFile(ctx, g.lower(k)+".lock", how)

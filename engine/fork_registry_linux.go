@@ -19,6 +19,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
@@ -78,7 +79,7 @@ func newForkRegistry(stateDir string) (*forkRegistry, error) {
 	if err := checkState(dir); err != nil {
 		return nil, err
 	}
-	return &forkRegistry{registry{filepath.Join(dir, forksFolder)}, dir}, nil
+	return &forkRegistry{registry{filepath.Join(dir, local.Forks)}, dir}, nil
 }
 
 // A forkRecord is what an entry says. It is enough to mount the fork again.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -331,7 +332,7 @@ func (g *forkRegistry) release(ctx context.Context, k lowerKey, wait bool, lock 
 // lowerElsewhere reports whether a snapshot is served in another mount namespace, where
 // to remove its mount point would unmount it.
 func (g *forkRegistry) lowerElsewhere(id manifest.ID) bool {
-	entries, err := (&registry{filepath.Join(g.state, mountsDir)}).scan(id.String()+".", nil)
+	entries, err := (&registry{filepath.Join(g.state, local.Mounts)}).scan(id.String()+".", nil)
 	defer closeAll(entries)
 	if err != nil {
 		return true // for all that is known
@@ -352,7 +353,7 @@ func (g *forkRegistry) dropLower(ctx context.Context, k lowerKey, detach bool) (
 	}
 	lower := g.lower(k)
 	var server *endingServer
-	mounts := &registry{filepath.Join(g.state, mountsDir)}
+	mounts := &registry{filepath.Join(g.state, local.Mounts)}
 	switch m := table.at(lower); {
 	case m == nil:
 		// Not mounted, but to be mounted again after a restart of the machine, as the

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -235,7 +236,7 @@ func (s *sweeper) unmade(key string) {
 
 // lowers unmounts snapshots over which no fork lies.
 func (s *sweeper) lowers(ctx context.Context) {
-	names, _ := os.ReadDir(filepath.Join(s.g.state, lowersFolder))
+	names, _ := os.ReadDir(filepath.Join(s.g.state, local.Lowers))
 	seen := map[lowerKey]bool{}
 	for _, n := range names {
 		k, ok := parseLowerKey(strings.TrimSuffix(n.Name(), ".lock"))
@@ -262,7 +263,7 @@ func (s *sweeper) lowers(ctx context.Context) {
 // locks removes files of locks that nobody has.
 func (s *sweeper) locks() {
 	dropLock(filepath.Join(s.g.state, resumeLock))
-	mounts := registry{filepath.Join(s.g.state, mountsDir)}
+	mounts := registry{filepath.Join(s.g.state, local.Mounts)}
 	names, _ := os.ReadDir(mounts.dir)
 	for _, n := range names {
 		name := n.Name()

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ import (
 func (f *forked) unfinish(x *Fork) {
 	f.Helper()
 	must(f, unix.Unmount(x.Dir, 0))
-	write(f, filepath.Join(f.state, forksFolder, makingPrefix+forkKey(x.Name, x.Dir)), nil)
+	write(f, filepath.Join(f.state, local.Forks, makingPrefix+forkKey(x.Name, x.Dir)), nil)
 }
 
 // sweep sweeps, and says what was left.
@@ -92,7 +93,7 @@ func TestSweepNothing(t *testing.T) {
 	for _, name := range []string{"changed", "elsewhere", "boot", "locked"} {
 		f.unfinish(forks[name])
 	}
-	write(t, filepath.Join(f.state, forksFolder, makingPrefix+forkKey("mounted", forks["mounted"].Dir)), nil)
+	write(t, filepath.Join(f.state, local.Forks, makingPrefix+forkKey("mounted", forks["mounted"].Dir)), nil)
 	must(t, unix.Unmount(forks["unmounted"].Dir, 0)) // by somebody, and it was a fork
 	f.rewrite("elsewhere", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: bootID(), Namespace: "mnt:[1]"} })
 	f.rewrite("boot", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: "before", Namespace: "mnt:[1]"} })
@@ -107,7 +108,7 @@ func TestSweepNothing(t *testing.T) {
 	f.forkStates("swept", map[string]ForkState{
 		"changed": ForkDetached, "elsewhere": ForkLost, "boot": ForkLost, "mounted": ForkMounted, "locked": ForkDetached, "unmounted": ForkDetached,
 	})
-	left, err := filepath.Glob(filepath.Join(f.state, forksFolder, makingPrefix+"*"))
+	left, err := filepath.Glob(filepath.Join(f.state, local.Forks, makingPrefix+"*"))
 	must(t, err)
 	if len(left) != 2 { // of what it cannot say anything about
 		t.Error(left)
@@ -145,7 +146,7 @@ func TestSweepKept(t *testing.T) {
 		}
 		f.remove(three)
 	}
-	if names, err := os.ReadDir(filepath.Join(f.state, keptFolder)); err != nil || len(names) > 0 {
+	if names, err := os.ReadDir(filepath.Join(f.state, local.Kept)); err != nil || len(names) > 0 {
 		t.Errorf("kept: %v %v", names, err)
 	}
 	must(t, os.Remove(f.path("layer")))
@@ -251,13 +252,13 @@ func TestSweepLower(t *testing.T) {
 	}
 	f.remove(one)
 	f.remove(two)
-	for _, name := range []string{resumeLock, mountsDir + "/" + f.id.String() + ".lock", lowersFolder + "/" + f.id.String() + ".lock"} {
+	for _, name := range []string{resumeLock, local.Mounts + "/" + f.id.String() + ".lock", local.Lowers + "/" + f.id.String() + ".lock"} {
 		write(t, filepath.Join(f.state, name), nil)
 	}
-	held, err := tryLockFile(filepath.Join(f.state, mountsDir, "held.lock"), unix.LOCK_SH)
+	held, err := tryLockFile(filepath.Join(f.state, local.Mounts, "held.lock"), unix.LOCK_SH)
 	must(t, err)
 	f.sweep()
-	absent(t, filepath.Join(f.state, resumeLock), filepath.Join(f.state, mountsDir, f.id.String()+".lock"))
+	absent(t, filepath.Join(f.state, resumeLock), filepath.Join(f.state, local.Mounts, f.id.String()+".lock"))
 	must(t, os.Remove(held.Name())) // which is there still
 	held.Close()
 }
@@ -336,7 +337,7 @@ func TestForkNamesLocked(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
 	one := f.fork(r, "one", nil)
-	lock, err := tryLockFile(filepath.Join(f.state, forksFolder, forksLock), unix.LOCK_EX)
+	lock, err := tryLockFile(filepath.Join(f.state, local.Forks, forksLock), unix.LOCK_EX)
 	must(t, err)
 	if lock == nil {
 		t.Fatal("somebody else has the lock")

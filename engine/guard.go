@@ -177,9 +177,9 @@ func (g *guard) readNew(ctx context.Context) error {
 	for _, name := range names {
 		all[strings.TrimPrefix(name, gcPrefix)] = true
 	}
-	for _, id := range g.repo.cache.names("tombstones") {
+	for _, id := range g.repo.cache.Names("tombstones") {
 		if validUUID(id) && !all[id] {
-			g.repo.cache.remove("tombstones", id)
+			g.repo.cache.Remove("tombstones", id)
 		}
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return g.read[name] })
@@ -226,11 +226,11 @@ func (g *guard) bar(t *tombstone) {
 // tombstone reads a tombstone, which the cache may have.
 func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, error) {
 	id := strings.TrimPrefix(name, gcPrefix)
-	if b := r.cache.read("tombstones", id); b != nil {
+	if b := r.cache.Read("tombstones", id); b != nil {
 		if t, err := decodeTombstone(b); err == nil {
 			return t, nil
 		}
-		r.cache.remove("tombstones", id)
+		r.cache.Remove("tombstones", id)
 	}
 	b, err := r.store.Get(ctx, name)
 	if err != nil {
@@ -240,7 +240,7 @@ func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, er
 	if err != nil {
 		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", snapshot.ErrIntegrity, name, err)
 	}
-	if err := r.cache.write("tombstones", id, b); err != nil {
+	if err := r.cache.Write("tombstones", id, b); err != nil {
 		r.log.Info("caching a tombstone", "err", err)
 	}
 	return t, nil

@@ -324,17 +324,17 @@ func TestTombstonesAreCached(t *testing.T) {
 	if first, second := gets(), gets(); first != 2 || second != 1 {
 		t.Errorf("%d requests, then %d", first, second)
 	}
-	if n := len(r.cache.names("tombstones")); n != 1 {
+	if n := len(r.cache.Names("tombstones")); n != 1 {
 		t.Errorf("%d are cached", n)
 	}
-	write(t, r.cache.path("tombstones", r.cache.names("tombstones")[0]), []byte("nonsense"))
+	write(t, r.cache.Path("tombstones", r.cache.Names("tombstones")[0]), []byte("nonsense"))
 	if n := gets(); n != 2 {
 		t.Errorf("%d requests, with nonsense in the cache", n)
 	}
 	y.pass(yardGrace + time.Second)
 	y.collectAll(y.enter())
 	gets()
-	if names := r.cache.names("tombstones"); len(names) != 0 {
+	if names := r.cache.Names("tombstones"); len(names) != 0 {
 		t.Errorf("%v are cached", names)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
@@ -29,7 +30,7 @@ func (r *Repository) pin(opts *Options) pin {
 		base = defaultCacheDir()
 	}
 	sum := blake3.Sum256([]byte(r.url))
-	return pin{filepath.Join(base, pinsFolder, fmt.Sprintf("%x", sum[:16]))}
+	return pin{filepath.Join(base, local.Pins, fmt.Sprintf("%x", sum[:16]))}
 }
 
 // check compares with what is remembered, and remembers what was not. An empty check is
@@ -79,7 +80,7 @@ func (p pin) set(keyCheck string) error {
 		}
 		return nil
 	}
-	dir := cacheDir{filepath.Dir(filepath.Dir(p.path))}
-	_ = dir.write(pinsFolder, filepath.Base(p.path), []byte(pinLine(keyCheck)))
+	dir := local.Dir{Root: filepath.Dir(filepath.Dir(p.path))}
+	_ = dir.Write(local.Pins, filepath.Base(p.path), []byte(pinLine(keyCheck)))
 	return nil
 }

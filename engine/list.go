@@ -164,13 +164,13 @@ func unlessDamaged(err error, aside *error) error {
 
 // cachedHead gives a snapshot that the cache knows, nil for none.
 func (r *Repository) cachedHead(id manifest.ID) *snapshot.Snapshot {
-	b := r.cache.read("heads", id.String())
+	b := r.cache.Read("heads", id.String())
 	if b == nil {
 		return nil
 	}
 	info, err := manifest.DecodeHead(r.codec, b)
 	if err != nil || info.ID != id {
-		r.cache.remove("heads", id.String())
+		r.cache.Remove("heads", id.String())
 		return nil
 	}
 	return snapshotOf(info)
@@ -239,7 +239,7 @@ func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (
 func (r *Repository) cacheHead(id manifest.ID, b []byte) {
 	n, err := manifest.HeadLen(b)
 	if err == nil && n <= len(b) {
-		err = r.cache.write("heads", id.String(), b[:n])
+		err = r.cache.Write("heads", id.String(), b[:n])
 	}
 	if err != nil {
 		r.log.Info("caching the head of a manifest", "err", err)
@@ -248,7 +248,7 @@ func (r *Repository) cacheHead(id manifest.ID, b []byte) {
 
 // forgetHeads drops what the cache has of snapshots that are gone.
 func (r *Repository) forgetHeads(ids []sizedID) {
-	names := r.cache.names("heads")
+	names := r.cache.Names("heads")
 	if len(names) <= len(ids) {
 		return
 	}
@@ -258,7 +258,7 @@ func (r *Repository) forgetHeads(ids []sizedID) {
 	}
 	for _, name := range names {
 		if _, err := manifest.ParseID(name); err == nil && !live[name] {
-			r.cache.remove("heads", name)
+			r.cache.Remove("heads", name)
 		}
 	}
 }

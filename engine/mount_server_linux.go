@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -99,7 +100,7 @@ func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest,
 	}
 	memory := opts.Memory
 	if memory <= 0 {
-		memory = shareOf(defaultMemory, 1<<20)
+		memory = local.ShareOf(defaultMemory, 1<<20)
 	}
 	s.chunks = newChunkReader(serving, r, r.packStore(), memory)
 	var pages manifest.PageSource = r

@@ -141,13 +141,13 @@ func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) 
 
 // cachedNote gives a note that the cache knows, nil for none.
 func (r *Repository) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
-	b := r.cache.read("notes", note.String())
+	b := r.cache.Read("notes", note.String())
 	if b == nil {
 		return nil
 	}
 	n, err := r.decodeNote(b, id, note)
 	if err != nil {
-		r.cache.remove("notes", note.String())
+		r.cache.Remove("notes", note.String())
 		return nil
 	}
 	return n
@@ -165,7 +165,7 @@ func (r *Repository) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*ma
 }
 
 func (r *Repository) cacheNote(n *manifest.Note, b []byte) {
-	if err := r.cache.write("notes", n.ID.String(), b); err != nil {
+	if err := r.cache.Write("notes", n.ID.String(), b); err != nil {
 		r.log.Info("caching a note", "err", err)
 	}
 }
@@ -178,13 +178,13 @@ func (r *Repository) forgetNotes(listed map[manifest.ID][]manifest.NoteID) {
 			live[note.String()] = true
 		}
 	}
-	names := r.cache.names("notes")
+	names := r.cache.Names("notes")
 	if len(names) <= len(live) {
 		return
 	}
 	for _, name := range names {
 		if _, err := manifest.ParseNoteID(name); err == nil && !live[name] {
-			r.cache.remove("notes", name)
+			r.cache.Remove("notes", name)
 		}
 	}
 }

@@ -98,9 +98,9 @@ func (f *overlaySource) check(c *creator) error {
 // the first it is found that all of the fork has to be read.
 func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	f := c.fork
-	f.memo = c.repo.cache.readMemo(f.overlay)
+	f.memo = readMemo(c.repo.cache, f.overlay)
 	if f.memo != nil {
-		c.guard.present(byCache, c.repo.cache.readTable(memoKey(f.overlay), f.memo.snapshot)...)
+		c.guard.present(byCache, readTable(c.repo.cache, memoKey(f.overlay), f.memo.snapshot)...)
 	}
 	newest := begin(func() (*manifest.Tree, error) {
 		if f.memo == nil {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 )
@@ -46,8 +47,8 @@ func keyHash(k manifest.Key) uint64 {
 func memoKey(o *overlayInfo) string { return dirKey("upper:" + o.Upper) }
 
 // readMemo gives what is known of a fork, nil for nothing.
-func (c cacheDir) readMemo(o *overlayInfo) *overlayMemo {
-	b := c.read("dirs", memoKey(o))
+func readMemo(c local.Dir, o *overlayInfo) *overlayMemo {
+	b := c.Read("dirs", memoKey(o))
 	const head = len(memoMagic) + 2*len(manifest.ID{})
 	if len(b) < head+8 || (len(b)-head)%16 != 8 || string(b[:len(memoMagic)]) != memoMagic {
 		return nil
@@ -67,7 +68,7 @@ func (c cacheDir) readMemo(o *overlayInfo) *overlayMemo {
 	return m
 }
 
-func (c cacheDir) writeMemo(o *overlayInfo, id manifest.ID, prints map[uint64]uint64) error {
+func writeMemo(c local.Dir, o *overlayInfo, id manifest.ID, prints map[uint64]uint64) error {
 	b := make([]byte, 0, len(memoMagic)+2*len(id)+16*len(prints)+8)
 	b = append(append(append(b, memoMagic...), id[:]...), o.Lower[:]...)
 	for key, print := range prints {
@@ -76,8 +77,8 @@ func (c cacheDir) writeMemo(o *overlayInfo, id manifest.ID, prints map[uint64]ui
 	}
 	sum := blake3.Sum256(b)
 	b = append(b, sum[:8]...)
-	err := c.write("dirs", memoKey(o), b)
-	c.trim("dirs", maxCachedDirs)
+	err := c.Write("dirs", memoKey(o), b)
+	c.Trim("dirs", maxCachedDirs)
 	return err
 }
 

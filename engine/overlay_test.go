@@ -221,7 +221,7 @@ func TestOverlayPlain(t *testing.T) {
 	} {
 		r := p.open("cache-" + name)
 		res := complete(t, r, f.dir, c.opts)
-		if fast := r.cache.readMemo(&overlayInfo{Lower: f.base, Upper: f.upper()}) != nil; fast != c.fast {
+		if fast := readMemo(r.cache, &overlayInfo{Lower: f.base, Upper: f.upper()}) != nil; fast != c.fast {
 			t.Errorf("%s: the upper directory alone was read: %v", name, fast)
 		}
 		p.check(res.ID, want)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -195,9 +196,9 @@ func (o *ownDirs) notIn(ctx context.Context, dir string) error {
 func (r *Repository) ownDirs() *ownDirs {
 	own := &ownDirs{}
 	// What is about to be made needs an inode to go by.
-	made := []string{r.cache.dir}
+	made := []string{r.cache.Root}
 	if !r.local() {
-		made = append(made, filepath.Join(r.CacheDir(), packsFolder))
+		made = append(made, filepath.Join(r.CacheDir(), local.Packs))
 	}
 	for _, dir := range made {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -219,7 +220,7 @@ func (o *ownDirs) addCache(base string) {
 	names, _ := os.ReadDir(base)
 	for _, n := range names {
 		_, err := uuid.Parse(n.Name())
-		if err == nil || slices.Contains([]string{packsFolder, logsFolder, pinsFolder}, n.Name()) {
+		if err == nil || slices.Contains([]string{local.Packs, local.Logs, local.Pins}, n.Name()) {
 			o.add("the cache", filepath.Join(base, n.Name()))
 		}
 	}
@@ -230,7 +231,7 @@ func (o *ownDirs) addState(dir string) {
 	if dir == "" {
 		return
 	}
-	for _, name := range []string{mountsDir, forksFolder, keptFolder, lowersFolder, restoredFolder, usedFolder} {
+	for _, name := range []string{local.Mounts, local.Forks, local.Kept, local.Lowers, local.Restored, local.Used} {
 		o.add("the state of this machine", filepath.Join(dir, name))
 	}
 }
@@ -262,16 +263,7 @@ func (o *ownDirs) addUsed(stateDir string) {
 }
 
 // What is in a state folder, and in that of caches beside a folder for each repository.
-const (
-	pinsFolder = "encrypted" // see pin
-
-	mountsDir      = "mounts"   // see registry
-	forksFolder    = "forks"    // see forkRegistry, as the next two
-	keptFolder     = "kept"     //
-	lowersFolder   = "lower"    //
-	restoredFolder = "restored" // see restoredRecord
-	usedFolder     = "used"     // see usedRepository
-)
+const ()
 
 // A usedRepository is a repository that this machine has used, in the file used/HASH of
 // the state folder, where HASH is of the URL. So one that is gone is not taken for one
@@ -301,9 +293,9 @@ func (r *Repository) noteUse() {
 		r.log.Info("remembering the repository", "err", err)
 		return
 	}
-	state := cacheDir{r.state}
-	if name := usedName(r.url); string(state.read(usedFolder, name)) != string(b) {
-		if err := state.write(usedFolder, name, b); err != nil {
+	state := local.Dir{Root: r.state}
+	if name := usedName(r.url); string(state.Read(local.Used, name)) != string(b) {
+		if err := state.Write(local.Used, name, b); err != nil {
 			r.log.Info("remembering the repository", "err", err)
 		}
 	}
@@ -314,16 +306,16 @@ func usedHere(stateDir, url string) *usedRepository {
 	if stateDir == "" || url == "" {
 		return nil
 	}
-	return readUsed(cacheDir{stateDir}.read(usedFolder, usedName(url)))
+	return readUsed(local.Dir{Root: stateDir}.Read(local.Used, usedName(url)))
 }
 
 func usedRepositories(stateDir string) (all []*usedRepository) {
 	if stateDir == "" {
 		return nil
 	}
-	state := cacheDir{stateDir}
-	for _, name := range state.names(usedFolder) {
-		if u := readUsed(state.read(usedFolder, name)); u != nil {
+	state := local.Dir{Root: stateDir}
+	for _, name := range state.Names(local.Used) {
+		if u := readUsed(state.Read(local.Used, name)); u != nil {
 			all = append(all, u)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -78,11 +79,11 @@ func (r *Repository) diskCache() *remote.DiskCache {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.disk == nil {
-		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), packsFolder), c.size, &remote.DiskCacheOptions{
+		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), local.Packs), c.size, &remote.DiskCacheOptions{
 			Prefixes: []string{"packs/", profilePrefix},
 			Window:   missWindow,
 			// The defaults, where memory is not scarce: each request has its bytes there.
-			Piece: shareOf(4<<20, missWindow), Parallel: shareOf(24, 3), Background: shareOf(4, 1),
+			Piece: local.ShareOf(4<<20, missWindow), Parallel: local.ShareOf(24, 3), Background: local.ShareOf(4, 1),
 			Notify: func(err error) { r.log.Warn("cache of packs", "err", err) },
 		})
 		c.tree = c.disk.Wrap(r.store, r.cfg.ID.String()).OnMiss(r.treeMissed)
@@ -150,4 +151,4 @@ func (r *Repository) keepTree(id chunk.PackID, data []byte) {
 
 // CacheDir is where this machine keeps what makes the next operation fast, of
 // this repository and others.
-func (r *Repository) CacheDir() string { return filepath.Dir(r.cache.dir) }
+func (r *Repository) CacheDir() string { return filepath.Dir(r.cache.Root) }

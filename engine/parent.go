@@ -18,7 +18,7 @@ func (c *creator) findParent(ctx context.Context) error {
 			return err
 		}
 	}
-	stats := c.repo.cache.readStats(c.place)
+	stats := readStats(c.repo.cache, c.place)
 	var id manifest.ID
 	switch {
 	case c.opts.Parent != "":
@@ -32,7 +32,7 @@ func (c *creator) findParent(ctx context.Context) error {
 		}
 	case stats != nil:
 		id = stats.snapshot
-		c.guard.present(byCache, c.repo.cache.readTable(dirKey(c.place), id)...)
+		c.guard.present(byCache, readTable(c.repo.cache, dirKey(c.place), id)...)
 	default:
 		return nil
 	}

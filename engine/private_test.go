@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/snapctl/snapctl/engine/internal/local"
 )
 
 // TestCheckPrivate: which directories other users may write to.
@@ -54,15 +56,15 @@ func TestCheckPrivate(t *testing.T) {
 		must(t, os.Mkdir(made, 0o700))
 		must(t, os.Chown(made, c.uid, c.gid))
 		must(t, os.Chmod(made, c.mode))
-		if err := CheckPrivate(path, names...); errors.Is(err, ErrShared) != c.shared || !c.shared && err != nil {
+		if err := local.CheckPrivate(path, names...); errors.Is(err, local.ErrShared) != c.shared || !c.shared && err != nil {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
 	must(t, os.Symlink(filepath.Join(dir, "for all to write"), dir+"/link"))
-	if err := CheckPrivate(dir + "/link"); !errors.Is(err, ErrShared) {
+	if err := local.CheckPrivate(dir + "/link"); !errors.Is(err, local.ErrShared) {
 		t.Errorf("through a link: %v", err)
 	}
-	if err := CheckPrivate(dir + "/none"); err != nil {
+	if err := local.CheckPrivate(dir + "/none"); err != nil {
 		t.Error(err)
 	}
 }

@@ -34,7 +34,7 @@ func TestRacyFilesAreReadAgain(t *testing.T) {
 		src := p.files(fmt.Sprint("src", round), map[string]string{"a": "1", "d/b": "2", "d/large": string(random(uint64(round), 3<<20))})
 		res := complete(t, r, src, nil)
 		after := time.Now().Unix()
-		stats := r.cache.readStats(src)
+		stats := readStats(r.cache, src)
 		if stats == nil || stats.snapshot != res.ID {
 			t.Fatal("nothing is known of the directory")
 		}

@@ -260,7 +260,7 @@ func (r *Repository) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapsh
 	noted := begin(func() ([]*manifest.Note, error) { return r.notesOf(ctx, id) })
 	s, err := r.head(ctx, id, 0)
 	if errors.Is(err, remote.ErrNotExist) {
-		r.cache.remove("heads", id.String())
+		r.cache.Remove("heads", id.String())
 		return nil, snapshot.ErrNotFound
 	}
 	if err != nil {

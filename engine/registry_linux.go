@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -68,16 +69,16 @@ func newRegistry(stateDir string) (*registry, error) {
 	if err := checkState(dir); err != nil {
 		return nil, err
 	}
-	return &registry{filepath.Join(dir, mountsDir)}, nil
+	return &registry{filepath.Join(dir, local.Mounts)}, nil
 }
 
 // checkState fails with ErrShared for a state directory into which others may write:
 // what stands there says what is unmounted and deleted.
 func checkState(dir string) error {
-	err := CheckPrivate(dir, mountsDir, forksFolder, lowersFolder, keptFolder, restoredFolder, usedFolder)
+	err := local.CheckPrivate(dir, local.Mounts, local.Forks, local.Lowers, local.Kept, local.Restored, local.Used)
 	if err == nil {
 		if info, serr := os.Stat(dir); serr == nil {
-			err = checkOwner(dir, info)
+			err = local.CheckOwner(dir, info)
 		}
 	}
 	if err != nil {

@@ -52,9 +52,9 @@ func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error
 		return fmt.Errorf("removing snapshots: %w", err)
 	}
 	for _, s := range all {
-		r.cache.remove("heads", s.ID.String())
+		r.cache.Remove("heads", s.ID.String())
 		for _, note := range s.Notes {
-			r.cache.remove("notes", note.String())
+			r.cache.Remove("notes", note.String())
 		}
 	}
 	return nil

@@ -44,7 +44,7 @@ func (r *Repository) openIndex() (*index.Index, error) {
 		return r.index.ix, nil
 	}
 	opts := &index.Options{Log: func(msg string) { r.log.Info("index: " + msg) }}
-	ix, err := index.Open(r.cache.indexDir(), [16]byte(r.cfg.ID), r.codec, opts)
+	ix, err := index.Open(r.cache.IndexDir(), [16]byte(r.cfg.ID), r.codec, opts)
 	if err != nil {
 		// A cache is no reason to fail: without a folder it is kept in memory.
 		r.log.Warn("no folder for the index", "err", err)
@@ -81,7 +81,7 @@ func (r *Repository) syncIndex(ctx context.Context, have []index.SegmentID) (*in
 		return nil, err
 	}
 	err = ix.Sync(ctx, have, func(ctx context.Context, id index.SegmentID) ([]byte, error) {
-		if b := r.cache.segment(id); b != nil && index.SumSegment(b) == id {
+		if b := cachedSegment(r.cache, id); b != nil && index.SumSegment(b) == id {
 			return b, nil
 		}
 		b, err := r.store.Get(ctx, segmentPrefix+id.String())
@@ -99,7 +99,7 @@ func (r *Repository) syncIndex(ctx context.Context, have []index.SegmentID) (*in
 		return nil, fmt.Errorf("reading index segments: %w", err)
 	}
 	for _, id := range have {
-		r.cache.remove("segments", id.String())
+		r.cache.Remove("segments", id.String())
 	}
 	return ix, nil
 }
@@ -115,7 +115,7 @@ func (r *Repository) putSegment(ctx context.Context, s *index.Segment) (index.Se
 		return id, fmt.Errorf("writing an index segment: %w", err)
 	}
 	// So that this machine's next run need not fetch it.
-	if err := r.cache.writeSegment(id, data); err != nil {
+	if err := writeSegment(r.cache, id, data); err != nil {
 		r.log.Info("caching an index segment", "err", err)
 	}
 	return id, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -96,7 +97,7 @@ type Repository struct {
 	count *remote.Counter
 	cfg   *config
 	key   *chunk.Key // nil without encryption
-	cache cacheDir
+	cache local.Dir
 	log   *slog.Logger
 	now   func() time.Time // by this machine's clock; time is by the store's
 
@@ -402,10 +403,10 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 		base = defaultCacheDir()
 	}
 	// What is remembered there of files decides whether they are read.
-	if err := CheckPrivate(base, cfg.ID.String(), packsFolder, logsFolder); err != nil {
+	if err := local.CheckPrivate(base, cfg.ID.String(), local.Packs, local.Logs); err != nil {
 		return fmt.Errorf("cache directory: %w", err)
 	}
-	r.cache = newCacheDir(base, cfg.ID)
+	r.cache = local.ForRepository(base, cfg.ID)
 	r.packs = newPackCache(opts.CacheSize)
 	if opts.StateDir != "" {
 		if r.state, err = remote.Abs(opts.StateDir); err != nil { // a process may leave the directory that it is in

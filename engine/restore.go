@@ -267,9 +267,9 @@ func (x *restorer) write(ctx context.Context) error {
 		return err
 	}
 	if x.prints != nil && !x.partial.Load() {
-		err := x.repo.cache.writeStats(x.path, x.m.ID, x.prints)
+		err := writeStats(x.repo.cache, x.path, x.m.ID, x.prints)
 		if err == nil {
-			err = x.repo.cache.writeTable(dirKey(x.path), x.m.ID, packsNamed(x.m))
+			err = writeTable(x.repo.cache, dirKey(x.path), x.m.ID, packsNamed(x.m))
 		}
 		if err != nil {
 			x.repo.log.Info("caching what is known of the files", "err", err)

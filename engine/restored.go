@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 
@@ -13,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -96,14 +95,14 @@ func (r *Repository) noteRestored(path string, m *manifest.Manifest, opts *Resto
 		Version: restoredVersion, Dir: []byte(path), Repository: r.cfg.ID, Snapshot: m.ID,
 		Include: opts.Include, NoOwner: opts.NoOwner, Seen: seen,
 	})
-	state := cacheDir{r.state}
+	state := local.Dir{Root: r.state}
 	if err == nil {
-		err = state.write(restoredFolder, dirKey(path), b)
+		err = state.Write(local.Restored, dirKey(path), b)
 	}
 	if err != nil {
 		r.log.Info("remembering what was restored", "err", err)
 	}
-	state.keepNewest(restoredFolder, maxRestored)
+	state.KeepNewest(local.Restored, maxRestored)
 }
 
 // restoredAt gives the record of what a restore left at a path, if that is still what is
@@ -113,7 +112,7 @@ func (r *Repository) restoredAt(ctx context.Context, path string, root int, moun
 		return nil, nil
 	}
 	rec := &restoredRecord{}
-	b := cacheDir{r.state}.read(restoredFolder, dirKey(path))
+	b := local.Dir{Root: r.state}.Read(local.Restored, dirKey(path))
 	if json.Unmarshal(b, rec) != nil || rec.Version != restoredVersion || string(rec.Dir) != path {
 		return nil, nil
 	}
@@ -127,23 +126,4 @@ func (r *Repository) restoredAt(ctx context.Context, path string, root int, moun
 // same reports whether a restore would write what is there already.
 func (rec *restoredRecord) same(repo uuid.UUID, m *manifest.Manifest, opts *RestoreOptions) bool {
 	return rec != nil && rec.Repository == repo && rec.Snapshot == m.ID && slices.Equal(rec.Include, opts.Include) && rec.NoOwner == opts.NoOwner
-}
-
-// keepNewest deletes the files of a kind that were written longest ago, but for so many,
-// if there are twice as many.
-func (c cacheDir) keepNewest(kind string, most int) {
-	names := c.names(kind)
-	if len(names) < 2*most {
-		return
-	}
-	written := map[string]int64{}
-	for _, name := range names {
-		if info, err := os.Lstat(filepath.Join(c.dir, kind, name)); err == nil {
-			written[name] = info.ModTime().UnixNano()
-		}
-	}
-	slices.SortFunc(names, func(a, b string) int { return int(min(1, max(-1, written[b]-written[a]))) })
-	for _, name := range names[most:] {
-		c.remove(kind, name)
-	}
 }

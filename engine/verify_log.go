@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
@@ -30,7 +31,7 @@ type readState struct {
 
 // readLog writes down now and then which packs were read.
 type readLog struct {
-	cache cacheDir
+	cache local.Dir
 	now   func() time.Time
 
 	mu      sync.Mutex
@@ -63,7 +64,7 @@ func (v *checkup) openReadLog() (*readLog, error) {
 	l := &readLog{cache: v.repo.cache, now: time.Now, bad: map[string]bool{}}
 	l.saved = l.now()
 	if v.opts.Resume {
-		if s := v.repo.cache.readLog(); s != nil {
+		if s := cachedLog(v.repo.cache); s != nil {
 			if s.Share != v.opts.ReadData || s.Scope != scope {
 				return nil, fmt.Errorf("%w: the run that was stopped was of other snapshots, or of another share of the data", snapshot.ErrInvalid)
 			}
@@ -85,8 +86,8 @@ func (v *checkup) openReadLog() (*readLog, error) {
 }
 
 // readLog gives the state of the run that was stopped last, nil for none.
-func (c cacheDir) readLog() *readState {
-	b := c.read(readLogKind, readLogName)
+func cachedLog(c local.Dir) *readState {
+	b := c.Read(readLogKind, readLogName)
 	sum, text, ok := bytes.Cut(b, []byte("\n"))
 	if want := blake3.Sum256(text); !ok || string(sum) != hex.EncodeToString(want[:]) {
 		return nil
@@ -155,7 +156,7 @@ func (l *readLog) save() {
 		return
 	}
 	sum := blake3.Sum256(text)
-	_ = l.cache.write(readLogKind, readLogName, []byte(hex.EncodeToString(sum[:])+"\n"), text)
+	_ = l.cache.Write(readLogKind, readLogName, []byte(hex.EncodeToString(sum[:])+"\n"), text)
 }
 
 // end closes the log: there is nothing to resume when all was read.
@@ -163,7 +164,7 @@ func (l *readLog) end(whole bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if whole {
-		l.cache.remove(readLogKind, readLogName)
+		l.cache.Remove(readLogKind, readLogName)
 	} else {
 		l.save()
 	}

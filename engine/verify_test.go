@@ -352,7 +352,7 @@ func TestVerifyResume(t *testing.T) {
 	var reads atomic.Int64
 	// The first pack may still be read when the last one is asked for, and then there is
 	// nothing to go on from.
-	for tries := 0; r.cache.read(readLogKind, readLogName) == nil; tries++ {
+	for tries := 0; r.cache.Read(readLogKind, readLogName) == nil; tries++ {
 		if tries == 100 {
 			t.Fatal("no run that was stopped has noted what it read")
 		}

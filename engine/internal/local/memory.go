@@ -1,4 +1,4 @@
-package engine
+package local
 
 import "github.com/KimMachineGun/automemlimit/memlimit"
 
@@ -18,5 +18,5 @@ func MemoryShare() float64 {
 	return min(1, float64(limit)/usualMemory)
 }
 
-// shareOf is that share of a number, and least at the least.
-func shareOf(n, least int) int { return max(least, int(MemoryShare()*float64(n))) }
+// ShareOf is that share of a number, and least at the least.
+func ShareOf(n, least int) int { return max(least, int(MemoryShare()*float64(n))) }

@@ -1,4 +1,4 @@
-package engine
+package local
 
 import (
 	"errors"
@@ -37,7 +37,7 @@ func CheckPrivate(dir string, names ...string) error {
 			continue
 		}
 		if err == nil {
-			err = checkOwner(path, link)
+			err = CheckOwner(path, link)
 		}
 		if err == nil {
 			info, err = os.Stat(path)
@@ -52,8 +52,8 @@ func CheckPrivate(dir string, names ...string) error {
 	return nil
 }
 
-// checkOwner reports what belongs to neither this user nor root.
-func checkOwner(path string, info fs.FileInfo) error {
+// CheckOwner reports what belongs to neither this user nor root.
+func CheckOwner(path string, info fs.FileInfo) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s: %w: it belongs to user %d", path, ErrShared, st.Uid)
 	}
