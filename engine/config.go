@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
@@ -43,7 +44,7 @@ type config struct {
 	CreatedAt   time.Time         `json:"createdAt"`
 	Chunker     chunk.CDCParams   `json:"chunker"`
 	Compression compressionConfig `json:"compression"`
-	Encryption  *encryptionConfig `json:"encryption"` // null for none
+	Encryption  *crypt.Config     `json:"encryption"` // null for none
 	GCGrace     int64             `json:"gcGraceSeconds"`
 	Checksum    string            `json:"checksum"`
 }
@@ -84,7 +85,7 @@ func (c *config) check() error {
 		return fmt.Errorf("%w: grace of %d seconds is not within %v to %v", snapshot.ErrInvalid, c.GCGrace, minGrace, maxGrace)
 	}
 	if c.Encryption != nil {
-		return c.Encryption.check()
+		return c.Encryption.Check()
 	}
 	return nil
 }
@@ -121,7 +122,7 @@ func decodeConfig(b []byte) (*config, error) {
 	if v.Version > formatVersion {
 		return nil, fmt.Errorf("%w: format version %d, this program knows %d", snapshot.ErrUnsupported, v.Version, formatVersion)
 	}
-	if v.Encryption != nil && v.Encryption.Algorithm != sealAlgorithm {
+	if v.Encryption != nil && v.Encryption.Algorithm != crypt.SealAlgorithm {
 		return nil, fmt.Errorf("%w: encryption %q", snapshot.ErrUnsupported, v.Encryption.Algorithm)
 	}
 	c := &config{}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -142,7 +143,7 @@ func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, 
 	for _, n := range notes {
 		object, err := n.Encode()
 		if err == nil {
-			err = x.to.store.Put(ctx, n.ObjectName(), x.to.sealObject(useNote, n.ObjectName(), object))
+			err = x.to.store.Put(ctx, n.ObjectName(), x.to.sealObject(crypt.UseNote, n.ObjectName(), object))
 		}
 		// One of that name says the same.
 		if err != nil && !errors.Is(err, remote.ErrExist) {

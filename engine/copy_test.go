@@ -416,7 +416,7 @@ func TestCopyEncrypted(t *testing.T) {
 	for range 2 {
 		o := newWobbly(t).options()
 		o.Identities = []age.Identity{testIdentity()}
-		to, err := Init(t.Context(), "", &InitOptions{Keys: []*NewKey{{Recipient: testIdentity().Recipient()}}}, o)
+		to, err := Init(t.Context(), "", &InitOptions{Keys: []*snapshot.NewKey{{Recipient: testIdentity().Recipient()}}}, o)
 		must(t, err)
 		t.Cleanup(func() { to.Close() })
 		copyTo(t, at, to, id)

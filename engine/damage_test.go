@@ -467,7 +467,7 @@ func TestLostConfig(t *testing.T) {
 	p := newPlace(t)
 	snap := complete(t, p.init(), p.files("src", map[string]string{"a": "1"}), nil)
 	must(t, os.Remove(p.repo+"/config"))
-	keys := &InitOptions{Keys: []*NewKey{{Passphrase: "x", WorkFactor: 1}}}
+	keys := &InitOptions{Keys: []*snapshot.NewKey{{Passphrase: "x", WorkFactor: 1}}}
 	if _, err := Init(t.Context(), p.repo, keys, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("encrypted, over what is not:", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 var allEncrypted = flag.Bool("encrypted", false, "run tests on encrypted repositories, as TestEncrypted does some")
@@ -32,7 +33,7 @@ func initOf(t testing.TB) *InitOptions {
 	if !onEncrypted(t) {
 		return nil
 	}
-	return &InitOptions{Keys: []*NewKey{{Recipient: testIdentity().Recipient()}}}
+	return &InitOptions{Keys: []*snapshot.NewKey{{Recipient: testIdentity().Recipient()}}}
 }
 
 // keyed completes options to open a repository of a test.

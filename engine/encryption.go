@@ -2,70 +2,33 @@ package engine
 
 import (
 	"context"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
 
 // An encrypted repository has a random master key, from which all others are derived
-// (chunk.Key). It lies in the repository only as key objects (see keyObject), each of
+// (chunk.Key). It lies in the repository only as key objects (see crypt.Object), each of
 // which somebody can open. What it is used for, beside what stands at chunk.Use:
-const (
-	useKeyCheck   chunk.Use = "snapctl 2026-11-26 key check"
-	useConfig     chunk.Use = "snapctl 2026-11-26 config"
-	useKeyDetails chunk.Use = "snapctl 2026-11-26 details of keys"
-	useProfile    chunk.Use = "snapctl 2026-11-26 access profiles"
-	useNote       chunk.Use = "snapctl 2026-11-26 notes"
-)
-
-// encryptionConfig is what the config of an encrypted repository says of that.
-type encryptionConfig struct {
-	// Algorithm seals: see package chunk.
-	Algorithm string `json:"algorithm"`
-	// KeyCheck tells the master key from others, and nothing else about it: the
-	// first 16 bytes of a key derived from it, in hex.
-	KeyCheck string `json:"keyCheck"`
-	// MAC is the BLAKE3-256, keyed with a key derived from the master key, of the
-	// config with MAC and Checksum empty: who has no key cannot change the config.
-	MAC string `json:"mac"`
-}
-
-const sealAlgorithm = "XAES-256-GCM"
-
-func (e *encryptionConfig) check() error {
-	for name, v := range map[string]struct {
-		s string
-		n int
-	}{"keyCheck": {e.KeyCheck, 16}, "mac": {e.MAC, 32}} {
-		if b, err := hex.DecodeString(v.s); err != nil || len(b) != v.n || hex.EncodeToString(b) != v.s {
-			return fmt.Errorf("%w: config: %s is not %d bytes in hex", snapshot.ErrIntegrity, name, v.n)
-		}
-	}
-	return nil
-}
+const ()
 
 // encrypt makes the config that of a repository with this master key. It is done
 // last, as what is changed after it no longer matches.
 func (c *config) encrypt(key *chunk.Key) {
-	c.Encryption = &encryptionConfig{Algorithm: sealAlgorithm, KeyCheck: keyCheck(key)}
+	c.Encryption = &crypt.Config{Algorithm: crypt.SealAlgorithm, KeyCheck: crypt.Check(key)}
 	c.Encryption.MAC = c.mac(key)
-}
-
-func keyCheck(key *chunk.Key) string {
-	d := key.Derive(useKeyCheck)
-	return hex.EncodeToString(d[:16])
 }
 
 func (c config) mac(key *chunk.Key) string {
 	enc := *c.Encryption
 	c.Checksum, c.Encryption, enc.MAC = "", &enc, ""
-	derived := key.Derive(useConfig)
+	derived := key.Derive(crypt.UseConfig)
 	h, err := blake3.NewKeyed(derived[:])
 	if err != nil {
 		panic(err) // only a key of another length is refused
@@ -75,9 +38,9 @@ func (c config) mac(key *chunk.Key) string {
 }
 
 // fits reports whether it is the master key of the config's repository.
-func (c *config) fits(key *chunk.Key) bool { return same(keyCheck(key), c.Encryption.KeyCheck) }
-
-func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+func (c *config) fits(key *chunk.Key) bool {
+	return crypt.Same(crypt.Check(key), c.Encryption.KeyCheck)
+}
 
 // wantsEncryption reports whether who opens the repository relies on its being
 // encrypted.
@@ -97,16 +60,16 @@ func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) err
 		if opts.wantsEncryption() {
 			return snapshot.ErrNotEncrypted
 		}
-		return pin.check("")
+		return pin.Check("")
 	}
 	key, err := r.masterKey(ctx, cfg, opts)
 	if err != nil {
 		return err
 	}
-	if !same(cfg.mac(key), cfg.Encryption.MAC) {
+	if !crypt.Same(cfg.mac(key), cfg.Encryption.MAC) {
 		return fmt.Errorf("%w: config: it was changed by somebody without the key", snapshot.ErrIntegrity)
 	}
-	if err := pin.check(cfg.Encryption.KeyCheck); err != nil {
+	if err := pin.Check(cfg.Encryption.KeyCheck); err != nil {
 		return err
 	}
 	r.key = key
@@ -134,14 +97,14 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 	u := &unlocking{cfg: cfg}
 	if len(opts.Identities) > 0 {
 		for _, k := range keys {
-			if k.kind == recipientKey {
+			if k.Kind == crypt.RecipientKey {
 				if key := u.try(k, opts.Identities...); key != nil {
 					return key, nil
 				}
 			}
 		}
 	}
-	if opts.Passphrase != nil && countKeys(keys, passphraseKey) > 0 {
+	if opts.Passphrase != nil && countKeys(keys, crypt.PassphraseKey) > 0 {
 		asked := r.uptime()
 		passphrase, err := opts.Passphrase(ctx, r.url)
 		switch {
@@ -159,9 +122,9 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", snapshot.ErrLocked, err)
 		}
-		id.SetMaxWorkFactor(maxWorkFactor)
+		id.SetMaxWorkFactor(crypt.MaxWorkFactor)
 		for _, k := range keys {
-			if k.kind == passphraseKey && ctx.Err() == nil {
+			if k.Kind == crypt.PassphraseKey && ctx.Err() == nil {
 				if key := u.try(k, id); key != nil {
 					return key, nil
 				}
@@ -180,23 +143,23 @@ func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) 
 // unlocking is one search for the master key among key objects.
 type unlocking struct {
 	cfg   *config
-	tried map[keyKind]int
-	other *keyObject // one that holds another master key
-	errs  []error    // of objects that are no good
+	tried map[crypt.Kind]int
+	other *crypt.Object // one that holds another master key
+	errs  []error       // of objects that are no good
 }
 
 // try gives the master key, if the object holds it and the identities open it.
-func (u *unlocking) try(k *keyObject, identities ...age.Identity) *chunk.Key {
+func (u *unlocking) try(k *crypt.Object, identities ...age.Identity) *chunk.Key {
 	if u.tried == nil {
-		u.tried = map[keyKind]int{}
+		u.tried = map[crypt.Kind]int{}
 	}
-	u.tried[k.kind]++
-	key, err := k.unwrap(identities)
+	u.tried[k.Kind]++
+	key, err := k.Unwrap(identities)
 	switch {
 	case err != nil:
 		var noMatch *age.NoIdentityMatchError
 		if !errors.As(err, &noMatch) {
-			u.errs = append(u.errs, fmt.Errorf("key %s: %w", k.id, err))
+			u.errs = append(u.errs, fmt.Errorf("key %s: %w", k.Id, err))
 		}
 	case u.cfg.fits(key):
 		return key
@@ -207,16 +170,16 @@ func (u *unlocking) try(k *keyObject, identities ...age.Identity) *chunk.Key {
 }
 
 // failed tells why no object gave the key.
-func (u *unlocking) failed(keys []*keyObject, opts *Options, damaged error) error {
+func (u *unlocking) failed(keys []*crypt.Object, opts *Options, damaged error) error {
 	var err error
 	switch {
 	case u.other != nil:
-		return fmt.Errorf("%w: key %s is not of the repository that the config is of: one of them was replaced", snapshot.ErrIntegrity, u.other.id)
-	case u.tried[passphraseKey] > 0 && u.tried[recipientKey] > 0:
+		return fmt.Errorf("%w: key %s is not of the repository that the config is of: one of them was replaced", snapshot.ErrIntegrity, u.other.Id)
+	case u.tried[crypt.PassphraseKey] > 0 && u.tried[crypt.RecipientKey] > 0:
 		err = fmt.Errorf("%w: wrong passphrase, and %w", snapshot.ErrLocked, snapshot.ErrNoIdentity)
-	case u.tried[passphraseKey] > 0:
+	case u.tried[crypt.PassphraseKey] > 0:
 		err = fmt.Errorf("%w: wrong passphrase", snapshot.ErrLocked)
-	case u.tried[recipientKey] > 0:
+	case u.tried[crypt.RecipientKey] > 0:
 		err = fmt.Errorf("%w: %w", snapshot.ErrLocked, snapshot.ErrNoIdentity)
 	case opts.Passphrase != nil && len(opts.Identities) == 0:
 		err = fmt.Errorf("%w: its keys take an identity, and there is no passphrase", snapshot.ErrLocked)

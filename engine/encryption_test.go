@@ -21,6 +21,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
@@ -44,7 +45,7 @@ func newVault(t testing.TB) *vault {
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
 	v := &vault{place: newPlace(t), mem: remote.NewMemory(), identity: id}
-	r, err := Init(t.Context(), "", &InitOptions{Keys: []*NewKey{
+	r, err := Init(t.Context(), "", &InitOptions{Keys: []*snapshot.NewKey{
 		{Recipient: id.Recipient(), Label: "laptop"},
 		{Passphrase: vaultPassphrase, WorkFactor: 4},
 	}}, v.options())
@@ -198,7 +199,7 @@ func TestKeys(t *testing.T) {
 	if len(keys) != 2 {
 		t.Fatalf("%d keys", len(keys))
 	}
-	var first, pass *KeyInfo
+	var first, pass *snapshot.KeyInfo
 	for _, k := range keys {
 		if k.Kind == "recipient" {
 			first = k
@@ -211,15 +212,15 @@ func TestKeys(t *testing.T) {
 	}
 	hybrid, err := age.GenerateHybridIdentity()
 	must(t, err)
-	added, err := r.AddKey(ctx, &NewKey{Recipient: hybrid.Recipient(), Label: "ci"})
+	added, err := r.AddKey(ctx, &snapshot.NewKey{Recipient: hybrid.Recipient(), Label: "ci"})
 	must(t, err)
 	if _, err := v.only(func(o *Options) { o.Identities = []age.Identity{hybrid} }); err != nil {
 		t.Error(err)
 	}
-	if keys, err = r.Keys(ctx); err != nil || !slices.ContainsFunc(keys, func(k *KeyInfo) bool { return *k == *added }) {
+	if keys, err = r.Keys(ctx); err != nil || !slices.ContainsFunc(keys, func(k *snapshot.KeyInfo) bool { return *k == *added }) {
 		t.Errorf("%v: %+v is not among them", err, added)
 	}
-	for name, k := range map[string]*NewKey{
+	for name, k := range map[string]*snapshot.NewKey{
 		"neither":     {},
 		"both":        {Passphrase: "x", Recipient: v.identity.Recipient()},
 		"label":       {Passphrase: "x", Label: "a\nb"},
@@ -249,7 +250,7 @@ func TestKeys(t *testing.T) {
 	// One of another repository counts for nothing.
 	other := newVault(t)
 	for name, b := range memObjects(t, other.mem) {
-		if strings.HasPrefix(name, keyPrefix) {
+		if strings.HasPrefix(name, crypt.KeyPrefix) {
 			must(t, v.mem.Put(ctx, name, b))
 		}
 	}
@@ -299,7 +300,7 @@ func TestKeysRemovedAtOnce(t *testing.T) {
 func TestInitEncrypted(t *testing.T) {
 	v := newVault(t)
 	before := memObjects(t, v.mem)
-	keys := []*NewKey{{Recipient: v.identity.Recipient()}}
+	keys := []*snapshot.NewKey{{Recipient: v.identity.Recipient()}}
 	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, v.options()); !errors.Is(err, snapshot.ErrExists) {
 		t.Error(err)
 	}
@@ -583,14 +584,14 @@ func TestReplayed(t *testing.T) {
 
 	// A profile of another snapshot.
 	b := (&profile{old, []touchedFrame{{chunk.PackID{1}, 16, 1}}, nil}).encodeHead()
-	sealed := r.sealObject(useProfile, old.String(), b)
-	if got, err := r.openObject(useProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
+	sealed := r.sealObject(crypt.UseProfile, old.String(), b)
+	if got, err := r.openObject(crypt.UseProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
 		t.Error(err)
 	}
-	if _, err := r.openObject(useProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := r.openObject(crypt.UseProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("a profile of another snapshot:", err)
 	}
-	if _, err := r.openObject(useKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := r.openObject(crypt.UseKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("of another use:", err)
 	}
 
@@ -623,8 +624,8 @@ func TestConfigReplaced(t *testing.T) {
 	p := newPlace(t)
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
-	keys := []*NewKey{{Recipient: id.Recipient()}, {Passphrase: vaultPassphrase, WorkFactor: 4}}
-	make := func(repo, cache string, keys []*NewKey) {
+	keys := []*snapshot.NewKey{{Recipient: id.Recipient()}, {Passphrase: vaultPassphrase, WorkFactor: 4}}
+	make := func(repo, cache string, keys []*snapshot.NewKey) {
 		r, err := Init(t.Context(), p.path(repo), &InitOptions{Keys: keys}, &Options{CacheDir: p.path(cache)})
 		must(t, err)
 		must(t, r.Close())
@@ -682,7 +683,7 @@ func TestConfigReplaced(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	newer := bytes.Replace(good, []byte(sealAlgorithm), []byte("AES-512"), 1)
+	newer := bytes.Replace(good, []byte(crypt.SealAlgorithm), []byte("AES-512"), 1)
 	if _, err := decodeConfig(newer); !errors.Is(err, snapshot.ErrUnsupported) {
 		t.Errorf("another algorithm: %v", err)
 	}
@@ -731,16 +732,16 @@ func TestKeyObject(t *testing.T) {
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
 	master := chunk.NewKey()
-	d := &keyDetails{created: someTime(), label: "label", recipient: "age1"}
-	k, err := wrapKey(master, recipientKey, id.Recipient(), d)
+	d := &crypt.Details{Created: someTime(), Label: "label", Recipient: "age1"}
+	k, err := crypt.WrapKey(master, crypt.RecipientKey, id.Recipient(), d)
 	must(t, err)
-	b := k.encode()
-	back, err := decodeKeyObject(b)
+	b := k.Encode()
+	back, err := crypt.Decode(b)
 	must(t, err)
-	if back.id != k.id || !bytes.Equal(back.encode(), b) {
+	if back.Id != k.Id || !bytes.Equal(back.Encode(), b) {
 		t.Error("it does not come back as it was")
 	}
-	got, err := back.details(master)
+	got, err := back.Details(master)
 	must(t, err)
 	if *got != *d {
 		t.Errorf("%+v, want %+v", got, d)
@@ -749,15 +750,15 @@ func TestKeyObject(t *testing.T) {
 	for i := range b {
 		changed := slices.Clone(b)
 		changed[i] ^= 1
-		k, err := decodeKeyObject(changed)
+		k, err := crypt.Decode(changed)
 		if err != nil {
 			continue
 		}
-		if _, err := k.details(master); err == nil {
+		if _, err := k.Details(master); err == nil {
 			t.Errorf("byte %d can be changed", i)
 		}
 	}
-	if _, err := back.details(chunk.NewKey()); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := back.Details(chunk.NewKey()); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("with another key:", err)
 	}
 }
@@ -765,26 +766,26 @@ func TestKeyObject(t *testing.T) {
 func FuzzKeyObject(f *testing.F) {
 	id, err := age.GenerateX25519Identity()
 	must(f, err)
-	k, err := wrapKey(&chunk.Key{1}, recipientKey, id.Recipient(), &keyDetails{created: someTime(), label: "x"})
+	k, err := crypt.WrapKey(&chunk.Key{1}, crypt.RecipientKey, id.Recipient(), &crypt.Details{Created: someTime(), Label: "x"})
 	must(f, err)
-	f.Add(k.encode())
-	f.Add([]byte(keyMagic))
+	f.Add(k.Encode())
+	f.Add([]byte(crypt.KeyMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		k, err := decodeKeyObject(b)
+		k, err := crypt.Decode(b)
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(k.encode(), b) {
+		if !bytes.Equal(k.Encode(), b) {
 			t.Error("it re-encodes to other bytes")
 		}
-		_, _ = k.unwrap([]age.Identity{id})
+		_, _ = k.Unwrap([]age.Identity{id})
 	})
 }
 
 func FuzzKeyDetails(f *testing.F) {
-	f.Add((&keyDetails{created: someTime(), label: "x", recipient: "age1"}).append(nil))
+	f.Add((&crypt.Details{Created: someTime(), Label: "x", Recipient: "age1"}).Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, err := decodeKeyDetails(b); err == nil && !bytes.Equal(d.append(nil), b) {
+		if d, err := crypt.DecodeKeyDetails(b); err == nil && !bytes.Equal(d.Append(nil), b) {
 			t.Error("it re-encodes to other bytes")
 		}
 	})
@@ -828,21 +829,21 @@ func TestKeysVerified(t *testing.T) {
 	}
 	keys, err := r.Keys(t.Context())
 	must(t, err)
-	name := keyPrefix + keys[0].ID
+	name := crypt.KeyPrefix + keys[0].ID
 	alien := newVault(t)
 	for other, b := range memObjects(t, alien.mem) {
-		if strings.HasPrefix(other, keyPrefix) { // valid, but of another repository
+		if strings.HasPrefix(other, crypt.KeyPrefix) { // valid, but of another repository
 			put(t, v.mem, other, b)
 		}
 	}
 	put(t, v.mem, name, append(memObjects(t, v.mem)[name], 0))
-	put(t, v.mem, keyPrefix+"note", nil)
+	put(t, v.mem, crypt.KeyPrefix+"note", nil)
 	rep := verify(t, r, nil)
 	if rep.Damaged() != 3 || len(rep.Findings) != 4 || !errors.Is(rep.Err(), snapshot.ErrIntegrity) {
 		t.Errorf("%+v", rep.Findings)
 	}
 	for _, f := range rep.Findings {
-		if f.Note != (f.Object == keyPrefix+"note") {
+		if f.Note != (f.Object == crypt.KeyPrefix+"note") {
 			t.Errorf("%+v", f)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 // TestFormatV1 restores a repository that an earlier version wrote: whatever
@@ -90,7 +91,7 @@ func TestFormatV1Encrypted(t *testing.T) {
 			sameFile(t, out+"/lib/large.bin", random(42, 300_000))
 			keys, err := r.Keys(t.Context())
 			must(t, err)
-			if len(keys) != 2 || !slices.ContainsFunc(keys, func(k *KeyInfo) bool { return k.Label == "golden" }) {
+			if len(keys) != 2 || !slices.ContainsFunc(keys, func(k *snapshot.KeyInfo) bool { return k.Label == "golden" }) {
 				t.Errorf("%d keys", len(keys))
 			}
 			// The index and the ids in it are as they were: nothing is new.

@@ -4,82 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
-	"github.com/snapctl/snapctl/manifest"
+	"github.com/snapctl/snapctl/remote"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
 )
-
-// NewKey says who can open an encrypted repository: whoever knows Passphrase, or has
-// the identity of Recipient. One of them is set.
-type NewKey struct {
-	Passphrase string
-	// Recipient is an age recipient, such as *age.X25519Recipient. A String method
-	// gives what Keys shows of it. It must be of one identity: not a scrypt one.
-	Recipient age.Recipient
-	// Label tells the key from others: up to 256 bytes without control characters.
-	Label string
-	// WorkFactor is the logarithm of scrypt's N for a passphrase, 1 to 20. 0 is the
-	// default, 17; a smaller one makes it easier to guess the passphrase.
-	WorkFactor int
-}
-
-// KeyInfo tells of a key. Nobody can see any of it who has not opened the repository.
-type KeyInfo struct {
-	ID        string    `json:"id"`   // 64 hex digits
-	Kind      string    `json:"kind"` // "passphrase" or "recipient"
-	Label     string    `json:"label,omitempty"`
-	Recipient string    `json:"recipient,omitempty"`
-	CreatedAt time.Time `json:"createdAt"`
-}
-
-func (n *NewKey) wrap(key *chunk.Key, now time.Time) (*keyObject, error) {
-	if n.Label != "" {
-		if err := manifest.CheckLabel(n.Label); err != nil {
-			return nil, fmt.Errorf("%w: label %q %w", snapshot.ErrInvalid, n.Label, err)
-		}
-	}
-	details := &keyDetails{created: now.UTC().Truncate(time.Second), label: n.Label}
-	if _, ok := n.Recipient.(*age.ScryptRecipient); ok || (n.Recipient == nil) == (n.Passphrase == "") {
-		return nil, fmt.Errorf("%w: a key takes a passphrase that is not empty, or a recipient", snapshot.ErrInvalid)
-	}
-	if n.Recipient != nil {
-		if s, ok := n.Recipient.(fmt.Stringer); ok && len(s.String()) <= maxRecipient {
-			details.recipient = s.String()
-		}
-		return wrapKey(key, recipientKey, n.Recipient, details)
-	}
-	recipient, err := age.NewScryptRecipient(n.Passphrase)
-	if err != nil {
-		return nil, err
-	}
-	work := n.WorkFactor
-	if work == 0 {
-		work = defaultWorkFactor
-	}
-	if work < 1 || work > maxWorkFactor {
-		return nil, fmt.Errorf("%w: work factor %d is not within 1 to %d", snapshot.ErrInvalid, work, maxWorkFactor)
-	}
-	recipient.SetWorkFactor(work)
-	return wrapKey(key, passphraseKey, recipient, details)
-}
-
-func (k *keyObject) info(d *keyDetails) *KeyInfo {
-	kind := "passphrase"
-	if k.kind == recipientKey {
-		kind = "recipient"
-	}
-	return &KeyInfo{ID: k.id, Kind: kind, Label: d.label, Recipient: d.recipient, CreatedAt: d.created}
-}
 
 // Keys gives the keys of an encrypted repository, the oldest first. If some are damaged
 // or of another repository, it gives the others together with an error that is
 // ErrIntegrity.
-func (r *Repository) Keys(ctx context.Context) ([]*KeyInfo, error) {
+func (r *Repository) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	keys, err := r.keys(ctx)
 	if err != nil {
 		err = fmt.Errorf("keys of %s: %w", r.url, err)
@@ -87,26 +30,26 @@ func (r *Repository) Keys(ctx context.Context) ([]*KeyInfo, error) {
 	return keys, err
 }
 
-func (r *Repository) keys(ctx context.Context) ([]*KeyInfo, error) {
+func (r *Repository) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	if r.key == nil {
 		return nil, snapshot.ErrNotEncrypted
 	}
 	objects, errs := r.keyObjects(ctx)
-	var all []*KeyInfo
+	var all []*snapshot.KeyInfo
 	for _, k := range objects {
-		d, err := k.details(r.key)
+		d, err := k.Details(r.key)
 		if err != nil {
-			errs = errors.Join(errs, fmt.Errorf("object %s%s: %w", keyPrefix, k.id, err))
+			errs = errors.Join(errs, fmt.Errorf("object %s%s: %w", crypt.KeyPrefix, k.Id, err))
 			continue
 		}
-		all = append(all, k.info(d))
+		all = append(all, k.Info(d))
 	}
-	slices.SortStableFunc(all, func(a, b *KeyInfo) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	slices.SortStableFunc(all, func(a, b *snapshot.KeyInfo) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	return all, errs
 }
 
 // AddKey lets somebody else open the repository, or the same in another way.
-func (r *Repository) AddKey(ctx context.Context, key *NewKey) (*KeyInfo, error) {
+func (r *Repository) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
 	if r.key == nil {
 		return nil, fmt.Errorf("adding a key to %s: %w", r.url, snapshot.ErrNotEncrypted)
 	}
@@ -117,22 +60,22 @@ func (r *Repository) AddKey(ctx context.Context, key *NewKey) (*KeyInfo, error) 
 	return info, nil
 }
 
-func (r *Repository) putKey(ctx context.Context, master *chunk.Key, key *NewKey) (*KeyInfo, error) {
-	k, err := key.wrap(master, r.time())
+func (r *Repository) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
+	k, err := crypt.Wrap(key, master, r.time())
 	if err != nil {
 		return nil, err
 	}
-	d, err := k.details(master)
+	d, err := k.Details(master)
 	if err != nil {
 		return nil, err
 	}
-	return k.info(d), r.store.Put(ctx, keyPrefix+k.id, k.encode())
+	return k.Info(d), r.store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
 }
 
 // RemoveKey takes a key away, by its ID or the beginning of it. It refuses to take the
 // last one, with ErrLastKey. The master key stays what it is: who has had a key, and
 // kept what was in it, is shut out of a new repository only.
-func (r *Repository) RemoveKey(ctx context.Context, id string) (*KeyInfo, error) {
+func (r *Repository) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	k, err := r.removeKey(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("removing key %s from %s: %w", id, r.url, err)
@@ -140,12 +83,12 @@ func (r *Repository) RemoveKey(ctx context.Context, id string) (*KeyInfo, error)
 	return k, nil
 }
 
-func (r *Repository) removeKey(ctx context.Context, id string) (*KeyInfo, error) {
+func (r *Repository) removeKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	all, err := r.keys(ctx)
 	if err != nil && len(all) == 0 {
 		return nil, err
 	}
-	var found []*KeyInfo
+	var found []*snapshot.KeyInfo
 	for _, k := range all {
 		if len(id) >= minKeyPrefix && strings.HasPrefix(k.ID, id) {
 			found = append(found, k)
@@ -161,7 +104,7 @@ func (r *Repository) removeKey(ctx context.Context, id string) (*KeyInfo, error)
 	case len(all) == 1:
 		return nil, snapshot.ErrLastKey
 	}
-	name := keyPrefix + found[0].ID
+	name := crypt.KeyPrefix + found[0].ID
 	object, err := r.store.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -187,7 +130,7 @@ const minKeyPrefix = 4
 
 // makeKeys puts the key objects of a new repository, which come before its config. If
 // there is a repository already, or it fails, undo takes them away again.
-func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*NewKey) (undo func(), err error) {
+func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*snapshot.NewKey) (undo func(), err error) {
 	var names []string
 	undo = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
@@ -197,10 +140,10 @@ func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*Ne
 		}
 	}
 	for _, n := range keys {
-		k, err := n.wrap(master, r.time())
+		k, err := crypt.Wrap(n, master, r.time())
 		if err == nil {
-			names = append(names, keyPrefix+k.id)
-			err = r.store.Put(ctx, keyPrefix+k.id, k.encode())
+			names = append(names, crypt.KeyPrefix+k.Id)
+			err = r.store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
 		}
 		if err != nil {
 			undo()
@@ -208,4 +151,97 @@ func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*Ne
 		}
 	}
 	return undo, nil
+}
+
+func countKeys(keys []*crypt.Object, kind crypt.Kind) (n int) {
+	for _, k := range keys {
+		if k.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// keyObjects gives the repository's key objects, in the order of their names. If some
+// cannot be read, it gives the others together with an error.
+func (r *Repository) keyObjects(ctx context.Context) ([]*crypt.Object, error) {
+	names, err := r.keyNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]*crypt.Object, len(names))
+	var mu sync.Mutex
+	var errs error
+	var g errgroup.Group
+	g.SetLimit(crypt.KeysAtOnce)
+	for i, name := range names {
+		g.Go(func() error {
+			k, err := r.keyObject(ctx, name)
+			if err == nil {
+				keys[i] = k
+			} else if !errors.Is(err, remote.ErrNotExist) { // removed since it was listed
+				mu.Lock()
+				errs = errors.Join(errs, err)
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	all := keys[:0]
+	for _, k := range keys {
+		if k != nil {
+			all = append(all, k)
+		}
+	}
+	return all, errs
+}
+
+func (r *Repository) keyObject(ctx context.Context, name string) (*crypt.Object, error) {
+	b, err := r.store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	k, err := crypt.DecodeAt(name, b)
+	if err != nil {
+		return nil, fmt.Errorf("object %s: %w", name, err)
+	}
+	return k, nil
+}
+
+// keyNames lists key objects.
+func (r *Repository) keyNames(ctx context.Context) ([]string, error) {
+	if wait := r.ahead.takeKeys(); wait != nil {
+		if names, err := wait(ctx); !errors.Is(err, context.Canceled) || ctx.Err() != nil {
+			return names, err
+		}
+	}
+	return r.listKeys(ctx)
+}
+
+func (r *Repository) listKeys(ctx context.Context) (names []string, err error) {
+	err = r.store.List(ctx, crypt.KeyPrefix, func(o remote.Info) error {
+		if !crypt.IsName(o.Name) || len(names) == crypt.MaxKeyObjects || o.Size > crypt.MaxKeyObject {
+			r.log.Warn("not a key", "object", o.Name)
+			return nil
+		}
+		names = append(names, o.Name)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing keys: %w", err)
+	}
+	return names, nil
+}
+
+func (r *Repository) pin(opts *Options) crypt.Pin {
+	if r.url == "" {
+		return crypt.Pin{}
+	}
+	base := opts.CacheDir
+	if base == "" {
+		base = defaultCacheDir()
+	}
+	sum := blake3.Sum256([]byte(r.url))
+	return crypt.Pin{Path: filepath.Join(base, local.Pins, fmt.Sprintf("%x", sum[:16]))}
 }

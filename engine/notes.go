@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -123,12 +124,12 @@ func (r *Repository) encodeNote(n *manifest.Note) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
-	return r.sealObject(useNote, n.ObjectName(), b), nil
+	return r.sealObject(crypt.UseNote, n.ObjectName(), b), nil
 }
 
 // decodeNote decodes the object of a note.
 func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
-	b, err := r.openObject(useNote, id.NotesOf()+note.String(), b)
+	b, err := r.openObject(crypt.UseNote, id.NotesOf()+note.String(), b)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -247,12 +248,12 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 
 func (r *Repository) putProfile(ctx context.Context, p *profile) error {
 	b := r.encodeProfile(p)
-	return r.store.Put(ctx, profilesOf(p.snapshot)+sumHex(b), b)
+	return r.store.Put(ctx, profilesOf(p.snapshot)+crypt.SumHex(b), b)
 }
 
 // encodeProfile gives a profile's object.
 func (r *Repository) encodeProfile(p *profile) []byte {
-	head := r.sealObject(useProfile, p.snapshot.String(), p.encodeHead())
+	head := r.sealObject(crypt.UseProfile, p.snapshot.String(), p.encodeHead())
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(head)+len(p.bundle)), uint32(len(head)))
 	return append(append(b, head...), p.bundle...)
 }
@@ -266,7 +267,7 @@ func (r *Repository) decodeProfile(id manifest.ID, b []byte) (*profile, error) {
 	if uint64(n) > uint64(len(b)-4) {
 		return nil, fmt.Errorf("%w: head of %d bytes in %d", errProfile, n, len(b))
 	}
-	head, err := r.openObject(useProfile, id.String(), b[4:4+n])
+	head, err := r.openObject(crypt.UseProfile, id.String(), b[4:4+n])
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errProfile, err)
 	}
@@ -405,7 +406,7 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 	if err := p.store.ReadAt(ctx, o.Name, 0, b); err != nil {
 		return nil, nil, err
 	}
-	if !strings.HasSuffix(o.Name, "/"+sumHex(b)) {
+	if !strings.HasSuffix(o.Name, "/"+crypt.SumHex(b)) {
 		p.store.Invalidate(o.Name, 0, o.Size) // the disk may have spoiled it
 		return nil, nil, fmt.Errorf("%w: it is not what its name says", errProfile)
 	}

@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -85,7 +86,7 @@ type InitOptions struct {
 	// Keys, if there are any, have all that is stored encrypted, and say who can
 	// open it. More can be added later; but a repository is encrypted from the
 	// beginning, or never.
-	Keys []*NewKey
+	Keys []*snapshot.NewKey
 }
 
 // A Repository holds snapshots. It is safe for parallel use.
@@ -186,7 +187,7 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 		}
 		return err
 	}
-	return r.pin(opts).set(check)
+	return r.pin(opts).Set(check)
 }
 
 // mayMake says why no repository can be made here. One that lost its config may get a new
@@ -204,7 +205,7 @@ func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
 	}
 	sealed := init != nil && len(init.Keys) > 0
 	if !sealed {
-		sealed, err = r.holds(ctx, keyPrefix)
+		sealed, err = r.holds(ctx, crypt.KeyPrefix)
 	}
 	if err == nil && sealed {
 		err = fmt.Errorf("%w: there are snapshots of a repository whose config is missing, and with a new one they could not be read", snapshot.ErrIntegrity)
@@ -300,7 +301,7 @@ func (r *Repository) withoutConfig(ctx context.Context) error {
 	if !lost {
 		return snapshot.ErrNotInitialised
 	}
-	sealed, err := r.holds(ctx, keyPrefix)
+	sealed, err := r.holds(ctx, crypt.KeyPrefix)
 	switch {
 	case err != nil:
 		return err

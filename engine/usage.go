@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -154,7 +155,7 @@ type usageCount struct {
 // kinds of objects, by the first part of their names, in the order of a report.
 var objectKinds = [...]struct{ prefix, kind string }{
 	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {segmentPrefix, "segments"}, {leasePrefix, "leases"},
-	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {keyPrefix, "keys"}, {gcPrefix, "tombstones"}, {configName, "config"}, {"", "others"},
+	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {crypt.KeyPrefix, "keys"}, {gcPrefix, "tombstones"}, {configName, "config"}, {"", "others"},
 }
 
 // objects lists everything.

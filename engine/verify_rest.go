@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -103,9 +104,9 @@ func (r *Repository) checkOf(name string) *objectCheck {
 		if _, ok := parseProfileName(name); ok {
 			return &objectCheck{limit: maxProfile, read: checkProfile}
 		}
-	case keyPrefix:
-		if r.Encrypted() && isKeyName(name) {
-			return &objectCheck{limit: maxKeyObject, read: checkKey}
+	case crypt.KeyPrefix:
+		if r.Encrypted() && crypt.IsName(name) {
+			return &objectCheck{limit: crypt.MaxKeyObject, read: checkKey}
 		}
 	}
 	if name == configName {
@@ -150,9 +151,9 @@ func checkLease(r *Repository, name string, b []byte) error {
 // checkKey checks a key object, as far as that can be done without what opens it: that
 // whoever made it had the master key.
 func checkKey(r *Repository, name string, b []byte) error {
-	k, err := decodeKeyAt(name, b)
+	k, err := crypt.DecodeAt(name, b)
 	if err == nil {
-		_, err = k.details(r.key)
+		_, err = k.Details(r.key)
 	}
 	return err
 }
@@ -185,7 +186,7 @@ func checkNote(r *Repository, name string, b []byte) error {
 // checkProfile checks an access profile, but for the contents of its bundle, which
 // are checked when they are used.
 func checkProfile(r *Repository, name string, b []byte) error {
-	if !strings.HasSuffix(name, "/"+sumHex(b)) {
+	if !strings.HasSuffix(name, "/"+crypt.SumHex(b)) {
 		return fmt.Errorf("%w: %w: it is not what its name says", snapshot.ErrIntegrity, errProfile)
 	}
 	id, _ := parseProfileName(name)

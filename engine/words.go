@@ -8,6 +8,8 @@ type (
 	Progress = snapshot.Progress
 	Stats    = snapshot.Stats
 	Phase    = snapshot.Phase
+	NewKey   = snapshot.NewKey
+	KeyInfo  = snapshot.KeyInfo
 )
 
 // The phases of operations.

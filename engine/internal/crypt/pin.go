@@ -1,4 +1,4 @@
-package engine
+package crypt
 
 import (
 	"errors"
@@ -13,30 +13,18 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// pin is what this machine remembers of an encrypted repository: the key check of its
+// Pin is what this machine remembers of an encrypted repository: the key check of its
 // config. It lies in the file encrypted/HASH of the cache, where HASH is of the URL: the
 // check and the first 8 bytes of its BLAKE3, in hex, and a newline. Whoever can write to the
 // repository could put another one in its place: one without encryption, or one
 // whose key he has made himself, and wrapped for a recipient that is no secret. This
 // machine then notices, if it was there before.
-type pin struct{ path string } // "" for none
+type Pin struct{ Path string } // "" for none
 
-func (r *Repository) pin(opts *Options) pin {
-	if r.url == "" {
-		return pin{}
-	}
-	base := opts.CacheDir
-	if base == "" {
-		base = defaultCacheDir()
-	}
-	sum := blake3.Sum256([]byte(r.url))
-	return pin{filepath.Join(base, local.Pins, fmt.Sprintf("%x", sum[:16]))}
-}
-
-// check compares with what is remembered, and remembers what was not. An empty check is
+// Check compares with what is remembered, and remembers what was not. An empty check is
 // that of a repository without encryption.
-func (p pin) check(keyCheck string) error {
-	if p.path == "" {
+func (p Pin) Check(keyCheck string) error {
+	if p.Path == "" {
 		return nil
 	}
 	remembered := p.read()
@@ -45,18 +33,18 @@ func (p pin) check(keyCheck string) error {
 	case remembered == keyCheck:
 		return nil
 	case remembered == "":
-		return p.set(keyCheck)
+		return p.Set(keyCheck)
 	case keyCheck == "":
 		err = errors.New("it is not encrypted, but was when this machine used it last")
 	default:
 		err = errors.New("it has another key than when this machine used it last")
 	}
-	return fmt.Errorf("%w: %w: somebody put another repository in its place; if that was you, delete %s", snapshot.ErrIntegrity, err, p.path)
+	return fmt.Errorf("%w: %w: somebody put another repository in its place; if that was you, delete %s", snapshot.ErrIntegrity, err, p.Path)
 }
 
 // read gives what is remembered, "" for nothing: what is damaged is not there.
-func (p pin) read() string {
-	b, err := os.ReadFile(p.path)
+func (p Pin) read() string {
+	b, err := os.ReadFile(p.Path)
 	check, _, _ := strings.Cut(string(b), " ")
 	if err != nil || string(b) != pinLine(check) {
 		return ""
@@ -69,18 +57,18 @@ func pinLine(keyCheck string) string {
 	return fmt.Sprintf("%s %x\n", keyCheck, sum[:8])
 }
 
-// set remembers, as far as it can: a cache is no reason to fail.
-func (p pin) set(keyCheck string) error {
-	if p.path == "" {
+// Set remembers, as far as it can: a cache is no reason to fail.
+func (p Pin) Set(keyCheck string) error {
+	if p.Path == "" {
 		return nil
 	}
 	if keyCheck == "" {
-		if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("forgetting the repository that was here: %w", err)
 		}
 		return nil
 	}
-	dir := local.Dir{Root: filepath.Dir(filepath.Dir(p.path))}
-	_ = dir.Write(local.Pins, filepath.Base(p.path), []byte(pinLine(keyCheck)))
+	dir := local.Dir{Root: filepath.Dir(filepath.Dir(p.Path))}
+	_ = dir.Write(local.Pins, filepath.Base(p.Path), []byte(pinLine(keyCheck)))
 	return nil
 }
