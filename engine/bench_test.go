@@ -119,11 +119,11 @@ func BenchmarkChunkAtHand(b *testing.B) {
 		write(b, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 8<<10))
 	}
 	id := complete(b, r, src, nil).ID
-	m, err := r.manifest(b.Context(), id)
+	m, err := r.repo.manifest(b.Context(), id)
 	must(b, err)
-	tree, err := manifest.NewTree(m.Root, r)
+	tree, err := manifest.NewTree(m.Root, r.repo)
 	must(b, err)
-	c := newChunkReader(b.Context(), r, r.packStore(), 64<<20)
+	c := newChunkReader(b.Context(), r, r.repo.packStore(), 64<<20)
 	frames := map[frameKey]*plainFrame{}
 	chunks := map[chunk.ID]uint32{}
 	var extents []manifest.Extent

@@ -116,3 +116,9 @@ func writeSegment(c local.Dir, id index.SegmentID, b []byte) error {
 	c.Trim("segments", maxCachedSegments)
 	return err
 }
+
+// sizedPack is a pack with its size in bytes, 0 where that is not known.
+type sizedPack struct {
+	id   chunk.PackID
+	size int64
+}

@@ -123,9 +123,9 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		c = &Changes{}
 	}
 	if c.lifetime() {
-		r.askTime(ctx)
+		r.repo.askTime(ctx)
 	}
-	now := r.time()
+	now := r.repo.time()
 	if err := c.check(now); err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		c = &until
 	}
 	var all []*snapshot.Snapshot
-	x := r.newResolver(ctx, len(refs))
+	x := r.repo.newResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.get(ref)
 		if err != nil {
@@ -167,7 +167,7 @@ func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Change
 	if n == nil || err != nil {
 		return err
 	}
-	object, err := r.encodeNote(n)
+	object, err := r.repo.encodeNote(n)
 	if err != nil {
 		return err
 	}
@@ -176,12 +176,12 @@ func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Change
 		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {
 			return err
 		}
-		if err := r.checkExpiry(ctx, s); err != nil { // that may have taken a while
+		if err := r.repo.checkExpiry(ctx, s); err != nil { // that may have taken a while
 			return err
 		}
 	}
-	began := r.uptime()
-	if err = r.store.Put(ctx, n.ObjectName(), object); err != nil {
+	began := r.repo.uptime()
+	if err = r.repo.store.Put(ctx, n.ObjectName(), object); err != nil {
 		err = fmt.Errorf("writing a note: %w", err)
 	} else if n.Lifetime != nil {
 		err = r.confirm(ctx, n, copied, began)
@@ -190,7 +190,7 @@ func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Change
 		r.withdrawNote(ctx, n, copied && errors.Is(err, snapshot.ErrNotFound))
 		return err
 	}
-	r.cacheNote(n, object)
+	r.repo.cacheNote(n, object)
 	r.dropSuperseded(ctx, s, n)
 	annotate(s, []*manifest.Note{n})
 	return nil
@@ -203,16 +203,16 @@ func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *ma
 	class := time.Duration(id.Class().Days()) * 24 * time.Hour
 	// A rule of the bucket counts from its own clock, which that of the maker may have been
 	// ahead of.
-	known := !fromFuture(s, r.time())
+	known := !fromFuture(s, r.repo.time())
 	if class == 0 || known && !l.Expires.IsZero() && !l.Expires.After(s.CreatedAt.Add(class)) {
 		return false, nil
 	}
-	if _, err := r.store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
+	if _, err := r.repo.store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
-	_, b, err := r.encodedManifest(ctx, id)
+	_, b, err := r.repo.encodedManifest(ctx, id)
 	if err == nil {
-		err = r.store.Put(ctx, id.KeptName(), b)
+		err = r.repo.store.Put(ctx, id.KeptName(), b)
 	}
 	if errors.Is(err, remote.ErrExist) {
 		err = fmt.Errorf("%w: object %s: it is not the manifest of %v", snapshot.ErrIntegrity, id.KeptName(), id)
@@ -222,7 +222,7 @@ func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *ma
 
 // expirySlack is how long after its expiry, by the clock of the store, a snapshot is
 // left alone by garbage collection: a note that is durable by then is seen in time.
-func (r *Repository) expirySlack() time.Duration { return min(r.grace()/2, 15*time.Minute) }
+func (r *Repository) expirySlack() time.Duration { return min(r.repo.grace()/2, 15*time.Minute) }
 
 // coarse is how far the store's times may be rounded down.
 const coarse = time.Second
@@ -233,18 +233,18 @@ const coarse = time.Second
 // by the store's clock alone: the note's time, and what has passed since its writing
 // began. copied is set if the manifest was just put under its second name.
 func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool, began time.Duration) error {
-	took := r.uptime() - began
+	took := r.repo.uptime() - began
 	id := n.Snapshot
 	there := begin(func() (remote.Info, error) {
-		info, err := r.store.Stat(ctx, id.ObjectName())
+		info, err := r.repo.store.Stat(ctx, id.ObjectName())
 		if errors.Is(err, remote.ErrNotExist) && !copied {
-			info, err = r.store.Stat(ctx, id.KeptName())
+			info, err = r.repo.store.Stat(ctx, id.KeptName())
 		}
 		return info, err
 	})
 	var before []manifest.NoteID
 	var written time.Time
-	err := r.store.List(ctx, id.NotesOf(), func(o remote.Info) error {
+	err := r.repo.store.List(ctx, id.NotesOf(), func(o remote.Info) error {
 		_, note, err := manifest.ParseNoteName(o.Name)
 		switch {
 		case err != nil:
@@ -283,14 +283,14 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 // before is a snapshot as it was before a note, with those notes of the listed ones
 // that come before it.
 func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []manifest.NoteID) (*snapshot.Snapshot, error) {
-	s := r.cachedHead(n.Snapshot)
+	s := r.repo.cachedHead(n.Snapshot)
 	if s == nil {
 		var err error
-		if s, err = r.head(ctx, n.Snapshot, 0); err != nil {
+		if s, err = r.repo.head(ctx, n.Snapshot, 0); err != nil {
 			return nil, err
 		}
 	}
-	notes, err := r.readNotes(ctx, n.Snapshot, listed)
+	notes, err := r.repo.readNotes(ctx, n.Snapshot, listed)
 	if err != nil {
 		return nil, err
 	}
@@ -301,14 +301,14 @@ func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []mani
 // withdrawNote takes a note back that was not confirmed, or whose Put failed but may
 // have come through, and, if the snapshot was removed, the manifest put for it.
 func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifest bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.repo.patience.rescue)
 	defer cancel()
 	names := []string{n.ObjectName()}
 	if manifest {
 		names = append(names, n.Snapshot.KeptName())
 	}
-	if err := r.store.Delete(ctx, names...); err != nil {
-		r.log.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
+	if err := r.repo.store.Delete(ctx, names...); err != nil {
+		r.repo.log.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
 	}
 }
 
@@ -318,15 +318,15 @@ func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifes
 func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n *manifest.Note) {
 	var names []string
 	for _, id := range s.Notes {
-		if old := r.cachedNote(s.ID, id); old != nil && n.Supersedes(old) {
+		if old := r.repo.cachedNote(s.ID, id); old != nil && n.Supersedes(old) {
 			names = append(names, old.ObjectName())
 		}
 	}
 	if len(names) == 0 {
 		return
 	}
-	if err := r.store.Delete(ctx, names...); err != nil {
-		r.log.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
+	if err := r.repo.store.Delete(ctx, names...); err != nil {
+		r.repo.log.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
 		return
 	}
 	for _, name := range names {
@@ -334,7 +334,7 @@ func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n
 		if err != nil {
 			panic(err) // it is the name of a note
 		}
-		r.cache.Remove("notes", id.String())
+		r.repo.cache.Remove("notes", id.String())
 		s.Notes = slices.DeleteFunc(s.Notes, func(o manifest.NoteID) bool { return o == id })
 	}
 }

@@ -19,7 +19,7 @@ import (
 // this kind and prefix.
 func on(r *Repository, op remote.Op, prefix string, f func()) {
 	var once sync.Once
-	r.store = remote.NewFaulty(r.store, func(o remote.Op, name string) remote.Fault {
+	r.repo.store = remote.NewFaulty(r.repo.store, func(o remote.Op, name string) remote.Fault {
 		if o == op && strings.HasPrefix(name, prefix) {
 			once.Do(f)
 		}

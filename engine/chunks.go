@@ -115,7 +115,7 @@ func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Locati
 	data, err := c.once(ctx, id, &at)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.repo.log.Info("access profile", "err", err)
+			c.repo.repo.log.Info("access profile", "err", err)
 		}
 		return nil
 	}
@@ -135,7 +135,7 @@ func (c *chunkReader) at(ctx context.Context, id chunk.ID, loc *chunk.Location) 
 	if !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 		return data, err
 	}
-	c.repo.log.Warn("wrong bytes, fetching again", "err", err)
+	c.repo.repo.log.Warn("wrong bytes, fetching again", "err", err)
 	c.drop(loc)
 	return c.once(ctx, id, loc)
 }
@@ -146,7 +146,7 @@ func (c *chunkReader) once(ctx context.Context, id chunk.ID, loc *chunk.Location
 	if err != nil {
 		return nil, err
 	}
-	data, err := f.chunk(c.repo.hasher, id, loc)
+	data, err := f.chunk(c.repo.repo.hasher, id, loc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
 	}
@@ -240,7 +240,7 @@ func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, erro
 		return nil, err
 	}
 	c.decoded.Add(1)
-	raw, err := c.repo.codec.Decode(nil, stored, int(at.Raw))
+	raw, err := c.repo.repo.codec.Decode(nil, stored, int(at.Raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, pack, at.Offset, err)
 	}
@@ -268,7 +268,7 @@ const usualStored = 512 << 10
 // relocated gives a chunk whose pack has gone.
 func (c *chunkReader) relocated(ctx context.Context, x *manifest.Extent) ([]byte, error) {
 	if c.synced.Load() {
-		if ix, err := c.repo.openIndex(); err == nil {
+		if ix, err := c.repo.repo.openIndex(); err == nil {
 			if loc, ok := ix.Lookup(x.ID); ok && loc.Pack != x.Pack {
 				if data, err := c.at(ctx, x.ID, &loc); !errors.Is(err, remote.ErrNotExist) {
 					return data, err
@@ -276,7 +276,7 @@ func (c *chunkReader) relocated(ctx context.Context, x *manifest.Extent) ([]byte
 			}
 		}
 	}
-	loc, err := c.repo.relocate(ctx, x.ID, x.Pack)
+	loc, err := c.repo.repo.relocate(ctx, x.ID, x.Pack)
 	if err != nil {
 		return nil, err
 	}

@@ -31,11 +31,11 @@ type heardClock struct {
 }
 
 // time is what time it is: see above.
-func (r *Repository) time() time.Time { return r.now().Add(-r.skew()) }
+func (r *Repo) time() time.Time { return r.now().Add(-r.skew()) }
 
 // skew is how far this machine's clock is ahead of the store's, negative if it is behind;
 // 0 if that is not known, or little.
-func (r *Repository) skew() time.Duration {
+func (r *Repo) skew() time.Duration {
 	c := &r.clock
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +50,7 @@ func (r *Repository) skew() time.Duration {
 }
 
 // expired reports whether a snapshot's time to live has passed, by the store's clock.
-func (r *Repository) expired(ctx context.Context, s *snapshot.Snapshot) bool {
+func (r *Repo) expired(ctx context.Context, s *snapshot.Snapshot) bool {
 	if !s.Expired(r.time()) {
 		return false
 	}
@@ -66,7 +66,7 @@ func (r *Repository) expired(ctx context.Context, s *snapshot.Snapshot) bool {
 
 // askTime asks the store for the time, which takes no request. In a folder it makes a
 // temporary file, so what only reads does that when it matters: see expired.
-func (r *Repository) askTime(ctx context.Context) {
+func (r *Repo) askTime(ctx context.Context) {
 	for range 3 {
 		began := r.uptime()
 		at, err := r.readTime(ctx)
@@ -84,7 +84,7 @@ func (r *Repository) askTime(ctx context.Context) {
 
 // hearTime takes note of what the store said of the time since then, by uptime. It
 // reports whether that is recent enough to go by.
-func (r *Repository) hearTime(at time.Time, since time.Duration) bool {
+func (r *Repo) hearTime(at time.Time, since time.Duration) bool {
 	c := &r.clock
 	c.mu.Lock()
 	now := r.uptime()
@@ -101,7 +101,7 @@ func (r *Repository) hearTime(at time.Time, since time.Duration) bool {
 }
 
 // tellAhead tells once that this machine's clock is off.
-func (r *Repository) tellAhead(ahead time.Duration) {
+func (r *Repo) tellAhead(ahead time.Duration) {
 	r.clock.mu.Lock()
 	told := r.clock.told
 	r.clock.told = true
@@ -115,7 +115,7 @@ func (r *Repository) tellAhead(ahead time.Duration) {
 	}
 }
 
-func (r *Repository) readTime(ctx context.Context) (time.Time, error) {
+func (r *Repo) readTime(ctx context.Context) (time.Time, error) {
 	if r.storeTime != nil {
 		return r.storeTime(ctx)
 	}

@@ -100,7 +100,7 @@ func TestClocks(t *testing.T) {
 			// It is there, for all of them.
 			for _, ahead := range clocksOff {
 				other, _ := s.machine(ahead)
-				other.askTime(t.Context()) // in a folder only what writes does
+				other.repo.askTime(t.Context()) // in a folder only what writes does
 				if _, err := other.Get(t.Context(), made.ID.String()); err != nil {
 					t.Errorf("%v ahead: %v", ahead, err)
 				}
@@ -134,9 +134,9 @@ func TestClocks(t *testing.T) {
 func TestClocksUnknown(t *testing.T) {
 	p := newPlace(t)
 	behind := func(r *Repository, by time.Duration) {
-		r.now = func() time.Time { return time.Now().Add(-by) }
-		r.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-		r.clock.heard = false
+		r.repo.now = func() time.Time { return time.Now().Add(-by) }
+		r.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+		r.repo.clock.heard = false
 	}
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "1"})
@@ -146,7 +146,7 @@ func TestClocksUnknown(t *testing.T) {
 		if _, err := r.Change(t.Context(), &Changes{TTL: 30 * time.Minute}, id.String()); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v behind: %v", by, err)
 		}
-		if notes := objects(t, r.store, manifest.NotePrefix); len(notes) > 0 {
+		if notes := objects(t, r.repo.store, manifest.NotePrefix); len(notes) > 0 {
 			t.Errorf("%v behind: left %q", by, notes)
 		}
 	}
@@ -157,9 +157,9 @@ func TestClocksUnknown(t *testing.T) {
 func (s *clockPlace) made(ahead time.Duration, dir string, o *CreateOptions) string {
 	s.Helper()
 	r, _ := s.machine(0)
-	r.now = func() time.Time { return time.Now().Add(ahead) }
-	r.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-	r.clock.heard = false
+	r.repo.now = func() time.Time { return time.Now().Add(ahead) }
+	r.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+	r.repo.clock.heard = false
 	return complete(s, r, dir, o).ID.String()
 }
 
@@ -250,7 +250,7 @@ func TestExpiredClocks(t *testing.T) {
 	if _, err := right.Copy(t.Context(), to, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("copied: %v", err)
 	}
-	if left := objects(t, to.store, manifest.Prefix); len(left) > 0 {
+	if left := objects(t, to.repo.store, manifest.Prefix); len(left) > 0 {
 		t.Errorf("there: %q", left)
 	}
 }
@@ -261,8 +261,8 @@ func TestExpiredClocks(t *testing.T) {
 func TestKeptClocks(t *testing.T) {
 	w, r := emptyRepo(t)
 	src := w.files("src", map[string]string{"f": "1"})
-	r.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-	r.clock.heard, r.now = false, func() time.Time { return time.Now().Add(year) }
+	r.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+	r.repo.clock.heard, r.repo.now = false, func() time.Time { return time.Now().Add(year) }
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	next := w.open()
 	changed(t, next, id.String(), &Changes{TTL: 60 * 24 * time.Hour})
@@ -290,7 +290,7 @@ func TestClockStopped(t *testing.T) {
 	y := newYard(t)
 	r := y.enter()
 	stops := 1
-	r.storeTime = func(context.Context) (time.Time, error) {
+	r.repo.storeTime = func(context.Context) (time.Time, error) {
 		at := y.now()
 		if stops > 0 {
 			stops--
@@ -298,16 +298,16 @@ func TestClockStopped(t *testing.T) {
 		}
 		return at, nil
 	}
-	r.clock.heard = false
-	r.askTime(t.Context())
-	if r.skew() != 0 || !r.clock.heard {
-		t.Errorf("%v, %v", r.skew(), r.clock.heard)
+	r.repo.clock.heard = false
+	r.repo.askTime(t.Context())
+	if r.repo.skew() != 0 || !r.repo.clock.heard {
+		t.Errorf("%v, %v", r.repo.skew(), r.repo.clock.heard)
 	}
 	stops = 100
-	r.clock.heard = false
-	r.askTime(t.Context())
-	if r.skew() != 0 {
-		t.Errorf("%v", r.skew())
+	r.repo.clock.heard = false
+	r.repo.askTime(t.Context())
+	if r.repo.skew() != 0 {
+		t.Errorf("%v", r.repo.skew())
 	}
 }
 
@@ -320,8 +320,8 @@ func TestClockSteps(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	for _, step = range clocksOff {
-		if !about(r.time(), time.Now()) {
-			t.Errorf("%v: it is %v", step, r.time())
+		if !about(r.repo.time(), time.Now()) {
+			t.Errorf("%v: it is %v", step, r.repo.time())
 		}
 	}
 }

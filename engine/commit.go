@@ -47,7 +47,7 @@ func (c *committer) start(ctx context.Context) {
 	}
 	listed := make(chan listing, 1)
 	c.listing.Go(func() {
-		ids, err := c.repo.listSegments(ctx)
+		ids, err := c.repo.repo.listSegments(ctx)
 		listed <- listing{ids, err}
 	})
 	c.ready = sync.OnceValue(func() error {
@@ -59,7 +59,7 @@ func (c *committer) start(ctx context.Context) {
 		c.segments = append(c.segments, l.ids...)
 		c.flushing.Unlock()
 		// What is doomed is excluded before packs come that hold the same.
-		ix, err := c.repo.openIndex()
+		ix, err := c.repo.repo.openIndex()
 		if err != nil {
 			return err
 		}
@@ -67,7 +67,7 @@ func (c *committer) start(ctx context.Context) {
 			return err
 		}
 		c.guard.tell(ix.Exclude)
-		if ix, err = c.repo.syncIndex(ctx, l.ids); err == nil {
+		if ix, err = c.repo.repo.syncIndex(ctx, l.ids); err == nil {
 			c.ix.Store(ix)
 		}
 		return err
@@ -99,7 +99,7 @@ func (c *committer) sawDamage(err error) {
 	if !errors.As(err, &d) {
 		return
 	}
-	ix, openErr := c.repo.openIndex()
+	ix, openErr := c.repo.repo.openIndex()
 	if openErr != nil {
 		c.fail.CompareAndSwap(nil, &openErr)
 		return
@@ -122,10 +122,10 @@ func (c *committer) flushSome(ctx context.Context) error {
 	}
 	defer c.flushing.Unlock()
 	packs, chunks := c.up.waiting()
-	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.uptime()-c.last < segmentEvery {
+	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.repo.uptime()-c.last < segmentEvery {
 		return nil
 	}
-	c.last = c.repo.uptime()
+	c.last = c.repo.repo.uptime()
 	return c.flush(ctx)
 }
 
@@ -140,7 +140,7 @@ func (c *committer) learn(ctx context.Context) error {
 	if err := c.flush(ctx); err != nil {
 		return err
 	}
-	ix, err := c.repo.syncIndex(ctx, c.segments)
+	ix, err := c.repo.repo.syncIndex(ctx, c.segments)
 	if err == nil {
 		c.ix.Store(ix)
 	}
@@ -165,7 +165,7 @@ func (c *committer) flush(ctx context.Context) error {
 			s.Packs = append(s.Packs, packs[0])
 			packs = packs[1:]
 		}
-		id, err := c.repo.putSegment(ctx, s)
+		id, err := c.repo.repo.putSegment(ctx, s)
 		if err != nil {
 			c.up.giveBack(append(s.Packs, packs...))
 			return err
@@ -177,9 +177,9 @@ func (c *committer) flush(ctx context.Context) error {
 
 // rescue makes what an interrupted create uploaded known to the next.
 func (c *committer) rescue(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.patience.rescue)
 	defer cancel()
 	if err := c.flushAll(ctx); err != nil {
-		c.repo.log.Info("what was uploaded is not in the index", "err", err)
+		c.repo.repo.log.Info("what was uploaded is not in the index", "err", err)
 	}
 }

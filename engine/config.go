@@ -54,7 +54,7 @@ type compressionConfig struct {
 	Level     int    `json:"level"`
 }
 
-func newConfig(o *InitOptions) (*config, error) {
+func newConfig(o *snapshot.InitOptions) (*config, error) {
 	c := &config{
 		Version: formatVersion, ID: uuid.New(),
 		Chunker:     chunk.DefaultCDCParams,

@@ -89,7 +89,7 @@ type copiedChunk struct {
 var errTaken = errors.New("another copy was faster")
 
 func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
-	if x.tree, err = x.m.Tree(x.from); err != nil {
+	if x.tree, err = x.m.Tree(x.from.repo); err != nil {
 		return ofSource(err)
 	}
 	x.meter.SetPhase(snapshot.PhaseCopying)
@@ -136,14 +136,14 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 // copyNotes puts the notes of the snapshot, and gives the last one's lifetime that has
 // any.
 func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, err error) {
-	notes, err := x.from.notesOf(ctx, x.m.ID)
+	notes, err := x.from.repo.notesOf(ctx, x.m.ID)
 	if err != nil {
 		return nil, ofSource(err)
 	}
 	for _, n := range notes {
 		object, err := n.Encode()
 		if err == nil {
-			err = x.to.store.Put(ctx, n.ObjectName(), x.to.sealObject(crypt.UseNote, n.ObjectName(), object))
+			err = x.to.repo.store.Put(ctx, n.ObjectName(), x.to.repo.sealObject(crypt.UseNote, n.ObjectName(), object))
 		}
 		// One of that name says the same.
 		if err != nil && !errors.Is(err, remote.ErrExist) {
@@ -171,7 +171,7 @@ func (x *snapshotCopy) findBase(ctx context.Context) error {
 		}
 		if err != nil {
 			// It is not needed.
-			x.from.log.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
+			x.from.repo.log.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
 		}
 		x.base = b
 	}
@@ -181,14 +181,14 @@ func (x *snapshotCopy) findBase(ctx context.Context) error {
 // openBase opens a snapshot, if it is one to begin with: of the entries at least half
 // must be in pages that both have.
 func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase, error) {
-	there, thereTree, err := x.to.liveTree(ctx, id)
+	there, thereTree, err := x.to.repo.liveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if x.guard.refusesAny(there.Packs) {
 		return nil, errAnew
 	}
-	source, sourceTree, err := x.from.liveTree(ctx, id)
+	source, sourceTree, err := x.from.repo.liveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -218,13 +218,13 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 		}
 		x.builder = patchBuilder{x.patch}
 	}
-	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.codec, x.up, runtime.GOMAXPROCS(0)))
-	x.chunks = newChunkReader(ctx, x.from, x.from.packStore(), fsMemory)
+	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.repo.codec, x.up, runtime.GOMAXPROCS(0)))
+	x.chunks = newChunkReader(ctx, x.from, x.from.repo.packStore(), fsMemory)
 	x.asked = map[chunk.ID]struct{}{}
 	if err := x.chunks.readAhead(ctx, x.produce, func(p *filePiece) error { return x.take(ctx, p) }); err != nil {
 		return err
 	}
-	x.from.log.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
+	x.from.repo.log.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
 	if err := x.noMore(ctx); err != nil {
 		return err
 	}
@@ -370,7 +370,7 @@ func (x *snapshotCopy) place(ctx context.Context, it *copiedEntry, c *copiedChun
 		if err := read(); err != nil {
 			return err
 		}
-		name = x.to.hasher.Sum(data)
+		name = x.to.repo.hasher.Sum(data)
 		x.names.learn(c.ID, name)
 	}
 	ext := manifest.Extent{Hole: c.Hole, ID: name}
@@ -425,7 +425,7 @@ func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.
 	if !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 		return fmt.Errorf("%q: %w", it.entry.Path(), err)
 	}
-	_, serr := x.from.store.Stat(ctx, packName(ext.Pack))
+	_, serr := x.from.repo.store.Stat(ctx, packName(ext.Pack))
 	all := errors.Is(serr, remote.ErrNotExist) // of the pack
 	var names []string
 	more := 0

@@ -8,7 +8,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,11 +93,11 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 			asFork = false
 			continue
 		case errors.Is(err, errAnew) && try < anewTries:
-			r.log.Warn("create begins anew", "dir", c.dir, "err", err)
+			r.repo.log.Warn("create begins anew", "dir", c.dir, "err", err)
 			before = c.guard
 			continue
 		case errors.Is(err, errAnew):
-			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, r.grace())
+			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, r.repo.grace())
 		}
 		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
 	}
@@ -221,7 +220,7 @@ func (c *creator) vanished(path string) {
 }
 
 func (c *creator) warn(err error) {
-	c.repo.log.Warn("create", "err", err)
+	c.repo.repo.log.Warn("create", "err", err)
 	if c.opts.Progress != nil {
 		c.opts.Progress.Warn(err)
 	}
@@ -238,7 +237,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findWhole(ctx); err != nil {
 		return nil, err
 	}
-	if c.parent == nil && !c.repo.local() {
+	if c.parent == nil && !c.repo.repo.local() {
 		c.recent = &recentFiles{} // a parent's mounts have left better profiles
 	}
 	if c.fork != nil {
@@ -271,10 +270,10 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 		return nil, err
 	}
 	rd := &reader{
-		root: c.root, fork: c.fork.reader(c), splitter: c.repo.splitter, hasher: c.repo.hasher,
+		root: c.root, fork: c.fork.reader(c), splitter: c.repo.repo.splitter, hasher: c.repo.repo.hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
 		started: c.started.Unix(), bytes: c.meter.AddBytes,
-		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.splitter.MaxChunk())),
+		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.repo.splitter.MaxChunk())),
 	}
 
 	if c.fork != nil {
@@ -299,7 +298,7 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 
 // finish commits: the index segment and the manifest, when all packs are there.
 func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, error) {
-	c.repo.askTime(ctx)
+	c.repo.repo.askTime(ctx)
 	info, err := c.info(asm)
 	if err != nil {
 		return nil, err
@@ -312,29 +311,29 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	key := dirKey(c.place)
 	if c.fork != nil {
 		key = memoKey(c.fork.overlay)
-		err = writeMemo(c.repo.cache, c.fork.overlay, m.ID, asm.memo)
+		err = writeMemo(c.repo.repo.cache, c.fork.overlay, m.ID, asm.memo)
 	} else {
-		err = writeStats(c.repo.cache, c.place, m.ID, asm.prints)
+		err = writeStats(c.repo.repo.cache, c.place, m.ID, asm.prints)
 	}
 	if err == nil {
-		err = writeTable(c.repo.cache, key, m.ID, c.guard.sizes(m.Packs))
+		err = writeTable(c.repo.repo.cache, key, m.ID, c.guard.sizes(m.Packs))
 	}
 	if err != nil {
-		c.repo.log.Info("caching what is known of the files", "err", err)
+		c.repo.repo.log.Info("caching what is known of the files", "err", err)
 	}
 	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all, LeftOut: c.leftOut}, nil
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {
-	now := c.repo.time()
+	now := c.repo.repo.time()
 	i := &manifest.Info{
 		ID: manifest.NewID(manifest.ClassFor(c.opts.TTL)), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
-		Host: label(os.Hostname()), User: userName(), Version: c.repo.ver,
+		Host: label(os.Hostname()), User: userName(), Version: c.repo.repo.ver,
 		Files: asm.files, Bytes: asm.bytes,
 		NewBytes: asm.newBytes, StoredBytes: uint64(c.up.storedBytes()),
 		Skipped: uint64(c.sockets.Load()), Unreadable: uint64(len(c.problems.all)),
 	}
-	if c.repo.skew() != 0 {
+	if c.repo.repo.skew() != 0 {
 		i.ID = i.ID.At(now) // ids sort by time, and those of other machines do not go by this clock
 	}
 	if c.opts.TTL > 0 {
@@ -349,14 +348,6 @@ func (c *creator) info(asm *assembler) (*manifest.Info, error) {
 	return i, nil
 }
 
-// label drops what a manifest cannot keep.
-func label(s string, err error) string {
-	if err != nil || manifest.CheckLabel(s) != nil {
-		return ""
-	}
-	return s
-}
-
 // userName avoids os/user's look-up in a directory service where it can.
 func userName() string {
 	if s := label(os.Getenv("USER"), nil); s != "" {
@@ -367,12 +358,4 @@ func userName() string {
 		return ""
 	}
 	return label(u.Username, nil)
-}
-
-// moduleVersion is the version of the main module of this program.
-func moduleVersion() string {
-	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
-		return label(b.Main.Version, nil)
-	}
-	return ""
 }

@@ -377,7 +377,7 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 	removed := complete(t, r, d.files("removed", map[string]string{"f": "of a mount"}), nil).ID
 	leased := complete(t, r, d.files("leased", map[string]string{"f": "of another mount"}), nil).ID
 	for i, id := range []manifest.ID{removed, leased} {
-		_, encoded, err := r.encodedManifest(t.Context(), id)
+		_, encoded, err := r.repo.encodedManifest(t.Context(), id)
 		must(t, err)
 		object, err := (&manifest.Lease{Hold: leaseHold, Manifest: encoded}).Encode()
 		must(t, err)
@@ -442,7 +442,7 @@ func (d *damagedRepository) another(kind string) string {
 	// There is but one tree pack: the same pages in another order of bytes.
 	up := chunk.NewPackBuilder(chunk.TreePack, nil)
 	page := []byte("no page at all, but a chunk")
-	up.Add(page, []chunk.SizedID{{ID: d.opened.hasher.Sum(page), Length: uint32(len(page))}})
-	_, b, _ := up.Finish(d.opened.codec)
+	up.Add(page, []chunk.SizedID{{ID: d.opened.repo.hasher.Sum(page), Length: uint32(len(page))}})
+	_, b, _ := up.Finish(d.opened.repo.codec)
 	return string(b)
 }

@@ -324,10 +324,10 @@ func TestDamagedParent(t *testing.T) {
 // packsOf lists the packs that a snapshot uses, of a kind.
 func packsOf(t testing.TB, r *Repository, id manifest.ID, kind chunk.PackKind) (packs []chunk.PackID) {
 	t.Helper()
-	m, err := r.manifest(t.Context(), id)
+	m, err := r.repo.manifest(t.Context(), id)
 	must(t, err)
 	for _, use := range m.Packs {
-		b, err := r.store.Get(t.Context(), packName(use.ID))
+		b, err := r.repo.store.Get(t.Context(), packName(use.ID))
 		must(t, err)
 		if chunk.PackKind(b[9]) == kind {
 			packs = append(packs, use.ID)
@@ -467,7 +467,7 @@ func TestLostConfig(t *testing.T) {
 	p := newPlace(t)
 	snap := complete(t, p.init(), p.files("src", map[string]string{"a": "1"}), nil)
 	must(t, os.Remove(p.repo+"/config"))
-	keys := &InitOptions{Keys: []*snapshot.NewKey{{Passphrase: "x", WorkFactor: 1}}}
+	keys := &snapshot.InitOptions{Keys: []*snapshot.NewKey{{Passphrase: "x", WorkFactor: 1}}}
 	if _, err := Init(t.Context(), p.repo, keys, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("encrypted, over what is not:", err)
 	}
@@ -483,7 +483,7 @@ func TestLostConfig(t *testing.T) {
 	v := newVault(t)
 	complete(t, v.open(), p.path("src"), nil)
 	must(t, v.mem.Delete(t.Context(), configName))
-	for name, init := range map[string]*InitOptions{"plain": nil, "encrypted": keys} {
+	for name, init := range map[string]*snapshot.InitOptions{"plain": nil, "encrypted": keys} {
 		if _, err := Init(t.Context(), "", init, &Options{CacheDir: v.cache, Store: v.mem}); !errors.Is(err, snapshot.ErrIntegrity) {
 			t.Errorf("%s, over what is encrypted: %v", name, err)
 		}

@@ -62,7 +62,7 @@ func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts
 	}
 	// Both at once: a round trip or two less.
 	source := r.newSource(ctx)
-	refs := r.newResolver(ctx, 2)
+	refs := r.repo.newResolver(ctx, 2)
 	open := func(ref string) (*SnapshotFS, error) {
 		m, err := refs.open(ref)
 		if err != nil {

@@ -29,11 +29,11 @@ var testIdentity = sync.OnceValue(func() *age.X25519Identity {
 })
 
 // initOf is how such a test makes a repository, and keyed how it opens one.
-func initOf(t testing.TB) *InitOptions {
+func initOf(t testing.TB) *snapshot.InitOptions {
 	if !onEncrypted(t) {
 		return nil
 	}
-	return &InitOptions{Keys: []*snapshot.NewKey{{Recipient: testIdentity().Recipient()}}}
+	return &snapshot.InitOptions{Keys: []*snapshot.NewKey{{Recipient: testIdentity().Recipient()}}}
 }
 
 // keyed completes options to open a repository of a test.

@@ -44,16 +44,16 @@ func (c *config) fits(key *chunk.Key) bool {
 
 // wantsEncryption reports whether who opens the repository relies on its being
 // encrypted.
-func (o *Options) wantsEncryption() bool {
+func (o *RepoOptions) wantsEncryption() bool {
 	return o.Encrypted || o.Key != nil || len(o.Identities) > 0
 }
 
 // unlock gets the master key of the repository that cfg describes, and sees to it
 // that cfg is what it was when it was written. It does nothing for one without
 // encryption, unless that is not what was expected.
-func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) error {
+func (r *Repo) unlock(ctx context.Context, cfg *config, opts *RepoOptions) error {
 	if opts == nil {
-		opts = &Options{}
+		opts = &RepoOptions{}
 	}
 	pin := r.pin(opts)
 	if cfg.Encryption == nil {
@@ -77,7 +77,7 @@ func (r *Repository) unlock(ctx context.Context, cfg *config, opts *Options) err
 }
 
 // masterKey finds the master key with what opts hold.
-func (r *Repository) masterKey(ctx context.Context, cfg *config, opts *Options) (*chunk.Key, error) {
+func (r *Repo) masterKey(ctx context.Context, cfg *config, opts *RepoOptions) (*chunk.Key, error) {
 	if opts.Key != nil {
 		if !cfg.fits(opts.Key) {
 			return nil, fmt.Errorf("%w: the key is that of another one", snapshot.ErrLocked)
@@ -170,7 +170,7 @@ func (u *unlocking) try(k *crypt.Object, identities ...age.Identity) *chunk.Key 
 }
 
 // failed tells why no object gave the key.
-func (u *unlocking) failed(keys []*crypt.Object, opts *Options, damaged error) error {
+func (u *unlocking) failed(keys []*crypt.Object, opts *RepoOptions, damaged error) error {
 	var err error
 	switch {
 	case u.other != nil:
@@ -198,7 +198,7 @@ func (u *unlocking) failed(keys []*crypt.Object, opts *Options, damaged error) e
 // for Options.Key of another process of the same user. It is nil for a repository
 // without encryption. Whoever has it can read, and forge, all that is in the
 // repository, for ever.
-func (r *Repository) Key() *chunk.Key {
+func (r *Repo) Key() *chunk.Key {
 	if r.key == nil {
 		return nil
 	}
@@ -207,11 +207,11 @@ func (r *Repository) Key() *chunk.Key {
 }
 
 // Encrypted reports whether the repository is.
-func (r *Repository) Encrypted() bool { return r.key != nil }
+func (r *Repo) Encrypted() bool { return r.key != nil }
 
 // sealObject gives what is stored of a small object, where the repository is encrypted:
 // authenticated with about, which names its place.
-func (r *Repository) sealObject(use chunk.Use, about string, object []byte) []byte {
+func (r *Repo) sealObject(use chunk.Use, about string, object []byte) []byte {
 	if r.key == nil {
 		return object
 	}
@@ -219,7 +219,7 @@ func (r *Repository) sealObject(use chunk.Use, about string, object []byte) []by
 }
 
 // openObject is the inverse of sealObject. Errors are ErrIntegrity.
-func (r *Repository) openObject(use chunk.Use, about string, stored []byte) ([]byte, error) {
+func (r *Repo) openObject(use chunk.Use, about string, stored []byte) ([]byte, error) {
 	if r.key == nil {
 		return stored, nil
 	}

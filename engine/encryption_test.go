@@ -45,7 +45,7 @@ func newVault(t testing.TB) *vault {
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
 	v := &vault{place: newPlace(t), mem: remote.NewMemory(), identity: id}
-	r, err := Init(t.Context(), "", &InitOptions{Keys: []*snapshot.NewKey{
+	r, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: []*snapshot.NewKey{
 		{Recipient: id.Recipient(), Label: "laptop"},
 		{Passphrase: vaultPassphrase, WorkFactor: 4},
 	}}, v.options())
@@ -301,7 +301,7 @@ func TestInitEncrypted(t *testing.T) {
 	v := newVault(t)
 	before := memObjects(t, v.mem)
 	keys := []*snapshot.NewKey{{Recipient: v.identity.Recipient()}}
-	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, v.options()); !errors.Is(err, snapshot.ErrExists) {
+	if _, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, v.options()); !errors.Is(err, snapshot.ErrExists) {
 		t.Error(err)
 	}
 	if after := memObjects(t, v.mem); len(after) != len(before) {
@@ -317,7 +317,7 @@ func TestInitEncrypted(t *testing.T) {
 			}
 			return remote.Fault{}
 		})
-		_, err := Init(t.Context(), "", &InitOptions{Keys: keys}, opts)
+		_, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, opts)
 		if count.Load() < int64(n) {
 			must(t, err)
 			break
@@ -337,13 +337,13 @@ func TestInitEncrypted(t *testing.T) {
 	fast.Store = mem
 	slow.Store = remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpPut && name == configName {
-			r, err := Init(t.Context(), "", &InitOptions{Keys: keys}, fast)
+			r, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, fast)
 			must(t, err)
 			must(t, r.Close())
 		}
 		return remote.Fault{}
 	})
-	if _, err := Init(t.Context(), "", &InitOptions{Keys: keys}, slow); !errors.Is(err, snapshot.ErrExists) {
+	if _, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, slow); !errors.Is(err, snapshot.ErrExists) {
 		t.Error("the slower one:", err)
 	}
 	opts := v.options()
@@ -398,7 +398,7 @@ func TestNothingInClear(t *testing.T) {
 		must(p, r.Close())
 	}
 	v := newVault(t)
-	if r := v.open(); r.hasher.Sum(large) == (&chunk.Hasher{}).Sum(large) {
+	if r := v.open(); r.repo.hasher.Sum(large) == (&chunk.Hasher{}).Sum(large) {
 		t.Error("chunks have the ids that anybody can compute")
 	}
 	fill(v.open(), v.place)
@@ -584,14 +584,14 @@ func TestReplayed(t *testing.T) {
 
 	// A profile of another snapshot.
 	b := (&profile{old, []touchedFrame{{chunk.PackID{1}, 16, 1}}, nil}).encodeHead()
-	sealed := r.sealObject(crypt.UseProfile, old.String(), b)
-	if got, err := r.openObject(crypt.UseProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
+	sealed := r.repo.sealObject(crypt.UseProfile, old.String(), b)
+	if got, err := r.repo.openObject(crypt.UseProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
 		t.Error(err)
 	}
-	if _, err := r.openObject(crypt.UseProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := r.repo.openObject(crypt.UseProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("a profile of another snapshot:", err)
 	}
-	if _, err := r.openObject(crypt.UseKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := r.repo.openObject(crypt.UseKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("of another use:", err)
 	}
 
@@ -599,21 +599,21 @@ func TestReplayed(t *testing.T) {
 	var segment *index.Segment
 	for name, b := range good {
 		if strings.HasPrefix(name, segmentPrefix) {
-			s, err := index.DecodeSegment(r.codec, b)
+			s, err := index.DecodeSegment(r.repo.codec, b)
 			must(t, err)
 			segment = s
 		}
 	}
 	plain, err := chunk.NewCodec(1)
 	must(t, err)
-	if b, err := segment.Encode(r.codec); err != nil {
+	if b, err := segment.Encode(r.repo.codec); err != nil {
 		t.Error(err)
 	} else if _, err := index.DecodeSegment(plain, b); !errors.Is(err, index.ErrBadSegment) {
 		t.Error("a sealed segment without the key:", err)
 	}
 	if b, err := segment.Encode(plain); err != nil {
 		t.Error(err)
-	} else if _, err := index.DecodeSegment(r.codec, b); !errors.Is(err, index.ErrBadSegment) {
+	} else if _, err := index.DecodeSegment(r.repo.codec, b); !errors.Is(err, index.ErrBadSegment) {
 		t.Error("a segment that somebody without the key made:", err)
 	}
 }
@@ -626,7 +626,7 @@ func TestConfigReplaced(t *testing.T) {
 	must(t, err)
 	keys := []*snapshot.NewKey{{Recipient: id.Recipient()}, {Passphrase: vaultPassphrase, WorkFactor: 4}}
 	make := func(repo, cache string, keys []*snapshot.NewKey) {
-		r, err := Init(t.Context(), p.path(repo), &InitOptions{Keys: keys}, &Options{CacheDir: p.path(cache)})
+		r, err := Init(t.Context(), p.path(repo), &snapshot.InitOptions{Keys: keys}, &Options{CacheDir: p.path(cache)})
 		must(t, err)
 		must(t, r.Close())
 	}
@@ -851,7 +851,7 @@ func TestKeysVerified(t *testing.T) {
 	plain, err := Init(t.Context(), "", nil, &Options{CacheDir: v.path("plain"), Store: remote.NewMemory()})
 	must(t, err)
 	defer plain.Close()
-	must(t, plain.store.Put(t.Context(), name, nil))
+	must(t, plain.repo.store.Put(t.Context(), name, nil))
 	if rep := verify(t, plain, nil); rep.Damaged() != 0 || len(rep.Findings) != 1 {
 		t.Errorf("%+v", rep.Findings)
 	}

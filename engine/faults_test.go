@@ -377,11 +377,11 @@ func TestWrongBytes(t *testing.T) {
 					r := p.init()
 					store := switchable(r)
 					if op == remote.OpGet { // both ways to read a tree pack
-						r.dir = ""
+						r.repo.dir = ""
 					}
 					src := manyFiles(p, "src")
 					id := complete(t, r, src, nil).ID.String()
-					must(t, os.RemoveAll(r.cache.Root+"/tree"))
+					must(t, os.RemoveAll(r.repo.cache.Root+"/tree"))
 					dst := p.files("dst", map[string]string{"old": "tree"})
 					before := scan(t, dst)
 					whole := store.get()
@@ -479,7 +479,7 @@ func TestForeignObjects(t *testing.T) {
 		"manifests/00000000-0000-7000-8000-0000000000ff",
 		"notes/readme", "notes/" + id + "/readme", "notes/" + id + "/" + id + "/x", "notes/" + id[:30] + "/" + id,
 	} {
-		must(t, r.store.Put(ctx, name, []byte("not ours")))
+		must(t, r.repo.store.Put(ctx, name, []byte("not ours")))
 	}
 	for _, r := range []*Repository{r, p.open("empty")} {
 		if all, err := r.List(ctx, nil); len(all) != 1 || err != nil {
@@ -512,7 +512,7 @@ func TestUnreadableRepository(t *testing.T) {
 			}
 			return remote.Fault{}
 		}))
-		must(t, os.RemoveAll(r.cache.Root))
+		must(t, os.RemoveAll(r.repo.cache.Root))
 		if all, err := r.List(t.Context(), nil); err == nil && refused.Load() > 0 {
 			t.Errorf("%v fails: list gives %v", op, all)
 		}
@@ -553,7 +553,7 @@ func TestInit(t *testing.T) {
 	if after, err := os.ReadFile(p.repo + "/config"); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the config has changed: %v", err)
 	}
-	if _, err := Init(ctx, p.path("other"), &InitOptions{Compression: 23}, nil); !errors.Is(err, snapshot.ErrInvalid) {
+	if _, err := Init(ctx, p.path("other"), &snapshot.InitOptions{Compression: 23}, nil); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("compression 23: %v", err)
 	}
 	for _, url := range []string{"", "s3://", "ftp://x/y", "s3://bucket/?endpoint="} {

@@ -139,9 +139,9 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	}
 	rec := &forkRecord{
 		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
-		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.cfg.ID},
+		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.repo.cfg.ID},
 		Dir:        rawPath(path), MadeDir: made, Bare: bare, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
-		Created: x.repo.now().UTC(), Mounted: placeHere(),
+		Created: x.repo.repo.now().UTC(), Mounted: placeHere(),
 	}
 	var f *Fork
 	if x.opts.Mode != ForkRestore {
@@ -177,7 +177,7 @@ func (x *forker) warn(err error) {
 func (x *forker) sweep(ctx context.Context) {
 	swept, err := x.g.sweep(ctx)
 	if len(swept) > 0 || err != nil {
-		x.repo.log.Info("swept", "what", swept, "err", err)
+		x.repo.repo.log.Info("swept", "what", swept, "err", err)
 	}
 }
 
@@ -220,7 +220,7 @@ func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string
 			s, err = x.mountLower(ctx, k)
 		}
 		if err == nil {
-			if err = x.repo.checkLive(ctx, s); err != nil {
+			if err = x.repo.repo.checkLive(ctx, s); err != nil {
 				err = fmt.Errorf("snapshot %v: %w", k.id, err)
 			}
 		}
@@ -260,7 +260,7 @@ func (x *forker) lowerThere(k lowerKey) (*snapshot.Snapshot, error) {
 	defer closeAll(entries)
 	for _, e := range entries {
 		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole && !p.Covered })
-		if here && e.live && e.rec.Repository.ID == x.repo.cfg.ID {
+		if here && e.live && e.rec.Repository.ID == x.repo.repo.cfg.ID {
 			return &e.rec.Snapshot, nil
 		}
 	}
@@ -494,7 +494,7 @@ func (r *Repository) forkAt(path string) *mountedFork {
 	}
 	e, err := g.at(path)
 	if err != nil {
-		r.log.Info("looking for a fork", "path", path, "err", err)
+		r.repo.log.Info("looking for a fork", "path", path, "err", err)
 	}
 	if e == nil {
 		return nil

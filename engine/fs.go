@@ -49,7 +49,7 @@ var (
 // FS opens a snapshot for reading: one request, for its manifest. What is read
 // later ends with ctx, and goes through the repository, which must stay open.
 func (r *Repository) FS(ctx context.Context, ref string) (*SnapshotFS, error) {
-	m, err := r.open(ctx, ref)
+	m, err := r.repo.open(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ type fsSource struct {
 const fsMemory = 32 << 20
 
 func (r *Repository) newSource(ctx context.Context) *fsSource {
-	return &fsSource{chunkReader: newChunkReader(ctx, r, r.packStore(), fsMemory)}
+	return &fsSource{chunkReader: newChunkReader(ctx, r, r.repo.packStore(), fsMemory)}
 }
 
 func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, error) {
@@ -83,7 +83,7 @@ func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, e
 // which whoever wants but one file has no use for.
 func (c *fsSource) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	if c.whole.Load() {
-		return c.repo.Page(ctx, ref)
+		return c.repo.repo.Page(ctx, ref)
 	}
 	page, err := c.Chunk(ctx, &manifest.Extent{ID: ref.ID, Location: ref.Location()})
 	if err != nil {

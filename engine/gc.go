@@ -99,7 +99,7 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 	}
 	start := time.Now()
 	c := &collector{
-		repo: r, opts: opts, grace: r.grace(), began: r.uptime(),
+		repo: r, opts: opts, grace: r.repo.grace(), began: r.repo.uptime(),
 		meter:  progress.New(opts.Progress),
 		report: &GCReport{DryRun: opts.DryRun, Removed: []manifest.ID{}, Withdrawn: []manifest.ID{}, Waiting: []GCWaiting{}},
 	}
@@ -110,7 +110,7 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("collecting garbage of %s: %w", r.url, integrity(err))
+		return nil, fmt.Errorf("collecting garbage of %s: %w", r.repo.URL(), integrity(err))
 	}
 	c.report.Duration = time.Since(start)
 	return c.report, nil
@@ -187,7 +187,7 @@ func (c *collector) run(ctx context.Context) error {
 // inTime says whether there is time left to act by what was seen. It is not what
 // keeps snapshots safe, but spares packs that came to be needed since.
 func (c *collector) inTime() error {
-	if c.repo.uptime()-c.began > c.grace/2 {
+	if c.repo.repo.uptime()-c.began > c.grace/2 {
 		return errHeldUp
 	}
 	return nil
@@ -205,16 +205,16 @@ func (c *collector) tellTime(ctx context.Context) error {
 	}
 	name := clockPrefix + id.String()
 	c.clock = name
-	began := c.repo.uptime()
-	if err := c.repo.store.Put(ctx, name, nil); err != nil {
+	began := c.repo.repo.uptime()
+	if err := c.repo.repo.store.Put(ctx, name, nil); err != nil {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
-	info, err := c.repo.store.Stat(ctx, name)
+	info, err := c.repo.repo.store.Stat(ctx, name)
 	if err != nil {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
 	c.now = info.ModTime
-	c.repo.hearTime(c.now, began)
+	c.repo.repo.hearTime(c.now, began)
 	return nil
 }
 
@@ -223,10 +223,10 @@ func (c *collector) dropClock(ctx context.Context) {
 	if c.clock == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.patience.rescue)
 	defer cancel()
-	if err := c.repo.store.Delete(ctx, c.clock); err != nil {
-		c.repo.log.Info("deleting a clock", "err", err)
+	if err := c.repo.repo.store.Delete(ctx, c.clock); err != nil {
+		c.repo.repo.log.Info("deleting a clock", "err", err)
 	}
 }
 
@@ -271,7 +271,7 @@ func (c *collector) delete(ctx context.Context, names []string) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesAtOnce)
 	for batch := range slices.Chunk(names, deleteBatch) {
-		g.Go(func() error { return c.repo.store.Delete(gctx, batch...) })
+		g.Go(func() error { return c.repo.repo.store.Delete(gctx, batch...) })
 	}
 	return g.Wait()
 }

@@ -30,7 +30,7 @@ func (c *collector) removeLeftovers(ctx context.Context) error {
 				return err
 			}
 			if err != nil { // its snapshot is there, or mark would have failed
-				c.repo.log.Warn("gc: damaged lease, left alone", "err", err)
+				c.repo.repo.log.Warn("gc: damaged lease, left alone", "err", err)
 				continue
 			}
 		}

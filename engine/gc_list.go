@@ -33,11 +33,11 @@ type listings struct {
 
 // standing is a tombstone as it stands in the repository.
 type standing struct {
-	id   string
-	put  bool // else only its notes are left
-	seen time.Time
-	done time.Time
-	tombstone
+	id     string
+	put    bool // else only its notes are left
+	seen   time.Time
+	done   time.Time
+	stone  tombstone
 	oldest time.Time // of its objects
 }
 
@@ -92,8 +92,8 @@ func (c *collector) list(ctx context.Context) error {
 		return err
 	}
 	for _, s := range c.listed.stones {
-		for i := range s.packs {
-			d := &s.packs[i]
+		for i := range s.stone.packs {
+			d := &s.stone.packs[i]
 			p := c.pack(d.id)
 			// Of two that name a pack the one counts that was seen first.
 			if p.stone == nil || p.stone.seen.IsZero() || !s.seen.IsZero() && s.seen.Before(p.stone.seen) {
@@ -120,7 +120,7 @@ func (c *collector) pack(id chunk.PackID) *packState {
 // each lists the objects below a prefix.
 func (c *collector) each(ctx context.Context, prefix, what string, yield func(remote.Info)) error {
 	var newest time.Time
-	err := c.repo.store.List(ctx, prefix, func(o remote.Info) error {
+	err := c.repo.repo.store.List(ctx, prefix, func(o remote.Info) error {
 		if o.ModTime.After(newest) {
 			newest = o.ModTime
 		}
@@ -139,7 +139,7 @@ func (c *collector) each(ctx context.Context, prefix, what string, yield func(re
 }
 
 func (c *collector) foreign(o remote.Info) {
-	c.repo.log.Warn("gc: not an object of a repository, left alone", "object", o.Name)
+	c.repo.repo.log.Warn("gc: not an object of a repository, left alone", "object", o.Name)
 }
 
 func (c *collector) listStones(ctx context.Context) error {
@@ -181,13 +181,13 @@ func (c *collector) listStones(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			t, err := c.repo.tombstone(ctx, s.name())
+			t, err := c.repo.repo.tombstone(ctx, s.name())
 			if errors.Is(err, remote.ErrNotExist) { // another collector was here
 				s.put = false
 				return nil
 			}
 			if err == nil {
-				s.tombstone = *t
+				s.stone = *t
 			}
 			return err
 		})

@@ -38,10 +38,10 @@ func (c *collector) mark(ctx context.Context) error {
 	g.SetLimit(marksAtOnce)
 	for _, at := range c.listed.manifests {
 		g.Go(func() error {
-			m, err := c.repo.manifest(gctx, at.id)
+			m, err := c.repo.repo.manifest(gctx, at.id)
 			var notes []*manifest.Note
 			if err == nil {
-				notes, err = c.repo.readNotes(gctx, at.id, c.listed.notes[at.id])
+				notes, err = c.repo.repo.readNotes(gctx, at.id, c.listed.notes[at.id])
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -125,7 +125,7 @@ func (c *collector) markLeases(ctx context.Context) error {
 }
 
 func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.Lease, *manifest.Manifest, error) {
-	b, err := c.repo.store.Get(ctx, at.Name)
+	b, err := c.repo.repo.store.Get(ctx, at.Name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,7 +133,7 @@ func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.L
 	if err != nil {
 		return nil, nil, fmt.Errorf("object %s: %w; delete it if that mount is gone", at.Name, err)
 	}
-	m, err := manifest.Decode(c.repo.codec, l.Manifest)
+	m, err := manifest.Decode(c.repo.repo.codec, l.Manifest)
 	if err == nil && m.ID != at.snapshot {
 		err = fmt.Errorf("%w: it is of snapshot %v", snapshot.ErrIntegrity, m.ID)
 	}
@@ -204,12 +204,12 @@ func (c *collector) settleMissing(ctx context.Context, missing []named) error {
 // reallyMissing looks again: the snapshot may have been removed since it was listed,
 // and its packs deleted.
 func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
-	_, err := c.repo.store.Stat(ctx, packName(n.pack))
+	_, err := c.repo.repo.store.Stat(ctx, packName(n.pack))
 	if !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
 	for _, name := range manifestNames(n.by.id) {
-		if _, err = c.repo.store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
+		if _, err = c.repo.repo.store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
 			return err == nil, err
 		}
 	}
@@ -224,5 +224,5 @@ func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
 func (c *collector) withdrawn(n named) bool {
 	p := c.packs[n.pack]
 	return p.stone != nil && !n.by.kept && !p.stone.seen.IsZero() && n.by.time.Sub(p.stone.seen) > c.grace/2 &&
-		slices.ContainsFunc(p.stone.packs, func(d doomedPack) bool { return d.id == n.pack && len(d.moved) == 0 })
+		slices.ContainsFunc(p.stone.stone.packs, func(d doomedPack) bool { return d.id == n.pack && len(d.moved) == 0 })
 }

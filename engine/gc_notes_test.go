@@ -97,8 +97,8 @@ func TestGCExtend(t *testing.T) {
 		y := newYard(t)
 		collector, late := y.enter(), y.enter()
 		// What the store's clock says it learns by its own note alone.
-		late.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-		late.clock.heard, late.now = false, func() time.Time { return y.now().Add(-45 * time.Minute) }
+		late.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+		late.repo.clock.heard, late.repo.now = false, func() time.Time { return y.now().Add(-45 * time.Minute) }
 		src := y.dirOf("a", 1)
 		want := scan(t, src)
 		id := complete(t, collector, src, &CreateOptions{TTL: time.Hour}).ID

@@ -112,7 +112,7 @@ func (c *collector) repackable(ctx context.Context, threshold float64) (map[chun
 	g.SetLimit(asksAtOnce)
 	for i, id := range ids {
 		g.Go(func() (err error) {
-			all[i], err = c.repo.packIndex(gctx, id, c.packs[id].size)
+			all[i], err = c.repo.repo.packIndex(gctx, id, c.packs[id].size)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil
 			}
@@ -136,38 +136,6 @@ func (c *collector) repackable(ctx context.Context, threshold float64) (map[chun
 	return contents, nil
 }
 
-// packIndex reads what a pack holds from its end, mostly in one request.
-func (r *Repository) packIndex(ctx context.Context, id chunk.PackID, size int64) (*chunk.PackIndex, error) {
-	const guess = 64 << 10
-	tail := make([]byte, min(size, guess))
-	if err := r.store.ReadAt(ctx, packName(id), size-int64(len(tail)), tail); err != nil {
-		return nil, err
-	}
-	if len(tail) < chunk.PackFooterSize {
-		return nil, fmt.Errorf("pack %v: %w: %d bytes", id, chunk.ErrNotPack, size)
-	}
-	n, err := chunk.PackIndexSize(tail[len(tail)-chunk.PackFooterSize:])
-	if err != nil {
-		return nil, fmt.Errorf("pack %v: %w", id, err)
-	}
-	switch {
-	case int64(n) > size:
-		return nil, fmt.Errorf("pack %v: %w: index of %d bytes in %d", id, chunk.ErrNotPack, n, size)
-	case n > len(tail):
-		tail = make([]byte, n)
-		if err := r.store.ReadAt(ctx, packName(id), size-int64(n), tail); err != nil {
-			return nil, err
-		}
-	default:
-		tail = tail[len(tail)-n:]
-	}
-	x, err := chunk.DecodePackTail(r.codec, tail, size)
-	if err != nil {
-		return nil, fmt.Errorf("pack %v: %w", id, err)
-	}
-	return x, nil
-}
-
 // findUsed finds which chunks of some packs snapshots and leases need. It reads the
 // trees of those that name one of the packs, each page once.
 func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
@@ -176,7 +144,7 @@ func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
 		if !slices.ContainsFunc(m.Packs, func(p manifest.PackUse) bool { _, ok := used[p.ID]; return ok }) {
 			return nil
 		}
-		t, err := m.Tree(c.repo)
+		t, err := m.Tree(c.repo.repo)
 		if err == nil {
 			err = t.Uses(ctx, func(page chunk.ID) bool {
 				first := !seen[page]
@@ -197,7 +165,7 @@ func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		m, err := c.repo.manifest(ctx, c.listed.manifests[i].id)
+		m, err := c.repo.repo.manifest(ctx, c.listed.manifests[i].id)
 		if errors.Is(err, snapshot.ErrNotFound) {
 			continue // removed since, or by this run
 		}
@@ -249,14 +217,14 @@ func (rp *repacker) take(ctx context.Context, id chunk.PackID, x *chunk.PackInde
 			continue
 		}
 		stored := make([]byte, f.Stored)
-		if err := rp.repo.store.ReadAt(ctx, packName(id), int64(f.Offset), stored); err != nil {
+		if err := rp.repo.repo.store.ReadAt(ctx, packName(id), int64(f.Offset), stored); err != nil {
 			return err
 		}
 		at := chunk.Location{Pack: id, Frame: f.Frame}
 		for _, c := range f.Chunks {
 			at.Length = c.Length
 			if _, ok := used[c.ID]; ok {
-				data, err := rp.repo.decodeChunk(c.ID, at, stored)
+				data, err := rp.repo.repo.decodeChunk(c.ID, at, stored)
 				if err == nil {
 					err = rp.add(ctx, id, x.Kind, c, data)
 				}
@@ -294,7 +262,7 @@ func (rp *repacker) add(ctx context.Context, from chunk.PackID, kind chunk.PackK
 
 func (rp *repacker) endFrame() {
 	if len(rp.raw) > 0 {
-		rp.open.Add(rp.repo.codec.Encode(nil, rp.raw), rp.ids)
+		rp.open.Add(rp.repo.repo.codec.Encode(nil, rp.raw), rp.ids)
 		rp.raw, rp.ids = rp.raw[:0], nil
 	}
 }
@@ -305,8 +273,8 @@ func (rp *repacker) seal(ctx context.Context) error {
 		return nil
 	}
 	rp.endFrame()
-	id, data, x := rp.open.Finish(rp.repo.codec)
-	if err := rp.repo.store.Put(ctx, packName(id), data); err != nil {
+	id, data, x := rp.open.Finish(rp.repo.repo.codec)
+	if err := rp.repo.repo.store.Put(ctx, packName(id), data); err != nil {
 		return fmt.Errorf("writing a pack: %w", err)
 	}
 	rp.packs[id] = &packState{there: true, live: true, size: int64(len(data)), time: rp.now}
@@ -366,7 +334,7 @@ func (c *collector) movedWhole(ctx context.Context, packs []chunk.PackID) ([]chu
 	for _, id := range sortedPacks(used) {
 		need := used[id]
 		for _, to := range c.packs[id].moved {
-			x, err := c.repo.packIndex(ctx, to, c.packs[to].size)
+			x, err := c.repo.repo.packIndex(ctx, to, c.packs[to].size)
 			if err != nil {
 				return nil, err
 			}
@@ -377,7 +345,7 @@ func (c *collector) movedWhole(ctx context.Context, packs []chunk.PackID) ([]chu
 		if len(need) == 0 {
 			gone = append(gone, id)
 		} else {
-			c.repo.log.Warn("gc: a pack that was repacked is needed still", "pack", id, "chunks", len(need))
+			c.repo.repo.log.Warn("gc: a pack that was repacked is needed still", "pack", id, "chunks", len(need))
 		}
 	}
 	return gone, nil

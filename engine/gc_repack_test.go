@@ -354,17 +354,17 @@ func TestPackIndex(t *testing.T) {
 		for i := range chunks {
 			data := random(uint64(i), 8)
 			raw = append(raw, data...)
-			all = append(all, chunk.SizedID{ID: r.hasher.Sum(data), Length: 8})
+			all = append(all, chunk.SizedID{ID: r.repo.hasher.Sum(data), Length: 8})
 		}
-		b.Add(r.codec.Encode(nil, raw), all)
-		id, data, _ := b.Finish(r.codec)
+		b.Add(r.repo.codec.Encode(nil, raw), all)
+		id, data, _ := b.Finish(r.repo.codec)
 		must(t, y.mem.Put(t.Context(), packName(id), data))
-		x, err := r.packIndex(t.Context(), id, int64(len(data)))
+		x, err := r.repo.packIndex(t.Context(), id, int64(len(data)))
 		if err != nil || len(x.Frames[0].Chunks) != chunks {
 			t.Errorf("%v", err)
 		}
 		for _, size := range []int64{0, 1, int64(len(data)) - 1} {
-			if _, err := r.packIndex(t.Context(), id, size); !errors.Is(integrity(err), snapshot.ErrIntegrity) {
+			if _, err := r.repo.packIndex(t.Context(), id, size); !errors.Is(integrity(err), snapshot.ErrIntegrity) {
 				t.Errorf("%d bytes: %v", size, err)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -36,7 +37,7 @@ func (s scale) make(t testing.TB, r *Repository) {
 	old := time.Now().Add(-2 * time.Hour)
 	put := func(name string, data []byte, size int64) {
 		t.Helper()
-		path := filepath.Join(r.dir, name)
+		path := filepath.Join(r.repo.dir, name)
 		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		must(t, os.WriteFile(path, data, 0o600))
 		must(t, os.Truncate(path, size))
@@ -61,7 +62,7 @@ func (s scale) make(t testing.TB, r *Repository) {
 		rnd.Read(ids[i][:])
 		size := int64(offset) + 200<<10
 		put(packName(ids[i]), nil, size)
-		data, err := (&index.Segment{Packs: []index.Pack{{ID: ids[i], Size: size, Index: x}}}).Encode(r.codec)
+		data, err := (&index.Segment{Packs: []index.Pack{{ID: ids[i], Size: size, Index: x}}}).Encode(r.repo.codec)
 		must(t, err)
 		put(segmentPrefix+index.SumSegment(data).String(), data, int64(len(data)))
 	}
@@ -73,7 +74,7 @@ func (s scale) make(t testing.TB, r *Repository) {
 			}
 		}
 		slices.SortFunc(m.Packs, func(a, b manifest.PackUse) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-		data, err := m.Encode(r.codec)
+		data, err := m.Encode(r.repo.codec)
 		must(t, err)
 		put(m.ID.ObjectName(), data, int64(len(data)))
 	}
@@ -87,7 +88,7 @@ func TestGCScale(t *testing.T) {
 		s = scale{snapshots: 10_000, packs: 2000, chunks: 5000, needs: 500}
 	}
 	p := newPlace(t)
-	r, err := Init(t.Context(), p.repo, &InitOptions{GCGrace: time.Hour}, &Options{CacheDir: p.cache})
+	r, err := Init(t.Context(), p.repo, &snapshot.InitOptions{GCGrace: time.Hour}, &Options{CacheDir: p.cache})
 	must(t, err)
 	defer r.Close()
 	begun := time.Now()
@@ -114,7 +115,7 @@ func TestGCScale(t *testing.T) {
 		}
 		if round == "has nothing to do" {
 			past := time.Now().Add(-2 * time.Hour)
-			seen, err := filepath.Glob(filepath.Join(r.dir, gcPrefix, "*"+seenSuffix))
+			seen, err := filepath.Glob(filepath.Join(r.repo.dir, gcPrefix, "*"+seenSuffix))
 			must(t, err)
 			for _, name := range seen {
 				must(t, os.Chtimes(name, past, past))
@@ -122,10 +123,10 @@ func TestGCScale(t *testing.T) {
 		}
 	}
 	// The index knows all that is left, and no more.
-	have, err := r.listSegments(t.Context())
+	have, err := r.repo.listSegments(t.Context())
 	must(t, err)
 	if !*long {
-		ix, err := r.syncIndex(t.Context(), have)
+		ix, err := r.repo.syncIndex(t.Context(), have)
 		must(t, err)
 		if got := ix.Stats(); got.Packs != s.packs-s.packs/10 || got.Chunks != int64(got.Packs*s.chunks) {
 			t.Errorf("%+v", got)

@@ -109,7 +109,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 		defer close(queue)
 		for i := range c.listed.segments {
 			at := &c.listed.segments[i]
-			f := fetched{at, begin(func() (*index.Segment, error) { return c.repo.segment(ctx, at.id) })}
+			f := fetched{at, begin(func() (*index.Segment, error) { return c.repo.repo.segment(ctx, at.id) })}
 			if !send(ctx, queue, f) {
 				return
 			}
@@ -121,7 +121,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 			continue // another collector was here
 		}
 		if err != nil && damaged(ctx, err) {
-			c.repo.log.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
+			c.repo.repo.log.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
 			continue
 		}
 		if err != nil {
@@ -142,6 +142,6 @@ func (c *collector) putSegment(ctx context.Context, s *index.Segment) error {
 	// Never the name of a segment that was, which another collector may be about to
 	// delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := c.repo.putSegment(ctx, s)
+	_, err := c.repo.repo.putSegment(ctx, s)
 	return err
 }

@@ -74,7 +74,7 @@ func (c *collector) tendStones(ctx context.Context) error {
 			if c.now.Sub(s.done) > c.grace {
 				gone = append(gone, s.name(), s.name()+seenSuffix, s.name()+doneSuffix)
 			}
-		case c.ripe(s) && !slices.ContainsFunc(s.packs, c.stands):
+		case c.ripe(s) && !slices.ContainsFunc(s.stone.packs, c.stands):
 			err = c.note(ctx, s, doneSuffix)
 		}
 		if err != nil {
@@ -99,7 +99,7 @@ func (c *collector) note(ctx context.Context, s *standing, suffix string) error 
 	if c.opts.DryRun {
 		return nil
 	}
-	if err := c.repo.store.Put(ctx, s.name()+suffix, nil); err != nil {
+	if err := c.repo.repo.store.Put(ctx, s.name()+suffix, nil); err != nil {
 		return fmt.Errorf("writing a note beside a tombstone: %w", err)
 	}
 	return nil
@@ -132,7 +132,7 @@ func (c *collector) putStone(ctx context.Context, t *tombstone) error {
 	if err != nil {
 		return err
 	}
-	s := &standing{id: id.String(), put: true, tombstone: *t}
+	s := &standing{id: id.String(), put: true, stone: *t}
 	for i := range t.packs {
 		p := c.packs[t.packs[i].id]
 		p.stone, p.moved = s, t.packs[i].moved
@@ -143,13 +143,13 @@ func (c *collector) putStone(ctx context.Context, t *tombstone) error {
 	if err := c.inTime(); err != nil {
 		return err
 	}
-	if err := c.repo.store.Put(ctx, s.name(), t.encode()); err != nil {
+	if err := c.repo.repo.store.Put(ctx, s.name(), t.encode()); err != nil {
 		return fmt.Errorf("writing a tombstone: %w", err)
 	}
 	if err := c.note(ctx, s, seenSuffix); err != nil {
 		return err
 	}
-	info, err := c.repo.store.Stat(ctx, s.name()+seenSuffix)
+	info, err := c.repo.repo.store.Stat(ctx, s.name()+seenSuffix)
 	if err != nil {
 		return fmt.Errorf("asking when a tombstone was written: %w", err)
 	}

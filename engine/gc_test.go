@@ -35,7 +35,7 @@ func newYard(t testing.TB) *yard {
 	y.mem.Now = y.now
 	o := y.options()
 	o.Now = y.now
-	r, err := Init(t.Context(), "", &InitOptions{GCGrace: yardGrace}, o)
+	r, err := Init(t.Context(), "", &snapshot.InitOptions{GCGrace: yardGrace}, o)
 	must(t, err)
 	must(t, r.Close())
 	return y
@@ -108,7 +108,7 @@ func (y *yard) packsOf(r *Repository, ids ...manifest.ID) map[string]bool {
 	y.Helper()
 	all := map[string]bool{}
 	for _, id := range ids {
-		m, err := r.manifest(context.Background(), id)
+		m, err := r.repo.manifest(context.Background(), id)
 		must(y, err)
 		for _, p := range m.Packs {
 			all[packName(p.ID)] = true
@@ -135,9 +135,9 @@ func (y *yard) packsAre(want map[string]bool) {
 func (y *yard) indexLists(want map[string]bool) {
 	y.Helper()
 	r := y.enter()
-	have, err := r.listSegments(y.Context())
+	have, err := r.repo.listSegments(y.Context())
 	must(y, err)
-	ix, err := r.syncIndex(y.Context(), have)
+	ix, err := r.repo.syncIndex(y.Context(), have)
 	must(y, err)
 	for id := range ix.Packs() {
 		if !want[packName(id)] {
@@ -471,7 +471,7 @@ func TestGCSegments(t *testing.T) {
 	damaged := y.objects(segmentPrefix)[0]
 	must(t, y.mem.Replace(t.Context(), damaged, []byte("nonsense")))
 	gone := y.packsOf(r, complete(t, r, y.dirOf("b", 1), nil).ID)
-	list, err := r.List(t.Context(), &ListOptions{Limit: 1})
+	list, err := r.List(t.Context(), &snapshot.ListOptions{Limit: 1})
 	must(t, err)
 	must(t, y.remove(r, list[0].ID))
 	for name := range gone {
@@ -483,9 +483,9 @@ func TestGCSegments(t *testing.T) {
 		t.Errorf("%+v, %v", rep, y.objects(segmentPrefix))
 	}
 	other := y.enter()
-	have, err := other.listSegments(t.Context())
+	have, err := other.repo.listSegments(t.Context())
 	must(t, err)
-	ix, err := other.syncIndex(t.Context(), have)
+	ix, err := other.repo.syncIndex(t.Context(), have)
 	must(t, err)
 	if s := ix.Stats(); s.Packs < manySmall+2 {
 		t.Errorf("%+v", s)
@@ -508,7 +508,7 @@ func TestGCSegments(t *testing.T) {
 func TestGCOnS3(t *testing.T) {
 	b := newBucket(t)
 	store := &aged{Store: b.store(nil)}
-	r, err := Init(t.Context(), "", &InitOptions{GCGrace: time.Minute}, &Options{CacheDir: b.cache, Store: store})
+	r, err := Init(t.Context(), "", &snapshot.InitOptions{GCGrace: time.Minute}, &Options{CacheDir: b.cache, Store: store})
 	must(t, err)
 	defer r.Close()
 	src := b.files("src", map[string]string{"a": "kept"})

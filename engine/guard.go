@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -77,26 +76,23 @@ func (r *Repository) newGuard(before *guard) *guard {
 	return g
 }
 
-// grace is how long packs are doomed before they are deleted.
-func (r *Repository) grace() time.Duration { return time.Duration(r.cfg.GCGrace) * time.Second }
-
 // fresh is how long ago a reading may have begun for check to do without another.
-func (g *guard) fresh() time.Duration { return min(g.repo.grace()/100, 5*time.Second) }
+func (g *guard) fresh() time.Duration { return min(g.repo.repo.grace()/100, 5*time.Second) }
 
 // start begins to read tombstones, in the background, until stop.
 func (g *guard) start(ctx context.Context) {
 	g.ctx, g.cancel = context.WithCancel(ctx)
-	g.started = g.repo.uptime()
-	g.repo.ahead.forget() // a manifest that was read before may have gone since
+	g.started = g.repo.repo.uptime()
+	g.repo.repo.ahead.forget() // a manifest that was read before may have gone since
 	g.began = g.started
 	g.work.Go(func() {
 		if err := g.readTombstones(g.ctx, g.started); err != nil {
 			g.fail(err)
 		}
 		close(g.first)
-		ticks := g.repo.guardTicks // of a test
+		ticks := g.repo.repo.guardTicks // of a test
 		if ticks == nil {
-			t := time.NewTicker(g.repo.grace() / 4)
+			t := time.NewTicker(g.repo.repo.grace() / 4)
 			defer t.Stop()
 			ticks = t.C
 		}
@@ -107,8 +103,8 @@ func (g *guard) start(ctx context.Context) {
 			case <-ticks:
 			}
 			// What fails is for check to do again, while there is time.
-			if err := g.readTombstones(g.ctx, g.repo.uptime()); err != nil && g.ctx.Err() == nil {
-				g.repo.log.Info("reading tombstones", "err", err)
+			if err := g.readTombstones(g.ctx, g.repo.repo.uptime()); err != nil && g.ctx.Err() == nil {
+				g.repo.repo.log.Info("reading tombstones", "err", err)
 			}
 		}
 	})
@@ -157,11 +153,11 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 	if err := g.readNew(ctx); err != nil {
 		return err
 	}
-	ended := g.repo.uptime()
+	ended := g.repo.repo.uptime()
 	g.mu.Lock()
 	g.began = max(g.began, began)
 	g.mu.Unlock()
-	if ended-before > g.repo.grace()/2 {
+	if ended-before > g.repo.repo.grace()/2 {
 		g.fail(fmt.Errorf("%w: it was stopped, or could not read tombstones, for %v", errAnew, (ended - before).Round(time.Second)))
 	}
 	return nil
@@ -169,7 +165,7 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 
 // readNew reads the tombstones that there are and that were not read before.
 func (g *guard) readNew(ctx context.Context) error {
-	names, err := g.repo.listTombstones(ctx)
+	names, err := g.repo.repo.listTombstones(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,9 +173,9 @@ func (g *guard) readNew(ctx context.Context) error {
 	for _, name := range names {
 		all[strings.TrimPrefix(name, gcPrefix)] = true
 	}
-	for _, id := range g.repo.cache.Names("tombstones") {
+	for _, id := range g.repo.repo.cache.Names("tombstones") {
 		if validUUID(id) && !all[id] {
-			g.repo.cache.Remove("tombstones", id)
+			g.repo.repo.cache.Remove("tombstones", id)
 		}
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return g.read[name] })
@@ -187,7 +183,7 @@ func (g *guard) readNew(ctx context.Context) error {
 	eg.SetLimit(asksAtOnce)
 	for _, name := range names {
 		eg.Go(func() error {
-			t, err := g.repo.tombstone(ectx, name)
+			t, err := g.repo.repo.tombstone(ectx, name)
 			if errors.Is(err, remote.ErrNotExist) {
 				// Its packs have been gone for a grace: for longer than this writer
 				// can have known of them.
@@ -221,29 +217,6 @@ func (g *guard) bar(t *tombstone) {
 	if learned != nil {
 		learned(ids)
 	}
-}
-
-// tombstone reads a tombstone, which the cache may have.
-func (r *Repository) tombstone(ctx context.Context, name string) (*tombstone, error) {
-	id := strings.TrimPrefix(name, gcPrefix)
-	if b := r.cache.Read("tombstones", id); b != nil {
-		if t, err := decodeTombstone(b); err == nil {
-			return t, nil
-		}
-		r.cache.Remove("tombstones", id)
-	}
-	b, err := r.store.Get(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	t, err := decodeTombstone(b)
-	if err != nil {
-		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", snapshot.ErrIntegrity, name, err)
-	}
-	if err := r.cache.Write("tombstones", id, b); err != nil {
-		r.log.Info("caching a tombstone", "err", err)
-	}
-	return t, nil
 }
 
 // tell has f told of all packs that are doomed, those known already at once.
@@ -305,7 +278,7 @@ func (g *guard) refresh(ctx context.Context) error {
 	g.mu.Lock()
 	began := g.began
 	g.mu.Unlock()
-	now := g.repo.uptime()
+	now := g.repo.repo.uptime()
 	if now-began <= g.fresh() {
 		return nil
 	}
@@ -339,7 +312,7 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 func (g *guard) overdue() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.repo.uptime()-g.checked > g.repo.grace()/2
+	return g.repo.repo.uptime()-g.checked > g.repo.repo.grace()/2
 }
 
 // late says whether a manifest with these packs, which was put after check, may stay:
@@ -348,7 +321,7 @@ func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
 	if !g.overdue() {
 		return nil
 	}
-	g.repo.log.Warn("committing took longer than half a grace, looking again")
+	g.repo.repo.log.Warn("committing took longer than half a grace, looking again")
 	g.reading.Lock()
 	err := g.readNew(ctx)
 	g.reading.Unlock()

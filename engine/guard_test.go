@@ -324,17 +324,17 @@ func TestTombstonesAreCached(t *testing.T) {
 	if first, second := gets(), gets(); first != 2 || second != 1 {
 		t.Errorf("%d requests, then %d", first, second)
 	}
-	if n := len(r.cache.Names("tombstones")); n != 1 {
+	if n := len(r.repo.cache.Names("tombstones")); n != 1 {
 		t.Errorf("%d are cached", n)
 	}
-	write(t, r.cache.Path("tombstones", r.cache.Names("tombstones")[0]), []byte("nonsense"))
+	write(t, r.repo.cache.Path("tombstones", r.repo.cache.Names("tombstones")[0]), []byte("nonsense"))
 	if n := gets(); n != 2 {
 		t.Errorf("%d requests, with nonsense in the cache", n)
 	}
 	y.pass(yardGrace + time.Second)
 	y.collectAll(y.enter())
 	gets()
-	if names := r.cache.Names("tombstones"); len(names) != 0 {
+	if names := r.repo.cache.Names("tombstones"); len(names) != 0 {
 		t.Errorf("%v are cached", names)
 	}
 }
@@ -375,7 +375,7 @@ func TestCreateFromSeenBefore(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	r.setUptime(func() time.Duration { return y.now().Sub(time.Unix(0, 0)) })
-	_, err = r.ahead.get[id.ObjectName()](t.Context()) // it has come
+	_, err = r.repo.ahead.get[id.ObjectName()](t.Context()) // it has come
 	must(t, err)
 	must(t, y.remove(other, id))
 	y.pass(yardGrace + time.Second)

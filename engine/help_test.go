@@ -423,9 +423,9 @@ func differences(want, got tree) (diff []string) {
 func entriesOf(t testing.TB, r *Repository, id manifest.ID) []string {
 	t.Helper()
 	ctx := t.Context()
-	m, err := r.manifest(ctx, id)
+	m, err := r.repo.manifest(ctx, id)
 	must(t, err)
-	tr, err := manifest.NewTree(m.Root, r)
+	tr, err := manifest.NewTree(m.Root, r.repo)
 	must(t, err)
 	c, err := tr.Seek(ctx, manifest.Key{})
 	must(t, err)

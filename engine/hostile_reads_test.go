@@ -39,12 +39,12 @@ func forgeBytes(t testing.TB, r *Repository, old, new string, entries ...manifes
 	for tries := 0; ; tries++ {
 		id = forge(t, r, entries...)
 		var err error
-		b, err = r.store.Get(ctx, id.ObjectName())
+		b, err = r.repo.store.Get(ctx, id.ObjectName())
 		must(t, err)
-		must(t, r.store.Delete(ctx, id.ObjectName()))
+		must(t, r.repo.store.Delete(ctx, id.ObjectName()))
 		length := func(i int) int { return int(binary.LittleEndian.Uint32(b[16+4*i:])) }
 		treeAt = header + length(0) + sum
-		tree, err = r.codec.Decode(nil, b[treeAt:treeAt+length(2)], length(3))
+		tree, err = r.repo.codec.Decode(nil, b[treeAt:treeAt+length(2)], length(3))
 		must(t, err)
 		n := bytes.Count(tree, []byte(old))
 		if n == 0 || tries == 100 {
@@ -55,14 +55,14 @@ func forgeBytes(t testing.TB, r *Repository, old, new string, entries ...manifes
 		}
 	}
 	tree = bytes.Replace(tree, []byte(old), []byte(new), 1)
-	stored := r.codec.Encode(nil, tree)
+	stored := r.repo.codec.Encode(nil, tree)
 	b = b[:treeAt:treeAt]
 	binary.LittleEndian.PutUint32(b[16+4*2:], uint32(len(stored)))
 	head := blake3.Sum256(b[:treeAt-sum])
 	copy(b[treeAt-sum:], head[:])
 	b = append(b, stored...)
 	all := blake3.Sum256(b)
-	must(t, r.store.Put(ctx, id.ObjectName(), append(b, all[:]...)))
+	must(t, r.repo.store.Put(ctx, id.ObjectName(), append(b, all[:]...)))
 	return id
 }
 
@@ -208,9 +208,9 @@ func TestHostileContents(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "contents of a file"})
 	good := complete(t, r, src, nil)
-	m, err := r.manifest(t.Context(), good.ID)
+	m, err := r.repo.manifest(t.Context(), good.ID)
 	must(t, err)
-	tr, err := manifest.NewTree(m.Root, r)
+	tr, err := manifest.NewTree(m.Root, r.repo)
 	must(t, err)
 	var f manifest.Entry
 	_, err = tr.Lookup(t.Context(), manifest.Key{Name: "f"}, &f)
@@ -224,8 +224,8 @@ func TestHostileContents(t *testing.T) {
 	bomb := enc.EncodeAll(make([]byte, 512<<20), nil)
 	build := chunk.NewPackBuilder(chunk.DataPack, nil)
 	frame := build.Add(bomb, []chunk.SizedID{{ID: x.ID, Length: chunk.MaxFrame}})
-	pack, data, _ := build.Finish(r.codec)
-	must(t, r.store.Put(t.Context(), packName(pack), data))
+	pack, data, _ := build.Finish(r.repo.codec)
+	must(t, r.repo.store.Put(t.Context(), packName(pack), data))
 	exploding := manifest.Extent{ID: x.ID, Location: chunk.Location{Pack: pack, Frame: frame, Length: chunk.MaxFrame}}
 
 	for name, e := range map[string]manifest.Entry{

@@ -23,9 +23,9 @@ func forge(t testing.TB, r *Repository, entries ...manifest.Entry) manifest.ID {
 	t.Helper()
 	ctx := t.Context()
 	var g errgroup.Group
-	up := newUploader(r.store, &g, uploads)
+	up := newUploader(r.repo.store, &g, uploads)
 	up.busy, up.onLand = func(int, int64) {}, func(context.Context) error { return nil }
-	sink := &treeSink{codec: r.codec, hasher: r.hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
+	sink := &treeSink{codec: r.repo.codec, hasher: r.repo.hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
 		lookup: func(chunk.ID) (manifest.PageRef, bool) { return manifest.PageRef{}, false }}
 	b := manifest.NewBuilder(sink)
 	root := manifest.Entry{Type: manifest.Dir, Mode: 0o755, Links: 1}
@@ -40,16 +40,16 @@ func forge(t testing.TB, r *Repository, entries ...manifest.Entry) manifest.ID {
 	tree, err := b.Finish(ctx)
 	must(t, err)
 	must(t, g.Wait())
-	m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0), Dir: "/forged", Created: r.now()}}
+	m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0), Dir: "/forged", Created: r.repo.now()}}
 	m.SetTree(tree)
 	for _, e := range entries {
 		if e.Type != manifest.Dir {
 			m.Files++
 		}
 	}
-	data, err := m.Encode(r.codec)
+	data, err := m.Encode(r.repo.codec)
 	must(t, err)
-	must(t, r.store.Put(ctx, m.ID.ObjectName(), data))
+	must(t, r.repo.store.Put(ctx, m.ID.ObjectName(), data))
 	return m.ID
 }
 
@@ -61,9 +61,9 @@ func TestHostileManifest(t *testing.T) {
 	// A chunk to point at.
 	src := p.files("src", map[string]string{"f": "contents of a file"})
 	good := complete(t, r, src, nil)
-	m, err := r.manifest(t.Context(), good.ID)
+	m, err := r.repo.manifest(t.Context(), good.ID)
 	must(t, err)
-	tr, err := manifest.NewTree(m.Root, r)
+	tr, err := manifest.NewTree(m.Root, r.repo)
 	must(t, err)
 	var f manifest.Entry
 	_, err = tr.Lookup(t.Context(), manifest.Key{Name: "f"}, &f)

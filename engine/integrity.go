@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -21,4 +22,10 @@ func integrity(err error) error {
 		return fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}
 	return err
+}
+
+// damaged tells whether an error is of damage, and not of a store that does not
+// answer, or of a context that has ended.
+func damaged(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && (errors.Is(integrity(err), snapshot.ErrIntegrity) || errors.Is(err, remote.ErrNotExist))
 }

@@ -22,7 +22,7 @@ import (
 // Keys gives the keys of an encrypted repository, the oldest first. If some are damaged
 // or of another repository, it gives the others together with an error that is
 // ErrIntegrity.
-func (r *Repository) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
+func (r *Repo) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	keys, err := r.keys(ctx)
 	if err != nil {
 		err = fmt.Errorf("keys of %s: %w", r.url, err)
@@ -30,7 +30,7 @@ func (r *Repository) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	return keys, err
 }
 
-func (r *Repository) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
+func (r *Repo) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	if r.key == nil {
 		return nil, snapshot.ErrNotEncrypted
 	}
@@ -49,7 +49,7 @@ func (r *Repository) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 }
 
 // AddKey lets somebody else open the repository, or the same in another way.
-func (r *Repository) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
+func (r *Repo) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
 	if r.key == nil {
 		return nil, fmt.Errorf("adding a key to %s: %w", r.url, snapshot.ErrNotEncrypted)
 	}
@@ -60,7 +60,7 @@ func (r *Repository) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapsho
 	return info, nil
 }
 
-func (r *Repository) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
+func (r *Repo) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
 	k, err := crypt.Wrap(key, master, r.time())
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (r *Repository) putKey(ctx context.Context, master *chunk.Key, key *snapsho
 // RemoveKey takes a key away, by its ID or the beginning of it. It refuses to take the
 // last one, with ErrLastKey. The master key stays what it is: who has had a key, and
 // kept what was in it, is shut out of a new repository only.
-func (r *Repository) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
+func (r *Repo) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	k, err := r.removeKey(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("removing key %s from %s: %w", id, r.url, err)
@@ -83,7 +83,7 @@ func (r *Repository) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInf
 	return k, nil
 }
 
-func (r *Repository) removeKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
+func (r *Repo) removeKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	all, err := r.keys(ctx)
 	if err != nil && len(all) == 0 {
 		return nil, err
@@ -130,7 +130,7 @@ const minKeyPrefix = 4
 
 // makeKeys puts the key objects of a new repository, which come before its config. If
 // there is a repository already, or it fails, undo takes them away again.
-func (r *Repository) makeKeys(ctx context.Context, master *chunk.Key, keys []*snapshot.NewKey) (undo func(), err error) {
+func (r *Repo) makeKeys(ctx context.Context, master *chunk.Key, keys []*snapshot.NewKey) (undo func(), err error) {
 	var names []string
 	undo = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
@@ -164,7 +164,7 @@ func countKeys(keys []*crypt.Object, kind crypt.Kind) (n int) {
 
 // keyObjects gives the repository's key objects, in the order of their names. If some
 // cannot be read, it gives the others together with an error.
-func (r *Repository) keyObjects(ctx context.Context) ([]*crypt.Object, error) {
+func (r *Repo) keyObjects(ctx context.Context) ([]*crypt.Object, error) {
 	names, err := r.keyNames(ctx)
 	if err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func (r *Repository) keyObjects(ctx context.Context) ([]*crypt.Object, error) {
 	return all, errs
 }
 
-func (r *Repository) keyObject(ctx context.Context, name string) (*crypt.Object, error) {
+func (r *Repo) keyObject(ctx context.Context, name string) (*crypt.Object, error) {
 	b, err := r.store.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func (r *Repository) keyObject(ctx context.Context, name string) (*crypt.Object,
 }
 
 // keyNames lists key objects.
-func (r *Repository) keyNames(ctx context.Context) ([]string, error) {
+func (r *Repo) keyNames(ctx context.Context) ([]string, error) {
 	if wait := r.ahead.takeKeys(); wait != nil {
 		if names, err := wait(ctx); !errors.Is(err, context.Canceled) || ctx.Err() != nil {
 			return names, err
@@ -219,7 +219,7 @@ func (r *Repository) keyNames(ctx context.Context) ([]string, error) {
 	return r.listKeys(ctx)
 }
 
-func (r *Repository) listKeys(ctx context.Context) (names []string, err error) {
+func (r *Repo) listKeys(ctx context.Context) (names []string, err error) {
 	err = r.store.List(ctx, crypt.KeyPrefix, func(o remote.Info) error {
 		if !crypt.IsName(o.Name) || len(names) == crypt.MaxKeyObjects || o.Size > crypt.MaxKeyObject {
 			r.log.Warn("not a key", "object", o.Name)
@@ -234,7 +234,7 @@ func (r *Repository) listKeys(ctx context.Context) (names []string, err error) {
 	return names, nil
 }
 
-func (r *Repository) pin(opts *Options) crypt.Pin {
+func (r *Repo) pin(opts *RepoOptions) crypt.Pin {
 	if r.url == "" {
 		return crypt.Pin{}
 	}

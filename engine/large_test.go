@@ -17,10 +17,10 @@ import (
 func (p *place) smallChunks() *Repository {
 	p.Helper()
 	r := p.init()
-	cfg := *r.cfg
+	cfg := *r.repo.cfg
 	cfg.Chunker = chunk.CDCParams{Polynomial: cfg.Chunker.Polynomial, Min: 4 << 10, AverageBits: 10, Max: 8 << 10}
-	if r.key != nil {
-		cfg.encrypt(r.key)
+	if r.repo.key != nil {
+		cfg.encrypt(r.repo.key)
 	}
 	must(p, os.Remove(p.repo+"/"+configName))
 	must(p, os.WriteFile(p.repo+"/"+configName, cfg.encode(), 0o400))

@@ -67,7 +67,7 @@ func (r *Repository) holdLeaseAs(name string, encoded []byte, warn func(error)) 
 
 func (l *lease) hold(ctx context.Context) {
 	defer close(l.ended)
-	ticks := l.repo.leaseTicks // of a test
+	ticks := l.repo.repo.leaseTicks // of a test
 	if ticks == nil {
 		t := time.NewTicker(leaseEvery)
 		defer t.Stop()
@@ -82,7 +82,7 @@ func (l *lease) hold(ctx context.Context) {
 			warned = false
 		case !warned:
 			warned = true
-			l.repo.log.Warn("lease", "err", err)
+			l.repo.repo.log.Warn("lease", "err", err)
 			l.warn(fmt.Errorf("the snapshot is not kept from garbage collection: lease: %w", err))
 		}
 		select {
@@ -98,7 +98,7 @@ func (l *lease) write(ctx context.Context) error {
 	// What takes longer is for the next time.
 	ctx, cancel := context.WithTimeout(ctx, leaseEvery)
 	defer cancel()
-	store, ok := l.repo.store.(remote.Replacer)
+	store, ok := l.repo.repo.store.(remote.Replacer)
 	if !ok {
 		return errors.ErrUnsupported
 	}
@@ -109,9 +109,9 @@ func (l *lease) write(ctx context.Context) error {
 func (l *lease) release() {
 	l.cancel()
 	<-l.ended
-	ctx, cancel := context.WithTimeout(context.Background(), l.repo.patience.goodbye)
+	ctx, cancel := context.WithTimeout(context.Background(), l.repo.repo.patience.goodbye)
 	defer cancel()
-	if err := l.repo.store.Delete(ctx, l.name); err != nil {
-		l.repo.log.Info("deleting a lease", "err", err)
+	if err := l.repo.repo.store.Delete(ctx, l.name); err != nil {
+		l.repo.repo.log.Info("deleting a lease", "err", err)
 	}
 }

@@ -42,7 +42,7 @@ const (
 const lifecycleMargin = 1
 
 // lifecycleOwner begins the ids of this repository's rules.
-func (r *Repository) lifecycleOwner() string { return "snapctl-" + r.cfg.ID.String() + "-" }
+func (r *Repository) lifecycleOwner() string { return "snapctl-" + r.repo.cfg.ID.String() + "-" }
 
 // lifecycleRules are the rules that the bucket should have.
 func (r *Repository) lifecycleRules() []remote.LifecycleRule {
@@ -57,7 +57,7 @@ func (r *Repository) lifecycleRules() []remote.LifecycleRule {
 }
 
 func (r *Repository) lifecycler() (remote.Lifecycler, error) {
-	if l, ok := r.store.(remote.Lifecycler); ok && !r.local() {
+	if l, ok := r.repo.store.(remote.Lifecycler); ok && !r.repo.local() {
 		return l, nil
 	}
 	return nil, fmt.Errorf("%w: only a bucket has lifecycle rules", errors.ErrUnsupported)
@@ -65,7 +65,7 @@ func (r *Repository) lifecycler() (remote.Lifecycler, error) {
 
 // lifecycleError says what an error is about.
 func (r *Repository) lifecycleError(err error) error {
-	return fmt.Errorf("lifecycle rules of %s: %w", r.url, err)
+	return fmt.Errorf("lifecycle rules of %s: %w", r.repo.URL(), err)
 }
 
 // Lifecycle tells which rules the bucket has. It fails with errors.ErrUnsupported for a

@@ -12,20 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ListOptions choose snapshots. The zero value, and nil, choose all that have
-// not expired.
-type ListOptions struct {
-	Name    string
-	Tags    map[string]string // all of them
-	Limit   int               // 0 for no limit
-	Expired bool              // those too
-}
-
 // List gives snapshots, newest first. If some manifests are damaged, it gives the
 // other snapshots together with an error that is ErrIntegrity and names them.
-func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*snapshot.Snapshot, error) {
+func (r *Repo) List(ctx context.Context, opts *snapshot.ListOptions) ([]*snapshot.Snapshot, error) {
 	if opts == nil {
-		opts = &ListOptions{}
+		opts = &snapshot.ListOptions{}
 	}
 	all, damaged, err := r.snapshots(ctx)
 	if err != nil {
@@ -42,14 +33,14 @@ func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*snapshot.S
 		if opts.Limit > 0 && len(chosen) == opts.Limit {
 			break
 		}
-		if opts.matches(s) && (opts.Expired || !r.expired(ctx, s)) {
+		if listMatches(opts, s) && (opts.Expired || !r.expired(ctx, s)) {
 			chosen = append(chosen, s)
 		}
 	}
 	return chosen, err
 }
 
-func (o *ListOptions) matches(s *snapshot.Snapshot) bool {
+func listMatches(o *snapshot.ListOptions, s *snapshot.Snapshot) bool {
 	if o.Name != "" && s.Name != o.Name {
 		return false
 	}
@@ -62,7 +53,7 @@ func (o *ListOptions) matches(s *snapshot.Snapshot) bool {
 }
 
 // ids lists the snapshots' ids, newest first and each once: one listing.
-func (r *Repository) ids(ctx context.Context) ([]sizedID, error) {
+func (r *Repo) ids(ctx context.Context) ([]sizedID, error) {
 	var all []sizedID
 	err := r.list(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
@@ -99,7 +90,7 @@ type damagedHead struct {
 // snapshots gives all snapshots, newest first, as their notes have them, expired ones
 // too, and, apart, those whose manifests or notes are damaged. Manifests and notes are
 // listed side by side; what the cache has of them costs no request.
-func (r *Repository) snapshots(ctx context.Context) ([]*snapshot.Snapshot, []damagedHead, error) {
+func (r *Repo) snapshots(ctx context.Context) ([]*snapshot.Snapshot, []damagedHead, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	listed := begin(func() (map[manifest.ID][]manifest.NoteID, error) { return r.listNotes(ctx, manifest.NotePrefix) })
@@ -163,7 +154,7 @@ func unlessDamaged(err error, aside *error) error {
 }
 
 // cachedHead gives a snapshot that the cache knows, nil for none.
-func (r *Repository) cachedHead(id manifest.ID) *snapshot.Snapshot {
+func (r *Repo) cachedHead(id manifest.ID) *snapshot.Snapshot {
 	b := r.cache.Read("heads", id.String())
 	if b == nil {
 		return nil
@@ -178,7 +169,7 @@ func (r *Repository) cachedHead(id manifest.ID) *snapshot.Snapshot {
 
 // head reads a snapshot's head from the repository. size is the manifest's, 0
 // where that is not known.
-func (r *Repository) head(ctx context.Context, id manifest.ID, size int64) (*snapshot.Snapshot, error) {
+func (r *Repo) head(ctx context.Context, id manifest.ID, size int64) (*snapshot.Snapshot, error) {
 	name, b, err := r.readHead(ctx, id, size)
 	if err != nil {
 		return nil, err
@@ -200,7 +191,7 @@ const maxWholeHead = 64 << 10
 
 // readHead reads as much of a manifest as its head takes, mostly in one request, and
 // tells the object's name.
-func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (string, []byte, error) {
+func (r *Repo) readHead(ctx context.Context, id manifest.ID, size int64) (string, []byte, error) {
 	if size <= maxWholeHead {
 		name, b, err := r.getManifest(ctx, id)
 		if err == nil && len(b) <= maxWholeHead {
@@ -236,7 +227,7 @@ func (r *Repository) readHead(ctx context.Context, id manifest.ID, size int64) (
 }
 
 // cacheHead keeps the head of a manifest.
-func (r *Repository) cacheHead(id manifest.ID, b []byte) {
+func (r *Repo) cacheHead(id manifest.ID, b []byte) {
 	n, err := manifest.HeadLen(b)
 	if err == nil && n <= len(b) {
 		err = r.cache.Write("heads", id.String(), b[:n])
@@ -247,7 +238,7 @@ func (r *Repository) cacheHead(id manifest.ID, b []byte) {
 }
 
 // forgetHeads drops what the cache has of snapshots that are gone.
-func (r *Repository) forgetHeads(ids []sizedID) {
+func (r *Repo) forgetHeads(ids []sizedID) {
 	names := r.cache.Names("heads")
 	if len(names) <= len(ids) {
 		return
@@ -264,13 +255,13 @@ func (r *Repository) forgetHeads(ids []sizedID) {
 }
 
 // manifest reads a whole manifest: one request.
-func (r *Repository) manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
+func (r *Repo) manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
 	m, _, err := r.encodedManifest(ctx, id)
 	return m, err
 }
 
 // encodedManifest is manifest that gives the object's bytes too.
-func (r *Repository) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
+func (r *Repo) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
 	name, b, err := r.getManifest(ctx, id)
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil, nil, snapshot.ErrNotFound // callers say of which snapshot

@@ -8,25 +8,15 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// A History is a snapshot and those that it was made from.
-type History struct {
-	// Snapshots begin with the one that was asked for; each is followed by its
-	// parent. Those that have expired and are not collected yet are among them.
-	Snapshots []*snapshot.Snapshot
-	// Removed is the parent of the last one if that is not in the repository any
-	// more: what was before it is not known. Else it is nil.
-	Removed *manifest.ID
-}
-
 // Log gives a snapshot and its ancestors, newest first. It takes a listing and
 // the heads of manifests that the cache does not have. If an ancestor's manifest
 // is damaged, it gives those before it together with an error that is ErrIntegrity.
-func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
+func (r *Repo) Log(ctx context.Context, ref string) (*snapshot.History, error) {
 	s, err := r.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	h := &History{Snapshots: []*snapshot.Snapshot{s}}
+	h := &snapshot.History{Snapshots: []*snapshot.Snapshot{s}}
 	if s.Parent == nil {
 		return h, nil
 	}

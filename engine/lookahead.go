@@ -21,7 +21,7 @@ type lookahead struct {
 
 // lookAhead begins to fetch what a reference needs first: the manifest, or the
 // lists of manifests and notes. Of what is surely encrypted it lists the keys.
-func (r *Repository) lookAhead(ctx context.Context, opts *Options) {
+func (r *Repo) lookAhead(ctx context.Context, opts *RepoOptions) {
 	ref := opts.Ref
 	wantKeys := opts.wantsEncryption() && opts.Key == nil
 	if ref == "" && !opts.List && !wantKeys || r.local() {
@@ -128,7 +128,7 @@ func (l *lookahead) takeList(prefix string) answer[[]remote.Info] {
 
 // getManifest gets the object of a manifest, and tells its name: where that of the
 // lifetime class is gone, the one that is kept longer.
-func (r *Repository) getManifest(ctx context.Context, id manifest.ID) (name string, b []byte, err error) {
+func (r *Repo) getManifest(ctx context.Context, id manifest.ID) (name string, b []byte, err error) {
 	name = id.ObjectName()
 	if wait := r.ahead.takeGet(name); wait != nil {
 		b, err = wait(ctx)
@@ -146,7 +146,7 @@ func (r *Repository) getManifest(ctx context.Context, id manifest.ID) (name stri
 }
 
 // list is Store.List of what may have been listed ahead.
-func (r *Repository) list(ctx context.Context, prefix string, yield func(remote.Info) error) error {
+func (r *Repo) list(ctx context.Context, prefix string, yield func(remote.Info) error) error {
 	wait := r.ahead.takeList(prefix)
 	if wait == nil {
 		return r.store.List(ctx, prefix, yield)
@@ -163,7 +163,7 @@ func (r *Repository) list(ctx context.Context, prefix string, yield func(remote.
 
 // keepWhole keeps a manifest that was fetched whole although its head was wanted:
 // of what a name leads to, the manifest is mostly wanted next.
-func (r *Repository) keepWhole(id manifest.ID, b []byte) {
+func (r *Repo) keepWhole(id manifest.ID, b []byte) {
 	l := r.ahead
 	if l == nil {
 		return

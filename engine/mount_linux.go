@@ -89,7 +89,7 @@ func (r *Repository) Mount(ctx context.Context, ref, dir string, opts *MountOpti
 	if err == nil {
 		// What was mounted there before the machine was started is not to be again.
 		if err := r.registry.forget(path); err != nil {
-			r.log.Warn("registry of mounts", "err", err)
+			r.repo.log.Warn("registry of mounts", "err", err)
 		}
 	}
 	return m, err

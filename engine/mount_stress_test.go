@@ -142,13 +142,13 @@ func TestMountStress(t *testing.T) {
 	go func() {
 		defer close(stop)
 		for begun := time.Now(); time.Since(begun) < tooLong && !t.Failed(); time.Sleep(10 * time.Millisecond) {
-			if time.Since(begun) >= length && corrupted.Load() > 0 && r.diskCache().Stats().Evicted >= 5 {
+			if time.Since(begun) >= length && corrupted.Load() > 0 && r.repo.diskCache().Stats().Evicted >= 5 {
 				return
 			}
 		}
 	}()
 	reads, failed := randomReads(t, stop, 200, 20, m.Dir, files)
-	s, cache := m.Stats(), r.diskCache().Stats()
+	s, cache := m.Stats(), r.repo.diskCache().Stats()
 	t.Logf("%d reads, %d of which failed; %d requests, %d with wrong bytes; %+v, %+v", reads, failed, asked.Load(), corrupted.Load(), s, cache)
 	if corrupted.Load() == 0 || cache.Evicted < 5 {
 		t.Error("that was no test")

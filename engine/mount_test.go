@@ -174,7 +174,7 @@ func TestMountDecodesOnce(t *testing.T) {
 	}
 	wg.Wait()
 	frames := map[frameKey]bool{}
-	tree, err := manifest.NewTree(rootOf(t, r, res.ID), r)
+	tree, err := manifest.NewTree(rootOf(t, r, res.ID), r.repo)
 	must(t, err)
 	c, err := tree.SeekRank(t.Context(), 0)
 	must(t, err)
@@ -196,7 +196,7 @@ func TestMountDecodesOnce(t *testing.T) {
 
 func rootOf(t testing.TB, r *Repository, id manifest.ID) []byte {
 	t.Helper()
-	m, err := r.manifest(t.Context(), id)
+	m, err := r.repo.manifest(t.Context(), id)
 	must(t, err)
 	return m.Root
 }
@@ -410,7 +410,7 @@ func TestMountRelocated(t *testing.T) {
 	for _, s := range segments {
 		must(t, os.Remove(s))
 	}
-	must(t, r.store.Delete(t.Context(), packName(old[0])))
+	must(t, r.repo.store.Delete(t.Context(), packName(old[0])))
 	write(t, src+"/7", random(7, 1<<20)) // so that it is another pack
 	must(t, os.Rename(src+"/0", src+"/00"))
 	must(t, unix.Rename(src+"/7", src+"/0"))

@@ -22,7 +22,7 @@ type movedPacks struct {
 }
 
 // movedTo finds a chunk of a pack that has gone, if it was repacked.
-func (r *Repository) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID) (chunk.Location, bool, error) {
+func (r *Repo) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID) (chunk.Location, bool, error) {
 	m := &r.moved
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -59,7 +59,7 @@ func (r *Repository) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID
 }
 
 // listTombstones lists the names of tombstones.
-func (r *Repository) listTombstones(ctx context.Context) (names []string, err error) {
+func (r *Repo) listTombstones(ctx context.Context) (names []string, err error) {
 	err = r.store.List(ctx, gcPrefix, func(o remote.Info) error {
 		if isTombstone(o.Name) {
 			names = append(names, o.Name)
@@ -73,7 +73,7 @@ func (r *Repository) listTombstones(ctx context.Context) (names []string, err er
 }
 
 // readMoved reads which packs were repacked, and to which, from tombstones.
-func (r *Repository) readMoved(ctx context.Context, names []string) (map[chunk.PackID][]chunk.PackID, error) {
+func (r *Repo) readMoved(ctx context.Context, names []string) (map[chunk.PackID][]chunk.PackID, error) {
 	moved := map[chunk.PackID][]chunk.PackID{}
 	for _, name := range names {
 		t, err := r.tombstone(ctx, name)
@@ -94,7 +94,7 @@ func (r *Repository) readMoved(ctx context.Context, names []string) (map[chunk.P
 
 // addMoved adds what is in a pack. Two collectors may have repacked at once, and the
 // packs of one of them be gone.
-func (r *Repository) addMoved(ctx context.Context, chunks map[chunk.ID]chunk.Location, to chunk.PackID) error {
+func (r *Repo) addMoved(ctx context.Context, chunks map[chunk.ID]chunk.Location, to chunk.PackID) error {
 	info, err := r.store.Stat(ctx, packName(to))
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil

@@ -33,7 +33,7 @@ import (
 //   removed meanwhile stays removed.
 
 // listNotes lists the ids of notes below a prefix, in their order, by snapshot.
-func (r *Repository) listNotes(ctx context.Context, prefix string) (map[manifest.ID][]manifest.NoteID, error) {
+func (r *Repo) listNotes(ctx context.Context, prefix string) (map[manifest.ID][]manifest.NoteID, error) {
 	all := map[manifest.ID][]manifest.NoteID{}
 	err := r.list(ctx, prefix, func(o remote.Info) error {
 		id, note, err := manifest.ParseNoteName(o.Name)
@@ -51,7 +51,7 @@ func (r *Repository) listNotes(ctx context.Context, prefix string) (map[manifest
 }
 
 // notesOf reads the notes of a snapshot, in the order in which they apply.
-func (r *Repository) notesOf(ctx context.Context, id manifest.ID) ([]*manifest.Note, error) {
+func (r *Repo) notesOf(ctx context.Context, id manifest.ID) ([]*manifest.Note, error) {
 	listed, err := r.listNotes(ctx, id.NotesOf())
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ const (
 // readNotes reads notes that were listed. A note goes when later ones say all that it
 // said, or with its snapshot: so if one is gone, what was listed is not the whole of
 // it, and is listed again.
-func (r *Repository) readNotes(ctx context.Context, id manifest.ID, listed []manifest.NoteID) ([]*manifest.Note, error) {
+func (r *Repo) readNotes(ctx context.Context, id manifest.ID, listed []manifest.NoteID) ([]*manifest.Note, error) {
 	for range noteRounds {
 		all := make([]*manifest.Note, len(listed))
 		var gone atomic.Bool
@@ -104,7 +104,7 @@ func (r *Repository) readNotes(ctx context.Context, id manifest.ID, listed []man
 	return nil, fmt.Errorf("notes of %v: they change faster than they can be read", id)
 }
 
-func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+func (r *Repo) readNote(ctx context.Context, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
 	name := id.NotesOf() + note.String()
 	b, err := r.store.Get(ctx, name)
 	if err != nil {
@@ -119,7 +119,7 @@ func (r *Repository) readNote(ctx context.Context, id manifest.ID, note manifest
 }
 
 // encodeNote gives the object of a note.
-func (r *Repository) encodeNote(n *manifest.Note) ([]byte, error) {
+func (r *Repo) encodeNote(n *manifest.Note) ([]byte, error) {
 	b, err := n.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
@@ -128,7 +128,7 @@ func (r *Repository) encodeNote(n *manifest.Note) ([]byte, error) {
 }
 
 // decodeNote decodes the object of a note.
-func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+func (r *Repo) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
 	b, err := r.openObject(crypt.UseNote, id.NotesOf()+note.String(), b)
 	if err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (r *Repository) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) 
 }
 
 // cachedNote gives a note that the cache knows, nil for none.
-func (r *Repository) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
+func (r *Repo) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
 	b := r.cache.Read("notes", note.String())
 	if b == nil {
 		return nil
@@ -155,7 +155,7 @@ func (r *Repository) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.
 }
 
 // cachedNotes gives notes if the cache knows all of them, else nil.
-func (r *Repository) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*manifest.Note {
+func (r *Repo) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*manifest.Note {
 	all := make([]*manifest.Note, len(listed))
 	for i, note := range listed {
 		if all[i] = r.cachedNote(id, note); all[i] == nil {
@@ -165,14 +165,14 @@ func (r *Repository) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*ma
 	return all
 }
 
-func (r *Repository) cacheNote(n *manifest.Note, b []byte) {
+func (r *Repo) cacheNote(n *manifest.Note, b []byte) {
 	if err := r.cache.Write("notes", n.ID.String(), b); err != nil {
 		r.log.Info("caching a note", "err", err)
 	}
 }
 
 // forgetNotes drops what the cache has of notes that are gone.
-func (r *Repository) forgetNotes(listed map[manifest.ID][]manifest.NoteID) {
+func (r *Repo) forgetNotes(listed map[manifest.ID][]manifest.NoteID) {
 	live := map[string]bool{}
 	for _, notes := range listed {
 		for _, note := range notes {
@@ -219,7 +219,7 @@ func annotate(s *snapshot.Snapshot, notes []*manifest.Note) {
 // checkLive is ErrExpired for a snapshot that has expired. s may be as its manifest
 // has it: only where that says so are its notes asked, so that what is opened by its
 // id takes one request.
-func (r *Repository) checkLive(ctx context.Context, s *snapshot.Snapshot) error {
+func (r *Repo) checkLive(ctx context.Context, s *snapshot.Snapshot) error {
 	if !r.expired(ctx, s) {
 		return nil
 	}

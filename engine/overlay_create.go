@@ -53,18 +53,18 @@ func (c *creator) findFork() {
 	}
 	fd, err := unix.Open(o.Upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		c.repo.log.Info("upper directory of a fork", "path", o.Upper, "err", err)
+		c.repo.repo.log.Info("upper directory of a fork", "path", o.Upper, "err", err)
 		return
 	}
 	f := &overlaySource{overlay: o, root: fd}
 	if o.Format == upperFuse {
 		// The kernel keeps for a while what is written by mmap.
 		if err := fsys.SyncFileSystem(c.root); err != nil {
-			c.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
+			c.repo.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
 		}
 	}
 	if err := f.check(c); err != nil {
-		c.repo.log.Info("fork is read as any directory", "path", c.dir, "err", err)
+		c.repo.repo.log.Info("fork is read as any directory", "path", c.dir, "err", err)
 		f.close()
 		return
 	}
@@ -98,21 +98,21 @@ func (f *overlaySource) check(c *creator) error {
 // the first it is found that all of the fork has to be read.
 func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	f := c.fork
-	f.memo = readMemo(c.repo.cache, f.overlay)
+	f.memo = readMemo(c.repo.repo.cache, f.overlay)
 	if f.memo != nil {
-		c.guard.present(byCache, readTable(c.repo.cache, memoKey(f.overlay), f.memo.snapshot)...)
+		c.guard.present(byCache, readTable(c.repo.repo.cache, memoKey(f.overlay), f.memo.snapshot)...)
 	}
 	newest := begin(func() (*manifest.Tree, error) {
 		if f.memo == nil {
 			return nil, snapshot.ErrNotFound
 		}
-		m, tree, err := c.repo.liveTree(ctx, f.memo.snapshot)
+		m, tree, err := c.repo.repo.liveTree(ctx, f.memo.snapshot)
 		if err == nil {
 			err = c.mayUse(m)
 		}
 		return tree, err
 	})
-	lower, tree, err := c.repo.liveTree(ctx, f.overlay.Lower)
+	lower, tree, err := c.repo.repo.liveTree(ctx, f.overlay.Lower)
 	if err == nil {
 		err = c.mayUse(lower)
 	}
@@ -138,7 +138,7 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	case madeErr == nil:
 		f.memo.tree, f.memo.failed = made, failed(f.memo.snapshot)
 	case f.memo != nil:
-		c.repo.log.Info("newest snapshot of a fork", "id", f.memo.snapshot, "err", madeErr)
+		c.repo.repo.log.Info("newest snapshot of a fork", "id", f.memo.snapshot, "err", madeErr)
 		f.memo = nil
 	}
 	return true, nil
@@ -152,20 +152,6 @@ func (c *creator) mayUse(m *manifest.Manifest) error {
 	}
 	c.guard.present(byCache, packsNamed(m)...)
 	return nil
-}
-
-// liveTree opens a snapshot that must be in the repository: only then are its packs
-// sure to be. What has expired may be collected at any moment.
-func (r *Repository) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
-	m, err := r.manifest(ctx, id)
-	if err == nil {
-		err = r.checkLive(ctx, snapshotOf(&m.Info))
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	tree, err := m.Tree(r)
-	return m, tree, err
 }
 
 // pages adds the tree pages of the newest snapshot of the fork to those that the

@@ -3,7 +3,6 @@ package engine
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,7 +16,6 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
-	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,12 +42,12 @@ func (o *ownDirs) add(what, dir string) {
 	if o.byInode == nil {
 		o.byInode, o.ways = map[fsys.Inode]string{}, map[fsys.Inode]string{}
 	}
-	way := followPath(dir)
-	for _, link := range way.links {
+	way := fsys.Follow(dir)
+	for _, link := range way.Links {
 		o.addWay("a symbolic link on the way to "+what, link)
 	}
-	if errors.Is(way.err, unix.EACCES) {
-		o.addWay("a directory that cannot be searched, on the way to "+what, way.last)
+	if errors.Is(way.Err, unix.EACCES) {
+		o.addWay("a directory that cannot be searched, on the way to "+what, way.Last)
 	}
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != nil {
@@ -196,18 +194,18 @@ func (o *ownDirs) notIn(ctx context.Context, dir string) error {
 func (r *Repository) ownDirs() *ownDirs {
 	own := &ownDirs{}
 	// What is about to be made needs an inode to go by.
-	made := []string{r.cache.Root}
-	if !r.local() {
+	made := []string{r.repo.cache.Root}
+	if !r.repo.local() {
 		made = append(made, filepath.Join(r.CacheDir(), local.Packs))
 	}
 	for _, dir := range made {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			r.log.Info("making the cache", "err", err)
+			r.repo.log.Info("making the cache", "err", err)
 		}
 	}
-	own.add("the repository", r.dir)
+	own.add("the repository", r.repo.dir)
 	own.addCache(r.CacheDir())
-	own.addState(r.state)
+	own.addState(r.repo.state)
 	own.addOverlays()
 	return own
 }
@@ -239,7 +237,7 @@ func (o *ownDirs) addState(dir string) {
 // protected are ownDirs, and those of the other repositories that this machine uses.
 func (r *Repository) protected() *ownDirs {
 	own := r.ownDirs()
-	own.addUsed(r.state)
+	own.addUsed(r.repo.state)
 	return own
 }
 
@@ -264,69 +262,3 @@ func (o *ownDirs) addUsed(stateDir string) {
 
 // What is in a state folder, and in that of caches beside a folder for each repository.
 const ()
-
-// A usedRepository is a repository that this machine has used, in the file used/HASH of
-// the state folder, where HASH is of the URL. So one that is gone is not taken for one
-// that nobody has made yet, and no restore deletes one in a local folder.
-type usedRepository struct {
-	Version int       `json:"version"`
-	URL     string    `json:"url"`
-	ID      uuid.UUID `json:"id"`
-	Dir     []byte    `json:"dir,omitempty"`   // of the store, if it is a folder
-	Cache   []byte    `json:"cache,omitempty"` // the folder of caches that it was last used with
-}
-
-const usedVersion = 1
-
-func usedName(url string) string {
-	sum := blake3.Sum256([]byte(url))
-	return fmt.Sprintf("%x", sum[:16])
-}
-
-// noteUse remembers this repository.
-func (r *Repository) noteUse() {
-	if r.state == "" || r.url == "" {
-		return
-	}
-	b, err := json.Marshal(usedRepository{usedVersion, r.url, r.cfg.ID, []byte(r.dir), []byte(r.CacheDir())})
-	if err != nil {
-		r.log.Info("remembering the repository", "err", err)
-		return
-	}
-	state := local.Dir{Root: r.state}
-	if name := usedName(r.url); string(state.Read(local.Used, name)) != string(b) {
-		if err := state.Write(local.Used, name, b); err != nil {
-			r.log.Info("remembering the repository", "err", err)
-		}
-	}
-}
-
-// usedHere gives what a state folder knows of the repository at a URL; nil for nothing.
-func usedHere(stateDir, url string) *usedRepository {
-	if stateDir == "" || url == "" {
-		return nil
-	}
-	return readUsed(local.Dir{Root: stateDir}.Read(local.Used, usedName(url)))
-}
-
-func usedRepositories(stateDir string) (all []*usedRepository) {
-	if stateDir == "" {
-		return nil
-	}
-	state := local.Dir{Root: stateDir}
-	for _, name := range state.Names(local.Used) {
-		if u := readUsed(state.Read(local.Used, name)); u != nil {
-			all = append(all, u)
-		}
-	}
-	return all
-}
-
-// readUsed reads a record; nil for one that is damaged, or a newer program's.
-func readUsed(b []byte) *usedRepository {
-	u := &usedRepository{}
-	if json.Unmarshal(b, u) != nil || u.Version != usedVersion || u.URL == "" {
-		return nil
-	}
-	return u
-}

@@ -59,7 +59,7 @@ func (h *home) well(t *testing.T) {
 	for _, s := range all {
 		restore(t, r, s.ID.String(), t.TempDir()+"/out", nil)
 	}
-	if usedHere(h.state, h.r.url) == nil {
+	if usedHere(h.state, h.r.repo.url) == nil {
 		t.Error("the state is gone")
 	}
 }

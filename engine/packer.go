@@ -265,12 +265,6 @@ func (up *uploader) newPack(codec *chunk.Codec, kind chunk.PackKind) *packBuild 
 	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.get()), codec: codec}
 }
 
-// packName is the name of the object that is a pack.
-func packName(id chunk.PackID) string {
-	s := id.String()
-	return "packs/" + s[:2] + "/" + s
-}
-
 // put uploads a pack in the background. It waits while enough are on their way,
 // and owns data from then on.
 func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error {

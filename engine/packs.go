@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"sync"
 
@@ -71,7 +72,7 @@ func (c *packCache) close() error {
 
 // diskCache gives the cache. It is nil for a local repository, which has no use
 // for one.
-func (r *Repository) diskCache() *remote.DiskCache {
+func (r *Repo) diskCache() *remote.DiskCache {
 	if r.local() {
 		return nil
 	}
@@ -95,7 +96,7 @@ func (r *Repository) diskCache() *remote.DiskCache {
 }
 
 // packStore is the store to read packs from: through the disk cache.
-func (r *Repository) packStore() remote.Store {
+func (r *Repo) packStore() remote.Store {
 	if d := r.diskCache(); d != nil {
 		return d.Wrap(r.store, r.cfg.ID.String())
 	}
@@ -104,7 +105,7 @@ func (r *Repository) packStore() remote.Store {
 
 // treeStore is the store to read tree pages from. It is nil for a local
 // repository.
-func (r *Repository) treeStore() *remote.CachedStore {
+func (r *Repo) treeStore() *remote.CachedStore {
 	if r.diskCache() == nil {
 		return nil
 	}
@@ -114,7 +115,7 @@ func (r *Repository) treeStore() *remote.CachedStore {
 // treeMissed is called when a page was not there, and the window around it is
 // being fetched: the rest of the pack is brought right behind it, since whoever
 // reads a page mostly goes on to others. A pack of 8 MiB takes three requests.
-func (r *Repository) treeMissed(name string, offset, _ int64) {
+func (r *Repo) treeMissed(name string, offset, _ int64) {
 	c := r.packs
 	c.mu.Lock()
 	have := c.rests[name]
@@ -143,7 +144,7 @@ func (r *Repository) treeMissed(name string, offset, _ int64) {
 
 // keepTree keeps a tree pack of this machine's making for the next create, which
 // reads its parent's tree.
-func (r *Repository) keepTree(id chunk.PackID, data []byte) {
+func (r *Repo) keepTree(id chunk.PackID, data []byte) {
 	if s := r.treeStore(); s != nil {
 		s.Keep(packName(id), data)
 	}
@@ -151,4 +152,36 @@ func (r *Repository) keepTree(id chunk.PackID, data []byte) {
 
 // CacheDir is where this machine keeps what makes the next operation fast, of
 // this repository and others.
-func (r *Repository) CacheDir() string { return filepath.Dir(r.cache.Root) }
+func (r *Repo) CacheDir() string { return filepath.Dir(r.cache.Root) }
+
+// packIndex reads what a pack holds from its end, mostly in one request.
+func (r *Repo) packIndex(ctx context.Context, id chunk.PackID, size int64) (*chunk.PackIndex, error) {
+	const guess = 64 << 10
+	tail := make([]byte, min(size, guess))
+	if err := r.store.ReadAt(ctx, packName(id), size-int64(len(tail)), tail); err != nil {
+		return nil, err
+	}
+	if len(tail) < chunk.PackFooterSize {
+		return nil, fmt.Errorf("pack %v: %w: %d bytes", id, chunk.ErrNotPack, size)
+	}
+	n, err := chunk.PackIndexSize(tail[len(tail)-chunk.PackFooterSize:])
+	if err != nil {
+		return nil, fmt.Errorf("pack %v: %w", id, err)
+	}
+	switch {
+	case int64(n) > size:
+		return nil, fmt.Errorf("pack %v: %w: index of %d bytes in %d", id, chunk.ErrNotPack, n, size)
+	case n > len(tail):
+		tail = make([]byte, n)
+		if err := r.store.ReadAt(ctx, packName(id), size-int64(n), tail); err != nil {
+			return nil, err
+		}
+	default:
+		tail = tail[len(tail)-n:]
+	}
+	x, err := chunk.DecodePackTail(r.codec, tail, size)
+	if err != nil {
+		return nil, fmt.Errorf("pack %v: %w", id, err)
+	}
+	return x, nil
+}

@@ -18,7 +18,7 @@ func (c *creator) findParent(ctx context.Context) error {
 			return err
 		}
 	}
-	stats := readStats(c.repo.cache, c.place)
+	stats := readStats(c.repo.repo.cache, c.place)
 	var id manifest.ID
 	switch {
 	case c.opts.Parent != "":
@@ -32,7 +32,7 @@ func (c *creator) findParent(ctx context.Context) error {
 		}
 	case stats != nil:
 		id = stats.snapshot
-		c.guard.present(byCache, readTable(c.repo.cache, dirKey(c.place), id)...)
+		c.guard.present(byCache, readTable(c.repo.repo.cache, dirKey(c.place), id)...)
 	default:
 		return nil
 	}
@@ -71,7 +71,7 @@ func (c *creator) findParent(ctx context.Context) error {
 }
 
 func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTree, error) {
-	m, tree, err := r.liveTree(ctx, id)
+	m, tree, err := r.repo.liveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -94,15 +94,15 @@ const (
 // newPrefetcher makes the prefetcher of a mount; nil for a local repository.
 // ctx ends with the mount.
 func (r *Repository) newPrefetcher(ctx context.Context, m *manifest.Manifest, mode Prefetch) *prefetcher {
-	d := r.diskCache()
+	d := r.repo.diskCache()
 	if d == nil {
 		return nil
 	}
 	p := &prefetcher{repo: r, m: m, mode: mode, ctx: ctx}
-	p.store = d.Wrap(r.store, r.cfg.ID.String()).OnMiss(p.missed)
+	p.store = d.Wrap(r.repo.store, r.repo.cfg.ID.String()).OnMiss(p.missed)
 	p.packs.Store(int64(len(m.Packs)))
 	if mode != PrefetchNone {
-		p.hot = newHotSet(r.patience.hot)
+		p.hot = newHotSet(r.repo.patience.hot)
 	}
 	return p
 }
@@ -133,7 +133,7 @@ func (p mountPages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, err
 	if page := p.chunks.copied(ctx, ref.ID, &at); page != nil {
 		return bytes.Clone(page), nil // not to hold on to all of its frame
 	}
-	return p.repo.Page(ctx, ref)
+	return p.repo.repo.Page(ctx, ref)
 }
 
 func (p *prefetcher) background(f func()) { p.work.Go(f) }
@@ -174,7 +174,7 @@ func (p *prefetcher) stats(s *MountStats) {
 	if p == nil {
 		return
 	}
-	c := p.repo.diskCache().Stats()
+	c := p.repo.repo.diskCache().Stats()
 	s.Hits, s.Misses, s.Fetched, s.CacheUsed = c.Hits, c.Misses, c.FetchedBytes, c.Used
 	s.Packs, s.PacksHere, s.Hydrated = p.packs.Load(), p.complete.Load(), c.FilledBytes
 }
@@ -220,7 +220,7 @@ func (p *prefetcher) fetchWanted() {
 		p.mu.Unlock()
 		// Whoever reads it is told of a failure. Behind the pack's end is nothing.
 		if err := p.store.Prefetch(p.ctx, r.name, r.offset, r.length); err != nil && !errors.Is(err, remote.ErrShort) && p.ctx.Err() == nil {
-			p.repo.log.Debug("prefetch", "object", r.name, "err", err)
+			p.repo.repo.log.Debug("prefetch", "object", r.name, "err", err)
 		}
 	}
 }
@@ -248,7 +248,7 @@ func (p *prefetcher) hydrate() {
 		})
 	}
 	g.Wait()
-	p.repo.log.Debug("hydration ended", "packs", p.complete.Load(), "of", len(packs), "full", p.full.Load())
+	p.repo.repo.log.Debug("hydration ended", "packs", p.complete.Load(), "of", len(packs), "full", p.full.Load())
 }
 
 // hydrationOrder gives the snapshot's packs, those of the tree first.
@@ -282,13 +282,13 @@ func (p *prefetcher) hydratePack(id chunk.PackID) bool {
 			return false
 		case errors.Is(err, remote.ErrFull):
 			if p.full.CompareAndSwap(false, true) {
-				p.repo.log.Info("hydration ends, the cache is full", "packs", p.complete.Load(), "of", p.packs.Load())
+				p.repo.repo.log.Info("hydration ends, the cache is full", "packs", p.complete.Load(), "of", p.packs.Load())
 			}
 			return false
 		case errors.Is(err, remote.ErrNotExist):
 			return true // it was repacked
 		}
-		p.repo.log.Info("hydration waits", "pack", id, "err", err, "wait", wait)
+		p.repo.repo.log.Info("hydration waits", "pack", id, "err", err, "wait", wait)
 		select {
 		case <-p.ctx.Done():
 			return false

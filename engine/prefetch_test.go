@@ -174,7 +174,7 @@ func TestSharedCache(t *testing.T) {
 		wg.Go(func() { restore(t, two, id.String(), out, nil) })
 		wg.Wait()
 		compare(t, scan(t, w.path("src")), scan(t, out))
-		if fetched = one.diskCache().Stats().FetchedBytes + two.diskCache().Stats().FetchedBytes; fetched <= 14<<20 {
+		if fetched = one.repo.diskCache().Stats().FetchedBytes + two.repo.diskCache().Stats().FetchedBytes; fetched <= 14<<20 {
 			return
 		}
 	}
@@ -196,7 +196,7 @@ func hotIsHere(t testing.TB, m *Mount) {
 
 func hotObjects(t testing.TB, r *Repository, id manifest.ID) (names []string) {
 	t.Helper()
-	must(t, r.store.List(t.Context(), profilesOf(id), func(o remote.Info) error {
+	must(t, r.repo.store.List(t.Context(), profilesOf(id), func(o remote.Info) error {
 		names = append(names, o.Name)
 		return nil
 	}))
@@ -341,7 +341,7 @@ func TestBundle(t *testing.T) {
 	if len(objects) != 1 {
 		t.Fatalf("profiles: %q", objects)
 	}
-	if info, err := r.store.Stat(t.Context(), objects[0]); err != nil || info.Size > 1<<20 {
+	if info, err := r.repo.store.Stat(t.Context(), objects[0]); err != nil || info.Size > 1<<20 {
 		t.Errorf("a profile of %d bytes, %v", info.Size, err)
 	}
 	write(t, w.path("src", "more"), random(1, 1000))
@@ -381,7 +381,7 @@ func TestBundleTroubles(t *testing.T) {
 	w.patience.profile = tooLong
 	r, id, names := w.scattered()
 	// Another's contents under these ids, in a profile that is whole.
-	b := newBundler(r.codec)
+	b := newBundler(r.repo.codec)
 	m := mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
 	for _, name := range names {
 		_, err := os.ReadFile(m.Dir + "/" + name)
@@ -393,7 +393,7 @@ func TestBundleTroubles(t *testing.T) {
 	}
 	m.ahead.rec.mu.Unlock()
 	must(t, m.Unmount(false))
-	must(t, r.store.Delete(t.Context(), hotObjects(t, r, id)...))
+	must(t, r.repo.store.Delete(t.Context(), hotObjects(t, r, id)...))
 	must(t, r.putProfile(t.Context(), &profile{snapshot: id, bundle: b.finish()}))
 	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
 	w.patience.hot = time.Millisecond

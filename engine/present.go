@@ -25,12 +25,6 @@ const (
 	byCache                   // and a manifest: this machine has written or read them before
 )
 
-// sizedPack is a pack with its size in bytes, 0 where that is not known.
-type sizedPack struct {
-	id   chunk.PackID
-	size int64
-}
-
 // packsNamed gives the packs that a manifest names.
 func packsNamed(m *manifest.Manifest) []sizedPack {
 	all := make([]sizedPack, len(m.Packs))
@@ -88,7 +82,7 @@ func (g *guard) ask(ctx context.Context, p sizedPack, by witness) error {
 		return err
 	}
 	doomed := g.bars(p.id)
-	if ix, err := g.repo.openIndex(); err == nil {
+	if ix, err := g.repo.repo.openIndex(); err == nil {
 		if errors.Is(bad, remote.ErrNotExist) {
 			ix.Forget(p.id)
 		}
@@ -117,7 +111,7 @@ func (g *guard) inspect(ctx context.Context, p sizedPack, foot bool) (bad, err e
 	if foot && p.size > 0 {
 		reading.Go(func() { footBad, footErr = g.footer(ctx, p) })
 	}
-	info, err := g.repo.store.Stat(ctx, packName(p.id))
+	info, err := g.repo.repo.store.Stat(ctx, packName(p.id))
 	reading.Wait()
 	switch {
 	case errors.Is(err, remote.ErrNotExist):
@@ -142,7 +136,7 @@ func (g *guard) footer(ctx context.Context, p sizedPack) (bad, err error) {
 		return fmt.Errorf("%w: %d bytes", chunk.ErrNotPack, p.size), nil
 	}
 	b := make([]byte, chunk.PackFooterSize)
-	err = g.repo.store.ReadAt(ctx, packName(p.id), p.size-int64(len(b)), b)
+	err = g.repo.repo.store.ReadAt(ctx, packName(p.id), p.size-int64(len(b)), b)
 	if fsys.IsAny(err, remote.ErrNotExist, remote.ErrShort) {
 		return err, nil
 	}

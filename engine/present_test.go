@@ -74,12 +74,12 @@ func TestCreateWithoutItsPacks(t *testing.T) {
 					case "a file more":
 						write(t, dir+"/new", []byte("new"))
 					case "no table":
-						must(t, os.RemoveAll(r.cache.Root+"/tables"))
+						must(t, os.RemoveAll(r.repo.cache.Root+"/tables"))
 					case "restored":
 						must(t, os.RemoveAll(dir))
 						restore(t, r, first.ID.String(), dir, nil)
 						complete(t, r, dir, nil)
-						must(t, os.RemoveAll(r.cache.Root+"/tables"))
+						must(t, os.RemoveAll(r.repo.cache.Root+"/tables"))
 					case "parent by name":
 						r, opts.Parent = y.enter(), first.ID.String()
 					case "another machine":

@@ -59,7 +59,6 @@ type touchedFrame struct {
 }
 
 const (
-	profilePrefix  = "hot/"
 	profileMagic   = "snaphot\x00"
 	profileVersion = 2
 	profileHead    = 16
@@ -210,14 +209,14 @@ func (p *prefetcher) save() {
 	if n == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.repo.patience.profile)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.repo.repo.patience.profile)
 	defer cancel()
 	bundle, err := p.bundle(ctx, bundled)
 	if err == nil {
 		err = p.repo.putProfile(ctx, &profile{p.m.ID, frames, bundle})
 	}
 	if err != nil {
-		p.repo.log.Info("saving the access profile", "err", err)
+		p.repo.repo.log.Info("saving the access profile", "err", err)
 		return
 	}
 	p.rec.markSaved(n)
@@ -232,7 +231,7 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 	})
 	chunks := newChunkReader(ctx, p.repo, p.store, bundleFrame)
 	chunks.hot = p.hot
-	b := newBundler(p.repo.codec)
+	b := newBundler(p.repo.repo.codec)
 	for i := range touched {
 		t := &touched[i]
 		data, err := chunks.Chunk(ctx, &manifest.Extent{ID: t.id, Location: t.loc})
@@ -248,12 +247,12 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 
 func (r *Repository) putProfile(ctx context.Context, p *profile) error {
 	b := r.encodeProfile(p)
-	return r.store.Put(ctx, profilesOf(p.snapshot)+crypt.SumHex(b), b)
+	return r.repo.store.Put(ctx, profilesOf(p.snapshot)+crypt.SumHex(b), b)
 }
 
 // encodeProfile gives a profile's object.
 func (r *Repository) encodeProfile(p *profile) []byte {
-	head := r.sealObject(crypt.UseProfile, p.snapshot.String(), p.encodeHead())
+	head := r.repo.sealObject(crypt.UseProfile, p.snapshot.String(), p.encodeHead())
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(head)+len(p.bundle)), uint32(len(head)))
 	return append(append(b, head...), p.bundle...)
 }
@@ -267,7 +266,7 @@ func (r *Repository) decodeProfile(id manifest.ID, b []byte) (*profile, error) {
 	if uint64(n) > uint64(len(b)-4) {
 		return nil, fmt.Errorf("%w: head of %d bytes in %d", errProfile, n, len(b))
 	}
-	head, err := r.openObject(crypt.UseProfile, id.String(), b[4:4+n])
+	head, err := r.repo.openObject(crypt.UseProfile, id.String(), b[4:4+n])
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errProfile, err)
 	}
@@ -287,7 +286,7 @@ func (p *prefetcher) fetchHot() {
 	frames, bundles, err := p.readProfiles(p.ctx)
 	p.hot.set(bundles)
 	if err != nil && p.ctx.Err() == nil {
-		p.repo.log.Info("reading access profiles", "err", err)
+		p.repo.repo.log.Info("reading access profiles", "err", err)
 	}
 	p.rec.know(frames, bundles)
 	ranges := mergeFrames(frames)
@@ -307,7 +306,7 @@ func (p *prefetcher) fetchHot() {
 				ranges = ranges[:n]
 				mu.Unlock()
 				if err := p.store.Prefetch(p.ctx, r.name, r.offset, r.length); err != nil && p.ctx.Err() == nil {
-					p.repo.log.Debug("prefetch by a profile", "object", r.name, "err", err)
+					p.repo.repo.log.Debug("prefetch by a profile", "object", r.name, "err", err)
 				}
 			}
 		})
@@ -343,7 +342,7 @@ func (p *prefetcher) readProfiles(ctx context.Context) ([]touchedFrame, []*bundl
 func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedFrame, []*bundle, error) {
 	var found []remote.Info
 	prefix := profilesOf(id)
-	err := p.repo.store.List(ctx, prefix, func(o remote.Info) error {
+	err := p.repo.repo.store.List(ctx, prefix, func(o remote.Info) error {
 		found = append(found, o)
 		if len(found) > 16*profilesUsed { // the oldest go
 			found = newestProfiles(found)
@@ -367,7 +366,7 @@ func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedF
 				frames[i] = slices.DeleteFunc(prof.frames, func(f touchedFrame) bool { return !packs[f.pack] })
 				bundles[i] = b
 			} else if ctx.Err() == nil {
-				p.repo.log.Warn("access profile left out", "object", o.Name, "err", err)
+				p.repo.repo.log.Warn("access profile left out", "object", o.Name, "err", err)
 			}
 		})
 	}
@@ -414,7 +413,7 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 	if err != nil || len(prof.bundle) == 0 {
 		return prof, nil, err
 	}
-	x, err := openBundle(p.repo.codec, o.Name, o.Size-int64(len(prof.bundle)), prof.bundle)
+	x, err := openBundle(p.repo.repo.codec, o.Name, o.Size-int64(len(prof.bundle)), prof.bundle)
 	return prof, x, err
 }
 

@@ -69,7 +69,7 @@ var protocolFlaws = []flaw{
 		},
 		repo: func(a *protocolActor, r *Repository) {
 			if a.writes {
-				r.uptime = func() time.Duration { return 0 }
+				r.repo.uptime = func() time.Duration { return 0 }
 			}
 		},
 	},
@@ -117,9 +117,9 @@ var protocolFlaws = []flaw{
 		},
 		repo: func(a *protocolActor, r *Repository) {
 			if a.collects {
-				cfg := *r.cfg
+				cfg := *r.repo.cfg
 				cfg.GCGrace = 30
-				r.cfg = &cfg
+				r.repo.cfg = &cfg
 			}
 		},
 	},

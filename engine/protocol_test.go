@@ -165,8 +165,8 @@ func (p *protocol) open(a *protocolActor) *Repository {
 		CacheDir: a.cache, Store: store, patience: calm(), Now: func() time.Time { return p.now().Add(a.skew) },
 	})
 	must(p.t, err)
-	r.dir = p.dir // no cache of packs: what is gone is gone
-	r.leaseTicks, r.guardTicks = a.leaseTicks, a.guardTicks
+	r.repo.dir = p.dir // no cache of packs: what is gone is gone
+	r.repo.leaseTicks, r.repo.guardTicks = a.leaseTicks, a.guardTicks
 	r.setUptime(func() time.Duration { return p.now().Sub(protocolBegin) })
 	if p.flaw != nil && p.flaw.repo != nil {
 		p.flaw.repo(a, r)
@@ -268,7 +268,7 @@ func (p *protocol) check() {
 	for _, name := range p.names("manifests/") {
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
-		if m, err := p.witness.manifest(p.t.Context(), id); err == nil && p.promises[id] == nil {
+		if m, err := p.witness.repo.manifest(p.t.Context(), id); err == nil && p.promises[id] == nil {
 			p.broken = p.broken || !p.hasAll(packIDs(m))
 		}
 	}
@@ -368,7 +368,7 @@ func create1(p *protocol, a *protocolActor) *protocolRun {
 			if !s.expires.IsZero() && !p.now().Before(s.expires) {
 				return // it took longer than it was to live
 			}
-			m, err := p.witness.manifest(p.t.Context(), s.id)
+			m, err := p.witness.repo.manifest(p.t.Context(), s.id)
 			if err != nil {
 				p.fail("snapshot %v, just committed: %w", s.id, err)
 			}
@@ -418,7 +418,7 @@ func mount1(p *protocol, a *protocolActor) *protocolRun {
 	return &protocolRun{
 		what: fmt.Sprintf("mount snapshot %d", p.ordinal(s.id.ObjectName())),
 		run: func(ctx context.Context) error {
-			_, encoded, err := repo.encodedManifest(ctx, s.id)
+			_, encoded, err := repo.repo.encodedManifest(ctx, s.id)
 			if err != nil {
 				return err
 			}
@@ -644,7 +644,7 @@ func (p *protocol) finish() {
 	needed := map[string]bool{}
 	for _, s := range p.live() {
 		p.whole(s)
-		m, err := p.witness.manifest(p.t.Context(), s.id)
+		m, err := p.witness.repo.manifest(p.t.Context(), s.id)
 		must(p.t, err)
 		for _, id := range packIDs(m) {
 			needed[packName(id)] = true
@@ -656,7 +656,7 @@ func (p *protocol) finish() {
 		}
 	}
 	for _, name := range p.names(segmentPrefix) {
-		s, err := index.DecodeSegment(p.witness.codec, p.objects[name].data)
+		s, err := index.DecodeSegment(p.witness.repo.codec, p.objects[name].data)
 		must(p.t, err)
 		for i := range s.Packs {
 			if !p.has(packName(s.Packs[i].ID)) {
@@ -684,7 +684,7 @@ func (p *protocol) repair() {
 		}
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
-		m, err := p.witness.manifest(p.t.Context(), id)
+		m, err := p.witness.repo.manifest(p.t.Context(), id)
 		must(p.t, err)
 		if p.promises[id] != nil || p.hasAll(packIDs(m)) {
 			continue
@@ -714,7 +714,7 @@ func (p *protocol) inManifest(pack string) bool {
 	for _, name := range p.names("manifests/") {
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
-		m, err := p.witness.manifest(p.t.Context(), id)
+		m, err := p.witness.repo.manifest(p.t.Context(), id)
 		must(p.t, err)
 		for _, id := range packIDs(m) {
 			if packName(id) == pack {

@@ -157,12 +157,12 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 	if err := opts.check(); err != nil {
 		return nil, fmt.Errorf("prune: %w", err)
 	}
-	r.askTime(ctx)
+	r.repo.askTime(ctx)
 	all, err := r.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	now := r.time()
+	now := r.repo.time()
 	groups := opts.groups(all)
 	var gone []*snapshot.Snapshot
 	for i := range groups {
@@ -201,7 +201,7 @@ func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) erro
 				continue
 			}
 			g.Go(func() error {
-				switch _, _, err := r.encodedManifest(ctx, d.Snapshot.ID); {
+				switch _, _, err := r.repo.encodedManifest(ctx, d.Snapshot.ID); {
 				case errors.Is(err, snapshot.ErrNotFound):
 					return fmt.Errorf("snapshot %v, which was to stay, has been removed meanwhile: prune again", d.Snapshot.ID)
 				case err != nil:

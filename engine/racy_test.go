@@ -34,13 +34,13 @@ func TestRacyFilesAreReadAgain(t *testing.T) {
 		src := p.files(fmt.Sprint("src", round), map[string]string{"a": "1", "d/b": "2", "d/large": string(random(uint64(round), 3<<20))})
 		res := complete(t, r, src, nil)
 		after := time.Now().Unix()
-		stats := readStats(r.cache, src)
+		stats := readStats(r.repo.cache, src)
 		if stats == nil || stats.snapshot != res.ID {
 			t.Fatal("nothing is known of the directory")
 		}
-		m, err := r.manifest(t.Context(), res.ID)
+		m, err := r.repo.manifest(t.Context(), res.ID)
 		must(t, err)
-		tr, err := m.Tree(r)
+		tr, err := m.Tree(r.repo)
 		must(t, err)
 		young := 0
 		for _, path := range []string{"a", "d/b", "d/large"} {

@@ -63,14 +63,14 @@ func checkTag(key, value string) error {
 //   - latest, latest~N: the same among all snapshots.
 //
 // It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
-func (r *Repository) Get(ctx context.Context, ref string) (*snapshot.Snapshot, error) {
+func (r *Repo) Get(ctx context.Context, ref string) (*snapshot.Snapshot, error) {
 	return r.newResolver(ctx, 1).get(ref)
 }
 
 // timeFormat is how messages show a time.
 const timeFormat = "2006-01-02 15:04:05 MST"
 
-func (r *Repository) checkExpiry(ctx context.Context, s *snapshot.Snapshot) error {
+func (r *Repo) checkExpiry(ctx context.Context, s *snapshot.Snapshot) error {
 	if r.expired(ctx, s) {
 		return fmt.Errorf("%w on %s", snapshot.ErrExpired, s.ExpiresAt.Format(timeFormat))
 	}
@@ -110,7 +110,7 @@ func printable(ref string) string {
 
 // A resolver finds the snapshots that several references name, and lists them once.
 type resolver struct {
-	repo *Repository
+	repo *Repo
 	ctx  context.Context
 	many bool // a listing costs less than to ask for each id
 	list func() *listing
@@ -125,7 +125,7 @@ type listing struct {
 // manyRefs is how many ids are asked for one by one.
 const manyRefs = 16
 
-func (r *Repository) newResolver(ctx context.Context, refs int) *resolver {
+func (r *Repo) newResolver(ctx context.Context, refs int) *resolver {
 	return &resolver{r, ctx, refs > manyRefs, sync.OnceValue(func() *listing {
 		l := &listing{}
 		l.all, l.damaged, l.err = r.snapshots(ctx)
@@ -254,7 +254,7 @@ func describe(all []*snapshot.Snapshot) string {
 }
 
 // byID finds a snapshot, and its notes side by side.
-func (r *Repository) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
+func (r *Repo) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	noted := begin(func() ([]*manifest.Note, error) { return r.notesOf(ctx, id) })
@@ -272,4 +272,42 @@ func (r *Repository) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapsh
 	}
 	annotate(s, notes)
 	return s, nil
+}
+
+// liveTree opens a snapshot that must be in the repository: only then are its packs
+// sure to be. What has expired may be collected at any moment.
+func (r *Repo) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
+	m, err := r.manifest(ctx, id)
+	if err == nil {
+		err = r.checkLive(ctx, snapshotOf(&m.Info))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	tree, err := m.Tree(r)
+	return m, tree, err
+}
+
+// open reads the manifest that a reference names: in one request, if it is an id.
+func (r *Repo) open(ctx context.Context, ref string) (*manifest.Manifest, error) {
+	return r.newResolver(ctx, 1).open(ref)
+}
+
+func (x *resolver) open(ref string) (*manifest.Manifest, error) {
+	id, ok := idOf(ref)
+	if !ok {
+		s, err := x.get(ref)
+		if err != nil {
+			return nil, err
+		}
+		id = s.ID
+	}
+	m, err := x.repo.manifest(x.ctx, id)
+	if err == nil {
+		err = x.repo.checkLive(x.ctx, snapshotOf(&m.Info))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), err)
+	}
+	return m, nil
 }

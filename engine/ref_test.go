@@ -23,7 +23,7 @@ func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
 	at := time.Now()
 	r, err := Init(t.Context(), p.repo, initOf(t), keyed(t, &Options{CacheDir: p.cache, Now: func() time.Time { return at }}))
 	must(t, err)
-	setClocks(r, r.now)
+	setClocks(r, r.repo.now)
 	t.Cleanup(func() { r.Close() })
 	p.files("src", map[string]string{"f": "1"})
 	return p, r, &at
@@ -31,17 +31,17 @@ func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
 
 // setClocks sets this machine's clock and the store's, which are one.
 func setClocks(r *Repository, now func() time.Time) {
-	r.now = now
-	r.uptime = func() time.Duration { return now().Sub(time.Unix(0, 0)) }
-	r.storeTime = func(context.Context) (time.Time, error) { return now(), nil }
-	r.clock.heard = false
+	r.repo.now = now
+	r.repo.uptime = func() time.Duration { return now().Sub(time.Unix(0, 0)) }
+	r.repo.storeTime = func(context.Context) (time.Time, error) { return now(), nil }
+	r.repo.clock.heard = false
 }
 
 // setUptime has a test be the one that says how time goes by.
 func (r *Repository) setUptime(uptime func() time.Duration) {
-	r.uptime, r.clock.heard = uptime, false
-	if !r.local() {
-		r.askTime(context.Background())
+	r.repo.uptime, r.repo.clock.heard = uptime, false
+	if !r.repo.local() {
+		r.repo.askTime(context.Background())
 	}
 }
 
@@ -191,12 +191,12 @@ func TestNames(t *testing.T) {
 	// A snapshot of before may have a name that none gets any more.
 	last, err := r.Get(t.Context(), "a")
 	must(t, err)
-	m, err := r.manifest(t.Context(), last.ID)
+	m, err := r.repo.manifest(t.Context(), last.ID)
 	must(t, err)
 	m.ID, m.Name = manifest.NewID(0), " old "
-	object, err := m.Encode(r.codec)
+	object, err := m.Encode(r.repo.codec)
 	must(t, err)
-	must(t, r.store.Put(t.Context(), m.ID.ObjectName(), object))
+	must(t, r.repo.store.Put(t.Context(), m.ID.ObjectName(), object))
 	if s, err := r.Get(t.Context(), " old "); err != nil || s.ID != m.ID {
 		t.Errorf("an old name: %+v, %v", s, err)
 	}
@@ -233,7 +233,7 @@ func TestListFilters(t *testing.T) {
 			t.Error("ids do not ascend")
 		}
 	}
-	check := func(want []int, o *ListOptions) {
+	check := func(want []int, o *snapshot.ListOptions) {
 		t.Helper()
 		for _, r := range []*Repository{r, p.openAt("other", now)} {
 			all, err := r.List(t.Context(), o)
@@ -248,18 +248,18 @@ func TestListFilters(t *testing.T) {
 		}
 	}
 	check([]int{3, 2, 1, 0}, nil)
-	check([]int{1, 0}, &ListOptions{Name: "a"})
-	check([]int{1}, &ListOptions{Name: "a", Limit: 1})
-	check([]int{2, 0}, &ListOptions{Tags: map[string]string{"k": "1"}})
-	check([]int{0}, &ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
-	check(nil, &ListOptions{Tags: map[string]string{"l": "1"}})
-	check(nil, &ListOptions{Name: "c"})
-	check([]int{3, 2}, &ListOptions{Limit: 2})
-	check([]int{3, 2, 1, 0}, &ListOptions{Limit: 9})
+	check([]int{1, 0}, &snapshot.ListOptions{Name: "a"})
+	check([]int{1}, &snapshot.ListOptions{Name: "a", Limit: 1})
+	check([]int{2, 0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1"}})
+	check([]int{0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
+	check(nil, &snapshot.ListOptions{Tags: map[string]string{"l": "1"}})
+	check(nil, &snapshot.ListOptions{Name: "c"})
+	check([]int{3, 2}, &snapshot.ListOptions{Limit: 2})
+	check([]int{3, 2, 1, 0}, &snapshot.ListOptions{Limit: 9})
 	*now = now.Add(2 * time.Hour)
 	check([]int{2, 1, 0}, nil)
-	check([]int{2}, &ListOptions{Limit: 1})
-	check([]int{3, 2, 1, 0}, &ListOptions{Expired: true})
+	check([]int{2}, &snapshot.ListOptions{Limit: 1})
+	check([]int{3, 2, 1, 0}, &snapshot.ListOptions{Expired: true})
 }
 
 // openAt opens the place's repository with a cache and a clock.
@@ -267,7 +267,7 @@ func (p *place) openAt(cache string, now *time.Time) *Repository {
 	p.Helper()
 	r, err := Open(p.Context(), p.repo, keyed(p, &Options{CacheDir: p.path(cache), Now: func() time.Time { return *now }}))
 	must(p, err)
-	setClocks(r, r.now)
+	setClocks(r, r.repo.now)
 	p.Cleanup(func() { r.Close() })
 	return r
 }

@@ -15,7 +15,7 @@ import (
 func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*snapshot.Snapshot, error) {
 	var all []*snapshot.Snapshot
 	seen := map[manifest.ID]bool{}
-	x := r.newResolver(ctx, len(refs))
+	x := r.repo.newResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.resolve(ref)
 		if id, ok := idOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
@@ -48,13 +48,13 @@ func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error
 			names = append(names, s.ID.NotesOf()+note.String())
 		}
 	}
-	if err := r.store.Delete(ctx, names...); err != nil {
+	if err := r.repo.store.Delete(ctx, names...); err != nil {
 		return fmt.Errorf("removing snapshots: %w", err)
 	}
 	for _, s := range all {
-		r.cache.Remove("heads", s.ID.String())
+		r.repo.cache.Remove("heads", s.ID.String())
 		for _, note := range s.Notes {
-			r.cache.Remove("notes", note.String())
+			r.repo.cache.Remove("notes", note.String())
 		}
 	}
 	return nil
@@ -71,7 +71,7 @@ func manifestNames(id manifest.ID) []string {
 // damagedSnapshot is what there is to remove of a snapshot whose manifest or notes
 // cannot be read.
 func (r *Repository) damagedSnapshot(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
-	listed, err := r.listNotes(ctx, id.NotesOf())
+	listed, err := r.repo.listNotes(ctx, id.NotesOf())
 	if err != nil {
 		return nil, err
 	}

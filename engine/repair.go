@@ -110,7 +110,7 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairRe
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("repairing %s: %w", r.url, err)
+		return nil, fmt.Errorf("repairing %s: %w", r.repo.URL(), err)
 	}
 	x.report.Found = &x.checkup.report
 	x.report.Duration = time.Since(start)
@@ -153,7 +153,7 @@ func (x *repairer) run(ctx context.Context) error {
 	x.guard.start(ctx)
 	defer x.guard.stop()
 	if x.opts.Apply {
-		x.repo.askTime(ctx)
+		x.repo.repo.askTime(ctx)
 	}
 	if err := x.checkup.run(ctx, nil); err != nil {
 		return err
@@ -187,7 +187,7 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			id := s.fresh.Packs[i].ID
 			x.guard.present(byCache, sizedPack{id, x.pack(id).size})
 		}
-		data, err := s.fresh.Encode(x.repo.codec)
+		data, err := s.fresh.Encode(x.repo.repo.codec)
 		if err == nil {
 			err = x.guard.check(ctx, s.fresh.Packs)
 		}
@@ -201,20 +201,20 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			pin := &manifest.Note{Snapshot: id, ID: manifest.NewNoteID(manifest.NoteID{}), Lifetime: &manifest.Lifetime{Pinned: true}}
 			names = append(names, pin.ObjectName())
 			var object []byte
-			if object, err = x.repo.encodeNote(pin); err == nil {
-				err = x.repo.store.Put(ctx, pin.ObjectName(), object)
+			if object, err = x.repo.repo.encodeNote(pin); err == nil {
+				err = x.repo.repo.store.Put(ctx, pin.ObjectName(), object)
 			}
 		}
 		if err == nil {
-			err = x.repo.store.Put(ctx, id.ObjectName(), data)
+			err = x.repo.repo.store.Put(ctx, id.ObjectName(), data)
 		}
 		if err == nil {
 			err = x.guard.late(ctx, s.fresh.Packs)
 		}
 		if err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.repo.patience.rescue)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.repo.repo.patience.rescue)
 			defer cancel()
-			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.store.Delete(ctx, names...)))
+			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.repo.store.Delete(ctx, names...)))
 		}
 		s.New = id
 	}
@@ -234,7 +234,7 @@ func (x *repairer) removeOld(ctx context.Context) error {
 	if !x.opts.Apply {
 		return nil
 	}
-	if err := x.repo.store.Delete(ctx, x.report.BadSegments...); err != nil {
+	if err := x.repo.repo.store.Delete(ctx, x.report.BadSegments...); err != nil {
 		return fmt.Errorf("deleting index segments: %w", err)
 	}
 	if !x.opts.RemoveDamaged {

@@ -24,7 +24,7 @@ func (x *repairer) condemn(ctx context.Context) error {
 		bad := p.size > chunk.MaxPack
 		if !bad {
 			b.pack = slices.Grow(b.pack[:0], int(p.size))[:p.size]
-			err := x.repo.store.ReadAt(ctx, packName(id), 0, b.pack)
+			err := x.repo.repo.store.ReadAt(ctx, packName(id), 0, b.pack)
 			if errors.Is(err, remote.ErrNotExist) {
 				p.size = -1 // collected meanwhile
 				continue
@@ -65,7 +65,7 @@ func (x *repairer) doomBad(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := x.repo.store.Put(ctx, gcPrefix+id.String(), t.encode()); err != nil {
+		if err := x.repo.repo.store.Put(ctx, gcPrefix+id.String(), t.encode()); err != nil {
 			return fmt.Errorf("writing a tombstone: %w", err)
 		}
 	}

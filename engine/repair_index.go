@@ -37,7 +37,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	x.report.BadSegments = slices.Clone(x.badSegments)
 	for i := range replaced {
 		name := segmentPrefix + replaced[i].id.String()
-		s, err := x.repo.segment(ctx, replaced[i].id)
+		s, err := x.repo.repo.segment(ctx, replaced[i].id)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue // compacted meanwhile
 		}
@@ -66,7 +66,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	}
 	slices.SortFunc(unlisted, func(a, b *packFacts) int { return comparePacks(a.id, b.id) })
 	for _, p := range unlisted {
-		tail, err := x.repo.packIndex(ctx, p.id, p.size)
+		tail, err := x.repo.repo.packIndex(ctx, p.id, p.size)
 		switch {
 		case err == nil:
 			if err := list(&index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {
@@ -111,6 +111,6 @@ func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
 	}
 	// Never the name of a segment that was, which a collector may be about to delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := x.repo.putSegment(ctx, s)
+	_, err := x.repo.repo.putSegment(ctx, s)
 	return err
 }

@@ -60,7 +60,7 @@ func (x *repairer) findLost(ctx context.Context) error {
 
 // open reads the manifest of a snapshot, or the copy for later, or what a lease has of it.
 func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
-	s.m, err = x.repo.manifest(ctx, s.ID)
+	s.m, err = x.repo.repo.manifest(ctx, s.ID)
 	if err != nil && damaged(ctx, err) {
 		m, oerr := x.kept(ctx, s.ID)
 		if m == nil && oerr == nil {
@@ -85,14 +85,14 @@ func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
 // kept gives a snapshot's manifest from where it lies to outlive its class, nil if it
 // is not there.
 func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
-	b, err := x.repo.store.Get(ctx, id.KeptName())
+	b, err := x.repo.repo.store.Get(ctx, id.KeptName())
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if m, err := manifest.Decode(x.repo.codec, b); err == nil && m.ID == id {
+	if m, err := manifest.Decode(x.repo.repo.codec, b); err == nil && m.ID == id {
 		return m, nil
 	}
 	return nil, nil
@@ -100,13 +100,13 @@ func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest
 
 // leased gives a snapshot's manifest from a lease, nil if none has it.
 func (x *repairer) leased(ctx context.Context, id manifest.ID) (m *manifest.Manifest, err error) {
-	err = x.repo.store.List(ctx, leasePrefix+id.String()+"/", func(o remote.Info) error {
-		b, err := x.repo.store.Get(ctx, o.Name)
+	err = x.repo.repo.store.List(ctx, leasePrefix+id.String()+"/", func(o remote.Info) error {
+		b, err := x.repo.repo.store.Get(ctx, o.Name)
 		if err != nil || m != nil {
 			return err
 		}
 		if l, err := manifest.DecodeLease(b); err == nil {
-			if got, err := manifest.Decode(x.repo.codec, l.Manifest); err == nil && got.ID == id {
+			if got, err := manifest.Decode(x.repo.repo.codec, l.Manifest); err == nil && got.ID == id {
 				m = got
 			}
 		}
@@ -137,7 +137,7 @@ type savedChunk struct {
 
 func newSalvage(ctx context.Context, x *repairer) *salvage {
 	return &salvage{
-		x: x, pages: x.checkup.pages, chunks: newChunkReader(ctx, x.repo, x.repo.store, affectedMemory),
+		x: x, pages: x.checkup.pages, chunks: newChunkReader(ctx, x.repo, x.repo.repo.store, affectedMemory),
 		want: map[chunk.ID]bool{}, found: map[chunk.ID]chunk.Location{}, have: map[chunk.ID]savedChunk{}, fine: map[placeKey]bool{},
 	}
 }
@@ -177,7 +177,7 @@ const salvageRounds = 4
 func (x *repairer) salvage(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
-	x.saved.fr.pack = newPacker(gctx, g, x.repo.codec, up, runtime.GOMAXPROCS(0))
+	x.saved.fr.pack = newPacker(gctx, g, x.repo.repo.codec, up, runtime.GOMAXPROCS(0))
 	g.Go(func() error {
 		for range salvageRounds {
 			for _, s := range x.lostOnes {
@@ -211,7 +211,7 @@ func (x *repairer) salvage(ctx context.Context) error {
 
 // uploader gives one whose packs the new segments will list.
 func (x *repairer) uploader(g *errgroup.Group) *uploader {
-	up := newUploader(x.repo.store, g, uploads)
+	up := newUploader(x.repo.repo.store, g, uploads)
 	up.busy = x.meter.Transfer
 	up.onLand = func(context.Context) error { return nil }
 	return up
@@ -333,7 +333,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		return false, nil
 	}
 	for i := range s.x.segments {
-		seg, err := s.x.repo.segment(ctx, s.x.segments[i].id)
+		seg, err := s.x.repo.repo.segment(ctx, s.x.segments[i].id)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue
 		}
@@ -350,7 +350,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		if len(p.segments) > 0 || s.x.unusable(p.id) {
 			continue
 		}
-		tail, err := s.x.repo.packIndex(ctx, p.id, p.size)
+		tail, err := s.x.repo.repo.packIndex(ctx, p.id, p.size)
 		if err == nil {
 			err = look(p.id, tail)
 		}

@@ -22,8 +22,8 @@ import (
 func everyObject(t testing.TB, r *Repository) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	must(t, r.store.List(t.Context(), "", func(o remote.Info) error {
-		b, err := r.store.Get(t.Context(), o.Name)
+	must(t, r.repo.store.List(t.Context(), "", func(o remote.Info) error {
+		b, err := r.repo.store.Get(t.Context(), o.Name)
 		all[o.Name] = string(b)
 		return err
 	}))
@@ -77,7 +77,7 @@ func TestRepairIndex(t *testing.T) {
 				complete(t, r, src, nil)
 				write(t, src+"/new", random(1, 100_000))
 				complete(t, r, src, nil)
-				segments, err := r.listSegments(t.Context())
+				segments, err := r.repo.listSegments(t.Context())
 				must(t, err)
 				for _, id := range segments {
 					file := p.path("segment")
@@ -196,7 +196,7 @@ func TestRepairData(t *testing.T) {
 				t.Errorf("%s is %v now, not %v: %v", ref.ref, got, ref.id, err)
 			}
 		}
-		m, err := r.manifest(t.Context(), s.New)
+		m, err := r.repo.manifest(t.Context(), s.New)
 		must(t, err)
 		if slices.ContainsFunc(m.Packs, func(u manifest.PackUse) bool { return u.ID == damagedPack }) {
 			t.Error("the new snapshot needs the damaged pack")
@@ -226,10 +226,10 @@ func TestRepairElsewhere(t *testing.T) {
 	first := complete(t, r, src, nil)
 	want := scan(t, src)
 	// Whoever does not know of it stores all of it again.
-	segments, err := r.listSegments(t.Context())
+	segments, err := r.repo.listSegments(t.Context())
 	must(t, err)
 	for _, id := range segments {
-		must(t, r.store.Delete(t.Context(), segmentPrefix+id.String()))
+		must(t, r.repo.store.Delete(t.Context(), segmentPrefix+id.String()))
 	}
 	second := complete(t, p.open("other"), src, nil)
 	if second.NewBytes == 0 {
@@ -262,9 +262,9 @@ func TestRepairTree(t *testing.T) {
 	must(t, os.Link(src+"/large", src+"/zlinked"))
 	first := complete(t, r, src, nil)
 	want := scan(t, src)
-	m, err := r.manifest(t.Context(), first.ID)
+	m, err := r.repo.manifest(t.Context(), first.ID)
 	must(t, err)
-	tree, err := m.Tree(r)
+	tree, err := m.Tree(r.repo)
 	must(t, err)
 	var parts []manifest.Part
 	must(t, tree.Parts(t.Context(), func(p manifest.Part) error { parts = append(parts, p); return nil }, nil))
@@ -294,12 +294,12 @@ func TestRepairTree(t *testing.T) {
 		// As it was.
 		for name := range everyObject(t, r) {
 			if _, ok := pristine[name]; !ok {
-				must(t, r.store.Delete(t.Context(), name))
+				must(t, r.repo.store.Delete(t.Context(), name))
 			}
 		}
 		for name, b := range pristine {
-			must(t, r.store.Delete(t.Context(), name))
-			must(t, r.store.Put(t.Context(), name, []byte(b)))
+			must(t, r.repo.store.Delete(t.Context(), name))
+			must(t, r.repo.store.Put(t.Context(), name, []byte(b)))
 		}
 		must(t, r.Close())
 	}
@@ -314,7 +314,7 @@ func TestRepairManifest(t *testing.T) {
 	w := newWobbly(t)
 	id, _ := w.snapshot()
 	r := w.open()
-	_, encoded, err := r.encodedManifest(t.Context(), id)
+	_, encoded, err := r.repo.encodedManifest(t.Context(), id)
 	must(t, err)
 	alter(t, r, id.ObjectName(), flipAt(100))
 	rep := repair(t, w.open(), RepairOptions{})
@@ -324,7 +324,7 @@ func TestRepairManifest(t *testing.T) {
 	lease := &manifest.Lease{Hold: leaseHold, Manifest: encoded}
 	object, err := lease.Encode()
 	must(t, err)
-	must(t, r.store.Put(t.Context(), leasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
+	must(t, r.repo.store.Put(t.Context(), leasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
 	rep = repair(t, w.open(), RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed || rep.Snapshots[0].LostEntries() != 0 {
 		t.Fatalf("%+v", rep)
@@ -349,7 +349,7 @@ func TestRepairNotes(t *testing.T) {
 	changed(t, r, pinned.String(), &Changes{Name: renamed("new").Name, Pin: true})
 	unknown := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	changed(t, r, unknown.String(), &Changes{Until: time.Now().Add(100 * time.Hour)})
-	alter(t, r, objects(t, r.store, unknown.NotesOf())[0], flipAt(60))
+	alter(t, r, objects(t, r.repo.store, unknown.NotesOf())[0], flipAt(60))
 	alter(t, r, packName(packsOf(t, r, pinned, chunk.DataPack)[0]), flipAt(100_000))
 	r = p.open("fresh")
 	rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
@@ -377,18 +377,18 @@ func TestRepairKept(t *testing.T) {
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	changed(t, r, id.String(), &Changes{Pin: true})
 	clean(t, r, nil)
-	good, err := r.store.Get(t.Context(), id.KeptName())
+	good, err := r.repo.store.Get(t.Context(), id.KeptName())
 	must(t, err)
 	alter(t, r, id.KeptName(), flipAt(100))
 	if rep := verify(t, p.open("a"), nil); rep.Damaged() != 1 || rep.Findings[0].Object != id.KeptName() || len(rep.Findings[0].Affected) > 0 {
 		t.Errorf("%+v", rep.Findings)
 	}
-	must(t, r.store.Delete(t.Context(), id.ObjectName()))
+	must(t, r.repo.store.Delete(t.Context(), id.ObjectName()))
 	if rep := verify(t, p.open("b"), nil); rep.Damaged() != 1 || rep.Findings[0].Object != id.KeptName() || len(rep.Findings[0].Affected) != 1 {
 		t.Errorf("%+v", rep.Findings)
 	}
 	alter(t, r, id.KeptName(), func([]byte) []byte { return good })
-	must(t, r.store.Put(t.Context(), id.ObjectName(), good[1:]))
+	must(t, r.repo.store.Put(t.Context(), id.ObjectName(), good[1:]))
 	rep := repair(t, p.open("c"), RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed {
 		t.Fatalf("%+v", rep.Snapshots)
@@ -411,11 +411,11 @@ func TestRepairGuarded(t *testing.T) {
 		doomed.packs = append(doomed.packs, doomedPack{id: pack, size: 1})
 	}
 	doomed.sort()
-	must(t, r.store.Put(t.Context(), gcPrefix+"01a20950-ee91-776f-9786-6056b138ef00", doomed.encode()))
-	segments, err := r.listSegments(t.Context())
+	must(t, r.repo.store.Put(t.Context(), gcPrefix+"01a20950-ee91-776f-9786-6056b138ef00", doomed.encode()))
+	segments, err := r.repo.listSegments(t.Context())
 	must(t, err)
 	for _, s := range segments {
-		must(t, r.store.Delete(t.Context(), segmentPrefix+s.String()))
+		must(t, r.repo.store.Delete(t.Context(), segmentPrefix+s.String()))
 	}
 	// What only the second needs is damaged.
 	for _, pack := range packsOf(t, r, second.ID, chunk.DataPack) {
@@ -427,17 +427,17 @@ func TestRepairGuarded(t *testing.T) {
 	if len(rep.Snapshots) != 1 || !slices.Equal(rep.Snapshots[0].Lost, []string{"more"}) {
 		t.Fatalf("%+v", rep)
 	}
-	m, err := r.manifest(t.Context(), rep.Snapshots[0].New)
+	m, err := r.repo.manifest(t.Context(), rep.Snapshots[0].New)
 	must(t, err)
 	for _, use := range m.Packs {
 		if slices.Contains(shared, use.ID) {
 			t.Error("the new snapshot refers to what is doomed")
 		}
 	}
-	segments, err = r.listSegments(t.Context())
+	segments, err = r.repo.listSegments(t.Context())
 	must(t, err)
 	for _, id := range segments {
-		s, err := r.segment(t.Context(), id)
+		s, err := r.repo.segment(t.Context(), id)
 		must(t, err)
 		for _, p := range s.Packs {
 			if slices.Contains(shared, p.ID) {
@@ -588,7 +588,7 @@ func TestRepairThenGC(t *testing.T) {
 	second := complete(t, r, lost, nil).ID
 	for name := range y.packsOf(r, second) {
 		if !y.packsOf(r, first)[name] {
-			must(t, r.store.Delete(t.Context(), name))
+			must(t, r.repo.store.Delete(t.Context(), name))
 		}
 	}
 	if _, err := r.GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {

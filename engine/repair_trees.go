@@ -173,7 +173,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
 	sink := &treeSink{
-		codec: x.repo.codec, hasher: x.repo.hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
+		codec: x.repo.repo.codec, hasher: x.repo.repo.hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
 		lookup: func(id chunk.ID) (manifest.PageRef, bool) { ref, ok := known[id]; return ref, ok },
 	}
 	var root *manifest.Root
@@ -191,7 +191,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	x.asNoted(fresh, s)
 	fresh.Files, fresh.Bytes = uint64(s.Files), left.bytes
 	fresh.Unreadable += uint64(s.LostEntries())
-	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.ver
+	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.repo.ver
 	fresh.SetTree(root)
 	s.fresh = fresh
 	return nil
@@ -208,7 +208,7 @@ func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
 	// If it is not known when it ends, it does not.
 	if s.known && s.now.ExpiresAt != nil {
 		fresh.Expires = *s.now.ExpiresAt
-		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.time())))
+		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.repo.time())))
 	}
 	fresh.ID = fresh.ID.InClass(class)
 }

@@ -37,7 +37,7 @@ func (x *repoIndex) close() error {
 }
 
 // openIndex opens the index as this machine has it.
-func (r *Repository) openIndex() (*index.Index, error) {
+func (r *Repo) openIndex() (*index.Index, error) {
 	r.index.mu.Lock()
 	defer r.index.mu.Unlock()
 	if r.index.ix != nil {
@@ -58,7 +58,7 @@ func (r *Repository) openIndex() (*index.Index, error) {
 }
 
 // listSegments lists the repository's index segments.
-func (r *Repository) listSegments(ctx context.Context) ([]index.SegmentID, error) {
+func (r *Repo) listSegments(ctx context.Context) ([]index.SegmentID, error) {
 	var all []index.SegmentID
 	err := r.store.List(ctx, segmentPrefix, func(o remote.Info) error {
 		if id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, segmentPrefix)); err == nil {
@@ -75,7 +75,7 @@ func (r *Repository) listSegments(ctx context.Context) ([]index.SegmentID, error
 }
 
 // syncIndex opens the index and brings it in line with the repository.
-func (r *Repository) syncIndex(ctx context.Context, have []index.SegmentID) (*index.Index, error) {
+func (r *Repo) syncIndex(ctx context.Context, have []index.SegmentID) (*index.Index, error) {
 	ix, err := r.openIndex()
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (r *Repository) syncIndex(ctx context.Context, have []index.SegmentID) (*in
 }
 
 // putSegment makes packs known to other machines and later runs.
-func (r *Repository) putSegment(ctx context.Context, s *index.Segment) (index.SegmentID, error) {
+func (r *Repo) putSegment(ctx context.Context, s *index.Segment) (index.SegmentID, error) {
 	data, err := s.Encode(r.codec)
 	if err != nil {
 		return index.SegmentID{}, err
@@ -122,7 +122,7 @@ func (r *Repository) putSegment(ctx context.Context, s *index.Segment) (index.Se
 }
 
 // relocate finds a chunk whose pack has gone: it was repacked.
-func (r *Repository) relocate(ctx context.Context, id chunk.ID, gone chunk.PackID) (chunk.Location, error) {
+func (r *Repo) relocate(ctx context.Context, id chunk.ID, gone chunk.PackID) (chunk.Location, error) {
 	loc, ok, err := r.movedTo(ctx, gone, id)
 	if ok || err != nil {
 		return loc, err
@@ -144,7 +144,7 @@ func (r *Repository) relocate(ctx context.Context, id chunk.ID, gone chunk.PackI
 }
 
 // Page is manifest.PageSource.
-func (r *Repository) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
+func (r *Repo) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	page, err := r.pageAt(ctx, ref.ID, ref.Location())
 	if errors.Is(err, remote.ErrNotExist) {
 		var loc chunk.Location
@@ -172,7 +172,7 @@ func (d *damagedPack) Unwrap() error { return d.err }
 
 // pageAt gives a page from there. What is wrong in the disk cache is fetched once
 // more.
-func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
+func (r *Repo) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
 	name, offset := packName(loc.Pack), int64(loc.Frame.Offset)
 	disk := r.treeStore()
@@ -197,7 +197,7 @@ func (r *Repository) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location
 
 // decodeChunk decodes a frame and gives the chunk in it, checked. The result may
 // alias stored.
-func (r *Repository) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]byte, error) {
+func (r *Repo) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]byte, error) {
 	raw, err := r.codec.Decode(nil, stored, int(loc.Frame.Raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
@@ -210,4 +210,16 @@ func (r *Repository) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte)
 		return nil, fmt.Errorf("%w: pack %v at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, id)
 	}
 	return data, nil
+}
+
+// segment reads an index segment from the store.
+func (r *Repo) segment(ctx context.Context, id index.SegmentID) (*index.Segment, error) {
+	data, err := r.store.Get(ctx, segmentPrefix+id.String())
+	if err != nil {
+		return nil, err
+	}
+	if index.SumSegment(data) != id {
+		return nil, fmt.Errorf("%w: its bytes are of another name", index.ErrBadSegment)
+	}
+	return index.DecodeSegment(r.codec, data)
 }

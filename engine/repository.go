@@ -3,14 +3,15 @@ package engine
 import (
 	"context"
 	"errors"
+	"filippo.io/age"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
-	"filippo.io/age"
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
@@ -21,76 +22,8 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// Options are how a repository is opened. The zero value, and nil, will do.
-type Options struct {
-	// CacheDir holds what makes the next operation fast, and can be deleted at
-	// any time. The default is snapctl under os.UserCacheDir.
-	CacheDir string
-	// CacheSize is how many bytes of fetched packs CacheDir may hold, of all
-	// repositories and processes together. The default is DefaultCacheSize,
-	// 10 GiB. A repository in a local folder needs none.
-	CacheSize int64
-	// Ref, if not "", is the reference of the snapshot that will be asked for: what
-	// it names is looked up while the repository is opened, which saves a round
-	// trip or two, and is then as it was at that moment; it is looked up again if a
-	// passphrase took long.
-	Ref string
-	// List does the same for all snapshots, for who will ask for List or Prune.
-	List bool
-	// StateDir holds what must outlive a process: which snapshots are mounted
-	// where. Processes with the same one share servers of mounts, and Mounts lists
-	// them. It must not be deleted while something is mounted. The default is none;
-	// that of the command is DefaultStateDir.
-	StateDir string
-	// Passphrase is asked for the passphrase of the repository at a URL, if that is
-	// encrypted and has a key that takes one. It is not asked again when it was wrong.
-	Passphrase func(ctx context.Context, url string) (string, error)
-	// Identities are tried on the keys of an encrypted repository first.
-	Identities []age.Identity
-	// Key opens an encrypted repository as another process has: see Repository.Key.
-	Key *chunk.Key
-	// Encrypted refuses a repository that is not encrypted, with ErrNotEncrypted: so
-	// that nobody can put one in its place. Identities and Key do too.
-	Encrypted bool
-	// Store is used instead of what the URL names, if it is not nil. One that has a method
-	// Dir() string, as remote.File, is a folder of this machine.
-	Store remote.Store
-	// Requests, if not nil, counts what is asked of the store, as Repository.Requests
-	// tells: for who wants to know that of an Open that fails too.
-	Requests *remote.Counter
-	// Log is told what a developer wants to know. The default is silence.
-	Log *slog.Logger
-	// OnRetry is told of every request that failed and will be sent again.
-	OnRetry func(err error, wait time.Duration)
-	// OnClock is told, once, by how much this machine's clock is ahead of the store's if
-	// that is more than a few seconds; negative if it is behind. What counts for
-	// lifetimes is the store's.
-	OnClock func(ahead time.Duration)
-	// Version of the program that uses the engine: snapshots and requests carry
-	// it. The default is that of the main module.
-	Version string
-	// Now is this machine's clock. The default is time.Now.
-	Now func() time.Time
-
-	patience patience // of tests; the zero value is the usual
-}
-
-// InitOptions are how a repository is made. nil will do.
-type InitOptions struct {
-	// Compression is a zstd level, 1 to 22; 0 is the default, 1.
-	Compression int
-	// GCGrace is how long garbage collection waits before it deletes what nothing
-	// needs any more, in whole seconds, at least ten; 0 is the default, a day. Whoever
-	// writes to the repository has to commit within half of it, or begins anew.
-	GCGrace time.Duration
-	// Keys, if there are any, have all that is stored encrypted, and say who can
-	// open it. More can be added later; but a repository is encrypted from the
-	// beginning, or never.
-	Keys []*snapshot.NewKey
-}
-
 // A Repository holds snapshots. It is safe for parallel use.
-type Repository struct {
+type Repo struct {
 	url   string // for messages
 	dir   string // of the store, if it is a folder of this machine; else ""
 	ver   string // of the program
@@ -115,12 +48,6 @@ type Repository struct {
 	packs *packCache
 	ahead *lookahead // nil for none
 
-	// forkOf tells of the fork that is mounted at a path without symbolic links; nil
-	// asks the kernel.
-	forkOf func(path string) (*overlayInfo, bool)
-
-	servers    servers          // of mounts, in this process
-	registry   *registry        // of those of all processes; nil for none
 	state      string           // Options.StateDir, absolute; "" for none
 	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
 	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
@@ -133,7 +60,7 @@ type Repository struct {
 // where there is one, with ErrIntegrity where there is what is left of one that a
 // new config would not help, and with errors.ErrUnsupported where the store replaces
 // objects.
-func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
+func InitRepo(ctx context.Context, url string, init *snapshot.InitOptions, opts *RepoOptions) (*Repo, error) {
 	cfg, err := newConfig(init)
 	if err != nil {
 		return nil, fmt.Errorf("making a repository: %w", err)
@@ -152,9 +79,9 @@ func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*R
 }
 
 // make puts the objects that make a repository.
-func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, opts *Options) error {
+func (r *Repo) make(ctx context.Context, cfg *config, init *snapshot.InitOptions, opts *RepoOptions) error {
 	if opts == nil {
-		opts = &Options{}
+		opts = &RepoOptions{}
 	}
 	check, undo := "", func() {}
 	if err := r.mayMake(ctx, init); err != nil {
@@ -193,7 +120,7 @@ func (r *Repository) make(ctx context.Context, cfg *config, init *InitOptions, o
 // mayMake says why no repository can be made here. One that lost its config may get a new
 // one, which does as well, but not if what is in it could then not be read: all
 // that encrypted ones hold.
-func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
+func (r *Repo) mayMake(ctx context.Context, init *snapshot.InitOptions) error {
 	if _, err := r.store.Stat(ctx, configName); err == nil {
 		return snapshot.ErrExists
 	} else if !errors.Is(err, remote.ErrNotExist) {
@@ -216,7 +143,7 @@ func (r *Repository) mayMake(ctx context.Context, init *InitOptions) error {
 // neverReplaces makes sure that the store keeps an object when another of its name is
 // put, as everything here counts on: there are servers that pass over the condition of a
 // put (If-None-Match). What it cannot delete again the first gc does.
-func (r *Repository) neverReplaces(ctx context.Context) error {
+func (r *Repo) neverReplaces(ctx context.Context) error {
 	name := clockPrefix + uuid.NewString()
 	if err := r.store.Put(ctx, name, []byte("first")); err != nil {
 		return fmt.Errorf("trying a conditional write (If-None-Match: *): %w", err)
@@ -241,7 +168,7 @@ func (r *Repository) neverReplaces(ctx context.Context) error {
 // ErrNotInitialised where there is none, and ErrGone too if Options.StateDir knows that
 // there was one, with ErrIntegrity where its config is damaged or
 // missing, and with ErrLocked where there is an encrypted one that opts do not open.
-func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
+func OpenRepo(ctx context.Context, url string, opts *RepoOptions) (*Repo, error) {
 	r, err := connect(ctx, url, opts, false)
 	if errors.Is(err, remote.ErrNoBucket) {
 		err = r.notHere(opts)
@@ -281,7 +208,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 
 // notHere is the error where there is no repository: another one if this machine has used
 // one there.
-func (r *Repository) notHere(opts *Options) error {
+func (r *Repo) notHere(opts *RepoOptions) error {
 	if r == nil || opts == nil {
 		return snapshot.ErrNotInitialised
 	}
@@ -293,7 +220,7 @@ func (r *Repository) notHere(opts *Options) error {
 
 // withoutConfig is what is wrong where there is no config: there is no repository, or
 // one that lost it.
-func (r *Repository) withoutConfig(ctx context.Context) error {
+func (r *Repo) withoutConfig(ctx context.Context) error {
 	lost, err := r.holds(ctx, manifest.Prefix)
 	if err != nil {
 		return fmt.Errorf("config: it is missing; looking for snapshots: %w", err)
@@ -312,7 +239,7 @@ func (r *Repository) withoutConfig(ctx context.Context) error {
 }
 
 // holds reports whether there is any object whose name begins with prefix.
-func (r *Repository) holds(ctx context.Context, prefix string) (bool, error) {
+func (r *Repo) holds(ctx context.Context, prefix string) (bool, error) {
 	err := r.store.List(ctx, prefix, func(remote.Info) error { return errFound })
 	if errors.Is(err, errFound) {
 		return true, nil
@@ -322,7 +249,7 @@ func (r *Repository) holds(ctx context.Context, prefix string) (bool, error) {
 
 // where names the repository in a message; not a URL that could not be parsed,
 // which may hold secrets.
-func (r *Repository) where() string {
+func (r *Repo) where() string {
 	if r == nil {
 		return ""
 	}
@@ -330,13 +257,13 @@ func (r *Repository) where() string {
 }
 
 // connect opens the store without looking at what it holds.
-func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repository, error) {
+func connect(ctx context.Context, url string, opts *RepoOptions, mkdir bool) (*Repo, error) {
 	if opts == nil {
-		opts = &Options{}
+		opts = &RepoOptions{}
 	}
-	r := &Repository{
+	r := &Repo{
 		url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{},
-		uptime: fsys.Uptime, patience: opts.patience, count: opts.Requests, onClock: opts.OnClock,
+		uptime: fsys.Uptime, patience: opts.Patience, count: opts.Requests, onClock: opts.OnClock,
 	}
 	if r.patience == (patience{}) {
 		r.patience = usualPatience()
@@ -382,7 +309,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repos
 }
 
 // use makes r the repository that cfg describes.
-func (r *Repository) use(cfg *config, opts *Options) (err error) {
+func (r *Repo) use(cfg *config, opts *RepoOptions) (err error) {
 	r.cfg = cfg
 	if r.splitter, err = chunk.NewSplitter(cfg.Chunker); err != nil {
 		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
@@ -397,7 +324,7 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
 	if opts == nil {
-		opts = &Options{}
+		opts = &RepoOptions{}
 	}
 	base := opts.CacheDir
 	if base == "" {
@@ -414,10 +341,6 @@ func (r *Repository) use(cfg *config, opts *Options) (err error) {
 			return fmt.Errorf("%w: state folder: %w", snapshot.ErrInvalid, err)
 		}
 	}
-	if r.registry, err = newRegistry(r.state); err != nil {
-		return err
-	}
-	r.noteUse()
 	return nil
 }
 
@@ -431,7 +354,7 @@ func defaultCacheDir() string {
 
 // Close releases what the repository holds, and ends what it fetches in the
 // background.
-func (r *Repository) Close() error {
+func (r *Repo) Close() error {
 	if err := r.index.close(); err != nil {
 		// The index is a cache: what it could not keep is read again.
 		r.log.Info("closing the index", "err", err)
@@ -444,15 +367,55 @@ func (r *Repository) Close() error {
 }
 
 // local reports whether the store is a folder of this machine.
-func (r *Repository) local() bool { return r.dir != "" }
+func (r *Repo) local() bool { return r.dir != "" }
 
 // URL is where the repository is, in its canonical form.
-func (r *Repository) URL() string { return r.url }
+func (r *Repo) URL() string { return r.url }
 
 // ID identifies the repository, wherever it is moved to.
-func (r *Repository) ID() uuid.UUID { return r.cfg.ID }
+func (r *Repo) ID() uuid.UUID { return r.cfg.ID }
 
 // Requests tells what was asked of the object store, from the first request of Open or
 // Init on: of S3 and R2 every request that was sent, else every operation, retries
 // included.
-func (r *Repository) Requests() remote.Requests { return r.count.Requests() }
+func (r *Repo) Requests() remote.Requests { return r.count.Requests() }
+
+// label drops what a manifest cannot keep.
+func label(s string, err error) string {
+	if err != nil || manifest.CheckLabel(s) != nil {
+		return ""
+	}
+	return s
+}
+
+// moduleVersion is the version of the main module of this program.
+func moduleVersion() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return label(b.Main.Version, nil)
+	}
+	return ""
+}
+
+// errFound ends a search.
+var errFound = errors.New("found")
+
+// Options are how a repository is opened: those of engine.Options that concern it.
+type RepoOptions struct {
+	CacheDir   string
+	CacheSize  int64
+	StateDir   string
+	Ref        string
+	List       bool
+	Passphrase func(ctx context.Context, url string) (string, error)
+	Identities []age.Identity
+	Key        *chunk.Key
+	Encrypted  bool
+	Store      remote.Store
+	Requests   *remote.Counter
+	Log        *slog.Logger
+	OnRetry    func(err error, wait time.Duration)
+	OnClock    func(ahead time.Duration)
+	Version    string
+	Now        func() time.Time
+	Patience   patience // for tests; the zero value is the usual
+}

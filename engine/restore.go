@@ -95,7 +95,7 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 		opts = &RestoreOptions{}
 	}
 	start := time.Now()
-	m, err := r.open(ctx, ref)
+	m, err := r.repo.open(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 		if rec, err = r.restore(ctx, m, dir, implied, *opts); !errors.Is(err, errTargetCame) || ctx.Err() != nil {
 			break
 		}
-		r.log.Info("restore begins again", "dir", dir, "err", err)
+		r.repo.log.Info("restore begins again", "dir", dir, "err", err)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -126,30 +126,6 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 // targetTries is how often another restore may be faster to put something where nothing
 // was, before it is an error.
 const targetTries = 5
-
-// open reads the manifest that a reference names: in one request, if it is an id.
-func (r *Repository) open(ctx context.Context, ref string) (*manifest.Manifest, error) {
-	return r.newResolver(ctx, 1).open(ref)
-}
-
-func (x *resolver) open(ref string) (*manifest.Manifest, error) {
-	id, ok := idOf(ref)
-	if !ok {
-		s, err := x.get(ref)
-		if err != nil {
-			return nil, err
-		}
-		id = s.ID
-	}
-	m, err := x.repo.manifest(x.ctx, id)
-	if err == nil {
-		err = x.repo.checkLive(x.ctx, snapshotOf(&m.Info))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), err)
-	}
-	return m, nil
-}
 
 // restorer is one run of Restore.
 type restorer struct {
@@ -194,7 +170,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if err != nil {
 		return nil, err
 	}
-	tree, err := m.Tree(r)
+	tree, err := m.Tree(r.repo)
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +206,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if t.fresh && len(include) == 0 {
 		x.prints = []uint64{}
 	}
-	if t.fresh && r.state != "" {
+	if t.fresh && r.repo.state != "" {
 		x.marks = []uint64{}
 	}
 	x.meter.TotalFiles.Store(int64(m.Entries))
@@ -267,12 +243,12 @@ func (x *restorer) write(ctx context.Context) error {
 		return err
 	}
 	if x.prints != nil && !x.partial.Load() {
-		err := writeStats(x.repo.cache, x.path, x.m.ID, x.prints)
+		err := writeStats(x.repo.repo.cache, x.path, x.m.ID, x.prints)
 		if err == nil {
-			err = writeTable(x.repo.cache, dirKey(x.path), x.m.ID, packsNamed(x.m))
+			err = writeTable(x.repo.repo.cache, dirKey(x.path), x.m.ID, packsNamed(x.m))
 		}
 		if err != nil {
-			x.repo.log.Info("caching what is known of the files", "err", err)
+			x.repo.repo.log.Info("caching what is known of the files", "err", err)
 		}
 	}
 	return nil
@@ -322,7 +298,7 @@ func (x *restorer) run(ctx context.Context) error {
 		if err := s.do(ctx); err != nil {
 			return err
 		}
-		x.repo.log.Debug("restore", "step", s.name, "took", time.Since(start))
+		x.repo.repo.log.Debug("restore", "step", s.name, "took", time.Since(start))
 	}
 	return nil
 }
@@ -337,7 +313,7 @@ func (x *restorer) problem(err error) {
 
 // tell tells a person what they should know of a restore.
 func (r *Repository) tell(p snapshot.Progress, err error) {
-	r.log.Warn("restore", "err", err)
+	r.repo.log.Warn("restore", "err", err)
 	if p != nil {
 		p.Warn(err)
 	}

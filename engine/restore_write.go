@@ -36,9 +36,9 @@ type fetch struct {
 // their packs, each fetched and decoded once, files in parallel.
 func (x *restorer) writeContents(ctx context.Context) error {
 	fetches := x.planFetches()
-	x.packs = x.repo.packStore()
+	x.packs = x.repo.repo.packStore()
 	workers, slots := runtime.GOMAXPROCS(0), runtime.GOMAXPROCS(0)
-	if !x.repo.local() {
+	if !x.repo.repo.local() {
 		slots = max(slots, remoteFetches) // they mostly wait
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -97,7 +97,7 @@ func (x *restorer) planFetches() []fetch {
 		return cmp.Compare(a.at, b.at)
 	})
 	size, gap := uint32(fetchSize), uint32(fetchGap)
-	if x.repo.local() {
+	if x.repo.repo.local() {
 		size, gap = localFetchSize, 0
 	}
 	var all []fetch
@@ -159,7 +159,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 		n, err := w.writeFrame(ctx, f.wants[i:], pack, at, w.stored[at.Offset-f.first:at.End()-f.first])
 		if s, ok := w.packs.(invalidator); ok && errors.Is(err, snapshot.ErrIntegrity) {
 			// The disk cache may have kept what was spoiled on the way.
-			w.repo.log.Warn("wrong bytes, fetching again", "err", err)
+			w.repo.repo.log.Warn("wrong bytes, fetching again", "err", err)
 			s.Invalidate(packName(pack), int64(at.Offset), int64(at.Stored))
 			again := make([]byte, at.Stored)
 			if err := w.packs.ReadAt(ctx, packName(pack), int64(at.Offset), again); err != nil {
@@ -180,7 +180,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 // writeFrame writes the chunks of a frame, of which wants begins with some. It
 // tells how many it has written.
 func (w *contentWriter) writeFrame(ctx context.Context, wants []want, pack chunk.PackID, at chunk.Frame, stored []byte) (n int, err error) {
-	raw, err := w.repo.codec.Decode(w.raw, stored, int(at.Raw))
+	raw, err := w.repo.repo.codec.Decode(w.raw, stored, int(at.Raw))
 	if err != nil {
 		return 0, fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", snapshot.ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(wants[0].rank)))
 	}
@@ -214,7 +214,7 @@ func (w *contentWriter) writeRelocated(ctx context.Context, f *fetch, gone chunk
 		if err != nil {
 			return err
 		}
-		loc, err := w.repo.relocate(ctx, x.ID, gone)
+		loc, err := w.repo.repo.relocate(ctx, x.ID, gone)
 		if err != nil {
 			return fmt.Errorf("%w; %s cannot be restored", err, w.names(ctx, uint64(wt.rank)))
 		}
@@ -222,7 +222,7 @@ func (w *contentWriter) writeRelocated(ctx context.Context, f *fetch, gone chunk
 		if err := w.packs.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 			return fmt.Errorf("pack %v: %w", loc.Pack, err)
 		}
-		data, err := w.repo.decodeChunk(x.ID, loc, stored)
+		data, err := w.repo.repo.decodeChunk(x.ID, loc, stored)
 		if err != nil {
 			return err
 		}
@@ -232,9 +232,6 @@ func (w *contentWriter) writeRelocated(ctx context.Context, f *fetch, gone chunk
 	}
 	return nil
 }
-
-// errFound ends a search.
-var errFound = errors.New("found")
 
 // extent finds the extent that a want is for, and reads its file's entry.
 func (w *contentWriter) extent(ctx context.Context, wt *want) (x manifest.Extent, err error) {
@@ -276,7 +273,7 @@ func (w *contentWriter) write(ctx context.Context, wt *want, data []byte) error 
 		return err
 	}
 	e := &w.entry
-	if w.repo.hasher.Sum(data) != x.ID {
+	if w.repo.repo.hasher.Sum(data) != x.ID {
 		return fmt.Errorf("%w: pack %v at %d: chunk %v of %q is not what it was", snapshot.ErrIntegrity, x.Pack, x.Frame.Offset, x.ID, e.Path())
 	}
 	if err := w.leave(e, w.writePiece(wt, e, data)); err != nil {

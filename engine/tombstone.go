@@ -2,15 +2,18 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/zeebo/blake3"
 )
 
@@ -160,4 +163,30 @@ func isTombstone(name string) bool {
 func validUUID(s string) bool {
 	u, err := uuid.Parse(s)
 	return err == nil && u.String() == s
+}
+
+// grace is how long packs are doomed before they are deleted.
+func (r *Repo) grace() time.Duration { return time.Duration(r.cfg.GCGrace) * time.Second }
+
+// tombstone reads a tombstone, which the cache may have.
+func (r *Repo) tombstone(ctx context.Context, name string) (*tombstone, error) {
+	id := strings.TrimPrefix(name, gcPrefix)
+	if b := r.cache.Read("tombstones", id); b != nil {
+		if t, err := decodeTombstone(b); err == nil {
+			return t, nil
+		}
+		r.cache.Remove("tombstones", id)
+	}
+	b, err := r.store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := decodeTombstone(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: object %s: %w; delete it while no snapctl gc runs", snapshot.ErrIntegrity, name, err)
+	}
+	if err := r.cache.Write("tombstones", id, b); err != nil {
+		r.log.Info("caching a tombstone", "err", err)
+	}
+	return t, nil
 }

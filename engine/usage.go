@@ -88,14 +88,14 @@ type packUse struct {
 func (r *Repository) Usage(ctx context.Context, refs ...string) (*Usage, error) {
 	u, err := r.usage(ctx, refs)
 	if err != nil {
-		err = fmt.Errorf("usage of %s: %w", r.url, err)
+		err = fmt.Errorf("usage of %s: %w", r.repo.URL(), err)
 	}
 	return u, err
 }
 
 func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 	asked := map[manifest.ID]bool{}
-	x := r.newResolver(ctx, len(refs))
+	x := r.repo.newResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.get(ref)
 		if err != nil {
@@ -103,7 +103,7 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 		}
 		asked[s.ID] = true
 	}
-	all, err := r.ids(ctx) // before packs: so those that manifests name are listed
+	all, err := r.repo.ids(ctx) // before packs: so those that manifests name are listed
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ var objectKinds = [...]struct{ prefix, kind string }{
 // objects lists everything.
 func (c *usageCount) objects(ctx context.Context) error {
 	counts := make([]ObjectUsage, len(objectKinds))
-	err := c.repo.store.List(ctx, "", func(o remote.Info) error {
+	err := c.repo.repo.store.List(ctx, "", func(o remote.Info) error {
 		for i, k := range objectKinds {
 			if strings.HasPrefix(o.Name, k.prefix) {
 				counts[i].Kind = k.kind
@@ -194,7 +194,7 @@ func (c *usageCount) objects(ctx context.Context) error {
 // moves finds out where the contents of packs are now that were repacked: what names
 // the old one needs the new ones, and garbage collection frees the old one.
 func (c *usageCount) moves(ctx context.Context) error {
-	moved, err := c.repo.readMoved(ctx, c.stones)
+	moved, err := c.repo.repo.readMoved(ctx, c.stones)
 	var bad error
 	if err := unlessDamaged(err, &bad); err != nil {
 		return err
@@ -253,11 +253,11 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 	g.SetLimit(marksAtOnce)
 	for i, id := range all {
 		g.Go(func() error {
-			m, err := c.repo.manifest(gctx, id.ID)
+			m, err := c.repo.repo.manifest(gctx, id.ID)
 			var notes []*manifest.Note
 			var noteErr error
 			if err == nil && place[i] >= 0 {
-				notes, err = c.repo.readNotes(gctx, id.ID, c.notes[id.ID])
+				notes, err = c.repo.repo.readNotes(gctx, id.ID, c.notes[id.ID])
 				err = unlessDamaged(err, &noteErr)
 			}
 			mu.Lock()
@@ -315,7 +315,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 // weigh finds out what is in the packs: from index segments, and for packs that
 // none lists, from their own index.
 func (c *usageCount) weigh(ctx context.Context) error {
-	ids, err := c.repo.listSegments(ctx)
+	ids, err := c.repo.repo.listSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ func (c *usageCount) weigh(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := c.repo.segment(gctx, id)
+			s, err := c.repo.repo.segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) || errors.Is(err, index.ErrBadSegment) {
 				return nil // then their own indexes tell
 			}
@@ -349,7 +349,7 @@ func (c *usageCount) weigh(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			x, err := c.repo.packIndex(gctx, id, p.size)
+			x, err := c.repo.repo.packIndex(gctx, id, p.size)
 			if err != nil && damaged(gctx, err) {
 				return nil // what it takes is known all the same
 			}

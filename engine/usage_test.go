@@ -70,10 +70,10 @@ func TestUsageReads(t *testing.T) {
 	w := newWobbly(t)
 	_, _ = w.snapshot()
 	r := w.open()
-	segments, err := r.listSegments(t.Context())
+	segments, err := r.repo.listSegments(t.Context())
 	must(t, err)
 	for _, id := range segments {
-		must(t, r.store.Delete(t.Context(), segmentPrefix+id.String()))
+		must(t, r.repo.store.Delete(t.Context(), segmentPrefix+id.String()))
 	}
 	second := complete(t, w.open(), w.path("src"), nil)
 	alter(t, r, second.ID.ObjectName(), flipAt(60))
@@ -99,7 +99,7 @@ func TestUsageReads(t *testing.T) {
 // before it goes.
 func TestUsageRepacked(t *testing.T) {
 	y, r, _, id, pack := thinned(t)
-	old, err := r.store.Stat(t.Context(), pack)
+	old, err := r.repo.store.Stat(t.Context(), pack)
 	must(t, err)
 	check := func(unused int64) {
 		t.Helper()

@@ -134,7 +134,7 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 		opts = &VerifyOptions{}
 	}
 	if !(opts.ReadData >= 0 && opts.ReadData <= 1) {
-		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.url, snapshot.ErrInvalid, opts.ReadData)
+		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.repo.URL(), snapshot.ErrInvalid, opts.ReadData)
 	}
 	v := newCheckup(r, opts)
 	v.meter.Start(snapshot.PhaseChecking)
@@ -144,7 +144,7 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("verifying %s: %w", r.url, err)
+		return nil, fmt.Errorf("verifying %s: %w", r.repo.URL(), err)
 	}
 	v.report.Duration = time.Since(start)
 	return &v.report, nil
@@ -233,11 +233,11 @@ func (v *checkup) run(ctx context.Context, refs []string) error {
 // listSnapshots chooses the snapshots.
 func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	if len(refs) > 0 {
-		x := v.repo.newResolver(ctx, len(refs))
+		x := v.repo.repo.newResolver(ctx, len(refs))
 		for _, ref := range refs {
 			s, err := x.resolve(ref)
 			if err == nil {
-				err = v.repo.checkExpiry(ctx, s)
+				err = v.repo.repo.checkExpiry(ctx, s)
 			}
 			if id, ok := idOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
 				s, err = &snapshot.Snapshot{ID: id}, nil // what is wrong with it is told later
@@ -253,7 +253,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 		return nil
 	}
 	at := map[manifest.ID]*checkedSnapshot{}
-	err := v.repo.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
+	err := v.repo.repo.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			v.note(o.Name, fmt.Errorf("not the name of a manifest: %w", err))
@@ -277,7 +277,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 
 // found adds a finding. Those of packs come with finish.
 func (v *checkup) found(f Finding) {
-	v.repo.log.Warn("verify", "object", f.Object, "err", f.Problem)
+	v.repo.repo.log.Warn("verify", "object", f.Object, "err", f.Problem)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.report.Findings = append(v.report.Findings, f)
@@ -290,19 +290,13 @@ func (v *checkup) note(object string, err error) {
 // annotate has a snapshot be as its notes say. It reports whether that is known: notes
 // that are damaged are left out.
 func (v *checkup) annotate(ctx context.Context, s *snapshot.Snapshot) (known bool, err error) {
-	notes, err := v.repo.notesOf(ctx, s.ID)
+	notes, err := v.repo.repo.notesOf(ctx, s.ID)
 	if err != nil && damaged(ctx, err) {
-		v.repo.log.Warn("verify: notes are left out", "id", s.ID, "err", err)
+		v.repo.repo.log.Warn("verify: notes are left out", "id", s.ID, "err", err)
 		return false, nil
 	}
 	annotate(s, notes)
 	return true, err
-}
-
-// damaged tells whether an error is of damage, and not of a store that does not
-// answer, or of a context that has ended.
-func damaged(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (errors.Is(integrity(err), snapshot.ErrIntegrity) || errors.Is(err, remote.ErrNotExist))
 }
 
 // finish makes the findings of packs, and sorts all.
@@ -328,7 +322,7 @@ func (v *checkup) finish() {
 // wasMoved reports whether a pack that has gone was repacked, as far as readers have
 // come upon that.
 func (r *Repository) wasMoved(gone chunk.PackID) bool {
-	r.moved.mu.Lock()
-	defer r.moved.mu.Unlock()
-	return len(r.moved.moved[gone]) > 0
+	r.repo.moved.mu.Lock()
+	defer r.repo.moved.mu.Unlock()
+	return len(r.repo.moved.moved[gone]) > 0
 }

@@ -14,7 +14,7 @@ import (
 // findAffected finds out what each snapshot has lost by the packs that something is
 // wrong with: it tries to read all that lies in them, as a reader would.
 func (v *checkup) findAffected(ctx context.Context) error {
-	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: newChunkReader(ctx, v.repo, v.repo.store, affectedMemory)}
+	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: newChunkReader(ctx, v.repo, v.repo.repo.store, affectedMemory)}
 	for _, s := range v.snapshots {
 		if s.whole {
 			continue
@@ -51,7 +51,7 @@ type placeKey struct {
 }
 
 func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
-	m, err := a.repo.manifest(ctx, s.id)
+	m, err := a.repo.repo.manifest(ctx, s.id)
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return nil // removed meanwhile: it does not matter any more
 	}
@@ -223,7 +223,7 @@ func (a *affected) chunkLost(ctx context.Context, x *manifest.Extent) (bool, err
 // elsewhere gives another place of a chunk whose pack is missing; nil if there is
 // none.
 func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Location, error) {
-	if loc, ok, err := a.repo.movedTo(ctx, x.Pack, x.ID); ok || err != nil && !damaged(ctx, err) {
+	if loc, ok, err := a.repo.repo.movedTo(ctx, x.Pack, x.ID); ok || err != nil && !damaged(ctx, err) {
 		return &loc, err
 	}
 	if a.index == nil {
@@ -232,7 +232,7 @@ func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Lo
 			ids[i] = a.segments[i].id
 		}
 		var err error
-		if a.index, err = a.repo.syncIndex(ctx, ids); err != nil {
+		if a.index, err = a.repo.repo.syncIndex(ctx, ids); err != nil {
 			return nil, err
 		}
 	}

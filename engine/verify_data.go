@@ -20,7 +20,7 @@ import (
 // packsAtOnce is how many packs are read at once, each into memory of its own:
 // enough to keep the cores busy while others are on their way.
 func (r *Repository) packsAtOnce() int {
-	if r.local() {
+	if r.repo.local() {
 		return runtime.GOMAXPROCS(0)
 	}
 	return max(2*runtime.GOMAXPROCS(0), uploads)
@@ -149,7 +149,7 @@ func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (g
 			b.pack = make([]byte, p.size)
 		}
 		b.pack = b.pack[:p.size]
-		err := v.repo.store.ReadAt(ctx, packName(p.id), 0, b.pack)
+		err := v.repo.repo.store.ReadAt(ctx, packName(p.id), 0, b.pack)
 		if err == nil {
 			err = v.checkPack(p, b)
 			if err == nil {
@@ -180,7 +180,7 @@ func (v *checkup) agrees(p *packFacts, b *packBuffers) error {
 	if len(p.segments) == 0 {
 		return nil
 	}
-	x, err := chunk.DecodePack(v.repo.codec, b.pack)
+	x, err := chunk.DecodePack(v.repo.repo.codec, b.pack)
 	if err == nil && !slices.Equal(v.placesOf(x), p.places) {
 		err = fmt.Errorf("%w: segment %v says something else of it than its own index", snapshot.ErrIntegrity, p.segments[0])
 	}
@@ -193,13 +193,13 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		return fmt.Errorf("%w: its bytes are not those of its name", snapshot.ErrIntegrity)
 	}
 	// What its bytes should be they are. So what follows is what a writer did wrong.
-	x, err := chunk.DecodePack(v.repo.codec, b.pack)
+	x, err := chunk.DecodePack(v.repo.repo.codec, b.pack)
 	if err != nil {
 		return err
 	}
 	for i := range x.Frames {
 		f := &x.Frames[i]
-		raw, err := v.repo.codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
+		raw, err := v.repo.repo.codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
 		if err != nil {
 			return fmt.Errorf("%w: at %d: %w", snapshot.ErrIntegrity, f.Offset, err)
 		}
@@ -209,7 +209,7 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		off := uint32(0)
 		for j := range f.Chunks {
 			c := &f.Chunks[j]
-			if v.repo.hasher.Sum(raw[off:off+c.Length]) != c.ID {
+			if v.repo.repo.hasher.Sum(raw[off:off+c.Length]) != c.ID {
 				return fmt.Errorf("%w: at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, f.Offset, c.ID)
 			}
 			off += c.Length

@@ -48,7 +48,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if opts == nil {
 		opts = &VerifyDirOptions{}
 	}
-	m, err := r.open(ctx, ref)
+	m, err := r.repo.open(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (v *dirVerifier) run(ctx context.Context, yield func(*Change) error) error 
 
 func (v *dirVerifier) report(err error) {
 	v.problems = append(v.problems, err)
-	v.repo.log.Warn("verify", "err", err)
+	v.repo.repo.log.Warn("verify", "err", err)
 	if v.opts.Progress != nil {
 		v.opts.Progress.Warn(err)
 	}
@@ -418,7 +418,7 @@ func (v *dirVerifier) contents(ctx context.Context, old, new *manifest.Entry, di
 		return err
 	}
 	defer unix.Close(fd)
-	err = holdsContents(ctx, v.repo.hasher, v.snapshot.tree, old, fd, buf)
+	err = holdsContents(ctx, v.repo.repo.hasher, v.snapshot.tree, old, fd, buf)
 	v.meter.AddBytes(int64(new.Size))
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -65,7 +64,7 @@ func (v *checkup) pack(id chunk.PackID) *packFacts {
 // suspect notes what is wrong with a pack. Which files that hits is found out in
 // the end.
 func (v *checkup) suspect(p *packFacts, err error) {
-	v.repo.log.Warn("verify", "object", packName(p.id), "err", err)
+	v.repo.repo.log.Warn("verify", "object", packName(p.id), "err", err)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(p.problems) < maxProblems {
@@ -107,7 +106,7 @@ func (v *checkup) placesOf(x *chunk.PackIndex) []uint64 {
 
 // listPacks finds out which packs there are.
 func (v *checkup) listPacks(ctx context.Context) error {
-	err := v.repo.store.List(ctx, packsPrefix, func(o remote.Info) error {
+	err := v.repo.repo.store.List(ctx, packsPrefix, func(o remote.Info) error {
 		id, err := parsePackName(o.Name)
 		if err != nil {
 			v.note(o.Name, err)
@@ -123,15 +122,6 @@ func (v *checkup) listPacks(ctx context.Context) error {
 	return nil
 }
 
-// parsePackName is the inverse of packName.
-func parsePackName(name string) (chunk.PackID, error) {
-	id, err := chunk.ParsePackID(name[strings.LastIndexByte(name, '/')+1:])
-	if err != nil || packName(id) != name {
-		return id, fmt.Errorf("%q is not the name of a pack", name)
-	}
-	return id, nil
-}
-
 // segmentFacts is what a segment says of its packs.
 type segmentFacts struct {
 	id    index.SegmentID
@@ -144,7 +134,7 @@ const segmentsAtOnce = 4
 
 // readSegments reads all index segments: they tell where chunks lie.
 func (v *checkup) readSegments(ctx context.Context) error {
-	ids, err := v.repo.listSegments(ctx)
+	ids, err := v.repo.repo.listSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -152,7 +142,7 @@ func (v *checkup) readSegments(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := v.repo.segment(gctx, id)
+			s, err := v.repo.repo.segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil // compacted since it was listed
 			}
@@ -176,18 +166,6 @@ func (v *checkup) spoiledSegment(id index.SegmentID, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.badSegments = append(v.badSegments, name)
-}
-
-// segment reads an index segment from the store.
-func (r *Repository) segment(ctx context.Context, id index.SegmentID) (*index.Segment, error) {
-	data, err := r.store.Get(ctx, segmentPrefix+id.String())
-	if err != nil {
-		return nil, err
-	}
-	if index.SumSegment(data) != id {
-		return nil, fmt.Errorf("%w: its bytes are of another name", index.ErrBadSegment)
-	}
-	return index.DecodeSegment(r.codec, data)
 }
 
 func (v *checkup) addSegment(id index.SegmentID, s *index.Segment) {
@@ -245,7 +223,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 
 // there reports whether an object is still there.
 func (v *checkup) there(ctx context.Context, name string) (bool, error) {
-	_, err := v.repo.store.Stat(ctx, name)
+	_, err := v.repo.repo.store.Stat(ctx, name)
 	if errors.Is(err, remote.ErrNotExist) {
 		return false, nil
 	}
@@ -256,7 +234,7 @@ func (v *checkup) there(ctx context.Context, name string) (bool, error) {
 func (v *checkup) holds(ctx context.Context, p *packFacts, id *chunk.ID, loc *chunk.Location) (bool, error) {
 	if p.segments == nil && !p.missing() {
 		p.tail.Do(func() {
-			x, err := v.repo.packIndex(ctx, p.id, p.size)
+			x, err := v.repo.repo.packIndex(ctx, p.id, p.size)
 			switch {
 			case err == nil:
 				p.places = v.placesOf(x)

@@ -41,7 +41,7 @@ func (s *storePages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 	page, err := s.at(ctx, ref)
 	if errors.Is(err, remote.ErrNotExist) {
 		var loc chunk.Location
-		if loc, err = s.repo.relocate(ctx, ref.ID, ref.Pack); err == nil {
+		if loc, err = s.repo.repo.relocate(ctx, ref.ID, ref.Pack); err == nil {
 			page, err = s.alone(ctx, ref.ID, loc)
 		}
 	}
@@ -54,7 +54,7 @@ func (s *storePages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 func (s *storePages) at(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	stored, err := s.window(ctx, ref)
 	if err == nil && stored != nil {
-		if page, err := s.repo.decodeChunk(ref.ID, ref.Location(), stored); err == nil {
+		if page, err := s.repo.repo.decodeChunk(ref.ID, ref.Location(), stored); err == nil {
 			return page, nil
 		}
 		// Once more: something on the way may have spoiled it.
@@ -68,16 +68,16 @@ func (s *storePages) at(ctx context.Context, ref manifest.PageRef) ([]byte, erro
 // alone reads one page and nothing else.
 func (s *storePages) alone(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
-	if err := s.repo.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+	if err := s.repo.repo.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 		return nil, err
 	}
-	return s.repo.decodeChunk(id, loc, stored)
+	return s.repo.repo.decodeChunk(id, loc, stored)
 }
 
 // window gives the stored bytes of a page from the window that it lies in; nil if
 // there is none that holds all of it.
 func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
-	if s.repo.local() || s.size == nil {
+	if s.repo.repo.local() || s.size == nil {
 		return nil, nil
 	}
 	begin := ref.Frame.Offset / pageWindow * pageWindow
@@ -95,7 +95,7 @@ func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, 
 				return w, nil
 			}
 			b := make([]byte, end-int64(begin))
-			if err := s.repo.store.ReadAt(ctx, packName(ref.Pack), int64(begin), b); err != nil {
+			if err := s.repo.repo.store.ReadAt(ctx, packName(ref.Pack), int64(begin), b); err != nil {
 				return nil, err
 			}
 			s.mu.Lock()

@@ -19,9 +19,9 @@ import (
 // readRest reads what no snapshot consists of: the config as the store has it now,
 // leases, access profiles, notes, tombstones and keys. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
-	b, err := v.repo.store.Get(ctx, configName)
+	b, err := v.repo.repo.store.Get(ctx, configName)
 	switch {
-	case err == nil && !bytes.Equal(b, v.repo.cfg.encode()):
+	case err == nil && !bytes.Equal(b, v.repo.repo.cfg.encode()):
 		v.found(Finding{Object: configName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", snapshot.ErrIntegrity)})
 	case err != nil && damaged(ctx, err):
 		v.found(Finding{Object: configName, Problem: err})
@@ -35,7 +35,7 @@ func (v *checkup) readRest(ctx context.Context) error {
 			g.Go(func() error { return v.readObject(gctx, s.id.KeptName(), checkCopy) })
 		}
 	}
-	err = v.repo.store.List(ctx, "", func(o remote.Info) error {
+	err = v.repo.repo.store.List(ctx, "", func(o remote.Info) error {
 		check := v.repo.checkOf(o.Name)
 		switch {
 		case check == nil:
@@ -55,7 +55,7 @@ func (v *checkup) readRest(ctx context.Context) error {
 }
 
 func (v *checkup) readObject(ctx context.Context, name string, check func(*Repository, string, []byte) error) error {
-	b, err := v.repo.store.Get(ctx, name)
+	b, err := v.repo.repo.store.Get(ctx, name)
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil // deleted since it was listed
 	}
@@ -138,7 +138,7 @@ func checkLease(r *Repository, name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	m, err := manifest.Decode(r.codec, l.Manifest)
+	m, err := manifest.Decode(r.repo.codec, l.Manifest)
 	if err != nil {
 		return fmt.Errorf("its manifest: %w", err)
 	}
@@ -153,7 +153,7 @@ func checkLease(r *Repository, name string, b []byte) error {
 func checkKey(r *Repository, name string, b []byte) error {
 	k, err := crypt.DecodeAt(name, b)
 	if err == nil {
-		_, err = k.Details(r.key)
+		_, err = k.Details(r.repo.Key())
 	}
 	return err
 }
@@ -161,7 +161,7 @@ func checkKey(r *Repository, name string, b []byte) error {
 // checkCopy checks the manifest of a snapshot that is to outlive its class, where it
 // lies for later.
 func checkCopy(r *Repository, name string, b []byte) error {
-	m, err := manifest.Decode(r.codec, b)
+	m, err := manifest.Decode(r.repo.codec, b)
 	if err == nil && m.ID.KeptName() != name {
 		err = fmt.Errorf("%w: it is the manifest of %v", snapshot.ErrIntegrity, m.ID)
 	}
@@ -175,7 +175,7 @@ func checkCopy(r *Repository, name string, b []byte) error {
 func checkNote(r *Repository, name string, b []byte) error {
 	id, at, err := manifest.ParseNoteName(name)
 	if err == nil {
-		_, err = r.decodeNote(b, id, at)
+		_, err = r.repo.decodeNote(b, id, at)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
@@ -192,7 +192,7 @@ func checkProfile(r *Repository, name string, b []byte) error {
 	id, _ := parseProfileName(name)
 	p, err := r.decodeProfile(id, b)
 	if err == nil && len(p.bundle) > 0 {
-		_, err = openBundle(r.codec, name, 0, p.bundle)
+		_, err = openBundle(r.repo.codec, name, 0, p.bundle)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)

@@ -110,11 +110,11 @@ func inMemory(t *testing.T, f inRepository) {
 func alter(t testing.TB, r *Repository, name string, f func([]byte) []byte) {
 	t.Helper()
 	ctx := t.Context()
-	b, err := r.store.Get(ctx, name)
+	b, err := r.repo.store.Get(ctx, name)
 	must(t, err)
-	must(t, r.store.Delete(ctx, name))
+	must(t, r.repo.store.Delete(ctx, name))
 	if b = f(slices.Clone(b)); b != nil {
-		must(t, r.store.Put(ctx, name, b))
+		must(t, r.repo.store.Put(ctx, name, b))
 	}
 }
 
@@ -171,7 +171,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 		}
 
 		// Gone.
-		must(t, r.store.Delete(t.Context(), pack))
+		must(t, r.repo.store.Delete(t.Context(), pack))
 		rep = verify(t, r, nil, "two")
 		if len(rep.Findings) != 2 || rep.Findings[1].Object != pack || len(rep.Findings[1].Affected) != 1 || rep.Findings[1].Affected[0].Files != 5 {
 			t.Errorf("%+v", rep.Findings)
@@ -193,9 +193,9 @@ func TestVerifyPages(t *testing.T) {
 	second := complete(t, r, src, nil)
 	clean(t, r, nil)
 
-	m, err := r.manifest(t.Context(), first.ID)
+	m, err := r.repo.manifest(t.Context(), first.ID)
 	must(t, err)
-	tree, err := m.Tree(r)
+	tree, err := m.Tree(r.repo)
 	must(t, err)
 	var parts []manifest.Part
 	must(t, tree.Parts(t.Context(), func(p manifest.Part) error { parts = append(parts, p); return nil }, nil))
@@ -253,10 +253,10 @@ func TestVerifyTable(t *testing.T) {
 			p := newPlace(t)
 			r := p.init()
 			id := complete(t, r, manyFiles(p, "src"), nil).ID
-			m, err := r.manifest(t.Context(), id)
+			m, err := r.repo.manifest(t.Context(), id)
 			must(t, err)
 			change(m)
-			data, err := m.Encode(r.codec)
+			data, err := m.Encode(r.repo.codec)
 			must(t, err)
 			alter(t, r, id.ObjectName(), func([]byte) []byte { return data })
 			rep := verify(t, r, nil)
@@ -297,7 +297,7 @@ func TestVerifyRace(t *testing.T) {
 	r := w.open()
 	write(t, w.path("src", "dir", "more"), random(99, 200_000))
 	second := complete(t, r, w.path("src"), nil)
-	segments, err := r.listSegments(t.Context())
+	segments, err := r.repo.listSegments(t.Context())
 	must(t, err)
 	var calls atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
@@ -305,7 +305,7 @@ func TestVerifyRace(t *testing.T) {
 			calls.Add(1)
 			// The snapshot goes, and a collector takes what only it held.
 			ctx := context.Background()
-			only := packsOf(t, &Repository{store: w.mem, codec: r.codec, ahead: nil, log: r.log}, second.ID, chunk.DataPack)
+			only := packsOf(t, &Repository{repo: &Repo{store: w.mem, codec: r.repo.codec, ahead: nil, log: r.repo.log}}, second.ID, chunk.DataPack)
 			must(t, w.mem.Delete(ctx, second.ID.ObjectName()))
 			for _, id := range segments {
 				b, err := w.mem.Get(ctx, segmentPrefix+id.String())
@@ -352,7 +352,7 @@ func TestVerifyResume(t *testing.T) {
 	var reads atomic.Int64
 	// The first pack may still be read when the last one is asked for, and then there is
 	// nothing to go on from.
-	for tries := 0; r.cache.Read(readLogKind, readLogName) == nil; tries++ {
+	for tries := 0; r.repo.cache.Read(readLogKind, readLogName) == nil; tries++ {
 		if tries == 100 {
 			t.Fatal("no run that was stopped has noted what it read")
 		}

@@ -98,7 +98,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 		return nil
 	})
 	workers := runtime.GOMAXPROCS(0)
-	if !v.repo.local() {
+	if !v.repo.repo.local() {
 		workers = max(workers, uploads) // they mostly wait
 	}
 	for range workers {
@@ -124,7 +124,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 
 // openTree reads a manifest; nil if that cannot be done.
 func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, error) {
-	m, err := v.repo.manifest(ctx, s.id)
+	m, err := v.repo.repo.manifest(ctx, s.id)
 	var tree *manifest.Tree
 	if err == nil {
 		s.name, s.dir, s.parent, s.created = m.Name, m.Dir, m.Parent, m.Created
@@ -140,7 +140,7 @@ func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, 
 		return nil, err
 	}
 	s.whole = true
-	if head := v.repo.cachedHead(s.id); head != nil { // for people, who know it by that
+	if head := v.repo.repo.cachedHead(s.id); head != nil { // for people, who know it by that
 		if _, err := v.annotate(ctx, head); err != nil {
 			return nil, err
 		}

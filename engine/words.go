@@ -4,12 +4,15 @@ import "github.com/snapctl/snapctl/engine/snapshot"
 
 // The words that results are made of; package snapshot documents them.
 type (
-	Snapshot = snapshot.Snapshot
-	Progress = snapshot.Progress
-	Stats    = snapshot.Stats
-	Phase    = snapshot.Phase
-	NewKey   = snapshot.NewKey
-	KeyInfo  = snapshot.KeyInfo
+	Snapshot    = snapshot.Snapshot
+	Progress    = snapshot.Progress
+	Stats       = snapshot.Stats
+	Phase       = snapshot.Phase
+	NewKey      = snapshot.NewKey
+	KeyInfo     = snapshot.KeyInfo
+	ListOptions = snapshot.ListOptions
+	History     = snapshot.History
+	InitOptions = snapshot.InitOptions
 )
 
 // The phases of operations.
