@@ -57,7 +57,7 @@ func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers in
 		}
 		a.builder = builder
 	}
-	a.placer = newPlacer(c.writer, newPacker(ctx, g, c.repo.repo.codec, c.up, workers))
+	a.placer = newPlacer(c.writer, newPacker(ctx, g, c.repo.repo.Codec, c.up, workers))
 	return a, nil
 }
 

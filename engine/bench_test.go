@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/bench/micro"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -57,14 +58,14 @@ func BenchmarkStatCacheRead(b *testing.B) {
 	for i := range prints {
 		prints[i] = rand.Uint64()
 	}
-	must(b, writeStats(c, "/src", manifest.NewID(0), prints))
+	must(b, repo.WriteStats(c, "/src", manifest.NewID(0), prints))
 	micro.Run(b, fmt.Sprintf("entries=%d", entries), micro.Work{Bytes: 8 * entries, Entries: entries}, func() error {
-		if readStats(c, "/src") == nil {
+		if repo.ReadStats(c, "/src") == nil {
 			return fs.ErrNotExist
 		}
 		return nil
 	}, func() error {
-		data, err := os.ReadFile(c.Path("dirs", dirKey("/src")))
+		data, err := os.ReadFile(c.Path("dirs", repo.DirKey("/src")))
 		chunk.SumPack(data)
 		return err
 	})
@@ -119,11 +120,11 @@ func BenchmarkChunkAtHand(b *testing.B) {
 		write(b, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 8<<10))
 	}
 	id := complete(b, r, src, nil).ID
-	m, err := r.repo.manifest(b.Context(), id)
+	m, err := r.repo.Manifest(b.Context(), id)
 	must(b, err)
 	tree, err := manifest.NewTree(m.Root, r.repo)
 	must(b, err)
-	c := newChunkReader(b.Context(), r, r.repo.packStore(), 64<<20)
+	c := newChunkReader(b.Context(), r, r.repo.PackStore(), 64<<20)
 	frames := map[frameKey]*plainFrame{}
 	chunks := map[chunk.ID]uint32{}
 	var extents []manifest.Extent

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 )
 
 // A bundle is the part of an access profile that holds contents: copies of chunks
@@ -180,5 +181,5 @@ func (h *hotSet) place(pack chunk.PackID) (object string, base int64) {
 	if i := slices.IndexFunc(all, func(b *bundle) bool { return b.pack == pack }); i >= 0 {
 		return all[i].object, all[i].base
 	}
-	return packName(pack), 0
+	return repo.PackName(pack), 0
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -35,12 +36,12 @@ func (c *Changes) lifetime() bool { return !c.Until.IsZero() || c.TTL != 0 || c.
 
 func (c *Changes) check(now time.Time) error {
 	if c.Name != nil && *c.Name != "" {
-		if err := checkName(*c.Name); err != nil {
+		if err := repo.CheckName(*c.Name); err != nil {
 			return err
 		}
 	}
 	for k, v := range c.SetTags {
-		if err := checkTag(k, v); err != nil {
+		if err := repo.CheckTag(k, v); err != nil {
 			return err
 		}
 		if slices.Contains(c.RemoveTags, k) {
@@ -48,7 +49,7 @@ func (c *Changes) check(now time.Time) error {
 		}
 	}
 	for _, k := range c.RemoveTags {
-		if err := checkTag(k, ""); err != nil {
+		if err := repo.CheckTag(k, ""); err != nil {
 			return err
 		}
 	}
@@ -73,12 +74,12 @@ func (c *Changes) check(now time.Time) error {
 
 // errPast says that a time at which something is to expire is none.
 func errPast(until, now time.Time) error {
-	return fmt.Errorf("%w: %s is not in the future: it is %s by the clock of the repository", snapshot.ErrInvalid, until.Format(timeFormat), now.Format(timeFormat))
+	return fmt.Errorf("%w: %s is not in the future: it is %s by the clock of the repository", snapshot.ErrInvalid, until.Format(repo.TimeFormat), now.Format(repo.TimeFormat))
 }
 
 // note is what must be written for a snapshot to be as asked; nil for nothing.
 func (c *Changes) note(s *snapshot.Snapshot) (*manifest.Note, error) {
-	n := &manifest.Note{Snapshot: s.ID, ID: manifest.NewNoteID(lastNote(s)), Name: c.Name, SetTags: c.SetTags}
+	n := &manifest.Note{Snapshot: s.ID, ID: manifest.NewNoteID(repo.LastNote(s)), Name: c.Name, SetTags: c.SetTags}
 	n.RemoveTags = slices.Compact(slices.Sorted(slices.Values(c.RemoveTags)))
 	tags := maps.Clone(s.Tags)
 	if tags == nil {
@@ -123,9 +124,9 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		c = &Changes{}
 	}
 	if c.lifetime() {
-		r.repo.askTime(ctx)
+		r.repo.AskTime(ctx)
 	}
-	now := r.repo.time()
+	now := r.repo.Time()
 	if err := c.check(now); err != nil {
 		return nil, err
 	}
@@ -135,9 +136,9 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		c = &until
 	}
 	var all []*snapshot.Snapshot
-	x := r.repo.newResolver(ctx, len(refs))
+	x := r.repo.NewResolver(ctx, len(refs))
 	for _, ref := range refs {
-		s, err := x.get(ref)
+		s, err := x.Get(ref)
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +152,7 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 	for i, s := range all {
 		g.Go(func() error {
 			if err := r.change(ctx, s, c); err != nil {
-				errs[i] = fmt.Errorf("snapshot %v: %w", s.ID, integrity(err))
+				errs[i] = fmt.Errorf("snapshot %v: %w", s.ID, repo.Integrity(err))
 				all[i] = nil
 			}
 			return nil
@@ -167,7 +168,7 @@ func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Change
 	if n == nil || err != nil {
 		return err
 	}
-	object, err := r.repo.encodeNote(n)
+	object, err := r.repo.EncodeNote(n)
 	if err != nil {
 		return err
 	}
@@ -176,12 +177,12 @@ func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Change
 		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {
 			return err
 		}
-		if err := r.repo.checkExpiry(ctx, s); err != nil { // that may have taken a while
+		if err := r.repo.CheckExpiry(ctx, s); err != nil { // that may have taken a while
 			return err
 		}
 	}
-	began := r.repo.uptime()
-	if err = r.repo.store.Put(ctx, n.ObjectName(), object); err != nil {
+	began := r.repo.Uptime()
+	if err = r.repo.Store.Put(ctx, n.ObjectName(), object); err != nil {
 		err = fmt.Errorf("writing a note: %w", err)
 	} else if n.Lifetime != nil {
 		err = r.confirm(ctx, n, copied, began)
@@ -190,9 +191,9 @@ func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Change
 		r.withdrawNote(ctx, n, copied && errors.Is(err, snapshot.ErrNotFound))
 		return err
 	}
-	r.repo.cacheNote(n, object)
+	r.repo.CacheNote(n, object)
 	r.dropSuperseded(ctx, s, n)
-	annotate(s, []*manifest.Note{n})
+	repo.Annotate(s, []*manifest.Note{n})
 	return nil
 }
 
@@ -203,16 +204,16 @@ func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *ma
 	class := time.Duration(id.Class().Days()) * 24 * time.Hour
 	// A rule of the bucket counts from its own clock, which that of the maker may have been
 	// ahead of.
-	known := !fromFuture(s, r.repo.time())
+	known := !fromFuture(s, r.repo.Time())
 	if class == 0 || known && !l.Expires.IsZero() && !l.Expires.After(s.CreatedAt.Add(class)) {
 		return false, nil
 	}
-	if _, err := r.repo.store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
+	if _, err := r.repo.Store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
-	_, b, err := r.repo.encodedManifest(ctx, id)
+	_, b, err := r.repo.EncodedManifest(ctx, id)
 	if err == nil {
-		err = r.repo.store.Put(ctx, id.KeptName(), b)
+		err = r.repo.Store.Put(ctx, id.KeptName(), b)
 	}
 	if errors.Is(err, remote.ErrExist) {
 		err = fmt.Errorf("%w: object %s: it is not the manifest of %v", snapshot.ErrIntegrity, id.KeptName(), id)
@@ -222,7 +223,7 @@ func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *ma
 
 // expirySlack is how long after its expiry, by the clock of the store, a snapshot is
 // left alone by garbage collection: a note that is durable by then is seen in time.
-func (r *Repository) expirySlack() time.Duration { return min(r.repo.grace()/2, 15*time.Minute) }
+func (r *Repository) expirySlack() time.Duration { return min(r.repo.Grace()/2, 15*time.Minute) }
 
 // coarse is how far the store's times may be rounded down.
 const coarse = time.Second
@@ -233,18 +234,18 @@ const coarse = time.Second
 // by the store's clock alone: the note's time, and what has passed since its writing
 // began. copied is set if the manifest was just put under its second name.
 func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool, began time.Duration) error {
-	took := r.repo.uptime() - began
+	took := r.repo.Uptime() - began
 	id := n.Snapshot
-	there := begin(func() (remote.Info, error) {
-		info, err := r.repo.store.Stat(ctx, id.ObjectName())
+	there := repo.Begin(func() (remote.Info, error) {
+		info, err := r.repo.Store.Stat(ctx, id.ObjectName())
 		if errors.Is(err, remote.ErrNotExist) && !copied {
-			info, err = r.repo.store.Stat(ctx, id.KeptName())
+			info, err = r.repo.Store.Stat(ctx, id.KeptName())
 		}
 		return info, err
 	})
 	var before []manifest.NoteID
 	var written time.Time
-	err := r.repo.store.List(ctx, id.NotesOf(), func(o remote.Info) error {
+	err := r.repo.Store.List(ctx, id.NotesOf(), func(o remote.Info) error {
 		_, note, err := manifest.ParseNoteName(o.Name)
 		switch {
 		case err != nil:
@@ -275,7 +276,7 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 		return err
 	}
 	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.expirySlack())) {
-		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", snapshot.ErrExpired, old.ExpiresAt.Format(timeFormat), done.Format(timeFormat))
+		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", snapshot.ErrExpired, old.ExpiresAt.Format(repo.TimeFormat), done.Format(repo.TimeFormat))
 	}
 	return nil
 }
@@ -283,32 +284,32 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 // before is a snapshot as it was before a note, with those notes of the listed ones
 // that come before it.
 func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []manifest.NoteID) (*snapshot.Snapshot, error) {
-	s := r.repo.cachedHead(n.Snapshot)
+	s := r.repo.CachedHead(n.Snapshot)
 	if s == nil {
 		var err error
-		if s, err = r.repo.head(ctx, n.Snapshot, 0); err != nil {
+		if s, err = r.repo.Head(ctx, n.Snapshot, 0); err != nil {
 			return nil, err
 		}
 	}
-	notes, err := r.repo.readNotes(ctx, n.Snapshot, listed)
+	notes, err := r.repo.ReadNotes(ctx, n.Snapshot, listed)
 	if err != nil {
 		return nil, err
 	}
-	annotate(s, slices.DeleteFunc(notes, func(o *manifest.Note) bool { return o.ID.Compare(n.ID) >= 0 }))
+	repo.Annotate(s, slices.DeleteFunc(notes, func(o *manifest.Note) bool { return o.ID.Compare(n.ID) >= 0 }))
 	return s, nil
 }
 
 // withdrawNote takes a note back that was not confirmed, or whose Put failed but may
 // have come through, and, if the snapshot was removed, the manifest put for it.
 func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifest bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.repo.Patience.Rescue)
 	defer cancel()
 	names := []string{n.ObjectName()}
 	if manifest {
 		names = append(names, n.Snapshot.KeptName())
 	}
-	if err := r.repo.store.Delete(ctx, names...); err != nil {
-		r.repo.log.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
+	if err := r.repo.Store.Delete(ctx, names...); err != nil {
+		r.repo.Logger.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
 	}
 }
 
@@ -318,15 +319,15 @@ func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifes
 func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n *manifest.Note) {
 	var names []string
 	for _, id := range s.Notes {
-		if old := r.repo.cachedNote(s.ID, id); old != nil && n.Supersedes(old) {
+		if old := r.repo.CachedNote(s.ID, id); old != nil && n.Supersedes(old) {
 			names = append(names, old.ObjectName())
 		}
 	}
 	if len(names) == 0 {
 		return
 	}
-	if err := r.repo.store.Delete(ctx, names...); err != nil {
-		r.repo.log.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
+	if err := r.repo.Store.Delete(ctx, names...); err != nil {
+		r.repo.Logger.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
 		return
 	}
 	for _, name := range names {
@@ -334,7 +335,7 @@ func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n
 		if err != nil {
 			panic(err) // it is the name of a note
 		}
-		r.repo.cache.Remove("notes", id.String())
+		r.repo.Cache.Remove("notes", id.String())
 		s.Notes = slices.DeleteFunc(s.Notes, func(o manifest.NoteID) bool { return o == id })
 	}
 }

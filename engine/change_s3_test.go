@@ -39,7 +39,7 @@ func TestChangeS3(t *testing.T) {
 	if writes.Load() < 4 {
 		t.Errorf("%d writes", writes.Load())
 	}
-	must(t, r.repo.store.Delete(t.Context(), res.ID.ObjectName())) // as a lifecycle rule does
+	must(t, r.repo.Store.Delete(t.Context(), res.ID.ObjectName())) // as a lifecycle rule does
 	for _, r := range []*Repository{r, b.open("fresh", nil)} {
 		s, err := r.Get(t.Context(), "web")
 		if err != nil || s.ID != res.ID || !s.Pinned || s.Tags["k"] != "v" {
@@ -63,7 +63,7 @@ func TestChangeS3(t *testing.T) {
 	if _, err := other.Remove(t.Context(), id); err != nil {
 		t.Error(err)
 	}
-	if got := append(objects(t, r.repo.store, manifest.Prefix), objects(t, r.repo.store, manifest.NotePrefix)...); len(got) > 0 {
+	if got := append(objects(t, r.repo.Store, manifest.Prefix), objects(t, r.repo.Store, manifest.NotePrefix)...); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 }

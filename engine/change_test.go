@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -87,7 +88,7 @@ func TestChange(t *testing.T) {
 	*now = now.Add(2 * time.Hour)
 	check("extended", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
 	restore(t, r, id, p.path("extended"), nil)
-	if got := objects(t, r.repo.store, manifest.Prefix); len(got) != 2 {
+	if got := objects(t, r.repo.Store, manifest.Prefix); len(got) != 2 {
 		t.Errorf("%q, though no class is left", got)
 	}
 	// Shorter again.
@@ -109,7 +110,7 @@ func TestChange(t *testing.T) {
 	check("unpinned", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt != nil })
 
 	// Notes of which nothing counts any more are gone: a name, and a lifetime with a tag.
-	if got := objects(t, r.repo.store, second.ID.NotesOf()); len(got) != 2 {
+	if got := objects(t, r.repo.Store, second.ID.NotesOf()); len(got) != 2 {
 		t.Errorf("notes: %q", got)
 	}
 
@@ -129,7 +130,7 @@ func TestChange(t *testing.T) {
 	if _, err := r.Remove(t.Context(), id, "app"); err != nil {
 		t.Error(err)
 	}
-	if got := append(objects(t, r.repo.store, manifest.Prefix), objects(t, r.repo.store, manifest.NotePrefix)...); len(got) > 0 {
+	if got := append(objects(t, r.repo.Store, manifest.Prefix), objects(t, r.repo.Store, manifest.NotePrefix)...); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 }
@@ -163,7 +164,7 @@ func TestChangeInvalid(t *testing.T) {
 	if all, err := r.Change(t.Context(), &Changes{Pin: true}, id, "nothing"); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
 		t.Errorf("%v, %v", all, err)
 	}
-	if got := objects(t, r.repo.store, manifest.NotePrefix); len(got) > 0 {
+	if got := objects(t, r.repo.Store, manifest.NotePrefix); len(got) > 0 {
 		t.Errorf("notes: %q", got)
 	}
 	// One that is named twice is changed once.
@@ -188,7 +189,7 @@ func TestOutlivesClass(t *testing.T) {
 			if _, err := r.Get(t.Context(), what+"~1"); !errors.Is(err, snapshot.ErrNotFound) {
 				t.Errorf("counted twice: %v", err)
 			}
-			must(t, r.repo.store.Delete(t.Context(), res.ID.ObjectName())) // as the rule does
+			must(t, r.repo.Store.Delete(t.Context(), res.ID.ObjectName())) // as the rule does
 			*now = now.Add(48 * time.Hour)
 			fresh := p.openAt("fresh-"+what, now)
 			for _, ref := range []string{id, what, id[:35]} {
@@ -213,7 +214,7 @@ func TestOutlivesClass(t *testing.T) {
 			if _, err := r.Get(t.Context(), id); !errors.Is(err, snapshot.ErrNotFound) {
 				t.Errorf("removed: %v", err)
 			}
-			if got := objects(t, r.repo.store, res.ID.NotesOf()); len(got) > 0 {
+			if got := objects(t, r.repo.Store, res.ID.NotesOf()); len(got) > 0 {
 				t.Errorf("left: %q", got)
 			}
 			*now = now.Add(-48 * time.Hour)
@@ -265,7 +266,7 @@ func TestExtendTooLate(t *testing.T) {
 		stopped.Store(int64(c.stopped))
 		res := complete(t, r, src, &CreateOptions{TTL: time.Hour})
 		all, err := r.Change(t.Context(), &Changes{Until: time.Now().Add(100 * time.Hour)}, res.ID.String())
-		notes := objects(t, r.repo.store, res.ID.NotesOf())
+		notes := objects(t, r.repo.Store, res.ID.NotesOf())
 		if c.late != errors.Is(err, snapshot.ErrExpired) || c.late != (len(all) == 0) || c.late != (len(notes) == 0) {
 			t.Errorf("%v ahead, stopped for %v: %v, %v, notes %q", c.ahead, c.stopped, all, err, notes)
 		}
@@ -410,13 +411,13 @@ func TestDamagedNote(t *testing.T) {
 	res := complete(t, r, src, &CreateOptions{Name: "app", TTL: time.Hour})
 	changed(t, r, "app", &Changes{Pin: true})
 	changed(t, r, "other", renamed("another"))
-	bad := objects(t, r.repo.store, res.ID.NotesOf())[0]
-	good := objects(t, r.repo.store, other.ID.NotesOf())[0]
+	bad := objects(t, r.repo.Store, res.ID.NotesOf())[0]
+	good := objects(t, r.repo.Store, other.ID.NotesOf())[0]
 	for kind, damage := range damages {
 		if kind == "deleted" {
 			continue // nobody can know
 		}
-		before, err := r.repo.store.Get(t.Context(), bad)
+		before, err := r.repo.Store.Get(t.Context(), bad)
 		must(t, err)
 		must(t, damage(p.repo+"/"+bad))
 		fresh := p.openAt("fresh"+kind, now)
@@ -432,14 +433,14 @@ func TestDamagedNote(t *testing.T) {
 			t.Errorf("%s: restore: %v", kind, err)
 		}
 		*now = now.Add(-2 * time.Hour)
-		must(t, r.repo.store.Delete(t.Context(), bad))
-		must(t, r.repo.store.Put(t.Context(), bad, before))
+		must(t, r.repo.Store.Delete(t.Context(), bad))
+		must(t, r.repo.Store.Put(t.Context(), bad, before))
 	}
 	// The note of another snapshot.
-	b, err := r.repo.store.Get(t.Context(), good)
+	b, err := r.repo.Store.Get(t.Context(), good)
 	must(t, err)
-	must(t, r.repo.store.Delete(t.Context(), bad))
-	must(t, r.repo.store.Put(t.Context(), bad, b))
+	must(t, r.repo.Store.Delete(t.Context(), bad))
+	must(t, r.repo.Store.Put(t.Context(), bad, b))
 	fresh := p.openAt("swapped", now)
 	if _, err := fresh.Get(t.Context(), res.ID.String()); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("swapped: %v", err)
@@ -447,7 +448,7 @@ func TestDamagedNote(t *testing.T) {
 	if _, err := fresh.Remove(t.Context(), res.ID.String()); err != nil {
 		t.Errorf("removing what is damaged: %v", err)
 	}
-	if got := objects(t, r.repo.store, res.ID.NotesOf()); len(got) > 0 {
+	if got := objects(t, r.repo.Store, res.ID.NotesOf()); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 }
@@ -461,7 +462,7 @@ func TestClockAhead(t *testing.T) {
 	n.ID[1]++ // a third of a year
 	b, err := n.Encode()
 	must(t, err)
-	must(t, r.repo.store.Put(t.Context(), n.ObjectName(), b))
+	must(t, r.repo.Store.Put(t.Context(), n.ObjectName(), b))
 	changed(t, r, "ahead", renamed("after"))
 	if s, err := r.Get(t.Context(), "after"); err != nil || s.ID != res.ID {
 		t.Errorf("%v, %v", s, err)
@@ -473,7 +474,7 @@ func TestManyRefs(t *testing.T) {
 	p, r, _ := clocked(t)
 	src := p.path("src")
 	var refs []string
-	for range manyRefs + 4 {
+	for range repo.ManyRefs + 4 {
 		refs = append(refs, complete(t, r, src, nil).ID.String())
 	}
 	before := r.Requests().Ops
@@ -491,12 +492,12 @@ func TestManyRefs(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, damages["zeroed"](p.repo+"/manifests/"+refs[3]))
-	r.repo.cache.Remove("heads", refs[3])
+	r.repo.Cache.Remove("heads", refs[3])
 	gone, err := r.Remove(t.Context(), refs...)
 	if err != nil || len(gone) != len(refs) {
 		t.Errorf("%d, %v", len(gone), err)
 	}
-	if got := append(objects(t, r.repo.store, manifest.Prefix), objects(t, r.repo.store, manifest.NotePrefix)...); len(got) > 0 {
+	if got := append(objects(t, r.repo.Store, manifest.Prefix), objects(t, r.repo.Store, manifest.NotePrefix)...); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ import (
 // this kind and prefix.
 func on(r *Repository, op remote.Op, prefix string, f func()) {
 	var once sync.Once
-	r.repo.store = remote.NewFaulty(r.repo.store, func(o remote.Op, name string) remote.Fault {
+	r.repo.Store = remote.NewFaulty(r.repo.Store, func(o remote.Op, name string) remote.Fault {
 		if o == op && strings.HasPrefix(name, prefix) {
 			once.Do(f)
 		}
@@ -67,7 +68,7 @@ func (c *changing) restored() {
 func (c *changing) create(f func()) *CreateResult {
 	c.Helper()
 	called := false
-	on(c.repo, remote.OpGet, segmentPrefix, func() { called = true; f() })
+	on(c.repo, remote.OpGet, repo.SegmentPrefix, func() { called = true; f() })
 	res := create(c, c.repo, c.dir, nil)
 	if !called {
 		c.Fatal("the test did not get to change the tree")

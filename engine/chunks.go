@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -93,7 +94,7 @@ func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, er
 		data, err = c.relocated(ctx, x)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("chunk %v: %w", x.ID, integrity(err))
+		return nil, fmt.Errorf("chunk %v: %w", x.ID, repo.Integrity(err))
 	}
 	return data, nil
 }
@@ -115,7 +116,7 @@ func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Locati
 	data, err := c.once(ctx, id, &at)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.repo.repo.log.Info("access profile", "err", err)
+			c.repo.repo.Logger.Info("access profile", "err", err)
 		}
 		return nil
 	}
@@ -125,17 +126,17 @@ func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Locati
 // onDisk reports whether the disk cache has a chunk's frame.
 func (c *chunkReader) onDisk(loc *chunk.Location) bool {
 	s, ok := c.store.(*remote.CachedStore)
-	return ok && s.Missing(packName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored)) == 0
+	return ok && s.Missing(repo.PackName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored)) == 0
 }
 
 // at gives a chunk from there. What is wrong is fetched once more: the disk, or
 // a server on the way, may have spoiled it.
 func (c *chunkReader) at(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
 	data, err := c.once(ctx, id, loc)
-	if !errors.Is(integrity(err), snapshot.ErrIntegrity) {
+	if !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 		return data, err
 	}
-	c.repo.repo.log.Warn("wrong bytes, fetching again", "err", err)
+	c.repo.repo.Logger.Warn("wrong bytes, fetching again", "err", err)
 	c.drop(loc)
 	return c.once(ctx, id, loc)
 }
@@ -146,7 +147,7 @@ func (c *chunkReader) once(ctx context.Context, id chunk.ID, loc *chunk.Location
 	if err != nil {
 		return nil, err
 	}
-	data, err := f.chunk(c.repo.repo.hasher, id, loc)
+	data, err := f.chunk(c.repo.repo.Hasher, id, loc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
 	}
@@ -228,7 +229,7 @@ func (c *chunkReader) drop(loc *chunk.Location) {
 	}
 	c.mu.Unlock()
 	if s, ok := c.store.(invalidator); ok {
-		s.Invalidate(packName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored))
+		s.Invalidate(repo.PackName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored))
 	}
 }
 
@@ -240,7 +241,7 @@ func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, erro
 		return nil, err
 	}
 	c.decoded.Add(1)
-	raw, err := c.repo.repo.codec.Decode(nil, stored, int(at.Raw))
+	raw, err := c.repo.repo.Codec.Decode(nil, stored, int(at.Raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, pack, at.Offset, err)
 	}
@@ -268,7 +269,7 @@ const usualStored = 512 << 10
 // relocated gives a chunk whose pack has gone.
 func (c *chunkReader) relocated(ctx context.Context, x *manifest.Extent) ([]byte, error) {
 	if c.synced.Load() {
-		if ix, err := c.repo.repo.openIndex(); err == nil {
+		if ix, err := c.repo.repo.OpenIndex(); err == nil {
 			if loc, ok := ix.Lookup(x.ID); ok && loc.Pack != x.Pack {
 				if data, err := c.at(ctx, x.ID, &loc); !errors.Is(err, remote.ErrNotExist) {
 					return data, err
@@ -276,7 +277,7 @@ func (c *chunkReader) relocated(ctx context.Context, x *manifest.Extent) ([]byte
 			}
 		}
 	}
-	loc, err := c.repo.repo.relocate(ctx, x.ID, x.Pack)
+	loc, err := c.repo.repo.Relocate(ctx, x.ID, x.Pack)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -100,7 +101,7 @@ func TestClocks(t *testing.T) {
 			// It is there, for all of them.
 			for _, ahead := range clocksOff {
 				other, _ := s.machine(ahead)
-				other.repo.askTime(t.Context()) // in a folder only what writes does
+				other.repo.AskTime(t.Context()) // in a folder only what writes does
 				if _, err := other.Get(t.Context(), made.ID.String()); err != nil {
 					t.Errorf("%v ahead: %v", ahead, err)
 				}
@@ -134,9 +135,9 @@ func TestClocks(t *testing.T) {
 func TestClocksUnknown(t *testing.T) {
 	p := newPlace(t)
 	behind := func(r *Repository, by time.Duration) {
-		r.repo.now = func() time.Time { return time.Now().Add(-by) }
-		r.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-		r.repo.clock.heard = false
+		r.repo.Now = func() time.Time { return time.Now().Add(-by) }
+		r.repo.StoreTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+		r.repo.Clock.Heard = false
 	}
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "1"})
@@ -146,7 +147,7 @@ func TestClocksUnknown(t *testing.T) {
 		if _, err := r.Change(t.Context(), &Changes{TTL: 30 * time.Minute}, id.String()); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v behind: %v", by, err)
 		}
-		if notes := objects(t, r.repo.store, manifest.NotePrefix); len(notes) > 0 {
+		if notes := objects(t, r.repo.Store, manifest.NotePrefix); len(notes) > 0 {
 			t.Errorf("%v behind: left %q", by, notes)
 		}
 	}
@@ -157,9 +158,9 @@ func TestClocksUnknown(t *testing.T) {
 func (s *clockPlace) made(ahead time.Duration, dir string, o *CreateOptions) string {
 	s.Helper()
 	r, _ := s.machine(0)
-	r.repo.now = func() time.Time { return time.Now().Add(ahead) }
-	r.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-	r.repo.clock.heard = false
+	r.repo.Now = func() time.Time { return time.Now().Add(ahead) }
+	r.repo.StoreTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+	r.repo.Clock.Heard = false
 	return complete(s, r, dir, o).ID.String()
 }
 
@@ -250,7 +251,7 @@ func TestExpiredClocks(t *testing.T) {
 	if _, err := right.Copy(t.Context(), to, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("copied: %v", err)
 	}
-	if left := objects(t, to.repo.store, manifest.Prefix); len(left) > 0 {
+	if left := objects(t, to.repo.Store, manifest.Prefix); len(left) > 0 {
 		t.Errorf("there: %q", left)
 	}
 }
@@ -261,8 +262,8 @@ func TestExpiredClocks(t *testing.T) {
 func TestKeptClocks(t *testing.T) {
 	w, r := emptyRepo(t)
 	src := w.files("src", map[string]string{"f": "1"})
-	r.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-	r.repo.clock.heard, r.repo.now = false, func() time.Time { return time.Now().Add(year) }
+	r.repo.StoreTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+	r.repo.Clock.Heard, r.repo.Now = false, func() time.Time { return time.Now().Add(year) }
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	next := w.open()
 	changed(t, next, id.String(), &Changes{TTL: 60 * 24 * time.Hour})
@@ -290,7 +291,7 @@ func TestClockStopped(t *testing.T) {
 	y := newYard(t)
 	r := y.enter()
 	stops := 1
-	r.repo.storeTime = func(context.Context) (time.Time, error) {
+	r.repo.StoreTime = func(context.Context) (time.Time, error) {
 		at := y.now()
 		if stops > 0 {
 			stops--
@@ -298,16 +299,16 @@ func TestClockStopped(t *testing.T) {
 		}
 		return at, nil
 	}
-	r.repo.clock.heard = false
-	r.repo.askTime(t.Context())
-	if r.repo.skew() != 0 || !r.repo.clock.heard {
-		t.Errorf("%v, %v", r.repo.skew(), r.repo.clock.heard)
+	r.repo.Clock.Heard = false
+	r.repo.AskTime(t.Context())
+	if r.repo.Skew() != 0 || !r.repo.Clock.Heard {
+		t.Errorf("%v, %v", r.repo.Skew(), r.repo.Clock.Heard)
 	}
 	stops = 100
-	r.repo.clock.heard = false
-	r.repo.askTime(t.Context())
-	if r.repo.skew() != 0 {
-		t.Errorf("%v", r.repo.skew())
+	r.repo.Clock.Heard = false
+	r.repo.AskTime(t.Context())
+	if r.repo.Skew() != 0 {
+		t.Errorf("%v", r.repo.Skew())
 	}
 }
 
@@ -320,8 +321,8 @@ func TestClockSteps(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	for _, step = range clocksOff {
-		if !about(r.repo.time(), time.Now()) {
-			t.Errorf("%v: it is %v", step, r.repo.time())
+		if !about(r.repo.Time(), time.Now()) {
+			t.Errorf("%v: it is %v", step, r.repo.Time())
 		}
 	}
 }
@@ -342,7 +343,7 @@ func TestRepairClocks(t *testing.T) {
 				src := s.files(fmt.Sprint("src", seed), map[string]string{"f": string(random(seed, 200<<10)), "g": fmt.Sprint("stays", seed)})
 				id := complete(t, right, src, &CreateOptions{TTL: time.Hour}).ID
 				changed(t, right, id.String(), &Changes{Until: time.Now().Add(left)})
-				alter(t, right, packName(packsOf(t, right, id, chunk.DataPack)[0]), flipAt(100_000))
+				alter(t, right, repo.PackName(packsOf(t, right, id, chunk.DataPack)[0]), flipAt(100_000))
 				want[id] = manifest.ClassFor(left)
 			}
 			r, _ := s.machine(ahead)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 )
 
@@ -47,7 +48,7 @@ func (c *committer) start(ctx context.Context) {
 	}
 	listed := make(chan listing, 1)
 	c.listing.Go(func() {
-		ids, err := c.repo.repo.listSegments(ctx)
+		ids, err := c.repo.repo.ListSegments(ctx)
 		listed <- listing{ids, err}
 	})
 	c.ready = sync.OnceValue(func() error {
@@ -59,7 +60,7 @@ func (c *committer) start(ctx context.Context) {
 		c.segments = append(c.segments, l.ids...)
 		c.flushing.Unlock()
 		// What is doomed is excluded before packs come that hold the same.
-		ix, err := c.repo.repo.openIndex()
+		ix, err := c.repo.repo.OpenIndex()
 		if err != nil {
 			return err
 		}
@@ -67,7 +68,7 @@ func (c *committer) start(ctx context.Context) {
 			return err
 		}
 		c.guard.tell(ix.Exclude)
-		if ix, err = c.repo.repo.syncIndex(ctx, l.ids); err == nil {
+		if ix, err = c.repo.repo.SyncIndex(ctx, l.ids); err == nil {
 			c.ix.Store(ix)
 		}
 		return err
@@ -87,7 +88,7 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 	}
 	loc, ok := ix.Lookup(id)
 	if ok {
-		c.guard.present(byIndex, sizedPack{loc.Pack, ix.PackSize(loc.Pack)})
+		c.guard.present(byIndex, repo.SizedPack{Id: loc.Pack, Size: ix.PackSize(loc.Pack)})
 	}
 	return loc, ok
 }
@@ -95,16 +96,16 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 // sawDamage makes the index blind to the pack that an error is about, if it says
 // so: what it is known to hold is stored again.
 func (c *committer) sawDamage(err error) {
-	var d *damagedPack
+	var d *repo.DamagedPack
 	if !errors.As(err, &d) {
 		return
 	}
-	ix, openErr := c.repo.repo.openIndex()
+	ix, openErr := c.repo.repo.OpenIndex()
 	if openErr != nil {
 		c.fail.CompareAndSwap(nil, &openErr)
 		return
 	}
-	ix.Exclude([]chunk.PackID{d.pack})
+	ix.Exclude([]chunk.PackID{d.Pack})
 }
 
 // err is why lookup cannot answer.
@@ -122,10 +123,10 @@ func (c *committer) flushSome(ctx context.Context) error {
 	}
 	defer c.flushing.Unlock()
 	packs, chunks := c.up.waiting()
-	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.repo.uptime()-c.last < segmentEvery {
+	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.repo.Uptime()-c.last < segmentEvery {
 		return nil
 	}
-	c.last = c.repo.repo.uptime()
+	c.last = c.repo.repo.Uptime()
 	return c.flush(ctx)
 }
 
@@ -140,7 +141,7 @@ func (c *committer) learn(ctx context.Context) error {
 	if err := c.flush(ctx); err != nil {
 		return err
 	}
-	ix, err := c.repo.repo.syncIndex(ctx, c.segments)
+	ix, err := c.repo.repo.SyncIndex(ctx, c.segments)
 	if err == nil {
 		c.ix.Store(ix)
 	}
@@ -165,7 +166,7 @@ func (c *committer) flush(ctx context.Context) error {
 			s.Packs = append(s.Packs, packs[0])
 			packs = packs[1:]
 		}
-		id, err := c.repo.repo.putSegment(ctx, s)
+		id, err := c.repo.repo.PutSegment(ctx, s)
 		if err != nil {
 			c.up.giveBack(append(s.Packs, packs...))
 			return err
@@ -177,9 +178,9 @@ func (c *committer) flush(ctx context.Context) error {
 
 // rescue makes what an interrupted create uploaded known to the next.
 func (c *committer) rescue(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.Patience.Rescue)
 	defer cancel()
 	if err := c.flushAll(ctx); err != nil {
-		c.repo.repo.log.Info("what was uploaded is not in the index", "err", err)
+		c.repo.repo.Logger.Info("what was uploaded is not in the index", "err", err)
 	}
 }

@@ -10,26 +10,27 @@ import (
 
 	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 )
 
 func FuzzConfig(f *testing.F) {
-	c, err := newConfig(nil)
+	c, err := repo.NewConfig(nil)
 	must(f, err)
-	b := c.encode()
+	b := c.Encode()
 	f.Add(b)
 	f.Add(b[:len(b)/2])
 	f.Add(bytes.ReplaceAll(b, []byte("zstd"), []byte("none")))
 	f.Add([]byte(`{"version": 2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// With the right checksum, or nearly nothing would come through.
-		var sealed config
+		var sealed repo.Config
 		if json.Unmarshal(b, &sealed) == nil && sealed.Encryption != nil {
-			b = sealed.encode()
+			b = sealed.Encode()
 		}
 		wiretest.Bounded(t, 100*len(b), func() {
-			c, err := decodeConfig(b)
-			if err == nil && !bytes.Equal(c.encode(), b) {
-				t.Errorf("%s re-encodes to\n%s", b, c.encode())
+			c, err := repo.DecodeConfig(b)
+			if err == nil && !bytes.Equal(c.Encode(), b) {
+				t.Errorf("%s re-encodes to\n%s", b, c.Encode())
 			}
 		})
 	})

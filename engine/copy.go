@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/progress"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -56,7 +57,7 @@ func (r *Repository) Copy(ctx context.Context, to *Repository, refs []string, op
 	res := &CopyResult{}
 	c, snapshots, err := r.newCopier(ctx, to, refs, opts)
 	if err != nil {
-		return res, fmt.Errorf("copying from repository%s to%s: %w", r.repo.where(), to.repo.where(), err)
+		return res, fmt.Errorf("copying from repository%s to%s: %w", r.repo.Where(), to.repo.Where(), err)
 	}
 	c.shown.Start(snapshot.PhaseCopying)
 	defer c.shown.Stop()
@@ -104,15 +105,15 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 	case r.ID() == to.ID():
 		return nil, nil, fmt.Errorf("%w: both are the same repository", snapshot.ErrInvalid)
 	}
-	c := &copier{from: r, to: to, opts: opts, shown: progress.New(opts.Progress), names: newChunkNames(r.repo.hasher, to.repo.hasher)}
+	c := &copier{from: r, to: to, opts: opts, shown: progress.New(opts.Progress), names: newChunkNames(r.repo.Hasher, to.repo.Hasher)}
 	found := make([]*snapshot.Snapshot, len(refs))
 	errs := make([]error, len(refs))
 	var g errgroup.Group
-	g.SetLimit(headsAtOnce)
-	x := r.repo.newResolver(ctx, len(refs))
+	g.SetLimit(repo.HeadsAtOnce)
+	x := r.repo.NewResolver(ctx, len(refs))
 	for i, ref := range refs {
 		g.Go(func() error {
-			found[i], errs[i] = x.get(ref)
+			found[i], errs[i] = x.Get(ref)
 			return errs[i]
 		})
 	}
@@ -123,13 +124,13 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 			}
 		}
 	}
-	to.repo.askTime(ctx)
+	to.repo.AskTime(ctx)
 	var all []*snapshot.Snapshot
 	seen := map[manifest.ID]bool{}
 	for i, s := range found {
 		// The clocks of the two may differ, and garbage collection there goes by that one.
-		if err := to.repo.checkExpiry(ctx, s); err != nil {
-			return nil, nil, fmt.Errorf("snapshot %s: %w by the clock of repository%s", printable(refs[i]), err, to.repo.where())
+		if err := to.repo.CheckExpiry(ctx, s); err != nil {
+			return nil, nil, fmt.Errorf("snapshot %s: %w by the clock of repository%s", repo.Printable(refs[i]), err, to.repo.Where())
 		}
 		if !seen[s.ID] {
 			seen[s.ID] = true
@@ -142,7 +143,7 @@ func (r *Repository) newCopier(ctx context.Context, to *Repository, refs []strin
 }
 
 func (c *copier) warn(err error) {
-	c.from.repo.log.Warn("copy", "err", err)
+	c.from.repo.Logger.Warn("copy", "err", err)
 	if c.opts.Progress != nil {
 		c.opts.Progress.Warn(err)
 	}
@@ -169,9 +170,9 @@ func (c *copier) side(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &s):
-		return fmt.Errorf("reading from repository%s: %w", c.from.repo.where(), integrity(err))
+		return fmt.Errorf("reading from repository%s: %w", c.from.repo.Where(), repo.Integrity(err))
 	}
-	return fmt.Errorf("writing to repository%s: %w", c.to.repo.where(), integrity(err))
+	return fmt.Errorf("writing to repository%s: %w", c.to.repo.Where(), repo.Integrity(err))
 }
 
 // copy copies a snapshot, unless it is there.
@@ -179,7 +180,7 @@ func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error
 	start := time.Now()
 	copied := &Copied{Snapshot: *s}
 	defer func() { copied.Duration = time.Since(start) }()
-	switch _, err := c.to.repo.manifest(ctx, s.ID); {
+	switch _, err := c.to.repo.Manifest(ctx, s.ID); {
 	case err == nil:
 		copied.Existed = true
 		return copied, nil
@@ -188,7 +189,7 @@ func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error
 	case !errors.Is(err, snapshot.ErrNotFound):
 		return nil, err
 	}
-	m, encoded, err := c.from.repo.encodedManifest(ctx, s.ID)
+	m, encoded, err := c.from.repo.EncodedManifest(ctx, s.ID)
 	if err != nil {
 		return nil, ofSource(err)
 	}
@@ -212,18 +213,18 @@ func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error
 			copied.Existed = true
 			return copied, nil
 		case ctx.Err() != nil:
-		case x.base != nil && errors.Is(integrity(err), snapshot.ErrIntegrity):
+		case x.base != nil && errors.Is(repo.Integrity(err), snapshot.ErrIntegrity):
 			// What it was to be made from cannot be relied on, here or there.
 			x.commit.sawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; all of %v is looked up", x.base.id, err, s.ID))
 			fromScratch = true
 			continue
 		case errors.Is(err, errAnew) && try < anewTries:
-			c.to.repo.log.Warn("copy begins anew", "snapshot", s.ID, "err", err)
+			c.to.repo.Logger.Warn("copy begins anew", "snapshot", s.ID, "err", err)
 			before = x.guard
 			continue
 		case errors.Is(err, errAnew):
-			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, c.to.repo.grace())
+			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, c.to.repo.Grace())
 		}
 		return nil, err
 	}

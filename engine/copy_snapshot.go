@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -126,7 +127,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 		return errTaken
 	}
 	if err == nil && lifetime != nil {
-		if _, err := x.to.keepLonger(ctx, snapshotOf(&m.Info), lifetime); err != nil {
+		if _, err := x.to.keepLonger(ctx, repo.SnapshotOf(&m.Info), lifetime); err != nil {
 			x.warn(fmt.Errorf("%w; a lifecycle rule of the bucket may remove the copy early: extend it there", err))
 		}
 	}
@@ -136,14 +137,14 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 // copyNotes puts the notes of the snapshot, and gives the last one's lifetime that has
 // any.
 func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, err error) {
-	notes, err := x.from.repo.notesOf(ctx, x.m.ID)
+	notes, err := x.from.repo.NotesOf(ctx, x.m.ID)
 	if err != nil {
 		return nil, ofSource(err)
 	}
 	for _, n := range notes {
 		object, err := n.Encode()
 		if err == nil {
-			err = x.to.repo.store.Put(ctx, n.ObjectName(), x.to.repo.sealObject(crypt.UseNote, n.ObjectName(), object))
+			err = x.to.repo.Store.Put(ctx, n.ObjectName(), x.to.repo.SealObject(crypt.UseNote, n.ObjectName(), object))
 		}
 		// One of that name says the same.
 		if err != nil && !errors.Is(err, remote.ErrExist) {
@@ -171,7 +172,7 @@ func (x *snapshotCopy) findBase(ctx context.Context) error {
 		}
 		if err != nil {
 			// It is not needed.
-			x.from.repo.log.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
+			x.from.repo.Logger.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
 		}
 		x.base = b
 	}
@@ -181,14 +182,14 @@ func (x *snapshotCopy) findBase(ctx context.Context) error {
 // openBase opens a snapshot, if it is one to begin with: of the entries at least half
 // must be in pages that both have.
 func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase, error) {
-	there, thereTree, err := x.to.repo.liveTree(ctx, id)
+	there, thereTree, err := x.to.repo.LiveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if x.guard.refusesAny(there.Packs) {
 		return nil, errAnew
 	}
-	source, sourceTree, err := x.from.repo.liveTree(ctx, id)
+	source, sourceTree, err := x.from.repo.LiveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -218,13 +219,13 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 		}
 		x.builder = patchBuilder{x.patch}
 	}
-	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.repo.codec, x.up, runtime.GOMAXPROCS(0)))
-	x.chunks = newChunkReader(ctx, x.from, x.from.repo.packStore(), fsMemory)
+	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.repo.Codec, x.up, runtime.GOMAXPROCS(0)))
+	x.chunks = newChunkReader(ctx, x.from, x.from.repo.PackStore(), fsMemory)
 	x.asked = map[chunk.ID]struct{}{}
 	if err := x.chunks.readAhead(ctx, x.produce, func(p *filePiece) error { return x.take(ctx, p) }); err != nil {
 		return err
 	}
-	x.from.repo.log.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
+	x.from.repo.Logger.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
 	if err := x.noMore(ctx); err != nil {
 		return err
 	}
@@ -370,7 +371,7 @@ func (x *snapshotCopy) place(ctx context.Context, it *copiedEntry, c *copiedChun
 		if err := read(); err != nil {
 			return err
 		}
-		name = x.to.repo.hasher.Sum(data)
+		name = x.to.repo.Hasher.Sum(data)
 		x.names.learn(c.ID, name)
 	}
 	ext := manifest.Extent{Hole: c.Hole, ID: name}
@@ -422,10 +423,10 @@ func (x *snapshotCopy) drain(ctx context.Context, wait bool) error {
 
 // lost adds to an error about a chunk which files need what cannot be read.
 func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.Extent, err error) error {
-	if !errors.Is(integrity(err), snapshot.ErrIntegrity) {
+	if !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 		return fmt.Errorf("%q: %w", it.entry.Path(), err)
 	}
-	_, serr := x.from.repo.store.Stat(ctx, packName(ext.Pack))
+	_, serr := x.from.repo.Store.Stat(ctx, repo.PackName(ext.Pack))
 	all := errors.Is(serr, remote.ErrNotExist) // of the pack
 	var names []string
 	more := 0

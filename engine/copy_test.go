@@ -18,6 +18,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -59,9 +60,9 @@ func refsOf(ids []manifest.ID) (refs []string) {
 // sameSnapshot checks that two repositories say the same of a snapshot, entry for entry.
 func sameSnapshot(t testing.TB, a, b *Repository, id manifest.ID) {
 	t.Helper()
-	ma, err := a.repo.manifest(t.Context(), id)
+	ma, err := a.repo.Manifest(t.Context(), id)
 	must(t, err)
-	mb, err := b.repo.manifest(t.Context(), id)
+	mb, err := b.repo.Manifest(t.Context(), id)
 	must(t, err)
 	if x, y := fmt.Sprintf("%+v", ma.Info), fmt.Sprintf("%+v", mb.Info); x != y {
 		t.Errorf("the manifests say\n\t%s\n\t%s", x, y)
@@ -72,7 +73,7 @@ func sameSnapshot(t testing.TB, a, b *Repository, id manifest.ID) {
 
 // namesAlike leaves out the ids of chunks if the repositories have different ones.
 func namesAlike(a, b *Repository, entries []string) []string {
-	if a.repo.hasher.Alike(b.repo.hasher) {
+	if a.repo.Hasher.Alike(b.repo.Hasher) {
 		return entries
 	}
 	var all []string
@@ -112,10 +113,10 @@ func packsAreUsed(t testing.TB, r *Repository, m *manifest.Manifest) {
 func storedTwice(t testing.TB, r *Repository) (twice int) {
 	t.Helper()
 	seen := map[chunk.ID]bool{}
-	must(t, r.repo.store.List(t.Context(), packsPrefix, func(o remote.Info) error {
+	must(t, r.repo.Store.List(t.Context(), packsPrefix, func(o remote.Info) error {
 		id, err := chunk.ParsePackID(o.Name[strings.LastIndexByte(o.Name, '/')+1:])
 		must(t, err)
-		x, err := r.repo.packIndex(t.Context(), id, o.Size)
+		x, err := r.repo.PackIndex(t.Context(), id, o.Size)
 		must(t, err)
 		for c := range x.All(id) {
 			if x.Kind == chunk.DataPack && seen[c] {
@@ -141,14 +142,14 @@ func TestCopy(t *testing.T) {
 		write(t, fmt.Sprintf("%s/more/%d/%d", src, i%7, i), random(uint64(i), 200))
 	}
 	id := create(t, first, src, &CreateOptions{Name: "it", Tags: map[string]string{"k": "v"}, TTL: 48 * time.Hour}).ID
-	if m, err := first.repo.manifest(t.Context(), id); err != nil || !m.HardLinks {
+	if m, err := first.repo.Manifest(t.Context(), id); err != nil || !m.HardLinks {
 		t.Errorf("no hard links: %v", err)
 	}
 	want := scan(t, src)
 
 	_, second := emptyRepo(t)
 	_, third := emptyRepo(t)
-	third.repo.hasher = chunk.NewKeyedHasher([32]byte{1, 2, 3})
+	third.repo.Hasher = chunk.NewKeyedHasher([32]byte{1, 2, 3})
 	q := newPlace(t)
 	fourth := q.init()
 	at := first
@@ -197,7 +198,7 @@ func TestCopy(t *testing.T) {
 // leasesOf gives the names of the leases in a repository.
 func leasesOf(t testing.TB, r *Repository) map[string]bool {
 	all := map[string]bool{}
-	must(t, r.repo.store.List(t.Context(), leasePrefix, func(o remote.Info) error {
+	must(t, r.repo.Store.List(t.Context(), leasePrefix, func(o remote.Info) error {
 		all[o.Name] = true
 		return nil
 	}))
@@ -252,7 +253,7 @@ func TestCopyMany(t *testing.T) {
 	for name, hasher := range map[string]*chunk.Hasher{"alike": {}, "keyed": chunk.NewKeyedHasher([32]byte{9})} {
 		t.Run(name, func(t *testing.T) {
 			_, to := emptyRepo(t)
-			to.repo.hasher = hasher
+			to.repo.Hasher = hasher
 			// The order is not that of their making.
 			given := []manifest.ID{ids[2], ids[0], ids[1], ids[2]}
 			res, err := from.Copy(t.Context(), to, refsOf(given), nil)
@@ -267,7 +268,7 @@ func TestCopyMany(t *testing.T) {
 			}
 			before := to.Requests().Ops
 			var said bytes.Buffer
-			from.repo.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			from.repo.Logger = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			last := copyTo(t, from, to, ids[3], ids[4])
 			if n := last[1].CopiedBytes; n > 1000 {
 				t.Errorf("%d bytes of the last", n)
@@ -275,7 +276,7 @@ func TestCopyMany(t *testing.T) {
 			if n := to.Requests().Ops.Sub(before)[remote.OpPut].Calls; n != 8 {
 				t.Errorf("%d puts for two snapshots", n)
 			}
-			from.repo.log = slog.New(slog.DiscardHandler)
+			from.repo.Logger = slog.New(slog.DiscardHandler)
 			if strings.Count(said.String(), "base=true frames=1\n") != 2 {
 				t.Errorf("all of it was looked at:\n%s", &said)
 			}
@@ -284,7 +285,7 @@ func TestCopyMany(t *testing.T) {
 			}
 			// What a copy makes of a base is what it makes of nothing, but for the places.
 			_, alone := emptyRepo(t)
-			alone.repo.hasher = to.repo.hasher
+			alone.repo.Hasher = to.repo.Hasher
 			copyTo(t, from, alone, ids[4])
 			equalEntries(t, entriesOf(t, alone, ids[4]), entriesOf(t, to, ids[4]))
 			out := w.path("out-" + name)
@@ -586,7 +587,7 @@ func TestCopyDamaged(t *testing.T) {
 			}
 			src := p.files("src", files)
 			id := complete(t, from, src, nil).ID
-			m, err := from.repo.manifest(t.Context(), id)
+			m, err := from.repo.Manifest(t.Context(), id)
 			must(t, err)
 			var pack chunk.PackID
 			tree, err := m.Tree(from.repo)
@@ -595,7 +596,7 @@ func TestCopyDamaged(t *testing.T) {
 			_, err = tree.Lookup(t.Context(), manifest.KeyOf("file-00"), &e)
 			must(t, err)
 			pack = e.Extents[0].Pack
-			must(t, spoil(p.repo+"/"+packName(pack)))
+			must(t, spoil(p.repo+"/"+repo.PackName(pack)))
 			from = p.open("second")
 			there, to := emptyRepo(t)
 			res, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
@@ -745,10 +746,10 @@ func TestCopyAndGC(t *testing.T) {
 		here.pass(leaseHold / 2)
 	})
 	copyTo(t, from, to, second)
-	m, err := to.repo.manifest(t.Context(), second)
+	m, err := to.repo.Manifest(t.Context(), second)
 	must(t, err)
 	for _, p := range m.Packs {
-		if slices.Contains(old, packName(p.ID)) {
+		if slices.Contains(old, repo.PackName(p.ID)) {
 			t.Error("it refers to what is doomed")
 		}
 	}

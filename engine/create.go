@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -87,19 +88,19 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 			res.Duration = time.Since(start)
 			return res, nil
 		case ctx.Err() != nil:
-		case c.fork != nil && errors.Is(integrity(err), snapshot.ErrIntegrity):
+		case c.fork != nil && errors.Is(repo.Integrity(err), snapshot.ErrIntegrity):
 			// The snapshot below cannot be relied on: what shows of it is read instead.
 			c.warn(fmt.Errorf("snapshot %v: %w; all of %s is read", c.fork.overlay.Lower, err, c.dir))
 			asFork = false
 			continue
 		case errors.Is(err, errAnew) && try < anewTries:
-			r.repo.log.Warn("create begins anew", "dir", c.dir, "err", err)
+			r.repo.Logger.Warn("create begins anew", "dir", c.dir, "err", err)
 			before = c.guard
 			continue
 		case errors.Is(err, errAnew):
-			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, r.repo.grace())
+			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, r.repo.Grace())
 		}
-		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, integrity(err))
+		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, repo.Integrity(err))
 	}
 }
 
@@ -189,7 +190,7 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 
 func checkLabels(o *CreateOptions) error {
 	if o.Name != "" {
-		if err := checkName(o.Name); err != nil {
+		if err := repo.CheckName(o.Name); err != nil {
 			return err
 		}
 	}
@@ -197,7 +198,7 @@ func checkLabels(o *CreateOptions) error {
 		return fmt.Errorf("%w: %d tags, the most is %d", snapshot.ErrInvalid, len(o.Tags), manifest.MaxTags)
 	}
 	for k, v := range o.Tags {
-		if err := checkTag(k, v); err != nil {
+		if err := repo.CheckTag(k, v); err != nil {
 			return err
 		}
 	}
@@ -220,7 +221,7 @@ func (c *creator) vanished(path string) {
 }
 
 func (c *creator) warn(err error) {
-	c.repo.repo.log.Warn("create", "err", err)
+	c.repo.repo.Logger.Warn("create", "err", err)
 	if c.opts.Progress != nil {
 		c.opts.Progress.Warn(err)
 	}
@@ -237,7 +238,7 @@ func (c *creator) run(ctx context.Context) (*CreateResult, error) {
 	if err := c.findWhole(ctx); err != nil {
 		return nil, err
 	}
-	if c.parent == nil && !c.repo.repo.local() {
+	if c.parent == nil && !c.repo.repo.Local() {
 		c.recent = &recentFiles{} // a parent's mounts have left better profiles
 	}
 	if c.fork != nil {
@@ -270,10 +271,10 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 		return nil, err
 	}
 	rd := &reader{
-		root: c.root, fork: c.fork.reader(c), splitter: c.repo.repo.splitter, hasher: c.repo.repo.hasher,
+		root: c.root, fork: c.fork.reader(c), splitter: c.repo.repo.Splitter, hasher: c.repo.repo.Hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
 		started: c.started.Unix(), bytes: c.meter.AddBytes,
-		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.repo.splitter.MaxChunk())),
+		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.repo.Splitter.MaxChunk())),
 	}
 
 	if c.fork != nil {
@@ -298,7 +299,7 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 
 // finish commits: the index segment and the manifest, when all packs are there.
 func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, error) {
-	c.repo.repo.askTime(ctx)
+	c.repo.repo.AskTime(ctx)
 	info, err := c.info(asm)
 	if err != nil {
 		return nil, err
@@ -308,32 +309,32 @@ func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, er
 	if err := c.publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
 		return nil, err
 	}
-	key := dirKey(c.place)
+	key := repo.DirKey(c.place)
 	if c.fork != nil {
 		key = memoKey(c.fork.overlay)
-		err = writeMemo(c.repo.repo.cache, c.fork.overlay, m.ID, asm.memo)
+		err = writeMemo(c.repo.repo.Cache, c.fork.overlay, m.ID, asm.memo)
 	} else {
-		err = writeStats(c.repo.repo.cache, c.place, m.ID, asm.prints)
+		err = repo.WriteStats(c.repo.repo.Cache, c.place, m.ID, asm.prints)
 	}
 	if err == nil {
-		err = writeTable(c.repo.repo.cache, key, m.ID, c.guard.sizes(m.Packs))
+		err = repo.WriteTable(c.repo.repo.Cache, key, m.ID, c.guard.sizes(m.Packs))
 	}
 	if err != nil {
-		c.repo.repo.log.Info("caching what is known of the files", "err", err)
+		c.repo.repo.Logger.Info("caching what is known of the files", "err", err)
 	}
-	return &CreateResult{Snapshot: *snapshotOf(&m.Info), Problems: c.problems.all, LeftOut: c.leftOut}, nil
+	return &CreateResult{Snapshot: *repo.SnapshotOf(&m.Info), Problems: c.problems.all, LeftOut: c.leftOut}, nil
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {
-	now := c.repo.repo.time()
+	now := c.repo.repo.Time()
 	i := &manifest.Info{
 		ID: manifest.NewID(manifest.ClassFor(c.opts.TTL)), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
-		Host: label(os.Hostname()), User: userName(), Version: c.repo.repo.ver,
+		Host: repo.Label(os.Hostname()), User: userName(), Version: c.repo.repo.Ver,
 		Files: asm.files, Bytes: asm.bytes,
 		NewBytes: asm.newBytes, StoredBytes: uint64(c.up.storedBytes()),
 		Skipped: uint64(c.sockets.Load()), Unreadable: uint64(len(c.problems.all)),
 	}
-	if c.repo.repo.skew() != 0 {
+	if c.repo.repo.Skew() != 0 {
 		i.ID = i.ID.At(now) // ids sort by time, and those of other machines do not go by this clock
 	}
 	if c.opts.TTL > 0 {
@@ -350,12 +351,12 @@ func (c *creator) info(asm *assembler) (*manifest.Info, error) {
 
 // userName avoids os/user's look-up in a directory service where it can.
 func userName() string {
-	if s := label(os.Getenv("USER"), nil); s != "" {
+	if s := repo.Label(os.Getenv("USER"), nil); s != "" {
 		return s
 	}
 	u, err := user.Current()
 	if err != nil {
 		return ""
 	}
-	return label(u.Username, nil)
+	return repo.Label(u.Username, nil)
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -377,7 +378,7 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 	removed := complete(t, r, d.files("removed", map[string]string{"f": "of a mount"}), nil).ID
 	leased := complete(t, r, d.files("leased", map[string]string{"f": "of another mount"}), nil).ID
 	for i, id := range []manifest.ID{removed, leased} {
-		_, encoded, err := r.repo.encodedManifest(t.Context(), id)
+		_, encoded, err := r.repo.EncodedManifest(t.Context(), id)
 		must(t, err)
 		object, err := (&manifest.Lease{Hold: leaseHold, Manifest: encoded}).Encode()
 		must(t, err)
@@ -392,8 +393,8 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 		sum := chunk.SumPack(b)
 		must(t, d.store.Put(t.Context(), profilesOf(p.snapshot)+sum.String(), b))
 		changed(t, r, []manifest.ID{d.id, d.other}[i].String(), renamed(fmt.Sprint("name ", i)))
-		stone := &tombstone{packs: []doomedPack{{id: chunk.PackID{byte(i)}, size: 5}}}
-		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s01a20950-ee91-776f-9786-6056b138ef0%d", gcPrefix, i), stone.encode()))
+		stone := &repo.Tombstone{Packs: []repo.DoomedPack{{Id: chunk.PackID{byte(i)}, Size: 5}}}
+		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s01a20950-ee91-776f-9786-6056b138ef0%d", repo.GcPrefix, i), stone.Encode()))
 	}
 	return d
 }
@@ -411,15 +412,15 @@ func (d *damagedRepository) objects() map[string]string {
 		return ""
 	}
 	return map[string]string{
-		"config":    configName,
-		"data pack": packName(packsOf(d, d.opened, d.id, chunk.DataPack)[0]),
-		"tree pack": packName(packsOf(d, d.opened, d.id, chunk.TreePack)[0]),
-		"segment":   one(segmentPrefix),
+		"config":    repo.ConfigName,
+		"data pack": repo.PackName(packsOf(d, d.opened, d.id, chunk.DataPack)[0]),
+		"tree pack": repo.PackName(packsOf(d, d.opened, d.id, chunk.TreePack)[0]),
+		"segment":   one(repo.SegmentPrefix),
 		"manifest":  d.id.ObjectName(),
 		"note":      one(d.id.NotesOf()),
 		"lease":     one(leasePrefix),
-		"profile":   one(profilePrefix),
-		"tombstone": one(gcPrefix),
+		"profile":   one(repo.ProfilePrefix),
+		"tombstone": one(repo.GcPrefix),
 	}
 }
 
@@ -429,9 +430,9 @@ func (d *damagedRepository) another(kind string) string {
 	not := d.objects()[kind]
 	prefix := not[:strings.IndexByte(not+"/", '/')] + "/"
 	if kind == "config" {
-		c, err := newConfig(nil)
+		c, err := repo.NewConfig(nil)
 		must(d, err)
-		return string(c.encode())
+		return string(c.Encode())
 	}
 	for name, b := range all {
 		same := !strings.HasSuffix(kind, "pack") || b[9] == all[not][9]
@@ -442,7 +443,7 @@ func (d *damagedRepository) another(kind string) string {
 	// There is but one tree pack: the same pages in another order of bytes.
 	up := chunk.NewPackBuilder(chunk.TreePack, nil)
 	page := []byte("no page at all, but a chunk")
-	up.Add(page, []chunk.SizedID{{ID: d.opened.repo.hasher.Sum(page), Length: uint32(len(page))}})
-	_, b, _ := up.Finish(d.opened.repo.codec)
+	up.Add(page, []chunk.SizedID{{ID: d.opened.repo.Hasher.Sum(page), Length: uint32(len(page))}})
+	_, b, _ := up.Finish(d.opened.repo.Codec)
 	return string(b)
 }

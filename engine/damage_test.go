@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -311,7 +312,7 @@ func TestDamagedParent(t *testing.T) {
 					must(t, damage(p.repo+"/"+first.ID.ObjectName()))
 				} else {
 					for _, pack := range packsOf(t, r, first.ID, chunk.TreePack) {
-						must(t, damage(p.repo+"/"+packName(pack)))
+						must(t, damage(p.repo+"/"+repo.PackName(pack)))
 					}
 				}
 				res := complete(t, r, dir, nil)
@@ -324,10 +325,10 @@ func TestDamagedParent(t *testing.T) {
 // packsOf lists the packs that a snapshot uses, of a kind.
 func packsOf(t testing.TB, r *Repository, id manifest.ID, kind chunk.PackKind) (packs []chunk.PackID) {
 	t.Helper()
-	m, err := r.repo.manifest(t.Context(), id)
+	m, err := r.repo.Manifest(t.Context(), id)
 	must(t, err)
 	for _, use := range m.Packs {
-		b, err := r.repo.store.Get(t.Context(), packName(use.ID))
+		b, err := r.repo.Store.Get(t.Context(), repo.PackName(use.ID))
 		must(t, err)
 		if chunk.PackKind(b[9]) == kind {
 			packs = append(packs, use.ID)
@@ -349,7 +350,7 @@ func TestDamagedPack(t *testing.T) {
 	var packs []string
 	for _, kind := range []chunk.PackKind{chunk.DataPack, chunk.TreePack} {
 		for _, pack := range packsOf(t, r, id, kind) {
-			packs = append(packs, p.repo+"/"+packName(pack))
+			packs = append(packs, p.repo+"/"+repo.PackName(pack))
 		}
 	}
 	packs = append(packs, p.repo+"/"+id.ObjectName())
@@ -482,7 +483,7 @@ func TestLostConfig(t *testing.T) {
 
 	v := newVault(t)
 	complete(t, v.open(), p.path("src"), nil)
-	must(t, v.mem.Delete(t.Context(), configName))
+	must(t, v.mem.Delete(t.Context(), repo.ConfigName))
 	for name, init := range map[string]*snapshot.InitOptions{"plain": nil, "encrypted": keys} {
 		if _, err := Init(t.Context(), "", init, &Options{CacheDir: v.cache, Store: v.mem}); !errors.Is(err, snapshot.ErrIntegrity) {
 			t.Errorf("%s, over what is encrypted: %v", name, err)

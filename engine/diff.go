@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -62,15 +63,15 @@ func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts
 	}
 	// Both at once: a round trip or two less.
 	source := r.newSource(ctx)
-	refs := r.repo.newResolver(ctx, 2)
+	refs := r.repo.NewResolver(ctx, 2)
 	open := func(ref string) (*SnapshotFS, error) {
-		m, err := refs.open(ref)
+		m, err := refs.Open(ref)
 		if err != nil {
 			return nil, err
 		}
 		return source.fs(ctx, m)
 	}
-	second := begin(func() (*SnapshotFS, error) { return open(newRef) })
+	second := repo.Begin(func() (*SnapshotFS, error) { return open(newRef) })
 	before, err := open(oldRef)
 	after, err2 := second(ctx)
 	if err == nil {
@@ -102,7 +103,7 @@ func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts
 	case errors.Is(err, manifest.ErrNotExist):
 		return pathError("diff", path, errInNeither)
 	}
-	return fmt.Errorf("comparing snapshots %v and %v: %w", before.Snapshot.ID, after.Snapshot.ID, integrity(err))
+	return fmt.Errorf("comparing snapshots %v and %v: %w", before.Snapshot.ID, after.Snapshot.ID, repo.Integrity(err))
 }
 
 // manyDifferences is how many there are where it is likely that much of the trees

@@ -288,10 +288,10 @@ func TestLog(t *testing.T) {
 	}
 
 	// A circle, which only forgery makes.
-	m, err := r.repo.manifest(t.Context(), ids[2])
+	m, err := r.repo.Manifest(t.Context(), ids[2])
 	must(t, err)
 	m.Parent = ids[4]
-	data, err := m.Encode(r.repo.codec)
+	data, err := m.Encode(r.repo.Codec)
 	must(t, err)
 	path := p.repo + "/" + ids[2].ObjectName()
 	must(t, change(path, func([]byte) []byte { return data }))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
@@ -158,7 +159,7 @@ func TestDumpFails(t *testing.T) {
 	packs = append(packs, packsOf(t, r, id, chunk.TreePack)...)
 	for _, pack := range packs {
 		for name, damage := range damages {
-			path := p.repo + "/" + packName(pack)
+			path := p.repo + "/" + repo.PackName(pack)
 			good, err := os.ReadFile(path)
 			must(t, err)
 			must(t, damage(path))

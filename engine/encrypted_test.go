@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
@@ -38,7 +39,7 @@ func initOf(t testing.TB) *snapshot.InitOptions {
 
 // keyed completes options to open a repository of a test.
 func keyed(t testing.TB, opts *Options) *Options {
-	if opts.patience == (patience{}) {
+	if opts.patience == (repo.Patience{}) {
 		opts.patience = calm()
 	}
 	if onEncrypted(t) {

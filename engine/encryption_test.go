@@ -23,6 +23,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -90,7 +91,7 @@ func TestPassphraseTypedSlowly(t *testing.T) {
 	v := newVault(t)
 	v.files("src", map[string]string{"f": "x"})
 	other := v.open()
-	for name, patience := range map[string]patience{"slowly": {ahead: 1}, "at once": calm()} {
+	for name, patience := range map[string]repo.Patience{"slowly": {Ahead: 1}, "at once": calm()} {
 		var made *CreateResult
 		r, err := v.only(func(o *Options) {
 			o.List, o.patience = true, patience
@@ -322,7 +323,7 @@ func TestInitEncrypted(t *testing.T) {
 			must(t, err)
 			break
 		}
-		if _, there := memObjects(t, mem)[configName]; there {
+		if _, there := memObjects(t, mem)[repo.ConfigName]; there {
 			opts := v.options()
 			opts.Store = mem
 			_, err = Open(t.Context(), "", opts)
@@ -336,7 +337,7 @@ func TestInitEncrypted(t *testing.T) {
 	fast, slow := v.options(), v.options()
 	fast.Store = mem
 	slow.Store = remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
-		if op == remote.OpPut && name == configName {
+		if op == remote.OpPut && name == repo.ConfigName {
 			r, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, fast)
 			must(t, err)
 			must(t, r.Close())
@@ -398,7 +399,7 @@ func TestNothingInClear(t *testing.T) {
 		must(p, r.Close())
 	}
 	v := newVault(t)
-	if r := v.open(); r.repo.hasher.Sum(large) == (&chunk.Hasher{}).Sum(large) {
+	if r := v.open(); r.repo.Hasher.Sum(large) == (&chunk.Hasher{}).Sum(large) {
 		t.Error("chunks have the ids that anybody can compute")
 	}
 	fill(v.open(), v.place)
@@ -407,7 +408,7 @@ func TestNothingInClear(t *testing.T) {
 	kinds := map[string]int{}
 	for name, b := range all {
 		kinds[strings.Split(name, "/")[0]]++
-		if strings.HasPrefix(name, profilePrefix) && bytes.Contains(b, []byte(profileMagic)) {
+		if strings.HasPrefix(name, repo.ProfilePrefix) && bytes.Contains(b, []byte(profileMagic)) {
 			t.Error("the profile is in clear")
 		}
 	}
@@ -584,36 +585,36 @@ func TestReplayed(t *testing.T) {
 
 	// A profile of another snapshot.
 	b := (&profile{old, []touchedFrame{{chunk.PackID{1}, 16, 1}}, nil}).encodeHead()
-	sealed := r.repo.sealObject(crypt.UseProfile, old.String(), b)
-	if got, err := r.repo.openObject(crypt.UseProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
+	sealed := r.repo.SealObject(crypt.UseProfile, old.String(), b)
+	if got, err := r.repo.OpenObject(crypt.UseProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
 		t.Error(err)
 	}
-	if _, err := r.repo.openObject(crypt.UseProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := r.repo.OpenObject(crypt.UseProfile, id.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("a profile of another snapshot:", err)
 	}
-	if _, err := r.repo.openObject(crypt.UseKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := r.repo.OpenObject(crypt.UseKeyDetails, old.String(), sealed); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Error("of another use:", err)
 	}
 
 	// The index of a pack in a segment as that of another.
 	var segment *index.Segment
 	for name, b := range good {
-		if strings.HasPrefix(name, segmentPrefix) {
-			s, err := index.DecodeSegment(r.repo.codec, b)
+		if strings.HasPrefix(name, repo.SegmentPrefix) {
+			s, err := index.DecodeSegment(r.repo.Codec, b)
 			must(t, err)
 			segment = s
 		}
 	}
 	plain, err := chunk.NewCodec(1)
 	must(t, err)
-	if b, err := segment.Encode(r.repo.codec); err != nil {
+	if b, err := segment.Encode(r.repo.Codec); err != nil {
 		t.Error(err)
 	} else if _, err := index.DecodeSegment(plain, b); !errors.Is(err, index.ErrBadSegment) {
 		t.Error("a sealed segment without the key:", err)
 	}
 	if b, err := segment.Encode(plain); err != nil {
 		t.Error(err)
-	} else if _, err := index.DecodeSegment(r.repo.codec, b); !errors.Is(err, index.ErrBadSegment) {
+	} else if _, err := index.DecodeSegment(r.repo.Codec, b); !errors.Is(err, index.ErrBadSegment) {
 		t.Error("a segment that somebody without the key made:", err)
 	}
 }
@@ -652,42 +653,42 @@ func TestConfigReplaced(t *testing.T) {
 	}
 
 	// Changed, with a right checksum.
-	good, err := os.ReadFile(p.repo + "/" + configName)
+	good, err := os.ReadFile(p.repo + "/" + repo.ConfigName)
 	must(t, err)
-	for name, change := range map[string]func(*config){
-		"grace":   func(c *config) { c.GCGrace++ },
-		"chunker": func(c *config) { c.Chunker.Min++ },
-		"id":      func(c *config) { c.ID[0] ^= 1 },
-		"mac":     func(c *config) { c.Encryption.MAC = strings.Repeat("0", 64) },
-		"check":   func(c *config) { c.Encryption.KeyCheck = strings.Repeat("0", 32) },
+	for name, change := range map[string]func(*repo.Config){
+		"grace":   func(c *repo.Config) { c.GCGrace++ },
+		"chunker": func(c *repo.Config) { c.Chunker.Min++ },
+		"id":      func(c *repo.Config) { c.ID[0] ^= 1 },
+		"mac":     func(c *repo.Config) { c.Encryption.MAC = strings.Repeat("0", 64) },
+		"check":   func(c *repo.Config) { c.Encryption.KeyCheck = strings.Repeat("0", 32) },
 	} {
-		c, err := decodeConfig(good)
+		c, err := repo.DecodeConfig(good)
 		must(t, err)
 		change(c)
-		rewrite(t, p.repo+"/"+configName, c.encode())
+		rewrite(t, p.repo+"/"+repo.ConfigName, c.Encode())
 		for with, opts := range both() {
 			if err := open("new", opts); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s, by %s: %v", name, with, err)
 			}
 		}
 	}
-	for name, change := range map[string]func(*config){
-		"no hex":    func(c *config) { c.Encryption.MAC = strings.Repeat("g", 64) },
-		"uppercase": func(c *config) { c.Encryption.MAC = strings.ToUpper(c.Encryption.MAC + "ab")[2:] },
-		"short":     func(c *config) { c.Encryption.KeyCheck = "00" },
+	for name, change := range map[string]func(*repo.Config){
+		"no hex":    func(c *repo.Config) { c.Encryption.MAC = strings.Repeat("g", 64) },
+		"uppercase": func(c *repo.Config) { c.Encryption.MAC = strings.ToUpper(c.Encryption.MAC + "ab")[2:] },
+		"short":     func(c *repo.Config) { c.Encryption.KeyCheck = "00" },
 	} {
-		c, err := decodeConfig(good)
+		c, err := repo.DecodeConfig(good)
 		must(t, err)
 		change(c)
-		if _, err := decodeConfig(c.encode()); !errors.Is(err, snapshot.ErrIntegrity) {
+		if _, err := repo.DecodeConfig(c.Encode()); !errors.Is(err, snapshot.ErrIntegrity) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	newer := bytes.Replace(good, []byte(crypt.SealAlgorithm), []byte("AES-512"), 1)
-	if _, err := decodeConfig(newer); !errors.Is(err, snapshot.ErrUnsupported) {
+	if _, err := repo.DecodeConfig(newer); !errors.Is(err, snapshot.ErrUnsupported) {
 		t.Errorf("another algorithm: %v", err)
 	}
-	rewrite(t, p.repo+"/"+configName, good)
+	rewrite(t, p.repo+"/"+repo.ConfigName, good)
 
 	// Another repository in its place, which the same identity opens.
 	must(t, os.Rename(p.repo, p.path("own")))
@@ -793,12 +794,12 @@ func FuzzKeyDetails(f *testing.F) {
 
 // FuzzEncryptedConfig: what decodes re-encodes to the same bytes.
 func FuzzEncryptedConfig(f *testing.F) {
-	c, err := newConfig(nil)
+	c, err := repo.NewConfig(nil)
 	must(f, err)
-	c.encrypt(&chunk.Key{1})
-	f.Add(c.encode())
+	c.Encrypt(&chunk.Key{1})
+	f.Add(c.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := decodeConfig(b); err == nil && !bytes.Equal(c.encode(), b) {
+		if c, err := repo.DecodeConfig(b); err == nil && !bytes.Equal(c.Encode(), b) {
 			t.Error("it re-encodes to other bytes")
 		}
 	})
@@ -851,7 +852,7 @@ func TestKeysVerified(t *testing.T) {
 	plain, err := Init(t.Context(), "", nil, &Options{CacheDir: v.path("plain"), Store: remote.NewMemory()})
 	must(t, err)
 	defer plain.Close()
-	must(t, plain.repo.store.Put(t.Context(), name, nil))
+	must(t, plain.repo.Store.Put(t.Context(), name, nil))
 	if rep := verify(t, plain, nil); rep.Damaged() != 0 || len(rep.Findings) != 1 {
 		t.Errorf("%+v", rep.Findings)
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -307,7 +308,7 @@ func copyOf(t testing.TB, from remote.Store) remote.Store {
 
 // TestSegmentNotWritten: the manifest arrives, the segment beside it does not.
 func TestSegmentNotWritten(t *testing.T) {
-	for _, which := range []string{segmentPrefix, "manifests/"} {
+	for _, which := range []string{repo.SegmentPrefix, "manifests/"} {
 		p := newPlace(t)
 		r := p.init()
 		src := p.files("src", map[string]string{"f": string(random(1, 100_000))})
@@ -315,7 +316,7 @@ func TestSegmentNotWritten(t *testing.T) {
 		whole := store.get()
 		other := "manifests/"
 		if which == other {
-			other = segmentPrefix
+			other = repo.SegmentPrefix
 		}
 		arrived := make(chan struct{})
 		var once sync.Once
@@ -377,11 +378,11 @@ func TestWrongBytes(t *testing.T) {
 					r := p.init()
 					store := switchable(r)
 					if op == remote.OpGet { // both ways to read a tree pack
-						r.repo.dir = ""
+						r.repo.Dir = ""
 					}
 					src := manyFiles(p, "src")
 					id := complete(t, r, src, nil).ID.String()
-					must(t, os.RemoveAll(r.repo.cache.Root+"/tree"))
+					must(t, os.RemoveAll(r.repo.Cache.Root+"/tree"))
 					dst := p.files("dst", map[string]string{"old": "tree"})
 					before := scan(t, dst)
 					whole := store.get()
@@ -479,7 +480,7 @@ func TestForeignObjects(t *testing.T) {
 		"manifests/00000000-0000-7000-8000-0000000000ff",
 		"notes/readme", "notes/" + id + "/readme", "notes/" + id + "/" + id + "/x", "notes/" + id[:30] + "/" + id,
 	} {
-		must(t, r.repo.store.Put(ctx, name, []byte("not ours")))
+		must(t, r.repo.Store.Put(ctx, name, []byte("not ours")))
 	}
 	for _, r := range []*Repository{r, p.open("empty")} {
 		if all, err := r.List(ctx, nil); len(all) != 1 || err != nil {
@@ -512,7 +513,7 @@ func TestUnreadableRepository(t *testing.T) {
 			}
 			return remote.Fault{}
 		}))
-		must(t, os.RemoveAll(r.repo.cache.Root))
+		must(t, os.RemoveAll(r.repo.Cache.Root))
 		if all, err := r.List(t.Context(), nil); err == nil && refused.Load() > 0 {
 			t.Errorf("%v fails: list gives %v", op, all)
 		}

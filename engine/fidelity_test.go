@@ -316,9 +316,9 @@ func TestFidelity(t *testing.T) {
 			t.Errorf("%s: a snapshot of what was restored has %d new bytes", cache, res.NewBytes)
 		}
 		equalEntries(t, entriesOf(t, r, first.ID), entriesOf(t, r, res.ID))
-		a, err := r.repo.manifest(t.Context(), first.ID)
+		a, err := r.repo.Manifest(t.Context(), first.ID)
 		must(t, err)
-		b, err := r.repo.manifest(t.Context(), res.ID)
+		b, err := r.repo.Manifest(t.Context(), res.ID)
 		must(t, err)
 		if a.Digest() != b.Digest() {
 			t.Errorf("%s: the tree's digest is another", cache)
@@ -625,7 +625,7 @@ func TestTotals(t *testing.T) {
 		t.Errorf("stored bytes %d, packs have %d", res.StoredBytes, stored)
 	}
 	rec := restore(t, r, res.ID.String(), p.path("out"), nil)
-	m, err := r.repo.manifest(t.Context(), res.ID)
+	m, err := r.repo.Manifest(t.Context(), res.ID)
 	must(t, err)
 	if rec.Files != files || rec.Dirs != dirs || rec.Bytes != bytes || rec.Digest != fmt.Sprintf("%x", m.Digest()) {
 		t.Errorf("receipt: %+v", rec)

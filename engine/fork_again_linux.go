@@ -51,7 +51,7 @@ func (r *Repository) ForkAgain(ctx context.Context, ref, dir string, opts *ForkO
 	case ForkKeep, ForkResume:
 		return r.ResumeFork(ctx, p.fork, opts)
 	case ForkReplace:
-		if _, err := RemoveFork(ctx, r.repo.state, p.fork, nil); err != nil && !errors.Is(err, snapshot.ErrNoFork) {
+		if _, err := RemoveFork(ctx, r.repo.State, p.fork, nil); err != nil && !errors.Is(err, snapshot.ErrNoFork) {
 			return nil, err
 		}
 	case ForkHide:
@@ -72,7 +72,7 @@ func (r *Repository) PlanFork(ctx context.Context, ref, dir string, opts *ForkOp
 }
 
 func (r *Repository) planFork(ctx context.Context, ref, dir string, opts *ForkOptions, replace bool) (*ForkPlan, error) {
-	g, err := newForkRegistry(r.repo.state)
+	g, err := newForkRegistry(r.repo.State)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -99,7 +100,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 		return nil, err
 	}
 	x.sweep(ctx)
-	id, ok := idOf(ref)
+	id, ok := repo.IdOf(ref)
 	if !ok {
 		s, err := x.repo.Get(ctx, ref)
 		if err != nil {
@@ -139,9 +140,9 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 	}
 	rec := &forkRecord{
 		Version: forkVersion, ID: strings.ToLower(rand.Text()[:16]), Name: x.opts.Name,
-		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.repo.cfg.ID},
+		Repository: recordRepository{URL: x.repo.recordURL(), ID: x.repo.repo.Cfg.ID},
 		Dir:        rawPath(path), MadeDir: made, Bare: bare, Ephemeral: x.opts.Ephemeral, Prefetch: x.opts.Prefetch.String(),
-		Created: x.repo.repo.now().UTC(), Mounted: placeHere(),
+		Created: x.repo.repo.Now().UTC(), Mounted: placeHere(),
 	}
 	var f *Fork
 	if x.opts.Mode != ForkRestore {
@@ -177,7 +178,7 @@ func (x *forker) warn(err error) {
 func (x *forker) sweep(ctx context.Context) {
 	swept, err := x.g.sweep(ctx)
 	if len(swept) > 0 || err != nil {
-		x.repo.repo.log.Info("swept", "what", swept, "err", err)
+		x.repo.repo.Logger.Info("swept", "what", swept, "err", err)
 	}
 }
 
@@ -220,7 +221,7 @@ func (x *forker) overLower(ctx context.Context, k lowerKey, do func(lower string
 			s, err = x.mountLower(ctx, k)
 		}
 		if err == nil {
-			if err = x.repo.repo.checkLive(ctx, s); err != nil {
+			if err = x.repo.repo.CheckLive(ctx, s); err != nil {
 				err = fmt.Errorf("snapshot %v: %w", k.id, err)
 			}
 		}
@@ -260,7 +261,7 @@ func (x *forker) lowerThere(k lowerKey) (*snapshot.Snapshot, error) {
 	defer closeAll(entries)
 	for _, e := range entries {
 		here := slices.ContainsFunc(e.points, func(p fusefs.Point) bool { return p.Dir == lower && p.Whole && !p.Covered })
-		if here && e.live && e.rec.Repository.ID == x.repo.repo.cfg.ID {
+		if here && e.live && e.rec.Repository.ID == x.repo.repo.Cfg.ID {
 			return &e.rec.Snapshot, nil
 		}
 	}
@@ -494,7 +495,7 @@ func (r *Repository) forkAt(path string) *mountedFork {
 	}
 	e, err := g.at(path)
 	if err != nil {
-		r.repo.log.Info("looking for a fork", "path", path, "err", err)
+		r.repo.Logger.Info("looking for a fork", "path", path, "err", err)
 	}
 	if e == nil {
 		return nil

@@ -134,7 +134,7 @@ func MovedForks(stateDir string) (moved []MovedFork, err error) {
 	return moved, err
 }
 
-// movedTo is where the directory of a fork was moved to that is not mounted; "" if it was
+// repo.MovedTo is where the directory of a fork was moved to that is not mounted; "" if it was
 // not, or if that is not known.
 func (e *forkEntry) movedTo(t *mountTable) string {
 	if e.rec.Bare == nil || e.rec.Mode == ForkRestore || e.mountedIn(t) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -216,7 +217,7 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 // they have other inodes than in the mount, and the fork may not be mounted.
 func (e *forkEntry) holdsOurs() error {
 	var ours []string
-	for _, u := range usedRepositories(e.g.state) {
+	for _, u := range repo.UsedRepositories(e.g.state) {
 		ours = append(ours, string(u.Dir))
 	}
 	for _, path := range append(ours, forkLayers(e.g.state)...) {

@@ -48,7 +48,7 @@ func (x *forker) resume(ctx context.Context, nameOrDir string) (_ *Fork, err err
 	if err := e.take(ctx); err != nil {
 		return nil, err
 	}
-	if e.rec.Repository.ID != x.repo.repo.cfg.ID {
+	if e.rec.Repository.ID != x.repo.repo.Cfg.ID {
 		return nil, fmt.Errorf("%w: it is of the repository %s", snapshot.ErrInvalid, e.rec.Repository.URL)
 	}
 	if e.rec.Mode == ForkRestore {

@@ -39,10 +39,10 @@ type targetFork struct {
 // forkFor gives the fork that is registered at a path without symbolic links, mounted
 // or not; nil if there is none.
 func (r *Repository) forkFor(path string) (*targetFork, error) {
-	if r.repo.state == "" {
+	if r.repo.State == "" {
 		return nil, nil
 	}
-	g, err := newForkRegistry(r.repo.state)
+	g, err := newForkRegistry(r.repo.State)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (g *forkRegistry) registered(path string) (*forkEntry, error) {
 
 // replaceFork removes a fork that is not mounted, for a restore to take its place.
 func (r *Repository) replaceFork(ctx context.Context, f *targetFork) error {
-	_, err := RemoveFork(ctx, r.repo.state, f.name, nil)
+	_, err := RemoveFork(ctx, r.repo.State, f.name, nil)
 	if errors.Is(err, snapshot.ErrNoFork) {
 		return nil
 	}

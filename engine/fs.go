@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -49,7 +50,7 @@ var (
 // FS opens a snapshot for reading: one request, for its manifest. What is read
 // later ends with ctx, and goes through the repository, which must stay open.
 func (r *Repository) FS(ctx context.Context, ref string) (*SnapshotFS, error) {
-	m, err := r.repo.open(ctx, ref)
+	m, err := r.repo.ManifestOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -68,15 +69,15 @@ type fsSource struct {
 const fsMemory = 32 << 20
 
 func (r *Repository) newSource(ctx context.Context) *fsSource {
-	return &fsSource{chunkReader: newChunkReader(ctx, r, r.repo.packStore(), fsMemory)}
+	return &fsSource{chunkReader: newChunkReader(ctx, r, r.repo.PackStore(), fsMemory)}
 }
 
 func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, error) {
 	tree, err := m.Tree(c)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %v: %w", m.ID, integrity(err))
+		return nil, fmt.Errorf("snapshot %v: %w", m.ID, repo.Integrity(err))
 	}
-	return &SnapshotFS{Snapshot: *snapshotOf(&m.Info), ctx: ctx, tree: tree, fsSource: c}, nil
+	return &SnapshotFS{Snapshot: *repo.SnapshotOf(&m.Info), ctx: ctx, tree: tree, fsSource: c}, nil
 }
 
 // Page is manifest.PageSource. Repository.Page has the rest of the pack follow,
@@ -105,7 +106,7 @@ func inside(name string) (string, error) {
 
 // pathError is an error about a path, such as the methods of fs.FS give.
 func pathError(op, name string, err error) error {
-	return &fs.PathError{Op: op, Path: name, Err: integrity(err)}
+	return &fs.PathError{Op: op, Path: name, Err: repo.Integrity(err)}
 }
 
 // Open opens a file, or a directory, and reads nothing of it yet.

@@ -59,7 +59,7 @@ func (c *chunkReader) readAhead(ctx context.Context, produce func(ctx context.Co
 		recent:  newLRU[frameKey, struct{}](recentFrames),
 	}
 	loaders := runtime.GOMAXPROCS(0)
-	if !c.repo.repo.local() {
+	if !c.repo.repo.Local() {
 		loaders = max(loaders, remoteFetches)
 	}
 	var work sync.WaitGroup

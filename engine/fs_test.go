@@ -20,6 +20,7 @@ import (
 	"testing/fstest"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -402,7 +403,7 @@ func TestFSDamage(t *testing.T) {
 	src := p.files("src", map[string]string{"a": string(random(1, 3<<20)), "b": string(random(2, 5000))})
 	id := complete(t, r, src, nil).ID
 	for _, pack := range packsOf(t, r, id, chunk.DataPack) {
-		must(t, damages["flipped"](p.repo+"/"+packName(pack)))
+		must(t, damages["flipped"](p.repo+"/"+repo.PackName(pack)))
 	}
 	s := snapshotFS(t, r, id.String())
 	failed := 0

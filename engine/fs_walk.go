@@ -82,7 +82,7 @@ func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(
 }
 
 func (c *fsSource) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *finder, yield func(*snapshot.Snapshot, *FileInfo) error) error {
-	m, err := c.repo.repo.manifest(ctx, snap.ID)
+	m, err := c.repo.repo.Manifest(ctx, snap.ID)
 	if err != nil {
 		return err
 	}

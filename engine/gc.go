@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/progress"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -99,7 +100,7 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 	}
 	start := time.Now()
 	c := &collector{
-		repo: r, opts: opts, grace: r.repo.grace(), began: r.repo.uptime(),
+		repo: r, opts: opts, grace: r.repo.Grace(), began: r.repo.Uptime(),
 		meter:  progress.New(opts.Progress),
 		report: &GCReport{DryRun: opts.DryRun, Removed: []manifest.ID{}, Withdrawn: []manifest.ID{}, Waiting: []GCWaiting{}},
 	}
@@ -110,7 +111,7 @@ func (r *Repository) GC(ctx context.Context, opts *GCOptions) (*GCReport, error)
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("collecting garbage of %s: %w", r.repo.URL(), integrity(err))
+		return nil, fmt.Errorf("collecting garbage of %s: %w", r.repo.URL(), repo.Integrity(err))
 	}
 	c.report.Duration = time.Since(start)
 	return c.report, nil
@@ -187,7 +188,7 @@ func (c *collector) run(ctx context.Context) error {
 // inTime says whether there is time left to act by what was seen. It is not what
 // keeps snapshots safe, but spares packs that came to be needed since.
 func (c *collector) inTime() error {
-	if c.repo.repo.uptime()-c.began > c.grace/2 {
+	if c.repo.repo.Uptime()-c.began > c.grace/2 {
 		return errHeldUp
 	}
 	return nil
@@ -203,18 +204,18 @@ func (c *collector) tellTime(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := clockPrefix + id.String()
+	name := repo.ClockPrefix + id.String()
 	c.clock = name
-	began := c.repo.repo.uptime()
-	if err := c.repo.repo.store.Put(ctx, name, nil); err != nil {
+	began := c.repo.repo.Uptime()
+	if err := c.repo.repo.Store.Put(ctx, name, nil); err != nil {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
-	info, err := c.repo.repo.store.Stat(ctx, name)
+	info, err := c.repo.repo.Store.Stat(ctx, name)
 	if err != nil {
 		return fmt.Errorf("asking the store for the time: %w", err)
 	}
 	c.now = info.ModTime
-	c.repo.repo.hearTime(c.now, began)
+	c.repo.repo.HearTime(c.now, began)
 	return nil
 }
 
@@ -223,18 +224,18 @@ func (c *collector) dropClock(ctx context.Context) {
 	if c.clock == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.Patience.Rescue)
 	defer cancel()
-	if err := c.repo.repo.store.Delete(ctx, c.clock); err != nil {
-		c.repo.repo.log.Info("deleting a clock", "err", err)
+	if err := c.repo.repo.Store.Delete(ctx, c.clock); err != nil {
+		c.repo.repo.Logger.Info("deleting a clock", "err", err)
 	}
 }
 
 // expired reports whether a snapshot's time has passed for good, which Change may have
 // set anew at the last moment.
 func (c *collector) expired(i *manifest.Info, notes []*manifest.Note) bool {
-	s := snapshotOf(i)
-	annotate(s, notes)
+	s := repo.SnapshotOf(i)
+	repo.Annotate(s, notes)
 	return s.ExpiresAt != nil && c.now.Sub(*s.ExpiresAt) > c.repo.expirySlack()
 }
 
@@ -271,7 +272,7 @@ func (c *collector) delete(ctx context.Context, names []string) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(deletesAtOnce)
 	for batch := range slices.Chunk(names, deleteBatch) {
-		g.Go(func() error { return c.repo.repo.store.Delete(gctx, batch...) })
+		g.Go(func() error { return c.repo.repo.Store.Delete(gctx, batch...) })
 	}
 	return g.Wait()
 }

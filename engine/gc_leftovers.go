@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -26,11 +27,11 @@ func (c *collector) removeLeftovers(ctx context.Context) error {
 			if errors.Is(err, remote.ErrNotExist) || err == nil && age <= l.Hold {
 				continue
 			}
-			if err != nil && !errors.Is(integrity(err), snapshot.ErrIntegrity) {
+			if err != nil && !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 				return err
 			}
 			if err != nil { // its snapshot is there, or mark would have failed
-				c.repo.repo.log.Warn("gc: damaged lease, left alone", "err", err)
+				c.repo.repo.Logger.Warn("gc: damaged lease, left alone", "err", err)
 				continue
 			}
 		}

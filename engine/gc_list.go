@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -37,11 +38,11 @@ type standing struct {
 	put    bool // else only its notes are left
 	seen   time.Time
 	done   time.Time
-	stone  tombstone
+	stone  repo.Tombstone
 	oldest time.Time // of its objects
 }
 
-func (s *standing) name() string { return gcPrefix + s.id }
+func (s *standing) name() string { return repo.GcPrefix + s.id }
 
 type listedManifest struct {
 	id   manifest.ID
@@ -92,16 +93,16 @@ func (c *collector) list(ctx context.Context) error {
 		return err
 	}
 	for _, s := range c.listed.stones {
-		for i := range s.stone.packs {
-			d := &s.stone.packs[i]
-			p := c.pack(d.id)
+		for i := range s.stone.Packs {
+			d := &s.stone.Packs[i]
+			p := c.pack(d.Id)
 			// Of two that name a pack the one counts that was seen first.
 			if p.stone == nil || p.stone.seen.IsZero() || !s.seen.IsZero() && s.seen.Before(p.stone.seen) {
 				p.stone = s
 			}
 			// Two collectors may have moved it at once. Either's new packs may be what
 			// somebody went by when he deleted the old one.
-			p.moved = append(p.moved, d.moved...)
+			p.moved = append(p.moved, d.Moved...)
 		}
 	}
 	return nil
@@ -120,7 +121,7 @@ func (c *collector) pack(id chunk.PackID) *packState {
 // each lists the objects below a prefix.
 func (c *collector) each(ctx context.Context, prefix, what string, yield func(remote.Info)) error {
 	var newest time.Time
-	err := c.repo.repo.store.List(ctx, prefix, func(o remote.Info) error {
+	err := c.repo.repo.Store.List(ctx, prefix, func(o remote.Info) error {
 		if o.ModTime.After(newest) {
 			newest = o.ModTime
 		}
@@ -139,33 +140,33 @@ func (c *collector) each(ctx context.Context, prefix, what string, yield func(re
 }
 
 func (c *collector) foreign(o remote.Info) {
-	c.repo.repo.log.Warn("gc: not an object of a repository, left alone", "object", o.Name)
+	c.repo.repo.Logger.Warn("gc: not an object of a repository, left alone", "object", o.Name)
 }
 
 func (c *collector) listStones(ctx context.Context) error {
 	stones := map[string]*standing{}
-	err := c.each(ctx, gcPrefix, "tombstones", func(o remote.Info) {
-		n, ok := parseGCName(o.Name)
+	err := c.each(ctx, repo.GcPrefix, "tombstones", func(o remote.Info) {
+		n, ok := repo.ParseGCName(o.Name)
 		switch {
 		case !ok:
 			c.foreign(o)
 			return
-		case n.id == "":
+		case n.Id == "":
 			c.listed.clocks = append(c.listed.clocks, o)
 			return
 		}
-		s := stones[n.id]
+		s := stones[n.Id]
 		if s == nil {
-			s = &standing{id: n.id, oldest: o.ModTime}
-			stones[n.id] = s
+			s = &standing{id: n.Id, oldest: o.ModTime}
+			stones[n.Id] = s
 		}
 		if o.ModTime.Before(s.oldest) {
 			s.oldest = o.ModTime
 		}
-		switch n.kind {
-		case seenSuffix:
+		switch n.Kind {
+		case repo.SeenSuffix:
 			s.seen = o.ModTime
-		case doneSuffix:
+		case repo.DoneSuffix:
 			s.done = o.ModTime
 		default:
 			s.put = true
@@ -181,7 +182,7 @@ func (c *collector) listStones(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			t, err := c.repo.repo.tombstone(ctx, s.name())
+			t, err := c.repo.repo.Tombstone(ctx, s.name())
 			if errors.Is(err, remote.ErrNotExist) { // another collector was here
 				s.put = false
 				return nil
@@ -225,7 +226,7 @@ const packsPrefix = "packs/"
 
 func (c *collector) listPacks(ctx context.Context) error {
 	return c.each(ctx, packsPrefix, "packs", func(o remote.Info) {
-		id, err := parsePackName(o.Name)
+		id, err := repo.ParsePackName(o.Name)
 		if err != nil {
 			c.foreign(o)
 			return
@@ -246,8 +247,8 @@ func (c *collector) listLeases(ctx context.Context) error {
 }
 
 func (c *collector) listSegments(ctx context.Context) error {
-	return c.each(ctx, segmentPrefix, "index segments", func(o remote.Info) {
-		id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, segmentPrefix))
+	return c.each(ctx, repo.SegmentPrefix, "index segments", func(o remote.Info) {
+		id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, repo.SegmentPrefix))
 		if err != nil {
 			c.foreign(o)
 			return
@@ -258,7 +259,7 @@ func (c *collector) listSegments(ctx context.Context) error {
 
 // listProfiles lists access profiles.
 func (c *collector) listProfiles(ctx context.Context) error {
-	return c.each(ctx, profilePrefix, "access profiles", func(o remote.Info) {
+	return c.each(ctx, repo.ProfilePrefix, "access profiles", func(o remote.Info) {
 		if id, ok := parseProfileName(o.Name); ok {
 			c.listed.kept = append(c.listed.kept, keptFor{o, id})
 		} else {
@@ -267,7 +268,7 @@ func (c *collector) listProfiles(ctx context.Context) error {
 	})
 }
 
-// listNotes lists notes, in the order in which they apply.
+// repo.ListNotes lists notes, in the order in which they apply.
 func (c *collector) listNotes(ctx context.Context) error {
 	return c.each(ctx, manifest.NotePrefix, "notes", func(o remote.Info) {
 		id, note, err := manifest.ParseNoteName(o.Name)

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -38,10 +39,10 @@ func (c *collector) mark(ctx context.Context) error {
 	g.SetLimit(marksAtOnce)
 	for _, at := range c.listed.manifests {
 		g.Go(func() error {
-			m, err := c.repo.repo.manifest(gctx, at.id)
+			m, err := c.repo.repo.Manifest(gctx, at.id)
 			var notes []*manifest.Note
 			if err == nil {
-				notes, err = c.repo.repo.readNotes(gctx, at.id, c.listed.notes[at.id])
+				notes, err = c.repo.repo.ReadNotes(gctx, at.id, c.listed.notes[at.id])
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -125,7 +126,7 @@ func (c *collector) markLeases(ctx context.Context) error {
 }
 
 func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.Lease, *manifest.Manifest, error) {
-	b, err := c.repo.repo.store.Get(ctx, at.Name)
+	b, err := c.repo.repo.Store.Get(ctx, at.Name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,7 +134,7 @@ func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.L
 	if err != nil {
 		return nil, nil, fmt.Errorf("object %s: %w; delete it if that mount is gone", at.Name, err)
 	}
-	m, err := manifest.Decode(c.repo.repo.codec, l.Manifest)
+	m, err := manifest.Decode(c.repo.repo.Codec, l.Manifest)
 	if err == nil && m.ID != at.snapshot {
 		err = fmt.Errorf("%w: it is of snapshot %v", snapshot.ErrIntegrity, m.ID)
 	}
@@ -204,12 +205,12 @@ func (c *collector) settleMissing(ctx context.Context, missing []named) error {
 // reallyMissing looks again: the snapshot may have been removed since it was listed,
 // and its packs deleted.
 func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
-	_, err := c.repo.repo.store.Stat(ctx, packName(n.pack))
+	_, err := c.repo.repo.Store.Stat(ctx, repo.PackName(n.pack))
 	if !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
 	for _, name := range manifestNames(n.by.id) {
-		if _, err = c.repo.repo.store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
+		if _, err = c.repo.repo.Store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
 			return err == nil, err
 		}
 	}
@@ -224,5 +225,5 @@ func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
 func (c *collector) withdrawn(n named) bool {
 	p := c.packs[n.pack]
 	return p.stone != nil && !n.by.kept && !p.stone.seen.IsZero() && n.by.time.Sub(p.stone.seen) > c.grace/2 &&
-		slices.ContainsFunc(p.stone.stone.packs, func(d doomedPack) bool { return d.id == n.pack && len(d.moved) == 0 })
+		slices.ContainsFunc(p.stone.stone.Packs, func(d repo.DoomedPack) bool { return d.Id == n.pack && len(d.Moved) == 0 })
 }

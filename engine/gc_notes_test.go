@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -64,7 +65,7 @@ func TestGCNotes(t *testing.T) {
 	removed(100_002*time.Hour, pinned)
 	y.collectAll(r)
 	y.exactly(nil)
-	if left := y.objects(""); !slices.Equal(left, []string{configName}) {
+	if left := y.objects(""); !slices.Equal(left, []string{repo.ConfigName}) {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -97,8 +98,8 @@ func TestGCExtend(t *testing.T) {
 		y := newYard(t)
 		collector, late := y.enter(), y.enter()
 		// What the store's clock says it learns by its own note alone.
-		late.repo.storeTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
-		late.repo.clock.heard, late.repo.now = false, func() time.Time { return y.now().Add(-45 * time.Minute) }
+		late.repo.StoreTime = func(context.Context) (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
+		late.repo.Clock.Heard, late.repo.Now = false, func() time.Time { return y.now().Add(-45 * time.Minute) }
 		src := y.dirOf("a", 1)
 		want := scan(t, src)
 		id := complete(t, collector, src, &CreateOptions{TTL: time.Hour}).ID

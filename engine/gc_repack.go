@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -112,7 +113,7 @@ func (c *collector) repackable(ctx context.Context, threshold float64) (map[chun
 	g.SetLimit(asksAtOnce)
 	for i, id := range ids {
 		g.Go(func() (err error) {
-			all[i], err = c.repo.repo.packIndex(gctx, id, c.packs[id].size)
+			all[i], err = c.repo.repo.PackIndex(gctx, id, c.packs[id].size)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil
 			}
@@ -165,7 +166,7 @@ func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		m, err := c.repo.repo.manifest(ctx, c.listed.manifests[i].id)
+		m, err := c.repo.repo.Manifest(ctx, c.listed.manifests[i].id)
 		if errors.Is(err, snapshot.ErrNotFound) {
 			continue // removed since, or by this run
 		}
@@ -217,14 +218,14 @@ func (rp *repacker) take(ctx context.Context, id chunk.PackID, x *chunk.PackInde
 			continue
 		}
 		stored := make([]byte, f.Stored)
-		if err := rp.repo.repo.store.ReadAt(ctx, packName(id), int64(f.Offset), stored); err != nil {
+		if err := rp.repo.repo.Store.ReadAt(ctx, repo.PackName(id), int64(f.Offset), stored); err != nil {
 			return err
 		}
 		at := chunk.Location{Pack: id, Frame: f.Frame}
 		for _, c := range f.Chunks {
 			at.Length = c.Length
 			if _, ok := used[c.ID]; ok {
-				data, err := rp.repo.repo.decodeChunk(c.ID, at, stored)
+				data, err := rp.repo.repo.DecodeChunk(c.ID, at, stored)
 				if err == nil {
 					err = rp.add(ctx, id, x.Kind, c, data)
 				}
@@ -262,7 +263,7 @@ func (rp *repacker) add(ctx context.Context, from chunk.PackID, kind chunk.PackK
 
 func (rp *repacker) endFrame() {
 	if len(rp.raw) > 0 {
-		rp.open.Add(rp.repo.repo.codec.Encode(nil, rp.raw), rp.ids)
+		rp.open.Add(rp.repo.repo.Codec.Encode(nil, rp.raw), rp.ids)
 		rp.raw, rp.ids = rp.raw[:0], nil
 	}
 }
@@ -273,8 +274,8 @@ func (rp *repacker) seal(ctx context.Context) error {
 		return nil
 	}
 	rp.endFrame()
-	id, data, x := rp.open.Finish(rp.repo.repo.codec)
-	if err := rp.repo.repo.store.Put(ctx, packName(id), data); err != nil {
+	id, data, x := rp.open.Finish(rp.repo.repo.Codec)
+	if err := rp.repo.repo.Store.Put(ctx, repo.PackName(id), data); err != nil {
 		return fmt.Errorf("writing a pack: %w", err)
 	}
 	rp.packs[id] = &packState{there: true, live: true, size: int64(len(data)), time: rp.now}
@@ -295,14 +296,14 @@ func (rp *repacker) finish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("repacking: %w", err)
 	}
-	t := &tombstone{}
+	t := &repo.Tombstone{}
 	for _, id := range sortedPacks(rp.moved) {
 		to := rp.moved[id]
 		slices.SortFunc(to, func(a, b chunk.PackID) int { return bytes.Compare(a[:], b[:]) })
-		t.packs = append(t.packs, doomedPack{id: id, size: rp.packs[id].size, moved: slices.Compact(to)})
+		t.Packs = append(t.Packs, repo.DoomedPack{Id: id, Size: rp.packs[id].size, Moved: slices.Compact(to)})
 	}
-	for packs := range slices.Chunk(t.packs, stonePacks) {
-		if err := rp.putStone(ctx, &tombstone{packs}); err != nil {
+	for packs := range slices.Chunk(t.Packs, stonePacks) {
+		if err := rp.putStone(ctx, &repo.Tombstone{Packs: packs}); err != nil {
 			return err
 		}
 	}
@@ -334,7 +335,7 @@ func (c *collector) movedWhole(ctx context.Context, packs []chunk.PackID) ([]chu
 	for _, id := range sortedPacks(used) {
 		need := used[id]
 		for _, to := range c.packs[id].moved {
-			x, err := c.repo.repo.packIndex(ctx, to, c.packs[to].size)
+			x, err := c.repo.repo.PackIndex(ctx, to, c.packs[to].size)
 			if err != nil {
 				return nil, err
 			}
@@ -345,7 +346,7 @@ func (c *collector) movedWhole(ctx context.Context, packs []chunk.PackID) ([]chu
 		if len(need) == 0 {
 			gone = append(gone, id)
 		} else {
-			c.repo.repo.log.Warn("gc: a pack that was repacked is needed still", "pack", id, "chunks", len(need))
+			c.repo.repo.Logger.Warn("gc: a pack that was repacked is needed still", "pack", id, "chunks", len(need))
 		}
 	}
 	return gone, nil

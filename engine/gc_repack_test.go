@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -105,7 +106,7 @@ func TestGCRepack(t *testing.T) {
 	must(t, y.remove(r, res.ID))
 	y.pass(yardGrace + time.Second)
 	y.collectAll(r)
-	if left := y.objects(""); !slices.Equal(left, []string{configName}) {
+	if left := y.objects(""); !slices.Equal(left, []string{repo.ConfigName}) {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -119,7 +120,7 @@ func TestGCRepackWithoutIndex(t *testing.T) {
 	if y.has(pack) {
 		t.Fatal("it is there")
 	}
-	must(t, y.mem.Delete(t.Context(), y.objects(segmentPrefix)...))
+	must(t, y.mem.Delete(t.Context(), y.objects(repo.SegmentPrefix)...))
 	y.whole(id, scan(t, dir))
 }
 
@@ -175,9 +176,9 @@ func TestGCRepackRaced(t *testing.T) {
 	must(t, os.Rename(y.path("gone-3"), dir+"/3"))
 	other := y.enter()
 	var res *CreateResult
-	y.at(remote.OpPut, gcPrefix, func() {
+	y.at(remote.OpPut, repo.GcPrefix, func() {
 		// The clock of the run is put first, then the tombstone.
-		y.at(remote.OpPut, gcPrefix, func() { res = complete(t, other, dir, nil) })
+		y.at(remote.OpPut, repo.GcPrefix, func() { res = complete(t, other, dir, nil) })
 	})
 	if rep := y.gc(r, nil); rep.Repacked.Packs != 1 || res == nil || res.NewBytes != 0 {
 		t.Fatalf("%+v, %+v", rep, res)
@@ -293,7 +294,7 @@ func TestGCRepackKilled(t *testing.T) {
 			y.collectAll(r)
 			y.pass(yardGrace + time.Second)
 			y.collectAll(r)
-			if left := y.objects(""); !slices.Equal(left, []string{configName}) {
+			if left := y.objects(""); !slices.Equal(left, []string{repo.ConfigName}) {
 				t.Fatalf("killed at operation %d, left: %v", n, left)
 			}
 			if done {
@@ -329,8 +330,8 @@ func TestGCRepackTargetGone(t *testing.T) {
 		} else {
 			to, err := chunk.ParsePackID(target[len("packs/00/"):])
 			must(t, err)
-			stone := &tombstone{packs: []doomedPack{{id: to}}}
-			must(t, y.mem.Put(t.Context(), gcPrefix+"0193a5b2-7c1e-7000-8000-000000000001", stone.encode()))
+			stone := &repo.Tombstone{Packs: []repo.DoomedPack{{Id: to}}}
+			must(t, y.mem.Put(t.Context(), repo.GcPrefix+"0193a5b2-7c1e-7000-8000-000000000001", stone.Encode()))
 		}
 		for range 3 {
 			y.pass(yardGrace + time.Second)
@@ -354,17 +355,17 @@ func TestPackIndex(t *testing.T) {
 		for i := range chunks {
 			data := random(uint64(i), 8)
 			raw = append(raw, data...)
-			all = append(all, chunk.SizedID{ID: r.repo.hasher.Sum(data), Length: 8})
+			all = append(all, chunk.SizedID{ID: r.repo.Hasher.Sum(data), Length: 8})
 		}
-		b.Add(r.repo.codec.Encode(nil, raw), all)
-		id, data, _ := b.Finish(r.repo.codec)
-		must(t, y.mem.Put(t.Context(), packName(id), data))
-		x, err := r.repo.packIndex(t.Context(), id, int64(len(data)))
+		b.Add(r.repo.Codec.Encode(nil, raw), all)
+		id, data, _ := b.Finish(r.repo.Codec)
+		must(t, y.mem.Put(t.Context(), repo.PackName(id), data))
+		x, err := r.repo.PackIndex(t.Context(), id, int64(len(data)))
 		if err != nil || len(x.Frames[0].Chunks) != chunks {
 			t.Errorf("%v", err)
 		}
 		for _, size := range []int64{0, 1, int64(len(data)) - 1} {
-			if _, err := r.repo.packIndex(t.Context(), id, size); !errors.Is(integrity(err), snapshot.ErrIntegrity) {
+			if _, err := r.repo.PackIndex(t.Context(), id, size); !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 				t.Errorf("%d bytes: %v", size, err)
 			}
 		}

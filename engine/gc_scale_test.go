@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -37,7 +38,7 @@ func (s scale) make(t testing.TB, r *Repository) {
 	old := time.Now().Add(-2 * time.Hour)
 	put := func(name string, data []byte, size int64) {
 		t.Helper()
-		path := filepath.Join(r.repo.dir, name)
+		path := filepath.Join(r.repo.Dir, name)
 		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		must(t, os.WriteFile(path, data, 0o600))
 		must(t, os.Truncate(path, size))
@@ -61,10 +62,10 @@ func (s scale) make(t testing.TB, r *Repository) {
 		}
 		rnd.Read(ids[i][:])
 		size := int64(offset) + 200<<10
-		put(packName(ids[i]), nil, size)
-		data, err := (&index.Segment{Packs: []index.Pack{{ID: ids[i], Size: size, Index: x}}}).Encode(r.repo.codec)
+		put(repo.PackName(ids[i]), nil, size)
+		data, err := (&index.Segment{Packs: []index.Pack{{ID: ids[i], Size: size, Index: x}}}).Encode(r.repo.Codec)
 		must(t, err)
-		put(segmentPrefix+index.SumSegment(data).String(), data, int64(len(data)))
+		put(repo.SegmentPrefix+index.SumSegment(data).String(), data, int64(len(data)))
 	}
 	for i := range s.snapshots {
 		m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0), Created: old, Dir: "/work/app"}, Root: binary.LittleEndian.AppendUint64(nil, uint64(i))}
@@ -74,7 +75,7 @@ func (s scale) make(t testing.TB, r *Repository) {
 			}
 		}
 		slices.SortFunc(m.Packs, func(a, b manifest.PackUse) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-		data, err := m.Encode(r.repo.codec)
+		data, err := m.Encode(r.repo.Codec)
 		must(t, err)
 		put(m.ID.ObjectName(), data, int64(len(data)))
 	}
@@ -115,7 +116,7 @@ func TestGCScale(t *testing.T) {
 		}
 		if round == "has nothing to do" {
 			past := time.Now().Add(-2 * time.Hour)
-			seen, err := filepath.Glob(filepath.Join(r.repo.dir, gcPrefix, "*"+seenSuffix))
+			seen, err := filepath.Glob(filepath.Join(r.repo.Dir, repo.GcPrefix, "*"+repo.SeenSuffix))
 			must(t, err)
 			for _, name := range seen {
 				must(t, os.Chtimes(name, past, past))
@@ -123,10 +124,10 @@ func TestGCScale(t *testing.T) {
 		}
 	}
 	// The index knows all that is left, and no more.
-	have, err := r.repo.listSegments(t.Context())
+	have, err := r.repo.ListSegments(t.Context())
 	must(t, err)
 	if !*long {
-		ix, err := r.repo.syncIndex(t.Context(), have)
+		ix, err := r.repo.SyncIndex(t.Context(), have)
 		must(t, err)
 		if got := ix.Stats(); got.Packs != s.packs-s.packs/10 || got.Chunks != int64(got.Packs*s.chunks) {
 			t.Errorf("%+v", got)

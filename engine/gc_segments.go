@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -109,7 +110,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 		defer close(queue)
 		for i := range c.listed.segments {
 			at := &c.listed.segments[i]
-			f := fetched{at, begin(func() (*index.Segment, error) { return c.repo.repo.segment(ctx, at.id) })}
+			f := fetched{at, repo.Begin(func() (*index.Segment, error) { return c.repo.repo.Segment(ctx, at.id) })}
 			if !send(ctx, queue, f) {
 				return
 			}
@@ -120,8 +121,8 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 		if errors.Is(err, remote.ErrNotExist) {
 			continue // another collector was here
 		}
-		if err != nil && damaged(ctx, err) {
-			c.repo.repo.log.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
+		if err != nil && repo.Damaged(ctx, err) {
+			c.repo.repo.Logger.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
 			continue
 		}
 		if err != nil {
@@ -134,7 +135,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 	return ctx.Err()
 }
 
-// putSegment puts a segment in the place of others.
+// repo.PutSegment puts a segment in the place of others.
 func (c *collector) putSegment(ctx context.Context, s *index.Segment) error {
 	if c.opts.DryRun {
 		return nil
@@ -142,6 +143,6 @@ func (c *collector) putSegment(ctx context.Context, s *index.Segment) error {
 	// Never the name of a segment that was, which another collector may be about to
 	// delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := c.repo.repo.putSegment(ctx, s)
+	_, err := c.repo.repo.PutSegment(ctx, s)
 	return err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 )
 
 // sweep deletes packs that have been doomed for a grace and that nothing needs, and
@@ -40,7 +41,7 @@ func (c *collector) sweep(ctx context.Context) error {
 	slices.SortFunc(dead, func(a, b chunk.PackID) int { return bytes.Compare(a[:], b[:]) })
 	names := make([]string, len(dead))
 	for i, id := range dead {
-		names[i] = packName(id)
+		names[i] = repo.PackName(id)
 	}
 	if err := c.delete(ctx, names); err != nil {
 		return fmt.Errorf("deleting packs: %w", err)
@@ -66,16 +67,16 @@ func (c *collector) tendStones(ctx context.Context) error {
 		case !s.put:
 			// Notes that another run was about to delete, or made too late.
 			if c.now.Sub(s.oldest) > c.grace {
-				gone = append(gone, s.name()+seenSuffix, s.name()+doneSuffix)
+				gone = append(gone, s.name()+repo.SeenSuffix, s.name()+repo.DoneSuffix)
 			}
 		case s.seen.IsZero():
-			err = c.note(ctx, s, seenSuffix)
+			err = c.note(ctx, s, repo.SeenSuffix)
 		case !s.done.IsZero():
 			if c.now.Sub(s.done) > c.grace {
-				gone = append(gone, s.name(), s.name()+seenSuffix, s.name()+doneSuffix)
+				gone = append(gone, s.name(), s.name()+repo.SeenSuffix, s.name()+repo.DoneSuffix)
 			}
-		case c.ripe(s) && !slices.ContainsFunc(s.stone.packs, c.stands):
-			err = c.note(ctx, s, doneSuffix)
+		case c.ripe(s) && !slices.ContainsFunc(s.stone.Packs, c.stands):
+			err = c.note(ctx, s, repo.DoneSuffix)
 		}
 		if err != nil {
 			return err
@@ -89,9 +90,9 @@ func (c *collector) tendStones(ctx context.Context) error {
 
 // stands reports whether a tombstone has to stand for the sake of a pack: because it is
 // there, or because someone needs to know where its chunks are now.
-func (c *collector) stands(d doomedPack) bool {
-	p := c.packs[d.id]
-	return p.there && !p.dead || len(d.moved) > 0 && p.needed()
+func (c *collector) stands(d repo.DoomedPack) bool {
+	p := c.packs[d.Id]
+	return p.there && !p.dead || len(d.Moved) > 0 && p.needed()
 }
 
 // note puts a note beside a tombstone that was there to be read before.
@@ -99,7 +100,7 @@ func (c *collector) note(ctx context.Context, s *standing, suffix string) error 
 	if c.opts.DryRun {
 		return nil
 	}
-	if err := c.repo.repo.store.Put(ctx, s.name()+suffix, nil); err != nil {
+	if err := c.repo.repo.Store.Put(ctx, s.name()+suffix, nil); err != nil {
 		return fmt.Errorf("writing a note beside a tombstone: %w", err)
 	}
 	return nil
@@ -110,16 +111,16 @@ const stonePacks = 8 << 10
 
 // doom announces packs that nothing needs.
 func (c *collector) doom(ctx context.Context) error {
-	t := &tombstone{}
+	t := &repo.Tombstone{}
 	for id, p := range c.packs {
 		if p.there && p.stone == nil && !p.live && !p.leased && c.now.Sub(p.time) > c.grace {
-			t.packs = append(t.packs, doomedPack{id: id, size: p.size})
+			t.Packs = append(t.Packs, repo.DoomedPack{Id: id, Size: p.size})
 			c.report.Doomed.add(p.size)
 		}
 	}
-	t.sort()
-	for packs := range slices.Chunk(t.packs, stonePacks) {
-		if err := c.putStone(ctx, &tombstone{packs}); err != nil {
+	t.Sort()
+	for packs := range slices.Chunk(t.Packs, stonePacks) {
+		if err := c.putStone(ctx, &repo.Tombstone{Packs: packs}); err != nil {
 			return err
 		}
 	}
@@ -127,15 +128,15 @@ func (c *collector) doom(ctx context.Context) error {
 }
 
 // putStone puts a tombstone and, when it is there, the note of when it was.
-func (c *collector) putStone(ctx context.Context, t *tombstone) error {
+func (c *collector) putStone(ctx context.Context, t *repo.Tombstone) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
 	}
 	s := &standing{id: id.String(), put: true, stone: *t}
-	for i := range t.packs {
-		p := c.packs[t.packs[i].id]
-		p.stone, p.moved = s, t.packs[i].moved
+	for i := range t.Packs {
+		p := c.packs[t.Packs[i].Id]
+		p.stone, p.moved = s, t.Packs[i].Moved
 	}
 	if c.opts.DryRun {
 		return nil
@@ -143,13 +144,13 @@ func (c *collector) putStone(ctx context.Context, t *tombstone) error {
 	if err := c.inTime(); err != nil {
 		return err
 	}
-	if err := c.repo.repo.store.Put(ctx, s.name(), t.encode()); err != nil {
+	if err := c.repo.repo.Store.Put(ctx, s.name(), t.Encode()); err != nil {
 		return fmt.Errorf("writing a tombstone: %w", err)
 	}
-	if err := c.note(ctx, s, seenSuffix); err != nil {
+	if err := c.note(ctx, s, repo.SeenSuffix); err != nil {
 		return err
 	}
-	info, err := c.repo.repo.store.Stat(ctx, s.name()+seenSuffix)
+	info, err := c.repo.repo.Store.Stat(ctx, s.name()+repo.SeenSuffix)
 	if err != nil {
 		return fmt.Errorf("asking when a tombstone was written: %w", err)
 	}

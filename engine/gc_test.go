@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -108,10 +109,10 @@ func (y *yard) packsOf(r *Repository, ids ...manifest.ID) map[string]bool {
 	y.Helper()
 	all := map[string]bool{}
 	for _, id := range ids {
-		m, err := r.repo.manifest(context.Background(), id)
+		m, err := r.repo.Manifest(context.Background(), id)
 		must(y, err)
 		for _, p := range m.Packs {
-			all[packName(p.ID)] = true
+			all[repo.PackName(p.ID)] = true
 		}
 	}
 	return all
@@ -135,12 +136,12 @@ func (y *yard) packsAre(want map[string]bool) {
 func (y *yard) indexLists(want map[string]bool) {
 	y.Helper()
 	r := y.enter()
-	have, err := r.repo.listSegments(y.Context())
+	have, err := r.repo.ListSegments(y.Context())
 	must(y, err)
-	ix, err := r.repo.syncIndex(y.Context(), have)
+	ix, err := r.repo.SyncIndex(y.Context(), have)
 	must(y, err)
 	for id := range ix.Packs() {
-		if !want[packName(id)] {
+		if !want[repo.PackName(id)] {
 			y.Errorf("the index lists pack %v", id)
 		}
 	}
@@ -207,15 +208,15 @@ func TestGC(t *testing.T) {
 	y.whole(second, want)
 	// The tombstone stays for as long as somebody may have seen the packs.
 	for range 2 {
-		if n := len(y.objects(gcPrefix)); n != 3 {
-			t.Errorf("%v", y.objects(gcPrefix))
+		if n := len(y.objects(repo.GcPrefix)); n != 3 {
+			t.Errorf("%v", y.objects(repo.GcPrefix))
 		}
 		y.pass(yardGrace / 2)
 		y.gc(r, nil)
 	}
 	y.pass(time.Second)
 	y.gc(r, nil)
-	if left := y.objects(gcPrefix); len(left) != 0 {
+	if left := y.objects(repo.GcPrefix); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -306,7 +307,7 @@ func TestGCKilled(t *testing.T) {
 				y.collectAll(r)
 				y.exactly(kept)
 				y.whole(id, want)
-				if left := y.objects(gcPrefix); len(left) != 0 {
+				if left := y.objects(repo.GcPrefix); len(left) != 0 {
 					t.Errorf("killed at operation %d, left: %v", n, left)
 				}
 				if t.Failed() {
@@ -350,7 +351,7 @@ func TestGCTwice(t *testing.T) {
 	y.collectAll(r)
 	y.exactly(kept)
 	y.whole(second, want)
-	if left := y.objects(gcPrefix); len(left) != 0 {
+	if left := y.objects(repo.GcPrefix); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -414,7 +415,7 @@ func TestGCExpired(t *testing.T) {
 	}
 	y.pass(yardGrace + time.Second)
 	y.collectAll(r)
-	if left := y.objects(""); !slices.Equal(left, []string{configName, foreign}) {
+	if left := y.objects(""); !slices.Equal(left, []string{repo.ConfigName, foreign}) {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -452,7 +453,7 @@ func TestGCLease(t *testing.T) {
 	}
 	y.pass(yardGrace + time.Second)
 	y.collectAll(r)
-	if left := y.objects(""); !slices.Equal(left, []string{configName}) {
+	if left := y.objects(""); !slices.Equal(left, []string{repo.ConfigName}) {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -468,7 +469,7 @@ func TestGCSegments(t *testing.T) {
 		complete(t, r, dir, nil)
 	}
 	// One is damaged, and left alone; one lists a pack that has been gone for long.
-	damaged := y.objects(segmentPrefix)[0]
+	damaged := y.objects(repo.SegmentPrefix)[0]
 	must(t, y.mem.Replace(t.Context(), damaged, []byte("nonsense")))
 	gone := y.packsOf(r, complete(t, r, y.dirOf("b", 1), nil).ID)
 	list, err := r.List(t.Context(), &snapshot.ListOptions{Limit: 1})
@@ -479,19 +480,19 @@ func TestGCSegments(t *testing.T) {
 	}
 	y.pass(yardGrace + time.Second)
 	rep := y.gc(r, nil)
-	if rep.SegmentsBefore != manySmall+4 || rep.SegmentsAfter != 2 || len(y.objects(segmentPrefix)) != 2 {
-		t.Errorf("%+v, %v", rep, y.objects(segmentPrefix))
+	if rep.SegmentsBefore != manySmall+4 || rep.SegmentsAfter != 2 || len(y.objects(repo.SegmentPrefix)) != 2 {
+		t.Errorf("%+v, %v", rep, y.objects(repo.SegmentPrefix))
 	}
 	other := y.enter()
-	have, err := other.repo.listSegments(t.Context())
+	have, err := other.repo.ListSegments(t.Context())
 	must(t, err)
-	ix, err := other.repo.syncIndex(t.Context(), have)
+	ix, err := other.repo.SyncIndex(t.Context(), have)
 	must(t, err)
 	if s := ix.Stats(); s.Packs < manySmall+2 {
 		t.Errorf("%+v", s)
 	}
 	for id := range ix.Packs() {
-		if gone[packName(id)] {
+		if gone[repo.PackName(id)] {
 			t.Errorf("pack %v is listed still", id)
 		}
 	}
@@ -538,7 +539,7 @@ func TestGCOnS3(t *testing.T) {
 	}
 	store.years.Add(1)
 	gc()
-	must(t, store.List(t.Context(), gcPrefix, func(o remote.Info) error {
+	must(t, store.List(t.Context(), repo.GcPrefix, func(o remote.Info) error {
 		t.Errorf("left: %s", o.Name)
 		return nil
 	}))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -77,22 +78,22 @@ func (r *Repository) newGuard(before *guard) *guard {
 }
 
 // fresh is how long ago a reading may have begun for check to do without another.
-func (g *guard) fresh() time.Duration { return min(g.repo.repo.grace()/100, 5*time.Second) }
+func (g *guard) fresh() time.Duration { return min(g.repo.repo.Grace()/100, 5*time.Second) }
 
 // start begins to read tombstones, in the background, until stop.
 func (g *guard) start(ctx context.Context) {
 	g.ctx, g.cancel = context.WithCancel(ctx)
-	g.started = g.repo.repo.uptime()
-	g.repo.repo.ahead.forget() // a manifest that was read before may have gone since
+	g.started = g.repo.repo.Uptime()
+	g.repo.repo.Ahead.Forget() // a manifest that was read before may have gone since
 	g.began = g.started
 	g.work.Go(func() {
 		if err := g.readTombstones(g.ctx, g.started); err != nil {
 			g.fail(err)
 		}
 		close(g.first)
-		ticks := g.repo.repo.guardTicks // of a test
+		ticks := g.repo.repo.GuardTicks // of a test
 		if ticks == nil {
-			t := time.NewTicker(g.repo.repo.grace() / 4)
+			t := time.NewTicker(g.repo.repo.Grace() / 4)
 			defer t.Stop()
 			ticks = t.C
 		}
@@ -103,8 +104,8 @@ func (g *guard) start(ctx context.Context) {
 			case <-ticks:
 			}
 			// What fails is for check to do again, while there is time.
-			if err := g.readTombstones(g.ctx, g.repo.repo.uptime()); err != nil && g.ctx.Err() == nil {
-				g.repo.repo.log.Info("reading tombstones", "err", err)
+			if err := g.readTombstones(g.ctx, g.repo.repo.Uptime()); err != nil && g.ctx.Err() == nil {
+				g.repo.repo.Logger.Info("reading tombstones", "err", err)
 			}
 		}
 	})
@@ -153,11 +154,11 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 	if err := g.readNew(ctx); err != nil {
 		return err
 	}
-	ended := g.repo.repo.uptime()
+	ended := g.repo.repo.Uptime()
 	g.mu.Lock()
 	g.began = max(g.began, began)
 	g.mu.Unlock()
-	if ended-before > g.repo.repo.grace()/2 {
+	if ended-before > g.repo.repo.Grace()/2 {
 		g.fail(fmt.Errorf("%w: it was stopped, or could not read tombstones, for %v", errAnew, (ended - before).Round(time.Second)))
 	}
 	return nil
@@ -165,17 +166,17 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 
 // readNew reads the tombstones that there are and that were not read before.
 func (g *guard) readNew(ctx context.Context) error {
-	names, err := g.repo.repo.listTombstones(ctx)
+	names, err := g.repo.repo.ListTombstones(ctx)
 	if err != nil {
 		return err
 	}
 	all := map[string]bool{}
 	for _, name := range names {
-		all[strings.TrimPrefix(name, gcPrefix)] = true
+		all[strings.TrimPrefix(name, repo.GcPrefix)] = true
 	}
-	for _, id := range g.repo.repo.cache.Names("tombstones") {
-		if validUUID(id) && !all[id] {
-			g.repo.repo.cache.Remove("tombstones", id)
+	for _, id := range g.repo.repo.Cache.Names("tombstones") {
+		if repo.ValidUUID(id) && !all[id] {
+			g.repo.repo.Cache.Remove("tombstones", id)
 		}
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return g.read[name] })
@@ -183,7 +184,7 @@ func (g *guard) readNew(ctx context.Context) error {
 	eg.SetLimit(asksAtOnce)
 	for _, name := range names {
 		eg.Go(func() error {
-			t, err := g.repo.repo.tombstone(ectx, name)
+			t, err := g.repo.repo.Tombstone(ectx, name)
 			if errors.Is(err, remote.ErrNotExist) {
 				// Its packs have been gone for a grace: for longer than this writer
 				// can have known of them.
@@ -205,11 +206,11 @@ func (g *guard) readNew(ctx context.Context) error {
 }
 
 // bar notes the packs of a tombstone.
-func (g *guard) bar(t *tombstone) {
-	ids := make([]chunk.PackID, len(t.packs))
+func (g *guard) bar(t *repo.Tombstone) {
+	ids := make([]chunk.PackID, len(t.Packs))
 	g.mu.Lock()
-	for i := range t.packs {
-		ids[i] = t.packs[i].id
+	for i := range t.Packs {
+		ids[i] = t.Packs[i].Id
 		g.barred[ids[i]] = struct{}{}
 	}
 	learned := g.learned
@@ -258,12 +259,12 @@ func (g *guard) vouch(pack chunk.PackID, size int64) {
 }
 
 // sizes gives packs with what is known of their sizes.
-func (g *guard) sizes(packs []manifest.PackUse) []sizedPack {
+func (g *guard) sizes(packs []manifest.PackUse) []repo.SizedPack {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	all := make([]sizedPack, len(packs))
+	all := make([]repo.SizedPack, len(packs))
 	for i := range packs {
-		all[i] = sizedPack{packs[i].ID, g.known[packs[i].ID]}
+		all[i] = repo.SizedPack{Id: packs[i].ID, Size: g.known[packs[i].ID]}
 	}
 	return all
 }
@@ -278,7 +279,7 @@ func (g *guard) refresh(ctx context.Context) error {
 	g.mu.Lock()
 	began := g.began
 	g.mu.Unlock()
-	now := g.repo.repo.uptime()
+	now := g.repo.repo.Uptime()
 	if now-began <= g.fresh() {
 		return nil
 	}
@@ -312,7 +313,7 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 func (g *guard) overdue() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.repo.repo.uptime()-g.checked > g.repo.repo.grace()/2
+	return g.repo.repo.Uptime()-g.checked > g.repo.repo.Grace()/2
 }
 
 // late says whether a manifest with these packs, which was put after check, may stay:
@@ -321,7 +322,7 @@ func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
 	if !g.overdue() {
 		return nil
 	}
-	g.repo.repo.log.Warn("committing took longer than half a grace, looking again")
+	g.repo.repo.Logger.Warn("committing took longer than half a grace, looking again")
 	g.reading.Lock()
 	err := g.readNew(ctx)
 	g.reading.Unlock()

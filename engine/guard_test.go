@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -208,7 +209,7 @@ func TestCreateStale(t *testing.T) {
 		},
 		"deleted without a trace": func(y *yard, r *Repository) { y.collectAll(r) },
 	} {
-		for _, when := range []string{"manifest, before", "manifest, answer", packsPrefix, gcPrefix} {
+		for _, when := range []string{"manifest, before", "manifest, answer", packsPrefix, repo.GcPrefix} {
 			t.Run(name+" at "+when, func(t *testing.T) {
 				y, dir, _ := abandoned(t)
 				write(t, dir+"/new", []byte("new"))
@@ -222,8 +223,8 @@ func TestCreateStale(t *testing.T) {
 					y.at(remote.OpPut, manifest.Prefix, stop)
 				case "manifest, answer":
 					// It was put in time, and the answer took long.
-					y.at(remote.OpPut, segmentPrefix, stop)
-				case gcPrefix:
+					y.at(remote.OpPut, repo.SegmentPrefix, stop)
+				case repo.GcPrefix:
 					y.at(remote.OpList, when, stop)
 				default:
 					y.at(remote.OpPut, when, stop)
@@ -244,7 +245,7 @@ func TestCreateHopeless(t *testing.T) {
 	write(t, dir+"/new", []byte("new"))
 	var tries atomic.Int64
 	y.fail(func(op remote.Op, name string) remote.Fault {
-		if op == remote.OpList && name == segmentPrefix {
+		if op == remote.OpList && name == repo.SegmentPrefix {
 			tries.Add(1)
 			y.pass(yardGrace)
 		}
@@ -324,17 +325,17 @@ func TestTombstonesAreCached(t *testing.T) {
 	if first, second := gets(), gets(); first != 2 || second != 1 {
 		t.Errorf("%d requests, then %d", first, second)
 	}
-	if n := len(r.repo.cache.Names("tombstones")); n != 1 {
+	if n := len(r.repo.Cache.Names("tombstones")); n != 1 {
 		t.Errorf("%d are cached", n)
 	}
-	write(t, r.repo.cache.Path("tombstones", r.repo.cache.Names("tombstones")[0]), []byte("nonsense"))
+	write(t, r.repo.Cache.Path("tombstones", r.repo.Cache.Names("tombstones")[0]), []byte("nonsense"))
 	if n := gets(); n != 2 {
 		t.Errorf("%d requests, with nonsense in the cache", n)
 	}
 	y.pass(yardGrace + time.Second)
 	y.collectAll(y.enter())
 	gets()
-	if names := r.repo.cache.Names("tombstones"); len(names) != 0 {
+	if names := r.repo.Cache.Names("tombstones"); len(names) != 0 {
 		t.Errorf("%v are cached", names)
 	}
 }
@@ -344,8 +345,8 @@ func TestTombstonesAreCached(t *testing.T) {
 func TestGuardTellsTombstones(t *testing.T) {
 	y, dir, _ := abandoned(t)
 	y.gc(y.enter(), nil)
-	for _, name := range y.objects(gcPrefix) {
-		if !strings.HasSuffix(name, seenSuffix) {
+	for _, name := range y.objects(repo.GcPrefix) {
+		if !strings.HasSuffix(name, repo.SeenSuffix) {
 			b, err := y.mem.Get(t.Context(), name)
 			must(t, err)
 			b[20] ^= 1
@@ -375,7 +376,7 @@ func TestCreateFromSeenBefore(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	r.setUptime(func() time.Duration { return y.now().Sub(time.Unix(0, 0)) })
-	_, err = r.repo.ahead.get[id.ObjectName()](t.Context()) // it has come
+	_, err = r.repo.Ahead.Get[id.ObjectName()](t.Context()) // it has come
 	must(t, err)
 	must(t, y.remove(other, id))
 	y.pass(yardGrace + time.Second)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
@@ -79,8 +80,8 @@ const tooLong = 5 * time.Minute
 
 // calm is how patient repositories of tests are: what they give up on a machine that is
 // slow, or was paused, tests rely on. Saving a profile is given up where a store hangs.
-func calm() patience {
-	return patience{rescue: tooLong, goodbye: tooLong, profile: usualPatience().profile, hot: tooLong, ahead: tooLong}
+func calm() repo.Patience {
+	return repo.Patience{Rescue: tooLong, Goodbye: tooLong, Profile: repo.UsualPatience().Profile, Hot: tooLong, Ahead: tooLong}
 }
 
 func needRoot(t testing.TB) {
@@ -423,7 +424,7 @@ func differences(want, got tree) (diff []string) {
 func entriesOf(t testing.TB, r *Repository, id manifest.ID) []string {
 	t.Helper()
 	ctx := t.Context()
-	m, err := r.repo.manifest(ctx, id)
+	m, err := r.repo.Manifest(ctx, id)
 	must(t, err)
 	tr, err := manifest.NewTree(m.Root, r.repo)
 	must(t, err)

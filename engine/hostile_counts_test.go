@@ -37,10 +37,10 @@ func counts(i *manifest.Info) []byte {
 // checksums: what Encode refuses to write.
 func putForged(t testing.TB, r *Repository, m *manifest.Manifest, change func(*manifest.Info)) manifest.ID {
 	t.Helper()
-	b, err := m.Encode(r.repo.codec)
+	b, err := m.Encode(r.repo.Codec)
 	must(t, err)
 	stored := int(binary.LittleEndian.Uint32(b[16:]))
-	info, err := r.repo.codec.For(chunk.UseManifestInfo, nil).Decode(nil, b[32:32+stored], int(binary.LittleEndian.Uint32(b[20:])))
+	info, err := r.repo.Codec.For(chunk.UseManifestInfo, nil).Decode(nil, b[32:32+stored], int(binary.LittleEndian.Uint32(b[20:])))
 	must(t, err)
 	rest, ok := bytes.CutSuffix(info, counts(&m.Info))
 	if !ok {
@@ -50,10 +50,10 @@ func putForged(t testing.TB, r *Repository, m *manifest.Manifest, change func(*m
 	change(&forged)
 	info = append(bytes.Clone(rest), counts(&forged)...)
 	out := bytes.Clone(b[:32])
-	newInfo := r.repo.codec.For(chunk.UseManifestInfo, nil).Encode(nil, info)
-	tree, err := r.repo.codec.For(chunk.UseManifestTree, sum(b[32:32+stored])).Decode(nil, b[64+stored:len(b)-32], int(binary.LittleEndian.Uint32(b[28:])))
+	newInfo := r.repo.Codec.For(chunk.UseManifestInfo, nil).Encode(nil, info)
+	tree, err := r.repo.Codec.For(chunk.UseManifestTree, sum(b[32:32+stored])).Decode(nil, b[64+stored:len(b)-32], int(binary.LittleEndian.Uint32(b[28:])))
 	must(t, err)
-	tree = r.repo.codec.For(chunk.UseManifestTree, sum(newInfo)).Encode(nil, tree)
+	tree = r.repo.Codec.For(chunk.UseManifestTree, sum(newInfo)).Encode(nil, tree)
 	for at, n := range map[int]int{16: len(newInfo), 20: len(info), 24: len(tree)} {
 		binary.LittleEndian.PutUint32(out[at:], uint32(n))
 	}
@@ -61,7 +61,7 @@ func putForged(t testing.TB, r *Repository, m *manifest.Manifest, change func(*m
 	out = append(out, sum(out)...)
 	out = append(out, tree...)
 	out = append(out, sum(out)...)
-	must(t, r.repo.store.Put(t.Context(), m.ID.ObjectName(), out))
+	must(t, r.repo.Store.Put(t.Context(), m.ID.ObjectName(), out))
 	return m.ID
 }
 
@@ -85,7 +85,7 @@ func TestHostileManifestCounts(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "contents of a file", "g": "of another", "d/h": "of a third"})
 	good := complete(t, r, src, nil)
-	honest, err := r.repo.manifest(t.Context(), good.ID)
+	honest, err := r.repo.Manifest(t.Context(), good.ID)
 	must(t, err)
 	tr, err := manifest.NewTree(honest.Root, r.repo)
 	must(t, err)
@@ -134,7 +134,7 @@ func TestHostileManifestCounts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := &manifest.Manifest{Info: honest.Info, Root: honest.Root, Packs: honest.Packs}
-			m.ID, m.Created = manifest.NewID(0), r.repo.now()
+			m.ID, m.Created = manifest.NewID(0), r.repo.Now()
 			if c.root != nil {
 				m.Root = c.root
 			}
@@ -182,7 +182,7 @@ func TestHostileManifestCounts(t *testing.T) {
 			if n := allocated() - before; n > 1<<30 {
 				t.Errorf("%d MiB were allocated", n>>20)
 			}
-			must(t, r.repo.store.Delete(t.Context(), m.ID.ObjectName()))
+			must(t, r.repo.Store.Delete(t.Context(), m.ID.ObjectName()))
 		})
 	}
 }

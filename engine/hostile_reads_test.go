@@ -18,6 +18,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -39,12 +40,12 @@ func forgeBytes(t testing.TB, r *Repository, old, new string, entries ...manifes
 	for tries := 0; ; tries++ {
 		id = forge(t, r, entries...)
 		var err error
-		b, err = r.repo.store.Get(ctx, id.ObjectName())
+		b, err = r.repo.Store.Get(ctx, id.ObjectName())
 		must(t, err)
-		must(t, r.repo.store.Delete(ctx, id.ObjectName()))
+		must(t, r.repo.Store.Delete(ctx, id.ObjectName()))
 		length := func(i int) int { return int(binary.LittleEndian.Uint32(b[16+4*i:])) }
 		treeAt = header + length(0) + sum
-		tree, err = r.repo.codec.Decode(nil, b[treeAt:treeAt+length(2)], length(3))
+		tree, err = r.repo.Codec.Decode(nil, b[treeAt:treeAt+length(2)], length(3))
 		must(t, err)
 		n := bytes.Count(tree, []byte(old))
 		if n == 0 || tries == 100 {
@@ -55,14 +56,14 @@ func forgeBytes(t testing.TB, r *Repository, old, new string, entries ...manifes
 		}
 	}
 	tree = bytes.Replace(tree, []byte(old), []byte(new), 1)
-	stored := r.repo.codec.Encode(nil, tree)
+	stored := r.repo.Codec.Encode(nil, tree)
 	b = b[:treeAt:treeAt]
 	binary.LittleEndian.PutUint32(b[16+4*2:], uint32(len(stored)))
 	head := blake3.Sum256(b[:treeAt-sum])
 	copy(b[treeAt-sum:], head[:])
 	b = append(b, stored...)
 	all := blake3.Sum256(b)
-	must(t, r.repo.store.Put(ctx, id.ObjectName(), append(b, all[:]...)))
+	must(t, r.repo.Store.Put(ctx, id.ObjectName(), append(b, all[:]...)))
 	return id
 }
 
@@ -208,7 +209,7 @@ func TestHostileContents(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "contents of a file"})
 	good := complete(t, r, src, nil)
-	m, err := r.repo.manifest(t.Context(), good.ID)
+	m, err := r.repo.Manifest(t.Context(), good.ID)
 	must(t, err)
 	tr, err := manifest.NewTree(m.Root, r.repo)
 	must(t, err)
@@ -224,8 +225,8 @@ func TestHostileContents(t *testing.T) {
 	bomb := enc.EncodeAll(make([]byte, 512<<20), nil)
 	build := chunk.NewPackBuilder(chunk.DataPack, nil)
 	frame := build.Add(bomb, []chunk.SizedID{{ID: x.ID, Length: chunk.MaxFrame}})
-	pack, data, _ := build.Finish(r.repo.codec)
-	must(t, r.repo.store.Put(t.Context(), packName(pack), data))
+	pack, data, _ := build.Finish(r.repo.Codec)
+	must(t, r.repo.Store.Put(t.Context(), repo.PackName(pack), data))
 	exploding := manifest.Extent{ID: x.ID, Location: chunk.Location{Pack: pack, Frame: frame, Length: chunk.MaxFrame}}
 
 	for name, e := range map[string]manifest.Entry{

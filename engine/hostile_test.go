@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -23,9 +24,9 @@ func forge(t testing.TB, r *Repository, entries ...manifest.Entry) manifest.ID {
 	t.Helper()
 	ctx := t.Context()
 	var g errgroup.Group
-	up := newUploader(r.repo.store, &g, uploads)
+	up := newUploader(r.repo.Store, &g, uploads)
 	up.busy, up.onLand = func(int, int64) {}, func(context.Context) error { return nil }
-	sink := &treeSink{codec: r.repo.codec, hasher: r.repo.hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
+	sink := &treeSink{codec: r.repo.Codec, hasher: r.repo.Hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
 		lookup: func(chunk.ID) (manifest.PageRef, bool) { return manifest.PageRef{}, false }}
 	b := manifest.NewBuilder(sink)
 	root := manifest.Entry{Type: manifest.Dir, Mode: 0o755, Links: 1}
@@ -40,16 +41,16 @@ func forge(t testing.TB, r *Repository, entries ...manifest.Entry) manifest.ID {
 	tree, err := b.Finish(ctx)
 	must(t, err)
 	must(t, g.Wait())
-	m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0), Dir: "/forged", Created: r.repo.now()}}
+	m := &manifest.Manifest{Info: manifest.Info{ID: manifest.NewID(0), Dir: "/forged", Created: r.repo.Now()}}
 	m.SetTree(tree)
 	for _, e := range entries {
 		if e.Type != manifest.Dir {
 			m.Files++
 		}
 	}
-	data, err := m.Encode(r.repo.codec)
+	data, err := m.Encode(r.repo.Codec)
 	must(t, err)
-	must(t, r.repo.store.Put(ctx, m.ID.ObjectName(), data))
+	must(t, r.repo.Store.Put(ctx, m.ID.ObjectName(), data))
 	return m.ID
 }
 
@@ -61,7 +62,7 @@ func TestHostileManifest(t *testing.T) {
 	// A chunk to point at.
 	src := p.files("src", map[string]string{"f": "contents of a file"})
 	good := complete(t, r, src, nil)
-	m, err := r.repo.manifest(t.Context(), good.ID)
+	m, err := r.repo.Manifest(t.Context(), good.ID)
 	must(t, err)
 	tr, err := manifest.NewTree(m.Root, r.repo)
 	must(t, err)
@@ -191,7 +192,7 @@ func TestMessages(t *testing.T) {
 	src := p.files("src", map[string]string{"line\nfeed\x1b[31m": "1"})
 	id := complete(t, r, src, nil).ID
 	for _, pack := range packsOf(t, r, id, chunk.DataPack) {
-		must(t, os.Remove(p.repo+"/"+packName(pack)))
+		must(t, os.Remove(p.repo+"/"+repo.PackName(pack)))
 	}
 	_, err := r.Restore(t.Context(), id.String(), p.path("out"), nil)
 	if !errors.Is(err, snapshot.ErrIntegrity) || strings.ContainsAny(err.Error(), "\n\x1b") || !strings.Contains(err.Error(), `line\nfeed`) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -39,7 +40,7 @@ func TestInitReplaces(t *testing.T) {
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: t.TempDir(), Store: store})
 	must(t, err)
 	must(t, r.Close())
-	if all := objects(); len(all) != 1 || all[0] != configName {
+	if all := objects(); len(all) != 1 || all[0] != repo.ConfigName {
 		t.Errorf("a new repository holds %v", all)
 	}
 }

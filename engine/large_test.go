@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,13 +18,13 @@ import (
 func (p *place) smallChunks() *Repository {
 	p.Helper()
 	r := p.init()
-	cfg := *r.repo.cfg
+	cfg := *r.repo.Cfg
 	cfg.Chunker = chunk.CDCParams{Polynomial: cfg.Chunker.Polynomial, Min: 4 << 10, AverageBits: 10, Max: 8 << 10}
-	if r.repo.key != nil {
-		cfg.encrypt(r.repo.key)
+	if r.repo.Master != nil {
+		cfg.Encrypt(r.repo.Master)
 	}
-	must(p, os.Remove(p.repo+"/"+configName))
-	must(p, os.WriteFile(p.repo+"/"+configName, cfg.encode(), 0o400))
+	must(p, os.Remove(p.repo+"/"+repo.ConfigName))
+	must(p, os.WriteFile(p.repo+"/"+repo.ConfigName, cfg.Encode(), 0o400))
 	return p.open("cache")
 }
 

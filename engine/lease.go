@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -28,7 +29,7 @@ func parseLeaseName(name string) (manifest.ID, bool) {
 	rest, ok := strings.CutPrefix(name, leasePrefix)
 	dir, own, _ := strings.Cut(rest, "/")
 	id, err := manifest.ParseID(dir)
-	return id, ok && err == nil && validUUID(own)
+	return id, ok && err == nil && repo.ValidUUID(own)
 }
 
 // A lease keeps what a snapshot needs from garbage collection, also when the
@@ -67,7 +68,7 @@ func (r *Repository) holdLeaseAs(name string, encoded []byte, warn func(error)) 
 
 func (l *lease) hold(ctx context.Context) {
 	defer close(l.ended)
-	ticks := l.repo.repo.leaseTicks // of a test
+	ticks := l.repo.repo.LeaseTicks // of a test
 	if ticks == nil {
 		t := time.NewTicker(leaseEvery)
 		defer t.Stop()
@@ -82,7 +83,7 @@ func (l *lease) hold(ctx context.Context) {
 			warned = false
 		case !warned:
 			warned = true
-			l.repo.repo.log.Warn("lease", "err", err)
+			l.repo.repo.Logger.Warn("lease", "err", err)
 			l.warn(fmt.Errorf("the snapshot is not kept from garbage collection: lease: %w", err))
 		}
 		select {
@@ -98,7 +99,7 @@ func (l *lease) write(ctx context.Context) error {
 	// What takes longer is for the next time.
 	ctx, cancel := context.WithTimeout(ctx, leaseEvery)
 	defer cancel()
-	store, ok := l.repo.repo.store.(remote.Replacer)
+	store, ok := l.repo.repo.Store.(remote.Replacer)
 	if !ok {
 		return errors.ErrUnsupported
 	}
@@ -109,9 +110,9 @@ func (l *lease) write(ctx context.Context) error {
 func (l *lease) release() {
 	l.cancel()
 	<-l.ended
-	ctx, cancel := context.WithTimeout(context.Background(), l.repo.repo.patience.goodbye)
+	ctx, cancel := context.WithTimeout(context.Background(), l.repo.repo.Patience.Goodbye)
 	defer cancel()
-	if err := l.repo.repo.store.Delete(ctx, l.name); err != nil {
-		l.repo.repo.log.Info("deleting a lease", "err", err)
+	if err := l.repo.repo.Store.Delete(ctx, l.name); err != nil {
+		l.repo.repo.Logger.Info("deleting a lease", "err", err)
 	}
 }

@@ -43,7 +43,7 @@ func newLeased(t *testing.T) *leased {
 	l := &leased{wobbly: newWobbly(t), tick: make(chan time.Time), wrote: make(chan error)}
 	l.id, l.content = l.snapshot()
 	l.repo = l.open()
-	l.repo.repo.leaseTicks = l.tick
+	l.repo.repo.LeaseTicks = l.tick
 	l.fail(func(op remote.Op, name string) remote.Fault {
 		if op != remote.OpReplace || !strings.HasPrefix(name, "leases/") {
 			return remote.Fault{}
@@ -128,7 +128,7 @@ func TestLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	lease := leases(t, l.mem, l.id)[l.one()]
-	decoded, err := manifest.Decode(l.repo.repo.codec, lease.Manifest)
+	decoded, err := manifest.Decode(l.repo.repo.Codec, lease.Manifest)
 	if err != nil || decoded.ID != l.id || len(decoded.Packs) == 0 || lease.Hold != leaseHold {
 		t.Errorf("%+v, %v", lease, err)
 	}

@@ -42,7 +42,7 @@ const (
 const lifecycleMargin = 1
 
 // lifecycleOwner begins the ids of this repository's rules.
-func (r *Repository) lifecycleOwner() string { return "snapctl-" + r.repo.cfg.ID.String() + "-" }
+func (r *Repository) lifecycleOwner() string { return "snapctl-" + r.repo.Cfg.ID.String() + "-" }
 
 // lifecycleRules are the rules that the bucket should have.
 func (r *Repository) lifecycleRules() []remote.LifecycleRule {
@@ -57,7 +57,7 @@ func (r *Repository) lifecycleRules() []remote.LifecycleRule {
 }
 
 func (r *Repository) lifecycler() (remote.Lifecycler, error) {
-	if l, ok := r.repo.store.(remote.Lifecycler); ok && !r.repo.local() {
+	if l, ok := r.repo.Store.(remote.Lifecycler); ok && !r.repo.Local() {
 		return l, nil
 	}
 	return nil, fmt.Errorf("%w: only a bucket has lifecycle rules", errors.ErrUnsupported)

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
@@ -238,7 +239,7 @@ func TestMountDamagedPack(t *testing.T) {
 	if len(old) != 1 || len(packsOf(t, r, id, chunk.DataPack)) != 2 {
 		t.Fatal("that is no test")
 	}
-	damaged := packName(old[0])
+	damaged := repo.PackName(old[0])
 	skew := &skewed{Memory: w.mem}
 	isDamaged := func(prefix string, f remote.Fault) func() {
 		return func() {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
@@ -51,7 +52,7 @@ func (r *Repository) Mount(ctx context.Context, ref, dir string, opts *MountOpti
 	if err != nil {
 		return nil, fmt.Errorf("mounting at %s: %w", dir, err)
 	}
-	id, ok := idOf(ref)
+	id, ok := repo.IdOf(ref)
 	if !ok {
 		s, err := r.Get(ctx, ref)
 		if err != nil {
@@ -89,7 +90,7 @@ func (r *Repository) Mount(ctx context.Context, ref, dir string, opts *MountOpti
 	if err == nil {
 		// What was mounted there before the machine was started is not to be again.
 		if err := r.registry.forget(path); err != nil {
-			r.repo.log.Warn("registry of mounts", "err", err)
+			r.repo.Logger.Warn("registry of mounts", "err", err)
 		}
 	}
 	return m, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -71,16 +72,16 @@ type fileSystem struct {
 
 // serve makes this process the server of a snapshot, and mounts it at path.
 func (r *Repository) serve(ctx context.Context, id manifest.ID, path string, opts *MountOptions) (*Mount, error) {
-	man, encoded, err := r.repo.encodedManifest(ctx, id)
+	man, encoded, err := r.repo.EncodedManifest(ctx, id)
 	if err == nil {
-		err = r.repo.checkLive(ctx, snapshotOf(&man.Info))
+		err = r.repo.CheckLive(ctx, repo.SnapshotOf(&man.Info))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", id, err)
 	}
 	s, err := r.newMountServer(ctx, man, opts)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %v: %w", id, integrity(err))
+		return nil, fmt.Errorf("snapshot %v: %w", id, repo.Integrity(err))
 	}
 	m, err := s.begin(path, encoded, opts)
 	if err != nil {
@@ -95,14 +96,14 @@ func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest,
 	// Not the caller's context: the mount outlives the call.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &mountServer{
-		repo: r, manifest: man, snapshot: *snapshotOf(&man.Info), share: opts.Share, stop: stop,
+		repo: r, manifest: man, snapshot: *repo.SnapshotOf(&man.Info), share: opts.Share, stop: stop,
 		ahead: r.newPrefetcher(serving, man, opts.Prefetch), unwatch: make(chan struct{}), finished: make(chan struct{}),
 	}
 	memory := opts.Memory
 	if memory <= 0 {
 		memory = local.ShareOf(defaultMemory, 1<<20)
 	}
-	s.chunks = newChunkReader(serving, r, r.repo.packStore(), memory)
+	s.chunks = newChunkReader(serving, r, r.repo.PackStore(), memory)
 	var pages manifest.PageSource = r.repo
 	if p := s.ahead; p != nil {
 		p.chunks = s.chunks
@@ -193,7 +194,7 @@ func (s *mountServer) addSystem(fs *fusefs.Server, device fusefs.Device, view fu
 func (s *mountServer) add(path string, device fusefs.Device, opts *MountOptions) *Mount {
 	m := &Mount{
 		Dir: path, Snapshot: s.snapshot, mountServer: s,
-		point: recordPoint{Dir: rawPath(path), Device: device, Since: s.repo.repo.now().UTC()},
+		point: recordPoint{Dir: rawPath(path), Device: device, Since: s.repo.repo.Now().UTC()},
 		fail:  opts.Fail, ended: make(chan struct{}),
 	}
 	s.mu.Lock()
@@ -227,7 +228,7 @@ func (s *mountServer) fail(op, path string, err error) {
 // attach shows the snapshot at a further mount point. It begins before the context ends,
 // or not at all: who has asked may have turned to another server since.
 func (s *mountServer) attach(ctx context.Context, path string, opts *MountOptions) (*Mount, error) {
-	if err := s.repo.repo.checkLive(ctx, &s.snapshot); err != nil {
+	if err := s.repo.repo.CheckLive(ctx, &s.snapshot); err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
 	s.changes.Lock()
@@ -266,14 +267,14 @@ func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
 		err := fusefs.Bind(p.Dir, p.Device, path)
 		if err == nil && !s.has(p.Device) { // it ended meanwhile, and the number is another's
 			if err := fusefs.Unmount(path, true); err != nil {
-				s.repo.repo.log.Warn("sharing a mount", "err", err)
+				s.repo.repo.Logger.Warn("sharing a mount", "err", err)
 			}
 			return nil
 		}
 		if err == nil {
 			return s.add(path, p.Device, opts)
 		}
-		s.repo.repo.log.Info("sharing a mount", "err", err)
+		s.repo.repo.Logger.Info("sharing a mount", "err", err)
 	}
 	return nil
 }
@@ -282,7 +283,7 @@ func (s *mountServer) bind(path string, opts *MountOptions) *Mount {
 func (s *mountServer) points() []fusefs.Point {
 	all, err := fusefs.Points()
 	if err != nil {
-		s.repo.repo.log.Warn("mounts", "err", err)
+		s.repo.repo.Logger.Warn("mounts", "err", err)
 		return nil
 	}
 	source := fusefs.SourceOf(s.snapshot.ID)
@@ -313,7 +314,7 @@ func (s *mountServer) register(opts *MountOptions) (err error) {
 	}
 	s.record = &record{
 		Version:    recordVersion,
-		Repository: recordRepository{URL: s.repo.recordURL(), ID: s.repo.repo.cfg.ID},
+		Repository: recordRepository{URL: s.repo.recordURL(), ID: s.repo.repo.Cfg.ID},
 		Snapshot:   s.snapshot,
 		Options:    recordOptions{AllowOther: opts.AllowOther, Memory: opts.Memory, Prefetch: opts.Prefetch.String()},
 		Since:      s.mounts[0].point.Since,
@@ -354,7 +355,7 @@ func (s *mountServer) check() {
 	}
 	s.drop(points)
 	if err := s.writeRecord(); err != nil {
-		s.repo.repo.log.Warn("registry of mounts", "err", err)
+		s.repo.repo.Logger.Warn("registry of mounts", "err", err)
 	}
 }
 

@@ -142,13 +142,13 @@ func TestMountStress(t *testing.T) {
 	go func() {
 		defer close(stop)
 		for begun := time.Now(); time.Since(begun) < tooLong && !t.Failed(); time.Sleep(10 * time.Millisecond) {
-			if time.Since(begun) >= length && corrupted.Load() > 0 && r.repo.diskCache().Stats().Evicted >= 5 {
+			if time.Since(begun) >= length && corrupted.Load() > 0 && r.repo.DiskCache().Stats().Evicted >= 5 {
 				return
 			}
 		}
 	}()
 	reads, failed := randomReads(t, stop, 200, 20, m.Dir, files)
-	s, cache := m.Stats(), r.repo.diskCache().Stats()
+	s, cache := m.Stats(), r.repo.DiskCache().Stats()
 	t.Logf("%d reads, %d of which failed; %d requests, %d with wrong bytes; %+v, %+v", reads, failed, asked.Load(), corrupted.Load(), s, cache)
 	if corrupted.Load() == 0 || cache.Evicted < 5 {
 		t.Error("that was no test")
@@ -162,7 +162,7 @@ func TestMountStress(t *testing.T) {
 	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= before+2 })
 }
 
-// snapshotOf makes the repository and a snapshot of files; of parts of them each has
+// repo.SnapshotOf makes the repository and a snapshot of files; of parts of them each has
 // packs of its own.
 func (w *wobbly) snapshotOf(parts ...map[string][]byte) (id manifest.ID) {
 	w.Helper()

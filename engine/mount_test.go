@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -196,7 +197,7 @@ func TestMountDecodesOnce(t *testing.T) {
 
 func rootOf(t testing.TB, r *Repository, id manifest.ID) []byte {
 	t.Helper()
-	m, err := r.repo.manifest(t.Context(), id)
+	m, err := r.repo.Manifest(t.Context(), id)
 	must(t, err)
 	return m.Root
 }
@@ -207,7 +208,7 @@ type wobbly struct {
 	hook atomic.Pointer[func(remote.Op, string) remote.Fault]
 	mem  *remote.Memory
 
-	patience patience // of repositories that are opened
+	patience repo.Patience // of repositories that are opened
 }
 
 func newWobbly(t testing.TB) *wobbly {
@@ -410,7 +411,7 @@ func TestMountRelocated(t *testing.T) {
 	for _, s := range segments {
 		must(t, os.Remove(s))
 	}
-	must(t, r.repo.store.Delete(t.Context(), packName(old[0])))
+	must(t, r.repo.Store.Delete(t.Context(), repo.PackName(old[0])))
 	write(t, src+"/7", random(7, 1<<20)) // so that it is another pack
 	must(t, os.Rename(src+"/0", src+"/00"))
 	must(t, unix.Rename(src+"/7", src+"/0"))

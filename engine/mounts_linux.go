@@ -409,13 +409,13 @@ func (r *Repository) mountElsewhere(ctx context.Context, id manifest.ID, path st
 	entries, err := r.registry.scan(id.String()+".", points)
 	defer closeAll(entries)
 	if err != nil {
-		r.repo.log.Warn("looking for a server of the snapshot", "err", err)
+		r.repo.Logger.Warn("looking for a server of the snapshot", "err", err)
 	}
 	for _, e := range entries {
-		if !e.live || !e.rec.Share || len(e.points) == 0 || e.rec.Repository.ID != r.repo.cfg.ID || e.rec.Namespace != mountNamespace() {
+		if !e.live || !e.rec.Share || len(e.points) == 0 || e.rec.Repository.ID != r.repo.Cfg.ID || e.rec.Namespace != mountNamespace() {
 			continue
 		}
-		if err := r.repo.checkLive(ctx, &e.rec.Snapshot); err != nil {
+		if err := r.repo.CheckLive(ctx, &e.rec.Snapshot); err != nil {
 			return nil, fmt.Errorf("snapshot %v: %w", id, err)
 		}
 		// Of one that is stopped it is soon known, and one that takes over soon there.
@@ -425,7 +425,7 @@ func (r *Repository) mountElsewhere(ctx context.Context, id manifest.ID, path st
 			reply, err = e.attach(ctx, path, opts)
 		}
 		if err != nil {
-			r.repo.log.Info("the server of the snapshot does not mount it again", "pid", e.rec.Pid, "err", err)
+			r.repo.Logger.Info("the server of the snapshot does not mount it again", "pid", e.rec.Pid, "err", err)
 			continue
 		}
 		m := &Mount{

@@ -7,6 +7,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -61,5 +62,5 @@ type Options struct {
 	// Now is this machine's clock. The default is time.Now.
 	Now func() time.Time
 
-	patience patience // of tests; the zero value is the usual
+	patience repo.Patience // of tests; the zero value is the usual
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func (c *creator) findFork() {
 		return
 	}
 	if c.opts.Parent != "" {
-		if id, ok := idOf(c.opts.Parent); !ok || id != o.Lower {
+		if id, ok := repo.IdOf(c.opts.Parent); !ok || id != o.Lower {
 			return
 		}
 	}
@@ -53,18 +54,18 @@ func (c *creator) findFork() {
 	}
 	fd, err := unix.Open(o.Upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		c.repo.repo.log.Info("upper directory of a fork", "path", o.Upper, "err", err)
+		c.repo.repo.Logger.Info("upper directory of a fork", "path", o.Upper, "err", err)
 		return
 	}
 	f := &overlaySource{overlay: o, root: fd}
 	if o.Format == upperFuse {
 		// The kernel keeps for a while what is written by mmap.
 		if err := fsys.SyncFileSystem(c.root); err != nil {
-			c.repo.repo.log.Info("syncing a fork", "path", c.dir, "err", err)
+			c.repo.repo.Logger.Info("syncing a fork", "path", c.dir, "err", err)
 		}
 	}
 	if err := f.check(c); err != nil {
-		c.repo.repo.log.Info("fork is read as any directory", "path", c.dir, "err", err)
+		c.repo.repo.Logger.Info("fork is read as any directory", "path", c.dir, "err", err)
 		f.close()
 		return
 	}
@@ -98,21 +99,21 @@ func (f *overlaySource) check(c *creator) error {
 // the first it is found that all of the fork has to be read.
 func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	f := c.fork
-	f.memo = readMemo(c.repo.repo.cache, f.overlay)
+	f.memo = readMemo(c.repo.repo.Cache, f.overlay)
 	if f.memo != nil {
-		c.guard.present(byCache, readTable(c.repo.repo.cache, memoKey(f.overlay), f.memo.snapshot)...)
+		c.guard.present(byCache, repo.ReadTable(c.repo.repo.Cache, memoKey(f.overlay), f.memo.snapshot)...)
 	}
-	newest := begin(func() (*manifest.Tree, error) {
+	newest := repo.Begin(func() (*manifest.Tree, error) {
 		if f.memo == nil {
 			return nil, snapshot.ErrNotFound
 		}
-		m, tree, err := c.repo.repo.liveTree(ctx, f.memo.snapshot)
+		m, tree, err := c.repo.repo.LiveTree(ctx, f.memo.snapshot)
 		if err == nil {
 			err = c.mayUse(m)
 		}
 		return tree, err
 	})
-	lower, tree, err := c.repo.repo.liveTree(ctx, f.overlay.Lower)
+	lower, tree, err := c.repo.repo.LiveTree(ctx, f.overlay.Lower)
 	if err == nil {
 		err = c.mayUse(lower)
 	}
@@ -138,7 +139,7 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	case madeErr == nil:
 		f.memo.tree, f.memo.failed = made, failed(f.memo.snapshot)
 	case f.memo != nil:
-		c.repo.repo.log.Info("newest snapshot of a fork", "id", f.memo.snapshot, "err", madeErr)
+		c.repo.repo.Logger.Info("newest snapshot of a fork", "id", f.memo.snapshot, "err", madeErr)
 		f.memo = nil
 	}
 	return true, nil
@@ -187,7 +188,7 @@ func (f *overlaySource) reader(c *creator) *overlayReader {
 // fatal ends the run for an error that must not be taken for a file that cannot be
 // read.
 func (f *overlayReader) fatal(err error) bool {
-	if !errors.Is(err, errBadUpper) && !errors.Is(integrity(err), snapshot.ErrIntegrity) {
+	if !errors.Is(err, errBadUpper) && !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 		return false
 	}
 	f.broken(err)

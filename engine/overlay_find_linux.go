@@ -21,7 +21,7 @@ func (r *Repository) overlayOf(path string) (*overlayInfo, bool) {
 	}
 	o, err := findOverlay(path)
 	if err != nil {
-		r.repo.log.Info("looking for a fork", "path", path, "err", err)
+		r.repo.Logger.Info("looking for a fork", "path", path, "err", err)
 	}
 	f := r.forkAt(path)
 	switch {
@@ -29,7 +29,7 @@ func (r *Repository) overlayOf(path string) (*overlayInfo, bool) {
 		// The kernel does not know what is below such a mount: the registry does.
 		alone, err := nothingBelow(path)
 		if err != nil {
-			r.repo.log.Info("looking for a fork", "path", path, "err", err)
+			r.repo.Logger.Info("looking for a fork", "path", path, "err", err)
 		}
 		return &overlayInfo{Lower: f.Snapshot, Upper: f.Upper, Format: upperFuse}, alone
 	case o == nil:
@@ -38,7 +38,7 @@ func (r *Repository) overlayOf(path string) (*overlayInfo, bool) {
 	// What is mounted at the path of the lower directory by now need not be what the
 	// overlay was made of.
 	if f != nil && (f.Snapshot != o.Lower || f.Upper != o.Upper) {
-		r.repo.log.Warn("a fork is not what it is registered as, and is read whole", "path", path)
+		r.repo.Logger.Warn("a fork is not what it is registered as, and is read whole", "path", path)
 		return nil, false
 	}
 	return o, true

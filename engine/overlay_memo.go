@@ -8,6 +8,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 )
@@ -44,7 +45,7 @@ func keyHash(k manifest.Key) uint64 {
 }
 
 // memoKey names a fork's memo among the stat caches, which go by absolute paths.
-func memoKey(o *overlayInfo) string { return dirKey("upper:" + o.Upper) }
+func memoKey(o *overlayInfo) string { return repo.DirKey("upper:" + o.Upper) }
 
 // readMemo gives what is known of a fork, nil for nothing.
 func readMemo(c local.Dir, o *overlayInfo) *overlayMemo {
@@ -78,7 +79,7 @@ func writeMemo(c local.Dir, o *overlayInfo, id manifest.ID, prints map[uint64]ui
 	sum := blake3.Sum256(b)
 	b = append(b, sum[:8]...)
 	err := c.Write("dirs", memoKey(o), b)
-	c.Trim("dirs", maxCachedDirs)
+	c.Trim("dirs", repo.MaxCachedDirs)
 	return err
 }
 

@@ -144,9 +144,9 @@ func (f *overlaid) check(what string) *CreateResult {
 	if w.Files != g.Files || w.Dirs != g.Dirs || w.Bytes != g.Bytes || w.Skipped != g.Skipped {
 		f.Fatalf("%s: totals\n\twant %+v\n\thave %+v", what, w, g)
 	}
-	x, err := f.fast.repo.manifest(f.Context(), g.ID)
+	x, err := f.fast.repo.Manifest(f.Context(), g.ID)
 	must(f, err)
-	y, err := f.fast.repo.manifest(f.Context(), w.ID)
+	y, err := f.fast.repo.Manifest(f.Context(), w.ID)
 	must(f, err)
 	if x.Xattrs != y.Xattrs || x.HardLinks != y.HardLinks {
 		f.Fatalf("%s: flags %v %v, %v %v", what, y.Xattrs, y.HardLinks, x.Xattrs, x.HardLinks)

@@ -221,7 +221,7 @@ func TestOverlayPlain(t *testing.T) {
 	} {
 		r := p.open("cache-" + name)
 		res := complete(t, r, f.dir, c.opts)
-		if fast := readMemo(r.repo.cache, &overlayInfo{Lower: f.base, Upper: f.upper()}) != nil; fast != c.fast {
+		if fast := readMemo(r.repo.Cache, &overlayInfo{Lower: f.base, Upper: f.upper()}) != nil; fast != c.fast {
 			t.Errorf("%s: the upper directory alone was read: %v", name, fast)
 		}
 		p.check(res.ID, want)
@@ -455,7 +455,7 @@ func TestOverlayGoneDirs(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
 	base := complete(t, r, p.files("src", map[string]string{"a/x/1": "1", "a/2": "2", "b/3": "3", "c/4": "4", "z": "5"}), nil)
-	m, err := r.repo.manifest(t.Context(), base.ID)
+	m, err := r.repo.Manifest(t.Context(), base.ID)
 	must(t, err)
 	c, err := r.newCreator(p.files("upper", nil), &CreateOptions{}, nil)
 	must(t, err)
@@ -535,7 +535,7 @@ func TestOverlayMemoDamaged(t *testing.T) {
 		content[fmt.Sprint("f", i)] = ""
 	}
 	src := p.files("src", content)
-	m, err := r.repo.manifest(t.Context(), complete(t, r, src, nil).ID)
+	m, err := r.repo.Manifest(t.Context(), complete(t, r, src, nil).ID)
 	must(t, err)
 	pages := &noPages{}
 	tree, err := m.Tree(pages)

@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -159,7 +160,7 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 	err = w.walk(ctx, 1, func(n *dirNode) error {
 		if len(n.own) > 0 {
 			path, ok = manifest.Join(n.path, n.own[0]), true
-			return errFound
+			return repo.ErrFound
 		}
 		if n.err != nil && !isGone(n.err) && !fsys.IsAny(n.err, unix.EACCES) {
 			return n.err // what cannot be looked into may hold anything
@@ -194,18 +195,18 @@ func (o *ownDirs) notIn(ctx context.Context, dir string) error {
 func (r *Repository) ownDirs() *ownDirs {
 	own := &ownDirs{}
 	// What is about to be made needs an inode to go by.
-	made := []string{r.repo.cache.Root}
-	if !r.repo.local() {
+	made := []string{r.repo.Cache.Root}
+	if !r.repo.Local() {
 		made = append(made, filepath.Join(r.CacheDir(), local.Packs))
 	}
 	for _, dir := range made {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			r.repo.log.Info("making the cache", "err", err)
+			r.repo.Logger.Info("making the cache", "err", err)
 		}
 	}
-	own.add("the repository", r.repo.dir)
+	own.add("the repository", r.repo.Dir)
 	own.addCache(r.CacheDir())
-	own.addState(r.repo.state)
+	own.addState(r.repo.State)
 	own.addOverlays()
 	return own
 }
@@ -237,7 +238,7 @@ func (o *ownDirs) addState(dir string) {
 // protected are ownDirs, and those of the other repositories that this machine uses.
 func (r *Repository) protected() *ownDirs {
 	own := r.ownDirs()
-	own.addUsed(r.repo.state)
+	own.addUsed(r.repo.State)
 	return own
 }
 
@@ -250,7 +251,7 @@ func protectedBy(stateDir string) *ownDirs {
 }
 
 func (o *ownDirs) addUsed(stateDir string) {
-	for _, u := range usedRepositories(stateDir) {
+	for _, u := range repo.UsedRepositories(stateDir) {
 		o.add("the repository "+u.URL, string(u.Dir))
 		o.addCache(string(u.Cache))
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
@@ -59,7 +60,7 @@ func (h *home) well(t *testing.T) {
 	for _, s := range all {
 		restore(t, r, s.ID.String(), t.TempDir()+"/out", nil)
 	}
-	if usedHere(h.state, h.r.repo.url) == nil {
+	if repo.UsedHere(h.state, h.r.repo.Address) == nil {
 		t.Error("the state is gone")
 	}
 }

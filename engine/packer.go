@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -275,7 +276,7 @@ func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error
 	up.group.Go(func() error {
 		size := int64(len(data))
 		defer func() { <-up.slots; up.busy(-1, size) }()
-		if err := up.store.Put(ctx, packName(pack.ID), data); err != nil {
+		if err := up.store.Put(ctx, repo.PackName(pack.ID), data); err != nil {
 			return fmt.Errorf("uploading a pack: %w", err)
 		}
 		if up.onPut != nil {

@@ -128,7 +128,7 @@ func TestCancel(t *testing.T) {
 		r := p.open("cache")
 		// Once: what was cancelled may ask for a moment still.
 		var at canceller
-		r.repo.store = remote.NewFaulty(r.repo.store, at.hook)
+		r.repo.Store = remote.NewFaulty(r.repo.Store, at.hook)
 		snapshotsBefore, err := r.List(t.Context(), nil)
 		must(t, err)
 		try := func(what string, f func(context.Context) error) {

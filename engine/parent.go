@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -18,7 +19,7 @@ func (c *creator) findParent(ctx context.Context) error {
 			return err
 		}
 	}
-	stats := readStats(c.repo.repo.cache, c.place)
+	stats := repo.ReadStats(c.repo.repo.Cache, c.place)
 	var id manifest.ID
 	switch {
 	case c.opts.Parent != "":
@@ -27,12 +28,12 @@ func (c *creator) findParent(ctx context.Context) error {
 			return fmt.Errorf("parent: %w", err)
 		}
 		id = s.ID
-		if stats != nil && stats.snapshot != id {
+		if stats != nil && stats.Snapshot != id {
 			stats = nil
 		}
 	case stats != nil:
-		id = stats.snapshot
-		c.guard.present(byCache, readTable(c.repo.repo.cache, dirKey(c.place), id)...)
+		id = stats.Snapshot
+		c.guard.present(byCache, repo.ReadTable(c.repo.repo.Cache, repo.DirKey(c.place), id)...)
 	default:
 		return nil
 	}
@@ -45,7 +46,7 @@ func (c *creator) findParent(ctx context.Context) error {
 			by = byCache
 		}
 		c.guard.present(by, p.packs...)
-		if slices.ContainsFunc(p.packs, func(p sizedPack) bool { return c.guard.refuses(p.id) }) {
+		if slices.ContainsFunc(p.packs, func(p repo.SizedPack) bool { return c.guard.refuses(p.Id) }) {
 			p.avoid = c.guard.refuses
 		}
 		// As good a guess of what is to come as there is.
@@ -62,7 +63,7 @@ func (c *creator) findParent(ctx context.Context) error {
 		return fmt.Errorf("parent: %w", err)
 	case errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, snapshot.ErrExpired):
 		return nil
-	case errors.Is(integrity(err), snapshot.ErrIntegrity):
+	case errors.Is(repo.Integrity(err), snapshot.ErrIntegrity):
 		c.commit.sawDamage(err)
 		c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
 		return nil
@@ -71,7 +72,7 @@ func (c *creator) findParent(ctx context.Context) error {
 }
 
 func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTree, error) {
-	m, tree, err := r.repo.liveTree(ctx, id)
+	m, tree, err := r.repo.LiveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}

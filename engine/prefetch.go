@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -86,7 +87,7 @@ const (
 	maxWanted = 64
 
 	// neighbour is what is fetched in the background on either side of a miss.
-	neighbour = missWindow
+	neighbour = repo.MissWindow
 
 	hydrators = 4
 )
@@ -94,15 +95,15 @@ const (
 // newPrefetcher makes the prefetcher of a mount; nil for a local repository.
 // ctx ends with the mount.
 func (r *Repository) newPrefetcher(ctx context.Context, m *manifest.Manifest, mode Prefetch) *prefetcher {
-	d := r.repo.diskCache()
+	d := r.repo.DiskCache()
 	if d == nil {
 		return nil
 	}
 	p := &prefetcher{repo: r, m: m, mode: mode, ctx: ctx}
-	p.store = d.Wrap(r.repo.store, r.repo.cfg.ID.String()).OnMiss(p.missed)
+	p.store = d.Wrap(r.repo.Store, r.repo.Cfg.ID.String()).OnMiss(p.missed)
 	p.packs.Store(int64(len(m.Packs)))
 	if mode != PrefetchNone {
-		p.hot = newHotSet(r.repo.patience.hot)
+		p.hot = newHotSet(r.repo.Patience.Hot)
 	}
 	return p
 }
@@ -174,7 +175,7 @@ func (p *prefetcher) stats(s *MountStats) {
 	if p == nil {
 		return
 	}
-	c := p.repo.repo.diskCache().Stats()
+	c := p.repo.repo.DiskCache().Stats()
 	s.Hits, s.Misses, s.Fetched, s.CacheUsed = c.Hits, c.Misses, c.FetchedBytes, c.Used
 	s.Packs, s.PacksHere, s.Hydrated = p.packs.Load(), p.complete.Load(), c.FilledBytes
 }
@@ -220,7 +221,7 @@ func (p *prefetcher) fetchWanted() {
 		p.mu.Unlock()
 		// Whoever reads it is told of a failure. Behind the pack's end is nothing.
 		if err := p.store.Prefetch(p.ctx, r.name, r.offset, r.length); err != nil && !errors.Is(err, remote.ErrShort) && p.ctx.Err() == nil {
-			p.repo.repo.log.Debug("prefetch", "object", r.name, "err", err)
+			p.repo.repo.Logger.Debug("prefetch", "object", r.name, "err", err)
 		}
 	}
 }
@@ -248,7 +249,7 @@ func (p *prefetcher) hydrate() {
 		})
 	}
 	g.Wait()
-	p.repo.repo.log.Debug("hydration ended", "packs", p.complete.Load(), "of", len(packs), "full", p.full.Load())
+	p.repo.repo.Logger.Debug("hydration ended", "packs", p.complete.Load(), "of", len(packs), "full", p.full.Load())
 }
 
 // hydrationOrder gives the snapshot's packs, those of the tree first.
@@ -273,7 +274,7 @@ func (p *prefetcher) hydrationOrder() []chunk.PackID {
 // hydratePack brings a pack; it tells whether to go on.
 func (p *prefetcher) hydratePack(id chunk.PackID) bool {
 	for wait := hydrateWait; ; wait = min(2*wait, hydrateWaitMax) {
-		err := p.store.Fill(p.ctx, packName(id), 0, -1)
+		err := p.store.Fill(p.ctx, repo.PackName(id), 0, -1)
 		switch {
 		case err == nil:
 			p.complete.Add(1)
@@ -282,13 +283,13 @@ func (p *prefetcher) hydratePack(id chunk.PackID) bool {
 			return false
 		case errors.Is(err, remote.ErrFull):
 			if p.full.CompareAndSwap(false, true) {
-				p.repo.repo.log.Info("hydration ends, the cache is full", "packs", p.complete.Load(), "of", p.packs.Load())
+				p.repo.repo.Logger.Info("hydration ends, the cache is full", "packs", p.complete.Load(), "of", p.packs.Load())
 			}
 			return false
 		case errors.Is(err, remote.ErrNotExist):
 			return true // it was repacked
 		}
-		p.repo.repo.log.Info("hydration waits", "pack", id, "err", err, "wait", wait)
+		p.repo.repo.Logger.Info("hydration waits", "pack", id, "err", err, "wait", wait)
 		select {
 		case <-p.ctx.Done():
 			return false

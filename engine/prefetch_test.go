@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/zeebo/blake3"
@@ -174,7 +175,7 @@ func TestSharedCache(t *testing.T) {
 		wg.Go(func() { restore(t, two, id.String(), out, nil) })
 		wg.Wait()
 		compare(t, scan(t, w.path("src")), scan(t, out))
-		if fetched = one.repo.diskCache().Stats().FetchedBytes + two.repo.diskCache().Stats().FetchedBytes; fetched <= 14<<20 {
+		if fetched = one.repo.DiskCache().Stats().FetchedBytes + two.repo.DiskCache().Stats().FetchedBytes; fetched <= 14<<20 {
 			return
 		}
 	}
@@ -190,13 +191,15 @@ func hotIsHere(t testing.TB, m *Mount) {
 		t.Fatal("no profile names a frame")
 	}
 	for _, f := range frames {
-		eventually(t, "prefetch", func() bool { return m.ahead.store.Missing(packName(f.pack), int64(f.offset), int64(f.stored)) == 0 })
+		eventually(t, "prefetch", func() bool {
+			return m.ahead.store.Missing(repo.PackName(f.pack), int64(f.offset), int64(f.stored)) == 0
+		})
 	}
 }
 
 func hotObjects(t testing.TB, r *Repository, id manifest.ID) (names []string) {
 	t.Helper()
-	must(t, r.repo.store.List(t.Context(), profilesOf(id), func(o remote.Info) error {
+	must(t, r.repo.Store.List(t.Context(), profilesOf(id), func(o remote.Info) error {
 		names = append(names, o.Name)
 		return nil
 	}))
@@ -207,7 +210,7 @@ func hotObjects(t testing.TB, r *Repository, id manifest.ID) (names []string) {
 // nothing else.
 func TestProfile(t *testing.T) {
 	w := newWobbly(t)
-	w.patience.profile = tooLong
+	w.patience.Profile = tooLong
 	id, content := w.snapshot()
 	first := w.open()
 	m := mountAt(t, first, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
@@ -252,7 +255,7 @@ func TestProfile(t *testing.T) {
 // made from it, also if there is another in between.
 func TestProfileOfAncestor(t *testing.T) {
 	w := newWobbly(t)
-	w.patience.profile = tooLong
+	w.patience.Profile = tooLong
 	id, content := w.snapshot()
 	first := w.open()
 	m := mountAt(t, first, id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
@@ -335,13 +338,13 @@ func (w *wobbly) readInMount(r *Repository, id manifest.ID, names []string, opts
 func TestBundle(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
-	w.patience.profile = tooLong
+	w.patience.Profile = tooLong
 	r, id, names := w.scattered()
 	objects := hotObjects(t, r, id)
 	if len(objects) != 1 {
 		t.Fatalf("profiles: %q", objects)
 	}
-	if info, err := r.repo.store.Stat(t.Context(), objects[0]); err != nil || info.Size > 1<<20 {
+	if info, err := r.repo.Store.Stat(t.Context(), objects[0]); err != nil || info.Size > 1<<20 {
 		t.Errorf("a profile of %d bytes, %v", info.Size, err)
 	}
 	write(t, w.path("src", "more"), random(1, 1000))
@@ -378,10 +381,10 @@ func (w *wobbly) countPackReads() *atomic.Int64 {
 func TestBundleTroubles(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
-	w.patience.profile = tooLong
+	w.patience.Profile = tooLong
 	r, id, names := w.scattered()
 	// Another's contents under these ids, in a profile that is whole.
-	b := newBundler(r.repo.codec)
+	b := newBundler(r.repo.Codec)
 	m := mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
 	for _, name := range names {
 		_, err := os.ReadFile(m.Dir + "/" + name)
@@ -393,13 +396,13 @@ func TestBundleTroubles(t *testing.T) {
 	}
 	m.ahead.rec.mu.Unlock()
 	must(t, m.Unmount(false))
-	must(t, r.repo.store.Delete(t.Context(), hotObjects(t, r, id)...))
+	must(t, r.repo.Store.Delete(t.Context(), hotObjects(t, r, id)...))
 	must(t, r.putProfile(t.Context(), &profile{snapshot: id, bundle: b.finish()}))
 	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
-	w.patience.hot = time.Millisecond
+	w.patience.Hot = time.Millisecond
 	for name, fault := range map[string]remote.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: time.Hour}} {
 		w.fail(func(op remote.Op, object string) remote.Fault {
-			if strings.HasPrefix(object, profilePrefix) && op != remote.OpPut {
+			if strings.HasPrefix(object, repo.ProfilePrefix) && op != remote.OpPut {
 				return fault
 			}
 			return remote.Fault{}
@@ -446,7 +449,7 @@ func TestMountRequests(t *testing.T) {
 		var inFront, asked atomic.Int64
 		w.fail(func(op remote.Op, name string) remote.Fault {
 			asked.Add(1)
-			if op == remote.OpReadAt || strings.HasPrefix(name, "leases/") || strings.HasPrefix(name, profilePrefix) {
+			if op == remote.OpReadAt || strings.HasPrefix(name, "leases/") || strings.HasPrefix(name, repo.ProfilePrefix) {
 				return remote.Fault{Delay: time.Hour} // the mount does not wait for these
 			}
 			inFront.Add(1)
@@ -529,7 +532,7 @@ func TestProfileOnCreate(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		t.Run(fmt.Sprintf("own %v", own), func(t *testing.T) {
 			w := newWobbly(t)
-			w.patience.profile = tooLong
+			w.patience.Profile = tooLong
 			id, content := w.snapshot()
 			opts := w.options()
 			opts.StateDir = w.path("state")
@@ -569,7 +572,7 @@ func TestProfileOnCreate(t *testing.T) {
 func TestProfileOfTimes(t *testing.T) {
 	needRoot(t)
 	w := newWobbly(t)
-	w.patience.profile = tooLong
+	w.patience.Profile = tooLong
 	r, err := Init(t.Context(), "", nil, w.options())
 	must(t, err)
 	defer r.Close()

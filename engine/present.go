@@ -8,6 +8,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -26,10 +27,10 @@ const (
 )
 
 // packsNamed gives the packs that a manifest names.
-func packsNamed(m *manifest.Manifest) []sizedPack {
-	all := make([]sizedPack, len(m.Packs))
+func packsNamed(m *manifest.Manifest) []repo.SizedPack {
+	all := make([]repo.SizedPack, len(m.Packs))
 	for i := range m.Packs {
-		all[i].id = m.Packs[i].ID
+		all[i].Id = m.Packs[i].ID
 	}
 	return all
 }
@@ -40,7 +41,7 @@ func packsNamed(m *manifest.Manifest) []sizedPack {
 //
 // Where this machine has not seen them before the footer is looked at too: that an object
 // is there does not say that it is a pack.
-func (g *guard) present(by witness, packs ...sizedPack) {
+func (g *guard) present(by witness, packs ...repo.SizedPack) {
 	for _, p := range packs {
 		if !g.isNew(p) {
 			continue
@@ -61,18 +62,18 @@ func (g *guard) present(by witness, packs ...sizedPack) {
 }
 
 // isNew notes a pack, and reports whether it is news.
-func (g *guard) isNew(p sizedPack) bool {
+func (g *guard) isNew(p repo.SizedPack) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, ok := g.known[p.id]; ok {
+	if _, ok := g.known[p.Id]; ok {
 		return false
 	}
-	g.known[p.id] = p.size
+	g.known[p.Id] = p.Size
 	return true
 }
 
 // ask bars a pack if it is not there, or not what it was.
-func (g *guard) ask(ctx context.Context, p sizedPack, by witness) error {
+func (g *guard) ask(ctx context.Context, p repo.SizedPack, by witness) error {
 	bad, err := g.inspect(ctx, p, by != byCache)
 	if err != nil || bad == nil {
 		return err
@@ -81,15 +82,15 @@ func (g *guard) ask(ctx context.Context, p sizedPack, by witness) error {
 	if err := g.ready(ctx); err != nil {
 		return err
 	}
-	doomed := g.bars(p.id)
-	if ix, err := g.repo.repo.openIndex(); err == nil {
+	doomed := g.bars(p.Id)
+	if ix, err := g.repo.repo.OpenIndex(); err == nil {
 		if errors.Is(bad, remote.ErrNotExist) {
-			ix.Forget(p.id)
+			ix.Forget(p.Id)
 		}
-		ix.Exclude([]chunk.PackID{p.id})
+		ix.Exclude([]chunk.PackID{p.Id})
 	}
 	if !doomed && g.tellBad != nil && (by != byIndex || !errors.Is(bad, remote.ErrNotExist)) {
-		g.tellBad(fmt.Errorf("%w: pack %v: %w; what it held is stored again, and 'snapctl verify' names the snapshots that need it", snapshot.ErrIntegrity, p.id, bad))
+		g.tellBad(fmt.Errorf("%w: pack %v: %w; what it held is stored again, and 'snapctl verify' names the snapshots that need it", snapshot.ErrIntegrity, p.Id, bad))
 	}
 	return nil
 }
@@ -105,38 +106,38 @@ func (g *guard) bars(id chunk.PackID) bool {
 
 // inspect says what is wrong with a pack, nil for nothing. Where the size is known the
 // footer is read side by side with the Stat.
-func (g *guard) inspect(ctx context.Context, p sizedPack, foot bool) (bad, err error) {
+func (g *guard) inspect(ctx context.Context, p repo.SizedPack, foot bool) (bad, err error) {
 	var reading sync.WaitGroup
 	var footBad, footErr error
-	if foot && p.size > 0 {
+	if foot && p.Size > 0 {
 		reading.Go(func() { footBad, footErr = g.footer(ctx, p) })
 	}
-	info, err := g.repo.repo.store.Stat(ctx, packName(p.id))
+	info, err := g.repo.repo.Store.Stat(ctx, repo.PackName(p.Id))
 	reading.Wait()
 	switch {
 	case errors.Is(err, remote.ErrNotExist):
 		return err, nil
 	case err != nil:
 		return nil, err
-	case p.size > 0 && info.Size != p.size:
-		return fmt.Errorf("it has %d bytes instead of %d", info.Size, p.size), nil
+	case p.Size > 0 && info.Size != p.Size:
+		return fmt.Errorf("it has %d bytes instead of %d", info.Size, p.Size), nil
 	}
 	g.mu.Lock()
-	g.known[p.id] = info.Size
+	g.known[p.Id] = info.Size
 	g.mu.Unlock()
-	if foot && p.size == 0 {
-		footBad, footErr = g.footer(ctx, sizedPack{p.id, info.Size})
+	if foot && p.Size == 0 {
+		footBad, footErr = g.footer(ctx, repo.SizedPack{Id: p.Id, Size: info.Size})
 	}
 	return footBad, footErr
 }
 
 // footer says what is wrong with the end of a pack of that size.
-func (g *guard) footer(ctx context.Context, p sizedPack) (bad, err error) {
-	if p.size < chunk.PackHeaderSize+chunk.PackFooterSize {
-		return fmt.Errorf("%w: %d bytes", chunk.ErrNotPack, p.size), nil
+func (g *guard) footer(ctx context.Context, p repo.SizedPack) (bad, err error) {
+	if p.Size < chunk.PackHeaderSize+chunk.PackFooterSize {
+		return fmt.Errorf("%w: %d bytes", chunk.ErrNotPack, p.Size), nil
 	}
 	b := make([]byte, chunk.PackFooterSize)
-	err = g.repo.repo.store.ReadAt(ctx, packName(p.id), p.size-int64(len(b)), b)
+	err = g.repo.repo.Store.ReadAt(ctx, repo.PackName(p.Id), p.Size-int64(len(b)), b)
 	if fsys.IsAny(err, remote.ErrNotExist, remote.ErrShort) {
 		return err, nil
 	}
@@ -144,8 +145,8 @@ func (g *guard) footer(ctx context.Context, p sizedPack) (bad, err error) {
 		return nil, err
 	}
 	n, bad := chunk.PackIndexSize(b)
-	if bad == nil && int64(n) > p.size-chunk.PackHeaderSize {
-		bad = fmt.Errorf("%w: index of %d bytes in %d", chunk.ErrNotPack, n, p.size)
+	if bad == nil && int64(n) > p.Size-chunk.PackHeaderSize {
+		bad = fmt.Errorf("%w: index of %d bytes in %d", chunk.ErrNotPack, n, p.Size)
 	}
 	return bad, nil
 }

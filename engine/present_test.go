@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -38,7 +39,7 @@ var harms = map[string]func([]byte) []byte{
 // packsOfKind gives the names of the packs of a snapshot, of a kind.
 func (y *yard) packsOfKind(r *Repository, id manifest.ID, kind chunk.PackKind) (names []string) {
 	for _, p := range packsOf(y, r, id, kind) {
-		names = append(names, packName(p))
+		names = append(names, repo.PackName(p))
 	}
 	return names
 }
@@ -74,12 +75,12 @@ func TestCreateWithoutItsPacks(t *testing.T) {
 					case "a file more":
 						write(t, dir+"/new", []byte("new"))
 					case "no table":
-						must(t, os.RemoveAll(r.repo.cache.Root+"/tables"))
+						must(t, os.RemoveAll(r.repo.Cache.Root+"/tables"))
 					case "restored":
 						must(t, os.RemoveAll(dir))
 						restore(t, r, first.ID.String(), dir, nil)
 						complete(t, r, dir, nil)
-						must(t, os.RemoveAll(r.repo.cache.Root+"/tables"))
+						must(t, os.RemoveAll(r.repo.Cache.Root+"/tables"))
 					case "parent by name":
 						r, opts.Parent = y.enter(), first.ID.String()
 					case "another machine":
@@ -160,7 +161,7 @@ func TestForkWithoutItsPacks(t *testing.T) {
 	first := complete(t, f.fast, f.dir, nil)
 	for _, pack := range packsOf(t, f.fast, first.ID, chunk.DataPack) {
 		if !of[pack] {
-			must(t, os.Remove(p.repo+"/"+packName(pack)))
+			must(t, os.Remove(p.repo+"/"+repo.PackName(pack)))
 		}
 	}
 	for range 2 {
@@ -168,7 +169,7 @@ func TestForkWithoutItsPacks(t *testing.T) {
 	}
 	// What was lost of the snapshot below shows nowhere any more, and is said to be lost.
 	for pack := range of {
-		must(t, os.Remove(p.repo+"/"+packName(pack)))
+		must(t, os.Remove(p.repo+"/"+repo.PackName(pack)))
 	}
 	r := p.open("cache")
 	res, err := r.Create(t.Context(), f.dir, nil)

@@ -16,6 +16,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -28,7 +29,7 @@ import (
 //	offset  size  field
 //	0       4     length of the head as it is stored, h, little-endian
 //	4       h     head; in an encrypted repository sealed, together with the snapshot's
-//	              id (Repository.sealObject)
+//	              id (Repository.repo.SealObject)
 //	4+h     ...   bundle: nothing, or a data pack (see chunk), up to the end
 //
 // and the head, whose numbers are little-endian:
@@ -78,11 +79,11 @@ const (
 
 var errProfile = errors.New("damaged access profile")
 
-func profilesOf(id manifest.ID) string { return profilePrefix + id.String() + "/" }
+func profilesOf(id manifest.ID) string { return repo.ProfilePrefix + id.String() + "/" }
 
 // parseProfileName tells which snapshot the object is a profile of that has the name.
 func parseProfileName(name string) (manifest.ID, bool) {
-	rest, ok := strings.CutPrefix(name, profilePrefix)
+	rest, ok := strings.CutPrefix(name, repo.ProfilePrefix)
 	dir, sum, _ := strings.Cut(rest, "/")
 	id, err := manifest.ParseID(dir)
 	b, serr := hex.DecodeString(sum)
@@ -209,14 +210,14 @@ func (p *prefetcher) save() {
 	if n == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.repo.repo.patience.profile)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.repo.repo.Patience.Profile)
 	defer cancel()
 	bundle, err := p.bundle(ctx, bundled)
 	if err == nil {
 		err = p.repo.putProfile(ctx, &profile{p.m.ID, frames, bundle})
 	}
 	if err != nil {
-		p.repo.repo.log.Info("saving the access profile", "err", err)
+		p.repo.repo.Logger.Info("saving the access profile", "err", err)
 		return
 	}
 	p.rec.markSaved(n)
@@ -231,7 +232,7 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 	})
 	chunks := newChunkReader(ctx, p.repo, p.store, bundleFrame)
 	chunks.hot = p.hot
-	b := newBundler(p.repo.repo.codec)
+	b := newBundler(p.repo.repo.Codec)
 	for i := range touched {
 		t := &touched[i]
 		data, err := chunks.Chunk(ctx, &manifest.Extent{ID: t.id, Location: t.loc})
@@ -247,12 +248,12 @@ func (p *prefetcher) bundle(ctx context.Context, touched []touch) ([]byte, error
 
 func (r *Repository) putProfile(ctx context.Context, p *profile) error {
 	b := r.encodeProfile(p)
-	return r.repo.store.Put(ctx, profilesOf(p.snapshot)+crypt.SumHex(b), b)
+	return r.repo.Store.Put(ctx, profilesOf(p.snapshot)+crypt.SumHex(b), b)
 }
 
 // encodeProfile gives a profile's object.
 func (r *Repository) encodeProfile(p *profile) []byte {
-	head := r.repo.sealObject(crypt.UseProfile, p.snapshot.String(), p.encodeHead())
+	head := r.repo.SealObject(crypt.UseProfile, p.snapshot.String(), p.encodeHead())
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(head)+len(p.bundle)), uint32(len(head)))
 	return append(append(b, head...), p.bundle...)
 }
@@ -266,7 +267,7 @@ func (r *Repository) decodeProfile(id manifest.ID, b []byte) (*profile, error) {
 	if uint64(n) > uint64(len(b)-4) {
 		return nil, fmt.Errorf("%w: head of %d bytes in %d", errProfile, n, len(b))
 	}
-	head, err := r.repo.openObject(crypt.UseProfile, id.String(), b[4:4+n])
+	head, err := r.repo.OpenObject(crypt.UseProfile, id.String(), b[4:4+n])
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errProfile, err)
 	}
@@ -286,7 +287,7 @@ func (p *prefetcher) fetchHot() {
 	frames, bundles, err := p.readProfiles(p.ctx)
 	p.hot.set(bundles)
 	if err != nil && p.ctx.Err() == nil {
-		p.repo.repo.log.Info("reading access profiles", "err", err)
+		p.repo.repo.Logger.Info("reading access profiles", "err", err)
 	}
 	p.rec.know(frames, bundles)
 	ranges := mergeFrames(frames)
@@ -306,7 +307,7 @@ func (p *prefetcher) fetchHot() {
 				ranges = ranges[:n]
 				mu.Unlock()
 				if err := p.store.Prefetch(p.ctx, r.name, r.offset, r.length); err != nil && p.ctx.Err() == nil {
-					p.repo.repo.log.Debug("prefetch by a profile", "object", r.name, "err", err)
+					p.repo.repo.Logger.Debug("prefetch by a profile", "object", r.name, "err", err)
 				}
 			}
 		})
@@ -342,7 +343,7 @@ func (p *prefetcher) readProfiles(ctx context.Context) ([]touchedFrame, []*bundl
 func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedFrame, []*bundle, error) {
 	var found []remote.Info
 	prefix := profilesOf(id)
-	err := p.repo.repo.store.List(ctx, prefix, func(o remote.Info) error {
+	err := p.repo.repo.Store.List(ctx, prefix, func(o remote.Info) error {
 		found = append(found, o)
 		if len(found) > 16*profilesUsed { // the oldest go
 			found = newestProfiles(found)
@@ -366,7 +367,7 @@ func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]touchedF
 				frames[i] = slices.DeleteFunc(prof.frames, func(f touchedFrame) bool { return !packs[f.pack] })
 				bundles[i] = b
 			} else if ctx.Err() == nil {
-				p.repo.repo.log.Warn("access profile left out", "object", o.Name, "err", err)
+				p.repo.repo.Logger.Warn("access profile left out", "object", o.Name, "err", err)
 			}
 		})
 	}
@@ -413,7 +414,7 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 	if err != nil || len(prof.bundle) == 0 {
 		return prof, nil, err
 	}
-	x, err := openBundle(p.repo.repo.codec, o.Name, o.Size-int64(len(prof.bundle)), prof.bundle)
+	x, err := openBundle(p.repo.repo.Codec, o.Name, o.Size-int64(len(prof.bundle)), prof.bundle)
 	return prof, x, err
 }
 
@@ -440,7 +441,7 @@ func mergeFrames(frames []touchedFrame) []packRange {
 	}
 	var runs []run
 	for _, f := range all {
-		name, from, to := packName(f.pack), int64(f.offset), int64(f.offset)+int64(f.stored)
+		name, from, to := repo.PackName(f.pack), int64(f.offset), int64(f.offset)+int64(f.stored)
 		if n := len(runs); n > 0 {
 			last := &runs[n-1]
 			if last.name == name && from <= last.offset+last.length+hotGap {

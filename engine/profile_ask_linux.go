@@ -12,7 +12,7 @@ import (
 // from its mounts so far, in the background. A fork of it is being snapshotted, and
 // mounts of what is made then begin with that although this one has not ended.
 func (r *Repository) askForProfile(ctx context.Context, id manifest.ID) {
-	if r.repo.local() {
+	if r.repo.Local() {
 		return // nothing is fetched ahead
 	}
 	if s := r.servers.get(id); s != nil {
@@ -24,7 +24,7 @@ func (r *Repository) askForProfile(ctx context.Context, id manifest.ID) {
 	}
 	points, err := fusefs.Points()
 	if err != nil {
-		r.repo.log.Info("asking for an access profile", "err", err)
+		r.repo.Logger.Info("asking for an access profile", "err", err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
@@ -32,14 +32,14 @@ func (r *Repository) askForProfile(ctx context.Context, id manifest.ID) {
 	entries, err := r.registry.scan(id.String()+".", points)
 	defer closeAll(entries)
 	if err != nil {
-		r.repo.log.Info("asking for an access profile", "err", err)
+		r.repo.Logger.Info("asking for an access profile", "err", err)
 	}
 	for _, e := range entries {
-		if !e.live || e.rec.Repository.ID != r.repo.cfg.ID {
+		if !e.live || e.rec.Repository.ID != r.repo.Cfg.ID {
 			continue
 		}
 		if err := e.call(ctx, http.MethodPost, profilePath, nil, &struct{}{}); err != nil {
-			r.repo.log.Info("asking for an access profile", "pid", e.rec.Pid, "err", err)
+			r.repo.Logger.Info("asking for an access profile", "pid", e.rec.Pid, "err", err)
 		}
 	}
 }

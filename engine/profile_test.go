@@ -9,6 +9,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire/wiretest"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -66,7 +67,7 @@ func FuzzProfile(f *testing.F) {
 func TestMergeFrames(t *testing.T) {
 	a, b := chunk.PackID{1}, chunk.PackID{2}
 	got := mergeFrames([]touchedFrame{{b, 5 << 20, 1000}, {a, 300, 100}, {b, 16, 1000}, {a, 0, 300}, {b, 2000, 10}, {a, 1 << 20, 1}})
-	want := []packRange{{packName(b), 5 << 20, 1000}, {packName(a), 0, 400}, {packName(b), 16, 1994}, {packName(a), 1 << 20, 1}}
+	want := []packRange{{repo.PackName(b), 5 << 20, 1000}, {repo.PackName(a), 0, 400}, {repo.PackName(b), 16, 1994}, {repo.PackName(a), 1 << 20, 1}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -43,7 +44,7 @@ var protocolFlaws = []flaw{
 		},
 		store: func(a *protocolActor, s simStore) remote.Store {
 			return lyingStore{simStore: s, hides: func(prefix string) bool {
-				return a.writes && prefix == gcPrefix && a.readings.Add(1) > 1
+				return a.writes && prefix == repo.GcPrefix && a.readings.Add(1) > 1
 			}}
 		},
 	},
@@ -54,7 +55,7 @@ var protocolFlaws = []flaw{
 			p.sweepUnder(collector, func() { p.perform(p.actors[1], create1, false) })
 		},
 		store: func(a *protocolActor, s simStore) remote.Store {
-			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.writes && prefix == gcPrefix }}
+			return lyingStore{simStore: s, hides: func(prefix string) bool { return a.writes && prefix == repo.GcPrefix }}
 		},
 	},
 	{
@@ -69,7 +70,7 @@ var protocolFlaws = []flaw{
 		},
 		repo: func(a *protocolActor, r *Repository) {
 			if a.writes {
-				r.repo.uptime = func() time.Duration { return 0 }
+				r.repo.Uptime = func() time.Duration { return 0 }
 			}
 		},
 	},
@@ -117,9 +118,9 @@ var protocolFlaws = []flaw{
 		},
 		repo: func(a *protocolActor, r *Repository) {
 			if a.collects {
-				cfg := *r.repo.cfg
+				cfg := *r.repo.Cfg
 				cfg.GCGrace = 30
-				r.repo.cfg = &cfg
+				r.repo.Cfg = &cfg
 			}
 		},
 	},
@@ -163,7 +164,7 @@ var protocolFlaws = []flaw{
 			}
 			return lyingStore{simStore: s, before: func(name string) {
 				if kind := simKind(name); kind == "index" || kind == "packs" {
-					_ = s.Delete(context.Background(), s.sim.names(gcPrefix)...)
+					_ = s.Delete(context.Background(), s.sim.names(repo.GcPrefix)...)
 				}
 			}}
 		},

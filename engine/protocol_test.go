@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -40,7 +41,7 @@ type protocol struct {
 
 	actors  []*protocolActor
 	witness *Repository // sees the store as it is
-	config  *config
+	config  *repo.Config
 
 	flaw     *flaw // of the protocol, on purpose; nil for none
 	promises map[manifest.ID]*promise
@@ -108,11 +109,11 @@ type protocolRun struct {
 
 func newProtocol(t testing.TB, dir string, f *flaw, pick func(label string, n int) int) *protocol {
 	p := &protocol{sim: newSim(t, protocolBegin), dir: dir, flaw: f, pick: pick, promises: map[manifest.ID]*promise{}}
-	cfg, err := newConfig(nil)
+	cfg, err := repo.NewConfig(nil)
 	must(t, err)
 	cfg.GCGrace, cfg.CreatedAt = int64(protocolGrace/time.Second), p.clock
 	p.config = cfg
-	p.objects[configName] = simObject{cfg.encode(), p.clock}
+	p.objects[repo.ConfigName] = simObject{cfg.Encode(), p.clock}
 	p.witness = p.open(&protocolActor{simActor: &simActor{name: "witness", free: true}, cache: dir + "/witness", collects: true})
 	for i, a := range []*protocolActor{
 		{acts: []protocolAct{create1}, writes: true},
@@ -165,8 +166,8 @@ func (p *protocol) open(a *protocolActor) *Repository {
 		CacheDir: a.cache, Store: store, patience: calm(), Now: func() time.Time { return p.now().Add(a.skew) },
 	})
 	must(p.t, err)
-	r.repo.dir = p.dir // no cache of packs: what is gone is gone
-	r.repo.leaseTicks, r.repo.guardTicks = a.leaseTicks, a.guardTicks
+	r.repo.Dir = p.dir // no cache of packs: what is gone is gone
+	r.repo.LeaseTicks, r.repo.GuardTicks = a.leaseTicks, a.guardTicks
 	r.setUptime(func() time.Duration { return p.now().Sub(protocolBegin) })
 	if p.flaw != nil && p.flaw.repo != nil {
 		p.flaw.repo(a, r)
@@ -268,7 +269,7 @@ func (p *protocol) check() {
 	for _, name := range p.names("manifests/") {
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
-		if m, err := p.witness.repo.manifest(p.t.Context(), id); err == nil && p.promises[id] == nil {
+		if m, err := p.witness.repo.Manifest(p.t.Context(), id); err == nil && p.promises[id] == nil {
 			p.broken = p.broken || !p.hasAll(packIDs(m))
 		}
 	}
@@ -302,7 +303,7 @@ func (p *protocol) renew() {
 }
 
 func (p *protocol) hasAll(packs []chunk.PackID) bool {
-	return !slices.ContainsFunc(packs, func(id chunk.PackID) bool { return !p.has(packName(id)) })
+	return !slices.ContainsFunc(packs, func(id chunk.PackID) bool { return !p.has(repo.PackName(id)) })
 }
 
 func packIDs(m *manifest.Manifest) []chunk.PackID {
@@ -368,7 +369,7 @@ func create1(p *protocol, a *protocolActor) *protocolRun {
 			if !s.expires.IsZero() && !p.now().Before(s.expires) {
 				return // it took longer than it was to live
 			}
-			m, err := p.witness.repo.manifest(p.t.Context(), s.id)
+			m, err := p.witness.repo.Manifest(p.t.Context(), s.id)
 			if err != nil {
 				p.fail("snapshot %v, just committed: %w", s.id, err)
 			}
@@ -418,7 +419,7 @@ func mount1(p *protocol, a *protocolActor) *protocolRun {
 	return &protocolRun{
 		what: fmt.Sprintf("mount snapshot %d", p.ordinal(s.id.ObjectName())),
 		run: func(ctx context.Context) error {
-			_, encoded, err := repo.repo.encodedManifest(ctx, s.id)
+			_, encoded, err := repo.repo.EncodedManifest(ctx, s.id)
 			if err != nil {
 				return err
 			}
@@ -555,7 +556,7 @@ func (p *protocol) drive(a *protocolActor, calls int, stop bool) {
 func (c *simCall) counts() bool {
 	kind := simKind(c.name)
 	return kind == "manifests" && c.op == remote.OpPut || c.op == remote.OpDelete && (kind == "packs" || kind == "index") ||
-		kind == "gc" && c.op == remote.OpPut && !strings.HasPrefix(c.name, clockPrefix)
+		kind == "gc" && c.op == remote.OpPut && !strings.HasPrefix(c.name, repo.ClockPrefix)
 }
 
 // perform has an actor do something, to its end or up to what counts.
@@ -644,10 +645,10 @@ func (p *protocol) finish() {
 	needed := map[string]bool{}
 	for _, s := range p.live() {
 		p.whole(s)
-		m, err := p.witness.repo.manifest(p.t.Context(), s.id)
+		m, err := p.witness.repo.Manifest(p.t.Context(), s.id)
 		must(p.t, err)
 		for _, id := range packIDs(m) {
-			needed[packName(id)] = true
+			needed[repo.PackName(id)] = true
 		}
 	}
 	for _, name := range p.names("packs/") {
@@ -655,16 +656,16 @@ func (p *protocol) finish() {
 			p.fail("%s is left, and nothing needs it", name)
 		}
 	}
-	for _, name := range p.names(segmentPrefix) {
-		s, err := index.DecodeSegment(p.witness.repo.codec, p.objects[name].data)
+	for _, name := range p.names(repo.SegmentPrefix) {
+		s, err := index.DecodeSegment(p.witness.repo.Codec, p.objects[name].data)
 		must(p.t, err)
 		for i := range s.Packs {
-			if !p.has(packName(s.Packs[i].ID)) {
+			if !p.has(repo.PackName(s.Packs[i].ID)) {
 				p.fail("%s lists pack %v, which is gone", name, s.Packs[i].ID)
 			}
 		}
 	}
-	for _, name := range p.names(gcPrefix) {
+	for _, name := range p.names(repo.GcPrefix) {
 		if !p.stands(name) {
 			p.fail("%s is left, and names no pack that is there", name)
 		}
@@ -684,7 +685,7 @@ func (p *protocol) repair() {
 		}
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
-		m, err := p.witness.repo.manifest(p.t.Context(), id)
+		m, err := p.witness.repo.Manifest(p.t.Context(), id)
 		must(p.t, err)
 		if p.promises[id] != nil || p.hasAll(packIDs(m)) {
 			continue
@@ -700,12 +701,12 @@ func (p *protocol) repair() {
 // stands reports whether an object is a tombstone, or a note beside one, of a pack that
 // somebody came to refer to just before it was doomed: that stays.
 func (p *protocol) stands(name string) bool {
-	n, ok := parseGCName(name)
-	if !ok || n.id == "" {
+	n, ok := repo.ParseGCName(name)
+	if !ok || n.Id == "" {
 		return false
 	}
-	t, err := decodeTombstone(p.objects[gcPrefix+n.id].data)
-	return err == nil && slices.ContainsFunc(t.packs, func(d doomedPack) bool { return p.has(packName(d.id)) })
+	t, err := repo.DecodeTombstone(p.objects[repo.GcPrefix+n.Id].data)
+	return err == nil && slices.ContainsFunc(t.Packs, func(d repo.DoomedPack) bool { return p.has(repo.PackName(d.Id)) })
 }
 
 // inManifest reports whether a snapshot needs a pack that is there and that nobody was
@@ -714,10 +715,10 @@ func (p *protocol) inManifest(pack string) bool {
 	for _, name := range p.names("manifests/") {
 		id, err := manifest.ParseObjectName(name)
 		must(p.t, err)
-		m, err := p.witness.repo.manifest(p.t.Context(), id)
+		m, err := p.witness.repo.Manifest(p.t.Context(), id)
 		must(p.t, err)
 		for _, id := range packIDs(m) {
-			if packName(id) == pack {
+			if repo.PackName(id) == pack {
 				return true
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sync/errgroup"
 )
@@ -126,7 +127,7 @@ func (o *PruneOptions) check() error {
 		return fmt.Errorf("%w: an empty name", snapshot.ErrInvalid)
 	}
 	for _, t := range o.KeepTags {
-		if err := checkTag(t.Key, t.Value); err != nil {
+		if err := repo.CheckTag(t.Key, t.Value); err != nil {
 			return err
 		}
 	}
@@ -157,12 +158,12 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 	if err := opts.check(); err != nil {
 		return nil, fmt.Errorf("prune: %w", err)
 	}
-	r.repo.askTime(ctx)
+	r.repo.AskTime(ctx)
 	all, err := r.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	now := r.repo.time()
+	now := r.repo.Time()
 	groups := opts.groups(all)
 	var gone []*snapshot.Snapshot
 	for i := range groups {
@@ -201,7 +202,7 @@ func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) erro
 				continue
 			}
 			g.Go(func() error {
-				switch _, _, err := r.repo.encodedManifest(ctx, d.Snapshot.ID); {
+				switch _, _, err := r.repo.EncodedManifest(ctx, d.Snapshot.ID); {
 				case errors.Is(err, snapshot.ErrNotFound):
 					return fmt.Errorf("snapshot %v, which was to stay, has been removed meanwhile: prune again", d.Snapshot.ID)
 				case err != nil:

@@ -170,7 +170,7 @@ func TestPrune(t *testing.T) {
 	dry(PruneOptions{KeepTags: []Tag{{"n", "1"}, {"n", "2"}}}, "app0", "app1", "app2")
 	dry(PruneOptions{KeepTags: []Tag{{"n", ""}}}, "app0")
 
-	before := len(objects(t, r.repo.store, manifest.Prefix))
+	before := len(objects(t, r.repo.Store, manifest.Prefix))
 	if before != 8 {
 		t.Fatalf("a dry run left %d snapshots", before)
 	}
@@ -196,7 +196,7 @@ func TestPrune(t *testing.T) {
 	if groups, err := fresh.Prune(t.Context(), &PruneOptions{KeepTags: []Tag{{"none", ""}}}); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("%v, %v", groups, err)
 	}
-	if n := len(objects(t, r.repo.store, manifest.Prefix)); n != 5 {
+	if n := len(objects(t, r.repo.Store, manifest.Prefix)); n != 5 {
 		t.Errorf("%d left", n)
 	}
 }
@@ -227,14 +227,14 @@ func TestPruneKeepsWhole(t *testing.T) {
 				t.Errorf("%s: %v, %v", name, groups, err)
 			}
 		}
-		if n := len(objects(t, r.repo.store, manifest.Prefix)); n != 3 {
+		if n := len(objects(t, r.repo.Store, manifest.Prefix)); n != 3 {
 			t.Errorf("%s: %d are left", name, n)
 		}
 		must(t, change(path, func([]byte) []byte { return whole }))
 	}
 	_, err = r.Prune(t.Context(), &PruneOptions{KeepLast: 1})
 	must(t, err)
-	if n := len(objects(t, r.repo.store, manifest.Prefix)); n != 1 {
+	if n := len(objects(t, r.repo.Store, manifest.Prefix)); n != 1 {
 		t.Errorf("%d are left", n)
 	}
 }

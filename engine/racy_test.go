@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -34,11 +35,11 @@ func TestRacyFilesAreReadAgain(t *testing.T) {
 		src := p.files(fmt.Sprint("src", round), map[string]string{"a": "1", "d/b": "2", "d/large": string(random(uint64(round), 3<<20))})
 		res := complete(t, r, src, nil)
 		after := time.Now().Unix()
-		stats := readStats(r.repo.cache, src)
-		if stats == nil || stats.snapshot != res.ID {
+		stats := repo.ReadStats(r.repo.Cache, src)
+		if stats == nil || stats.Snapshot != res.ID {
 			t.Fatal("nothing is known of the directory")
 		}
-		m, err := r.repo.manifest(t.Context(), res.ID)
+		m, err := r.repo.Manifest(t.Context(), res.ID)
 		must(t, err)
 		tr, err := m.Tree(r.repo)
 		must(t, err)
@@ -52,7 +53,7 @@ func TestRacyFilesAreReadAgain(t *testing.T) {
 				continue // this machine is slow: it may have been old enough
 			}
 			young++
-			if print := stats.print(rank); print != 0 {
+			if print := stats.Print(rank); print != 0 {
 				t.Errorf("%q, which has just changed, is known by %x", path, print)
 			}
 		}

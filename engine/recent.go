@@ -63,7 +63,7 @@ func (c *creator) saveRecent(ctx context.Context, m *manifest.Manifest) {
 		err = c.repo.putProfile(ctx, &profile{snapshot: m.ID, bundle: b})
 	}
 	if err != nil {
-		c.repo.repo.log.Info("access profile from the times of files", "err", err)
+		c.repo.repo.Logger.Info("access profile from the times of files", "err", err)
 	}
 }
 
@@ -71,7 +71,7 @@ func (c *creator) saveRecent(ctx context.Context, m *manifest.Manifest) {
 // that lead to them.
 func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byte, error) {
 	slices.SortStableFunc(c.recent.files, func(a, b recentFile) int { return cmp.Compare(a.at.Nano(), b.at.Nano()) })
-	pages := &bundledPages{Repository: c.repo, to: newBundler(c.repo.repo.codec), room: maxBundle}
+	pages := &bundledPages{Repository: c.repo, to: newBundler(c.repo.repo.Codec), room: maxBundle}
 	tree, err := m.Tree(pages)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byt
 			continue
 		}
 		if err := c.bundleFile(&e, pages, &buf); err != nil {
-			c.repo.repo.log.Info("access profile from the times of files", "path", e.Path(), "err", err)
+			c.repo.repo.Logger.Info("access profile from the times of files", "path", e.Path(), "err", err)
 		}
 	}
 	return pages.to.finish(), nil
@@ -113,7 +113,7 @@ func (c *creator) bundleFile(e *manifest.Entry, to *bundledPages, buf *[]byte) e
 		if _, err := io.ReadFull(io.NewSectionReader(f, offset, int64(x.Length)), *buf); err != nil {
 			return err
 		}
-		if c.repo.repo.hasher.Sum(*buf) != x.ID {
+		if c.repo.repo.Hasher.Sum(*buf) != x.ID {
 			return errors.New("it changed since it was stored")
 		}
 		to.add(x.ID, *buf, false)

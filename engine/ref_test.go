@@ -23,7 +23,7 @@ func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
 	at := time.Now()
 	r, err := Init(t.Context(), p.repo, initOf(t), keyed(t, &Options{CacheDir: p.cache, Now: func() time.Time { return at }}))
 	must(t, err)
-	setClocks(r, r.repo.now)
+	setClocks(r, r.repo.Now)
 	t.Cleanup(func() { r.Close() })
 	p.files("src", map[string]string{"f": "1"})
 	return p, r, &at
@@ -31,17 +31,17 @@ func clocked(t *testing.T) (p *place, r *Repository, now *time.Time) {
 
 // setClocks sets this machine's clock and the store's, which are one.
 func setClocks(r *Repository, now func() time.Time) {
-	r.repo.now = now
-	r.repo.uptime = func() time.Duration { return now().Sub(time.Unix(0, 0)) }
-	r.repo.storeTime = func(context.Context) (time.Time, error) { return now(), nil }
-	r.repo.clock.heard = false
+	r.repo.Now = now
+	r.repo.Uptime = func() time.Duration { return now().Sub(time.Unix(0, 0)) }
+	r.repo.StoreTime = func(context.Context) (time.Time, error) { return now(), nil }
+	r.repo.Clock.Heard = false
 }
 
 // setUptime has a test be the one that says how time goes by.
 func (r *Repository) setUptime(uptime func() time.Duration) {
-	r.repo.uptime, r.repo.clock.heard = uptime, false
-	if !r.repo.local() {
-		r.repo.askTime(context.Background())
+	r.repo.Uptime, r.repo.Clock.Heard = uptime, false
+	if !r.repo.Local() {
+		r.repo.AskTime(context.Background())
 	}
 }
 
@@ -191,12 +191,12 @@ func TestNames(t *testing.T) {
 	// A snapshot of before may have a name that none gets any more.
 	last, err := r.Get(t.Context(), "a")
 	must(t, err)
-	m, err := r.repo.manifest(t.Context(), last.ID)
+	m, err := r.repo.Manifest(t.Context(), last.ID)
 	must(t, err)
 	m.ID, m.Name = manifest.NewID(0), " old "
-	object, err := m.Encode(r.repo.codec)
+	object, err := m.Encode(r.repo.Codec)
 	must(t, err)
-	must(t, r.repo.store.Put(t.Context(), m.ID.ObjectName(), object))
+	must(t, r.repo.Store.Put(t.Context(), m.ID.ObjectName(), object))
 	if s, err := r.Get(t.Context(), " old "); err != nil || s.ID != m.ID {
 		t.Errorf("an old name: %+v, %v", s, err)
 	}
@@ -267,7 +267,7 @@ func (p *place) openAt(cache string, now *time.Time) *Repository {
 	p.Helper()
 	r, err := Open(p.Context(), p.repo, keyed(p, &Options{CacheDir: p.path(cache), Now: func() time.Time { return *now }}))
 	must(p, err)
-	setClocks(r, r.repo.now)
+	setClocks(r, r.repo.Now)
 	p.Cleanup(func() { r.Close() })
 	return r
 }

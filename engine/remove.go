@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -15,14 +16,14 @@ import (
 func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*snapshot.Snapshot, error) {
 	var all []*snapshot.Snapshot
 	seen := map[manifest.ID]bool{}
-	x := r.repo.newResolver(ctx, len(refs))
+	x := r.repo.NewResolver(ctx, len(refs))
 	for _, ref := range refs {
-		s, err := x.resolve(ref)
-		if id, ok := idOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
+		s, err := x.Resolve(ref)
+		if id, ok := repo.IdOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
 			s, err = r.damagedSnapshot(ctx, id) // it can be removed by its id
 		}
 		if err != nil {
-			return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+			return nil, fmt.Errorf("snapshot %s: %w", repo.Printable(ref), repo.Integrity(err))
 		}
 		if seen[s.ID] {
 			continue
@@ -48,13 +49,13 @@ func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error
 			names = append(names, s.ID.NotesOf()+note.String())
 		}
 	}
-	if err := r.repo.store.Delete(ctx, names...); err != nil {
+	if err := r.repo.Store.Delete(ctx, names...); err != nil {
 		return fmt.Errorf("removing snapshots: %w", err)
 	}
 	for _, s := range all {
-		r.repo.cache.Remove("heads", s.ID.String())
+		r.repo.Cache.Remove("heads", s.ID.String())
 		for _, note := range s.Notes {
-			r.repo.cache.Remove("notes", note.String())
+			r.repo.Cache.Remove("notes", note.String())
 		}
 	}
 	return nil
@@ -71,7 +72,7 @@ func manifestNames(id manifest.ID) []string {
 // damagedSnapshot is what there is to remove of a snapshot whose manifest or notes
 // cannot be read.
 func (r *Repository) damagedSnapshot(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
-	listed, err := r.repo.listNotes(ctx, id.NotesOf())
+	listed, err := r.repo.ListNotes(ctx, id.NotesOf())
 	if err != nil {
 		return nil, err
 	}

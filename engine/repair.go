@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -153,7 +154,7 @@ func (x *repairer) run(ctx context.Context) error {
 	x.guard.start(ctx)
 	defer x.guard.stop()
 	if x.opts.Apply {
-		x.repo.repo.askTime(ctx)
+		x.repo.repo.AskTime(ctx)
 	}
 	if err := x.checkup.run(ctx, nil); err != nil {
 		return err
@@ -185,9 +186,9 @@ func (x *repairer) putManifests(ctx context.Context) error {
 		}
 		for i := range s.fresh.Packs {
 			id := s.fresh.Packs[i].ID
-			x.guard.present(byCache, sizedPack{id, x.pack(id).size})
+			x.guard.present(byCache, repo.SizedPack{Id: id, Size: x.pack(id).size})
 		}
-		data, err := s.fresh.Encode(x.repo.repo.codec)
+		data, err := s.fresh.Encode(x.repo.repo.Codec)
 		if err == nil {
 			err = x.guard.check(ctx, s.fresh.Packs)
 		}
@@ -201,20 +202,20 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			pin := &manifest.Note{Snapshot: id, ID: manifest.NewNoteID(manifest.NoteID{}), Lifetime: &manifest.Lifetime{Pinned: true}}
 			names = append(names, pin.ObjectName())
 			var object []byte
-			if object, err = x.repo.repo.encodeNote(pin); err == nil {
-				err = x.repo.repo.store.Put(ctx, pin.ObjectName(), object)
+			if object, err = x.repo.repo.EncodeNote(pin); err == nil {
+				err = x.repo.repo.Store.Put(ctx, pin.ObjectName(), object)
 			}
 		}
 		if err == nil {
-			err = x.repo.repo.store.Put(ctx, id.ObjectName(), data)
+			err = x.repo.repo.Store.Put(ctx, id.ObjectName(), data)
 		}
 		if err == nil {
 			err = x.guard.late(ctx, s.fresh.Packs)
 		}
 		if err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.repo.repo.patience.rescue)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.repo.repo.Patience.Rescue)
 			defer cancel()
-			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.repo.store.Delete(ctx, names...)))
+			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, errors.Join(x.again(err), x.repo.repo.Store.Delete(ctx, names...)))
 		}
 		s.New = id
 	}
@@ -234,7 +235,7 @@ func (x *repairer) removeOld(ctx context.Context) error {
 	if !x.opts.Apply {
 		return nil
 	}
-	if err := x.repo.repo.store.Delete(ctx, x.report.BadSegments...); err != nil {
+	if err := x.repo.repo.Store.Delete(ctx, x.report.BadSegments...); err != nil {
 		return fmt.Errorf("deleting index segments: %w", err)
 	}
 	if !x.opts.RemoveDamaged {

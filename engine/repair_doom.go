@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -24,7 +25,7 @@ func (x *repairer) condemn(ctx context.Context) error {
 		bad := p.size > chunk.MaxPack
 		if !bad {
 			b.pack = slices.Grow(b.pack[:0], int(p.size))[:p.size]
-			err := x.repo.repo.store.ReadAt(ctx, packName(id), 0, b.pack)
+			err := x.repo.repo.Store.ReadAt(ctx, repo.PackName(id), 0, b.pack)
 			if errors.Is(err, remote.ErrNotExist) {
 				p.size = -1 // collected meanwhile
 				continue
@@ -32,14 +33,14 @@ func (x *repairer) condemn(ctx context.Context) error {
 			if err == nil {
 				err = x.checkPack(p, &b)
 			}
-			if err != nil && !damaged(ctx, err) {
-				return fmt.Errorf("reading %s: %w", packName(id), err)
+			if err != nil && !repo.Damaged(ctx, err) {
+				return fmt.Errorf("reading %s: %w", repo.PackName(id), err)
 			}
 			bad = err != nil
 		}
 		x.bad[id] = bad
 		if bad && !x.guard.refuses(id) {
-			x.report.Doomed = append(x.report.Doomed, packName(id))
+			x.report.Doomed = append(x.report.Doomed, repo.PackName(id))
 		}
 	}
 	slices.Sort(x.report.Doomed)
@@ -52,20 +53,20 @@ func (x *repairer) doomBad(ctx context.Context) error {
 		return nil
 	}
 	for names := range slices.Chunk(x.report.Doomed, stonePacks) {
-		t := &tombstone{}
+		t := &repo.Tombstone{}
 		for _, name := range names {
-			id, err := parsePackName(name)
+			id, err := repo.ParsePackName(name)
 			if err != nil {
 				return err
 			}
-			t.packs = append(t.packs, doomedPack{id: id, size: min(x.pack(id).size, chunk.MaxPack)})
+			t.Packs = append(t.Packs, repo.DoomedPack{Id: id, Size: min(x.pack(id).size, chunk.MaxPack)})
 		}
-		t.sort()
+		t.Sort()
 		id, err := uuid.NewV7()
 		if err != nil {
 			return err
 		}
-		if err := x.repo.repo.store.Put(ctx, gcPrefix+id.String(), t.encode()); err != nil {
+		if err := x.repo.repo.Store.Put(ctx, repo.GcPrefix+id.String(), t.Encode()); err != nil {
 			return fmt.Errorf("writing a tombstone: %w", err)
 		}
 	}

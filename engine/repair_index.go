@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -36,8 +37,8 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	}
 	x.report.BadSegments = slices.Clone(x.badSegments)
 	for i := range replaced {
-		name := segmentPrefix + replaced[i].id.String()
-		s, err := x.repo.repo.segment(ctx, replaced[i].id)
+		name := repo.SegmentPrefix + replaced[i].id.String()
+		s, err := x.repo.repo.Segment(ctx, replaced[i].id)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue // compacted meanwhile
 		}
@@ -66,17 +67,17 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	}
 	slices.SortFunc(unlisted, func(a, b *packFacts) int { return comparePacks(a.id, b.id) })
 	for _, p := range unlisted {
-		tail, err := x.repo.repo.packIndex(ctx, p.id, p.size)
+		tail, err := x.repo.repo.PackIndex(ctx, p.id, p.size)
 		switch {
 		case err == nil:
 			if err := list(&index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {
 				return err
 			}
-		case !damaged(ctx, err):
+		case !repo.Damaged(ctx, err):
 			return err
 		case !errors.Is(err, remote.ErrNotExist):
 			// Nothing refers to it, or it would be suspected.
-			x.found(Finding{Object: packName(p.id), Problem: integrity(err)})
+			x.found(Finding{Object: repo.PackName(p.id), Problem: repo.Integrity(err)})
 		}
 	}
 	for i := range x.fresh {
@@ -97,7 +98,7 @@ func (x *repairer) misleads(s *segmentFacts) bool {
 	return false
 }
 
-// putSegment puts a segment, but for the packs of it that are about to be deleted.
+// repo.PutSegment puts a segment, but for the packs of it that are about to be deleted.
 func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
 	if !x.opts.Apply {
 		return nil
@@ -111,6 +112,6 @@ func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
 	}
 	// Never the name of a segment that was, which a collector may be about to delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := x.repo.repo.putSegment(ctx, s)
+	_, err := x.repo.repo.PutSegment(ctx, s)
 	return err
 }

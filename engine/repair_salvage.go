@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -41,7 +42,7 @@ func (x *repairer) findLost(ctx context.Context) error {
 	x.saved = newSalvage(ctx, x)
 	for _, s := range x.lostOnes {
 		err := x.open(ctx, s)
-		if err != nil && !damaged(ctx, err) && !errors.Is(err, snapshot.ErrNotFound) {
+		if err != nil && !repo.Damaged(ctx, err) && !errors.Is(err, snapshot.ErrNotFound) {
 			return err
 		}
 		if err != nil {
@@ -60,8 +61,8 @@ func (x *repairer) findLost(ctx context.Context) error {
 
 // open reads the manifest of a snapshot, or the copy for later, or what a lease has of it.
 func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
-	s.m, err = x.repo.repo.manifest(ctx, s.ID)
-	if err != nil && damaged(ctx, err) {
+	s.m, err = x.repo.repo.Manifest(ctx, s.ID)
+	if err != nil && repo.Damaged(ctx, err) {
 		m, oerr := x.kept(ctx, s.ID)
 		if m == nil && oerr == nil {
 			m, oerr = x.leased(ctx, s.ID)
@@ -76,7 +77,7 @@ func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
 	if err != nil {
 		return err
 	}
-	s.now = snapshotOf(&s.m.Info)
+	s.now = repo.SnapshotOf(&s.m.Info)
 	s.known, err = x.annotate(ctx, s.now)
 	s.Name, s.Dir = s.now.Name, s.now.Dir
 	return err
@@ -85,14 +86,14 @@ func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
 // kept gives a snapshot's manifest from where it lies to outlive its class, nil if it
 // is not there.
 func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
-	b, err := x.repo.repo.store.Get(ctx, id.KeptName())
+	b, err := x.repo.repo.Store.Get(ctx, id.KeptName())
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if m, err := manifest.Decode(x.repo.repo.codec, b); err == nil && m.ID == id {
+	if m, err := manifest.Decode(x.repo.repo.Codec, b); err == nil && m.ID == id {
 		return m, nil
 	}
 	return nil, nil
@@ -100,13 +101,13 @@ func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest
 
 // leased gives a snapshot's manifest from a lease, nil if none has it.
 func (x *repairer) leased(ctx context.Context, id manifest.ID) (m *manifest.Manifest, err error) {
-	err = x.repo.repo.store.List(ctx, leasePrefix+id.String()+"/", func(o remote.Info) error {
-		b, err := x.repo.repo.store.Get(ctx, o.Name)
+	err = x.repo.repo.Store.List(ctx, leasePrefix+id.String()+"/", func(o remote.Info) error {
+		b, err := x.repo.repo.Store.Get(ctx, o.Name)
 		if err != nil || m != nil {
 			return err
 		}
 		if l, err := manifest.DecodeLease(b); err == nil {
-			if got, err := manifest.Decode(x.repo.repo.codec, l.Manifest); err == nil && got.ID == id {
+			if got, err := manifest.Decode(x.repo.repo.Codec, l.Manifest); err == nil && got.ID == id {
 				m = got
 			}
 		}
@@ -137,7 +138,7 @@ type savedChunk struct {
 
 func newSalvage(ctx context.Context, x *repairer) *salvage {
 	return &salvage{
-		x: x, pages: x.checkup.pages, chunks: newChunkReader(ctx, x.repo, x.repo.repo.store, affectedMemory),
+		x: x, pages: x.checkup.pages, chunks: newChunkReader(ctx, x.repo, x.repo.repo.Store, affectedMemory),
 		want: map[chunk.ID]bool{}, found: map[chunk.ID]chunk.Location{}, have: map[chunk.ID]savedChunk{}, fine: map[placeKey]bool{},
 	}
 }
@@ -148,9 +149,9 @@ func (s *salvage) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error
 		return s.pages.alone(ctx, ref.ID, loc)
 	}
 	page, err := s.pages.at(ctx, ref)
-	if err != nil && damaged(ctx, err) {
+	if err != nil && repo.Damaged(ctx, err) {
 		s.want[ref.ID] = true
-		err = fmt.Errorf("tree page: %w", integrity(err))
+		err = fmt.Errorf("tree page: %w", repo.Integrity(err))
 		if errors.Is(err, remote.ErrNotExist) {
 			err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 		}
@@ -177,7 +178,7 @@ const salvageRounds = 4
 func (x *repairer) salvage(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
-	x.saved.fr.pack = newPacker(gctx, g, x.repo.repo.codec, up, runtime.GOMAXPROCS(0))
+	x.saved.fr.pack = newPacker(gctx, g, x.repo.repo.Codec, up, runtime.GOMAXPROCS(0))
 	g.Go(func() error {
 		for range salvageRounds {
 			for _, s := range x.lostOnes {
@@ -211,7 +212,7 @@ func (x *repairer) salvage(ctx context.Context) error {
 
 // uploader gives one whose packs the new segments will list.
 func (x *repairer) uploader(g *errgroup.Group) *uploader {
-	up := newUploader(x.repo.repo.store, g, uploads)
+	up := newUploader(x.repo.repo.Store, g, uploads)
 	up.busy = x.meter.Transfer
 	up.onLand = func(context.Context) error { return nil }
 	return up
@@ -229,7 +230,7 @@ func (x *repairer) landed(up *uploader) {
 // not nil, for each page that cannot. entry must not keep its entry.
 func (x *repairer) walk(ctx context.Context, s *lostSnapshot, entry func(*manifest.Entry) error, lost func(*manifest.Part)) error {
 	gone := func(p manifest.Part, err error) error {
-		if !damaged(ctx, err) {
+		if !repo.Damaged(ctx, err) {
 			return err
 		}
 		if lost != nil {
@@ -264,7 +265,7 @@ func (s *salvage) file(ctx context.Context, tree *manifest.Tree, e *manifest.Ent
 		}
 		return s.chunk(ctx, x, laneOf(e.Name))
 	})
-	if err != nil && damaged(ctx, err) {
+	if err != nil && repo.Damaged(ctx, err) {
 		return nil // a page of extents, which is wanted now
 	}
 	return err
@@ -281,7 +282,7 @@ func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l lane) error {
 	}
 	data, err := s.chunks.at(ctx, x.ID, &x.Location)
 	if err != nil {
-		if !damaged(ctx, err) {
+		if !repo.Damaged(ctx, err) {
 			return err
 		}
 		s.want[x.ID] = true
@@ -315,7 +316,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 				continue
 			}
 			data, err := s.chunks.at(ctx, id, &loc)
-			if err != nil && !damaged(ctx, err) {
+			if err != nil && !repo.Damaged(ctx, err) {
 				return err
 			}
 			if err != nil {
@@ -323,7 +324,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 			}
 			s.found[id] = loc
 			delete(s.want, id)
-			s.x.guard.present(byIndex, sizedPack{pack, s.x.pack(pack).size})
+			s.x.guard.present(byIndex, repo.SizedPack{Id: pack, Size: s.x.pack(pack).size})
 			s.x.report.SavedBytes += int64(len(data))
 			pages = pages || x.Kind == chunk.TreePack
 		}
@@ -333,7 +334,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		return false, nil
 	}
 	for i := range s.x.segments {
-		seg, err := s.x.repo.repo.segment(ctx, s.x.segments[i].id)
+		seg, err := s.x.repo.repo.Segment(ctx, s.x.segments[i].id)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue
 		}
@@ -350,11 +351,11 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		if len(p.segments) > 0 || s.x.unusable(p.id) {
 			continue
 		}
-		tail, err := s.x.repo.repo.packIndex(ctx, p.id, p.size)
+		tail, err := s.x.repo.repo.PackIndex(ctx, p.id, p.size)
 		if err == nil {
 			err = look(p.id, tail)
 		}
-		if err != nil && !damaged(ctx, err) {
+		if err != nil && !repo.Damaged(ctx, err) {
 			return false, err
 		}
 	}

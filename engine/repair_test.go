@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -22,8 +23,8 @@ import (
 func everyObject(t testing.TB, r *Repository) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	must(t, r.repo.store.List(t.Context(), "", func(o remote.Info) error {
-		b, err := r.repo.store.Get(t.Context(), o.Name)
+	must(t, r.repo.Store.List(t.Context(), "", func(o remote.Info) error {
+		b, err := r.repo.Store.Get(t.Context(), o.Name)
 		all[o.Name] = string(b)
 		return err
 	}))
@@ -77,11 +78,11 @@ func TestRepairIndex(t *testing.T) {
 				complete(t, r, src, nil)
 				write(t, src+"/new", random(1, 100_000))
 				complete(t, r, src, nil)
-				segments, err := r.repo.listSegments(t.Context())
+				segments, err := r.repo.ListSegments(t.Context())
 				must(t, err)
 				for _, id := range segments {
 					file := p.path("segment")
-					alter(t, r, segmentPrefix+id.String(), func(b []byte) []byte {
+					alter(t, r, repo.SegmentPrefix+id.String(), func(b []byte) []byte {
 						write(t, file, b)
 						must(t, damage(file))
 						b, _ = os.ReadFile(file)
@@ -167,7 +168,7 @@ func TestRepairData(t *testing.T) {
 		write(t, src+"/other", random(5, 100))
 		second := complete(t, r, src, &CreateOptions{Name: "app"})
 		damagedPack := packsOf(t, r, first.ID, chunk.DataPack)[0]
-		alter(t, r, packName(damagedPack), flipAt(100_000))
+		alter(t, r, repo.PackName(damagedPack), flipAt(100_000))
 		r = open()
 		found := verify(t, r, &VerifyOptions{ReadData: 1, MaxFiles: -1})
 		if found.Damaged() != 1 {
@@ -196,7 +197,7 @@ func TestRepairData(t *testing.T) {
 				t.Errorf("%s is %v now, not %v: %v", ref.ref, got, ref.id, err)
 			}
 		}
-		m, err := r.repo.manifest(t.Context(), s.New)
+		m, err := r.repo.Manifest(t.Context(), s.New)
 		must(t, err)
 		if slices.ContainsFunc(m.Packs, func(u manifest.PackUse) bool { return u.ID == damagedPack }) {
 			t.Error("the new snapshot needs the damaged pack")
@@ -226,10 +227,10 @@ func TestRepairElsewhere(t *testing.T) {
 	first := complete(t, r, src, nil)
 	want := scan(t, src)
 	// Whoever does not know of it stores all of it again.
-	segments, err := r.repo.listSegments(t.Context())
+	segments, err := r.repo.ListSegments(t.Context())
 	must(t, err)
 	for _, id := range segments {
-		must(t, r.repo.store.Delete(t.Context(), segmentPrefix+id.String()))
+		must(t, r.repo.Store.Delete(t.Context(), repo.SegmentPrefix+id.String()))
 	}
 	second := complete(t, p.open("other"), src, nil)
 	if second.NewBytes == 0 {
@@ -237,7 +238,7 @@ func TestRepairElsewhere(t *testing.T) {
 	}
 	// Trees name packs, and are never the same.
 	for _, pack := range packsOf(t, r, first.ID, chunk.DataPack) {
-		alter(t, r, packName(pack), func(b []byte) []byte { clear(b); return b[:len(b)-1] })
+		alter(t, r, repo.PackName(pack), func(b []byte) []byte { clear(b); return b[:len(b)-1] })
 	}
 	r = p.open("fresh")
 	rep := repair(t, r, RepairOptions{})
@@ -262,7 +263,7 @@ func TestRepairTree(t *testing.T) {
 	must(t, os.Link(src+"/large", src+"/zlinked"))
 	first := complete(t, r, src, nil)
 	want := scan(t, src)
-	m, err := r.repo.manifest(t.Context(), first.ID)
+	m, err := r.repo.Manifest(t.Context(), first.ID)
 	must(t, err)
 	tree, err := m.Tree(r.repo)
 	must(t, err)
@@ -277,7 +278,7 @@ func TestRepairTree(t *testing.T) {
 		if part.IsRoot() {
 			continue
 		}
-		name := packName(part.Pack)
+		name := repo.PackName(part.Pack)
 		alter(t, r, name, func([]byte) []byte {
 			b := []byte(pristine[name])
 			b[int(part.Frame.Offset+part.Frame.Stored/2)] ^= 4
@@ -294,12 +295,12 @@ func TestRepairTree(t *testing.T) {
 		// As it was.
 		for name := range everyObject(t, r) {
 			if _, ok := pristine[name]; !ok {
-				must(t, r.repo.store.Delete(t.Context(), name))
+				must(t, r.repo.Store.Delete(t.Context(), name))
 			}
 		}
 		for name, b := range pristine {
-			must(t, r.repo.store.Delete(t.Context(), name))
-			must(t, r.repo.store.Put(t.Context(), name, []byte(b)))
+			must(t, r.repo.Store.Delete(t.Context(), name))
+			must(t, r.repo.Store.Put(t.Context(), name, []byte(b)))
 		}
 		must(t, r.Close())
 	}
@@ -314,7 +315,7 @@ func TestRepairManifest(t *testing.T) {
 	w := newWobbly(t)
 	id, _ := w.snapshot()
 	r := w.open()
-	_, encoded, err := r.repo.encodedManifest(t.Context(), id)
+	_, encoded, err := r.repo.EncodedManifest(t.Context(), id)
 	must(t, err)
 	alter(t, r, id.ObjectName(), flipAt(100))
 	rep := repair(t, w.open(), RepairOptions{})
@@ -324,7 +325,7 @@ func TestRepairManifest(t *testing.T) {
 	lease := &manifest.Lease{Hold: leaseHold, Manifest: encoded}
 	object, err := lease.Encode()
 	must(t, err)
-	must(t, r.repo.store.Put(t.Context(), leasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
+	must(t, r.repo.Store.Put(t.Context(), leasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
 	rep = repair(t, w.open(), RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed || rep.Snapshots[0].LostEntries() != 0 {
 		t.Fatalf("%+v", rep)
@@ -349,8 +350,8 @@ func TestRepairNotes(t *testing.T) {
 	changed(t, r, pinned.String(), &Changes{Name: renamed("new").Name, Pin: true})
 	unknown := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	changed(t, r, unknown.String(), &Changes{Until: time.Now().Add(100 * time.Hour)})
-	alter(t, r, objects(t, r.repo.store, unknown.NotesOf())[0], flipAt(60))
-	alter(t, r, packName(packsOf(t, r, pinned, chunk.DataPack)[0]), flipAt(100_000))
+	alter(t, r, objects(t, r.repo.Store, unknown.NotesOf())[0], flipAt(60))
+	alter(t, r, repo.PackName(packsOf(t, r, pinned, chunk.DataPack)[0]), flipAt(100_000))
 	r = p.open("fresh")
 	rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
 	if len(rep.Snapshots) != 2 || rep.Snapshots[0].ID != pinned || rep.Snapshots[0].Name != "new" {
@@ -377,18 +378,18 @@ func TestRepairKept(t *testing.T) {
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	changed(t, r, id.String(), &Changes{Pin: true})
 	clean(t, r, nil)
-	good, err := r.repo.store.Get(t.Context(), id.KeptName())
+	good, err := r.repo.Store.Get(t.Context(), id.KeptName())
 	must(t, err)
 	alter(t, r, id.KeptName(), flipAt(100))
 	if rep := verify(t, p.open("a"), nil); rep.Damaged() != 1 || rep.Findings[0].Object != id.KeptName() || len(rep.Findings[0].Affected) > 0 {
 		t.Errorf("%+v", rep.Findings)
 	}
-	must(t, r.repo.store.Delete(t.Context(), id.ObjectName()))
+	must(t, r.repo.Store.Delete(t.Context(), id.ObjectName()))
 	if rep := verify(t, p.open("b"), nil); rep.Damaged() != 1 || rep.Findings[0].Object != id.KeptName() || len(rep.Findings[0].Affected) != 1 {
 		t.Errorf("%+v", rep.Findings)
 	}
 	alter(t, r, id.KeptName(), func([]byte) []byte { return good })
-	must(t, r.repo.store.Put(t.Context(), id.ObjectName(), good[1:]))
+	must(t, r.repo.Store.Put(t.Context(), id.ObjectName(), good[1:]))
 	rep := repair(t, p.open("c"), RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed {
 		t.Fatalf("%+v", rep.Snapshots)
@@ -406,38 +407,38 @@ func TestRepairGuarded(t *testing.T) {
 	write(t, w.path("src", "more"), random(50, 300_000))
 	second := complete(t, r, w.path("src"), nil)
 	shared := packsOf(t, r, id, chunk.DataPack)
-	var doomed tombstone
+	var doomed repo.Tombstone
 	for _, pack := range shared {
-		doomed.packs = append(doomed.packs, doomedPack{id: pack, size: 1})
+		doomed.Packs = append(doomed.Packs, repo.DoomedPack{Id: pack, Size: 1})
 	}
-	doomed.sort()
-	must(t, r.repo.store.Put(t.Context(), gcPrefix+"01a20950-ee91-776f-9786-6056b138ef00", doomed.encode()))
-	segments, err := r.repo.listSegments(t.Context())
+	doomed.Sort()
+	must(t, r.repo.Store.Put(t.Context(), repo.GcPrefix+"01a20950-ee91-776f-9786-6056b138ef00", doomed.Encode()))
+	segments, err := r.repo.ListSegments(t.Context())
 	must(t, err)
 	for _, s := range segments {
-		must(t, r.repo.store.Delete(t.Context(), segmentPrefix+s.String()))
+		must(t, r.repo.Store.Delete(t.Context(), repo.SegmentPrefix+s.String()))
 	}
 	// What only the second needs is damaged.
 	for _, pack := range packsOf(t, r, second.ID, chunk.DataPack) {
 		if !slices.Contains(shared, pack) {
-			alter(t, r, packName(pack), func(b []byte) []byte { clear(b); return b })
+			alter(t, r, repo.PackName(pack), func(b []byte) []byte { clear(b); return b })
 		}
 	}
 	rep := repair(t, w.open(), RepairOptions{})
 	if len(rep.Snapshots) != 1 || !slices.Equal(rep.Snapshots[0].Lost, []string{"more"}) {
 		t.Fatalf("%+v", rep)
 	}
-	m, err := r.repo.manifest(t.Context(), rep.Snapshots[0].New)
+	m, err := r.repo.Manifest(t.Context(), rep.Snapshots[0].New)
 	must(t, err)
 	for _, use := range m.Packs {
 		if slices.Contains(shared, use.ID) {
 			t.Error("the new snapshot refers to what is doomed")
 		}
 	}
-	segments, err = r.repo.listSegments(t.Context())
+	segments, err = r.repo.ListSegments(t.Context())
 	must(t, err)
 	for _, id := range segments {
-		s, err := r.repo.segment(t.Context(), id)
+		s, err := r.repo.Segment(t.Context(), id)
 		must(t, err)
 		for _, p := range s.Packs {
 			if slices.Contains(shared, p.ID) {
@@ -514,7 +515,7 @@ func TestRepairStopped(t *testing.T) {
 	must(t, os.Remove(src+"/a"))
 	second := complete(t, r, src, nil) // which shares the pack, and not what is lost of it
 	secondTree := scan(t, src)
-	alter(t, r, packName(packsOf(t, r, first.ID, chunk.DataPack)[0]), flipAt(20))
+	alter(t, r, repo.PackName(packsOf(t, r, first.ID, chunk.DataPack)[0]), flipAt(20))
 	before := everyObject(t, r)
 
 	var writes atomic.Int64
@@ -588,7 +589,7 @@ func TestRepairThenGC(t *testing.T) {
 	second := complete(t, r, lost, nil).ID
 	for name := range y.packsOf(r, second) {
 		if !y.packsOf(r, first)[name] {
-			must(t, r.repo.store.Delete(t.Context(), name))
+			must(t, r.repo.Store.Delete(t.Context(), name))
 		}
 	}
 	if _, err := r.GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {

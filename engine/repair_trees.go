@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
@@ -108,7 +109,7 @@ func (x *repairer) keep(ctx context.Context, s *lostSnapshot, left *remains, e *
 		}
 		var first manifest.Entry
 		_, err := s.tree.Lookup(ctx, e.First, &first)
-		if err != nil && (damaged(ctx, err) || errors.Is(err, manifest.ErrNotExist)) {
+		if err != nil && (repo.Damaged(ctx, err) || errors.Is(err, manifest.ErrNotExist)) {
 			return false, nil
 		}
 		return err == nil, err
@@ -144,7 +145,7 @@ func (x *repairer) keepFile(ctx context.Context, s *lostSnapshot, e *manifest.En
 		})
 	}
 	if err != nil {
-		if damaged(ctx, err) {
+		if repo.Damaged(ctx, err) {
 			return false, nil
 		}
 		return false, err
@@ -162,7 +163,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 		}
 		return nil
 	}, func(p manifest.Part, err error) error {
-		if damaged(ctx, err) {
+		if repo.Damaged(ctx, err) {
 			return nil
 		}
 		return err
@@ -173,7 +174,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
 	sink := &treeSink{
-		codec: x.repo.repo.codec, hasher: x.repo.repo.hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
+		codec: x.repo.repo.Codec, hasher: x.repo.repo.Hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
 		lookup: func(id chunk.ID) (manifest.PageRef, bool) { ref, ok := known[id]; return ref, ok },
 	}
 	var root *manifest.Root
@@ -191,7 +192,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	x.asNoted(fresh, s)
 	fresh.Files, fresh.Bytes = uint64(s.Files), left.bytes
 	fresh.Unreadable += uint64(s.LostEntries())
-	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.repo.ver
+	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.repo.Ver
 	fresh.SetTree(root)
 	s.fresh = fresh
 	return nil
@@ -208,7 +209,7 @@ func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
 	// If it is not known when it ends, it does not.
 	if s.known && s.now.ExpiresAt != nil {
 		fresh.Expires = *s.now.ExpiresAt
-		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.repo.time())))
+		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.repo.Time())))
 	}
 	fresh.ID = fresh.ID.InClass(class)
 }

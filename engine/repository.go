@@ -2,165 +2,36 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"filippo.io/age"
-	"fmt"
-	"log/slog"
-	"os"
-	"path/filepath"
-	"runtime/debug"
-	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/engine/internal/crypt"
-	"github.com/snapctl/snapctl/engine/internal/fsys"
-	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
-	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
 
 // A Repository holds snapshots. It is safe for parallel use.
-type Repo struct {
-	url   string // for messages
-	dir   string // of the store, if it is a folder of this machine; else ""
-	ver   string // of the program
-	store remote.Store
-	count *remote.Counter
-	cfg   *config
-	key   *chunk.Key // nil without encryption
-	cache local.Dir
-	log   *slog.Logger
-	now   func() time.Time // by this machine's clock; time is by the store's
+type Repository struct {
+	repo *repo.Repo
 
-	clock     heardClock
-	storeTime func(context.Context) (time.Time, error) // what clock goes by, for tests; nil asks the store
-	onClock   func(ahead time.Duration)                // or nil
+	servers  servers   // of mounts, in this process
+	registry *registry // of those of all processes; nil for none
 
-	codec    *chunk.Codec
-	hasher   *chunk.Hasher
-	splitter chunk.Splitter
-
-	index repoIndex
-	moved movedPacks
-	packs *packCache
-	ahead *lookahead // nil for none
-
-	state      string           // Options.StateDir, absolute; "" for none
-	leaseTicks <-chan time.Time // when leases are refreshed, for tests; nil for leaseEvery
-	guardTicks <-chan time.Time // when writers read tombstones, for tests; nil for a quarter of the grace
-
-	uptime   func() time.Duration // a clock that goes on whatever becomes of this process
-	patience patience
+	// forkOf tells of the fork that is mounted at a path without symbolic links; nil
+	// asks the kernel. For tests.
+	forkOf func(path string) (*overlayInfo, bool)
 }
 
 // Init makes a repository at the URL and opens it. It fails with ErrExists
 // where there is one, with ErrIntegrity where there is what is left of one that a
 // new config would not help, and with errors.ErrUnsupported where the store replaces
 // objects.
-func InitRepo(ctx context.Context, url string, init *snapshot.InitOptions, opts *RepoOptions) (*Repo, error) {
-	cfg, err := newConfig(init)
+func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*Repository, error) {
+	r, err := repo.Init(ctx, url, init, opts.forRepo())
 	if err != nil {
-		return nil, fmt.Errorf("making a repository: %w", err)
+		return nil, err
 	}
-	r, err := connect(ctx, url, opts, true)
-	if err != nil {
-		return nil, fmt.Errorf("making repository%s: %w", r.where(), err)
-	}
-	if err = r.make(ctx, cfg, init, opts); err == nil {
-		err = r.use(cfg, opts)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("making repository %s: %w", r.url, err)
-	}
-	return r, nil
-}
-
-// make puts the objects that make a repository.
-func (r *Repo) make(ctx context.Context, cfg *config, init *snapshot.InitOptions, opts *RepoOptions) error {
-	if opts == nil {
-		opts = &RepoOptions{}
-	}
-	check, undo := "", func() {}
-	if err := r.mayMake(ctx, init); err != nil {
-		return err
-	}
-	if err := r.neverReplaces(ctx); err != nil {
-		return err
-	}
-	r.askTime(ctx)
-	cfg.CreatedAt = r.time().UTC().Truncate(time.Second)
-	if init != nil && len(init.Keys) > 0 {
-		r.key = chunk.NewKey()
-		cfg.encrypt(r.key)
-		check = cfg.Encryption.KeyCheck
-		var err error
-		if undo, err = r.makeKeys(ctx, r.key, init.Keys); err != nil {
-			return err
-		}
-	} else if opts.wantsEncryption() {
-		return fmt.Errorf("%w: it is to be, but no keys were given", snapshot.ErrNotEncrypted)
-	}
-	err := r.store.Put(ctx, configName, cfg.encode())
-	if errors.Is(err, remote.ErrExist) {
-		err = snapshot.ErrExists
-	}
-	if err != nil {
-		// If it came through nevertheless the keys are its own, and must stay.
-		if errors.Is(err, snapshot.ErrExists) {
-			undo()
-		}
-		return err
-	}
-	return r.pin(opts).Set(check)
-}
-
-// mayMake says why no repository can be made here. One that lost its config may get a new
-// one, which does as well, but not if what is in it could then not be read: all
-// that encrypted ones hold.
-func (r *Repo) mayMake(ctx context.Context, init *snapshot.InitOptions) error {
-	if _, err := r.store.Stat(ctx, configName); err == nil {
-		return snapshot.ErrExists
-	} else if !errors.Is(err, remote.ErrNotExist) {
-		return err
-	}
-	lost, err := r.holds(ctx, manifest.Prefix)
-	if err != nil || !lost {
-		return err
-	}
-	sealed := init != nil && len(init.Keys) > 0
-	if !sealed {
-		sealed, err = r.holds(ctx, crypt.KeyPrefix)
-	}
-	if err == nil && sealed {
-		err = fmt.Errorf("%w: there are snapshots of a repository whose config is missing, and with a new one they could not be read", snapshot.ErrIntegrity)
-	}
-	return err
-}
-
-// neverReplaces makes sure that the store keeps an object when another of its name is
-// put, as everything here counts on: there are servers that pass over the condition of a
-// put (If-None-Match). What it cannot delete again the first gc does.
-func (r *Repo) neverReplaces(ctx context.Context) error {
-	name := clockPrefix + uuid.NewString()
-	if err := r.store.Put(ctx, name, []byte("first")); err != nil {
-		return fmt.Errorf("trying a conditional write (If-None-Match: *): %w", err)
-	}
-	err := r.store.Put(ctx, name, []byte("second"))
-	switch {
-	case err == nil:
-		err = fmt.Errorf("%w: it replaces objects that are there: conditional writes (If-None-Match: *) are needed", errors.ErrUnsupported)
-	case errors.Is(err, remote.ErrExist):
-		err = nil
-	default:
-		err = fmt.Errorf("trying a conditional write (If-None-Match: *): %w", err)
-	}
-	if derr := r.store.Delete(ctx, name); derr != nil {
-		r.log.Info("deleting what a store was tried with", "err", derr)
-	}
-	return err
+	return with(r)
 }
 
 // Open opens the repository at a URL: a path, file:///path,
@@ -168,254 +39,102 @@ func (r *Repo) neverReplaces(ctx context.Context) error {
 // ErrNotInitialised where there is none, and ErrGone too if Options.StateDir knows that
 // there was one, with ErrIntegrity where its config is damaged or
 // missing, and with ErrLocked where there is an encrypted one that opts do not open.
-func OpenRepo(ctx context.Context, url string, opts *RepoOptions) (*Repo, error) {
-	r, err := connect(ctx, url, opts, false)
-	if errors.Is(err, remote.ErrNoBucket) {
-		err = r.notHere(opts)
-	}
+func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
+	r, err := repo.Open(ctx, url, opts.forRepo())
 	if err != nil {
-		return nil, fmt.Errorf("opening repository%s: %w", r.where(), err)
+		return nil, err
 	}
-	if opts != nil {
-		r.lookAhead(ctx, opts)
-	}
-	var cfg *config
-	b, err := r.store.Get(ctx, configName)
-	if !r.local() {
-		r.askTime(ctx)
-	}
-	switch {
-	case errors.Is(err, remote.ErrNotExist):
-		err = r.withoutConfig(ctx)
-	case err == nil:
-		cfg, err = decodeConfig(b)
-	}
-	if err == nil {
-		err = r.unlock(ctx, cfg, opts)
-	}
-	if err == nil {
-		err = r.use(cfg, opts)
-	}
-	if errors.Is(err, snapshot.ErrNotInitialised) {
-		err = r.notHere(opts)
-	}
+	return with(r)
+}
+
+// with adds what is mounted on this machine to a repository.
+func with(r *repo.Repo) (*Repository, error) {
+	reg, err := newRegistry(r.State)
 	if err != nil {
-		r.ahead.close()
-		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
+		r.Close()
+		return nil, err
 	}
-	return r, nil
-}
-
-// notHere is the error where there is no repository: another one if this machine has used
-// one there.
-func (r *Repo) notHere(opts *RepoOptions) error {
-	if r == nil || opts == nil {
-		return snapshot.ErrNotInitialised
-	}
-	if u := usedHere(opts.StateDir, r.url); u != nil {
-		return fmt.Errorf("%w: %w (%v)%s; snapctl init begins an empty one", snapshot.ErrNotInitialised, snapshot.ErrGone, u.ID, whyGone(string(u.Dir)))
-	}
-	return snapshot.ErrNotInitialised
-}
-
-// withoutConfig is what is wrong where there is no config: there is no repository, or
-// one that lost it.
-func (r *Repo) withoutConfig(ctx context.Context) error {
-	lost, err := r.holds(ctx, manifest.Prefix)
-	if err != nil {
-		return fmt.Errorf("config: it is missing; looking for snapshots: %w", err)
-	}
-	if !lost {
-		return snapshot.ErrNotInitialised
-	}
-	sealed, err := r.holds(ctx, crypt.KeyPrefix)
-	switch {
-	case err != nil:
-		return err
-	case sealed:
-		return fmt.Errorf("%w: config: it is missing, and there are snapshots, which nothing opens without it: put it back from a copy", snapshot.ErrIntegrity)
-	}
-	return fmt.Errorf("%w: config: it is missing, and there are snapshots: put it back from a copy, or make it anew with snapctl init", snapshot.ErrIntegrity)
-}
-
-// holds reports whether there is any object whose name begins with prefix.
-func (r *Repo) holds(ctx context.Context, prefix string) (bool, error) {
-	err := r.store.List(ctx, prefix, func(remote.Info) error { return errFound })
-	if errors.Is(err, errFound) {
-		return true, nil
-	}
-	return false, err
-}
-
-// where names the repository in a message; not a URL that could not be parsed,
-// which may hold secrets.
-func (r *Repo) where() string {
-	if r == nil {
-		return ""
-	}
-	return " " + r.url
-}
-
-// connect opens the store without looking at what it holds.
-func connect(ctx context.Context, url string, opts *RepoOptions, mkdir bool) (*Repo, error) {
-	if opts == nil {
-		opts = &RepoOptions{}
-	}
-	r := &Repo{
-		url: url, log: opts.Log, now: opts.Now, ver: label(opts.Version, nil), hasher: &chunk.Hasher{},
-		uptime: fsys.Uptime, patience: opts.Patience, count: opts.Requests, onClock: opts.OnClock,
-	}
-	if r.patience == (patience{}) {
-		r.patience = usualPatience()
-	}
-	if r.count == nil {
-		r.count = new(remote.Counter)
-	}
-	if r.ver == "" {
-		r.ver = moduleVersion()
-	}
-	if r.log == nil {
-		r.log = slog.New(slog.DiscardHandler)
-	}
-	if r.now == nil {
-		r.now = time.Now
-	}
-	if opts.Store != nil {
-		r.store = r.count.Wrap(opts.Store)
-		if folder, ok := opts.Store.(interface{ Dir() string }); ok {
-			r.dir = folder.Dir()
-		}
-		return r, nil
-	}
-	loc, err := remote.ParseURL(url)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
-	}
-	r.url, r.dir = loc.String(), loc.Dir
-	if r.local() && mkdir {
-		if err := remote.MakeDir(loc.Dir); err != nil {
-			return r, err
-		}
-	}
-	ro := &remote.Options{UserAgent: strings.TrimSuffix("snapctl/"+r.ver, "/"), Count: r.count}
-	ro.Retry.Notify = func(err error, wait time.Duration) {
-		r.log.Warn("request failed, trying again", "err", err, "wait", wait)
-		if opts.OnRetry != nil {
-			opts.OnRetry(err, wait)
-		}
-	}
-	r.store, err = loc.Open(ctx, ro)
-	return r, err
-}
-
-// use makes r the repository that cfg describes.
-func (r *Repo) use(cfg *config, opts *RepoOptions) (err error) {
-	r.cfg = cfg
-	if r.splitter, err = chunk.NewSplitter(cfg.Chunker); err != nil {
-		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
-	}
-	if r.key == nil {
-		r.codec, err = chunk.NewCodec(cfg.Compression.Level)
-	} else {
-		r.hasher = chunk.NewKeyedHasher(r.key.Derive(chunk.UseChunkID))
-		r.codec, err = chunk.NewSealingCodec(cfg.Compression.Level, r.key)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
-	}
-	if opts == nil {
-		opts = &RepoOptions{}
-	}
-	base := opts.CacheDir
-	if base == "" {
-		base = defaultCacheDir()
-	}
-	// What is remembered there of files decides whether they are read.
-	if err := local.CheckPrivate(base, cfg.ID.String(), local.Packs, local.Logs); err != nil {
-		return fmt.Errorf("cache directory: %w", err)
-	}
-	r.cache = local.ForRepository(base, cfg.ID)
-	r.packs = newPackCache(opts.CacheSize)
-	if opts.StateDir != "" {
-		if r.state, err = remote.Abs(opts.StateDir); err != nil { // a process may leave the directory that it is in
-			return fmt.Errorf("%w: state folder: %w", snapshot.ErrInvalid, err)
-		}
-	}
-	return nil
-}
-
-func defaultCacheDir() string {
-	if dir, err := os.UserCacheDir(); err == nil {
-		return filepath.Join(dir, "snapctl")
-	}
-	// Without a home there is still a place, and of this user alone.
-	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-cache-%d", os.Getuid()))
+	r.NoteUse()
+	return &Repository{repo: r, registry: reg}, nil
 }
 
 // Close releases what the repository holds, and ends what it fetches in the
 // background.
-func (r *Repo) Close() error {
-	if err := r.index.close(); err != nil {
-		// The index is a cache: what it could not keep is read again.
-		r.log.Info("closing the index", "err", err)
-	}
-	r.ahead.close()
-	if err := r.packs.close(); err != nil {
-		r.log.Info("closing the cache of packs", "err", err)
-	}
-	return nil
-}
-
-// local reports whether the store is a folder of this machine.
-func (r *Repo) local() bool { return r.dir != "" }
+func (r *Repository) Close() error { return r.repo.Close() }
 
 // URL is where the repository is, in its canonical form.
-func (r *Repo) URL() string { return r.url }
+func (r *Repository) URL() string { return r.repo.URL() }
 
 // ID identifies the repository, wherever it is moved to.
-func (r *Repo) ID() uuid.UUID { return r.cfg.ID }
+func (r *Repository) ID() uuid.UUID { return r.repo.ID() }
+
+// CacheDir is the directory of caches, Options.CacheDir or its default.
+func (r *Repository) CacheDir() string { return r.repo.CacheDir() }
 
 // Requests tells what was asked of the object store, from the first request of Open or
 // Init on: of S3 and R2 every request that was sent, else every operation, retries
 // included.
-func (r *Repo) Requests() remote.Requests { return r.count.Requests() }
+func (r *Repository) Requests() remote.Requests { return r.repo.Requests() }
 
-// label drops what a manifest cannot keep.
-func label(s string, err error) string {
-	if err != nil || manifest.CheckLabel(s) != nil {
-		return ""
+// List gives snapshots, newest first. If some manifests are damaged, it gives the
+// other snapshots together with an error that is ErrIntegrity and names them.
+func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, error) {
+	return r.repo.List(ctx, opts)
+}
+
+// Get finds the snapshot that a reference names. A reference is
+//
+//   - an id, or a prefix of one, of at least four digits, that no other has;
+//   - a handle: a JSON object with an "id";
+//   - a name: the newest snapshot of that name;
+//   - NAME~N: the one N before it; "latest" for the newest of all.
+func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
+	return r.repo.Get(ctx, ref)
+}
+
+// Log gives a snapshot and its ancestors, newest first. It takes a listing and
+// the heads of manifests that the cache does not have. If an ancestor's manifest
+// is damaged, it gives those before it together with an error that is ErrIntegrity.
+func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
+	return r.repo.Log(ctx, ref)
+}
+
+// Encrypted reports whether the repository is encrypted.
+func (r *Repository) Encrypted() bool { return r.repo.Encrypted() }
+
+// Key is the master key, nil without encryption: for a process that this one starts, as
+// Options.Key.
+func (r *Repository) Key() *chunk.Key { return r.repo.Key() }
+
+// Keys gives the keys of an encrypted repository, the oldest first. If some are damaged
+// or of another repository, it gives the others together with an error that is
+// ErrIntegrity.
+func (r *Repository) Keys(ctx context.Context) ([]*KeyInfo, error) { return r.repo.Keys(ctx) }
+
+// AddKey lets somebody more open an encrypted repository.
+func (r *Repository) AddKey(ctx context.Context, key *NewKey) (*KeyInfo, error) {
+	return r.repo.AddKey(ctx, key)
+}
+
+// RemoveKey removes a key by its id or a prefix of it. It fails with ErrNoKey where there
+// is none, and with ErrLastKey for the last.
+func (r *Repository) RemoveKey(ctx context.Context, id string) (*KeyInfo, error) {
+	return r.repo.RemoveKey(ctx, id)
+}
+
+// forRepo gives the options that concern the repository itself.
+func (o *Options) forRepo() *repo.Options {
+	if o == nil {
+		return &repo.Options{}
 	}
-	return s
-}
-
-// moduleVersion is the version of the main module of this program.
-func moduleVersion() string {
-	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
-		return label(b.Main.Version, nil)
+	return &repo.Options{
+		CacheDir: o.CacheDir, CacheSize: o.CacheSize, StateDir: o.StateDir,
+		Ref: o.Ref, List: o.List,
+		Passphrase: o.Passphrase, Identities: o.Identities, Key: o.Key, Encrypted: o.Encrypted,
+		Store: o.Store, Requests: o.Requests,
+		Log: o.Log, OnRetry: o.OnRetry, OnClock: o.OnClock, Version: o.Version, Now: o.Now,
+		Patience: o.patience,
 	}
-	return ""
 }
 
-// errFound ends a search.
-var errFound = errors.New("found")
-
-// Options are how a repository is opened: those of engine.Options that concern it.
-type RepoOptions struct {
-	CacheDir   string
-	CacheSize  int64
-	StateDir   string
-	Ref        string
-	List       bool
-	Passphrase func(ctx context.Context, url string) (string, error)
-	Identities []age.Identity
-	Key        *chunk.Key
-	Encrypted  bool
-	Store      remote.Store
-	Requests   *remote.Counter
-	Log        *slog.Logger
-	OnRetry    func(err error, wait time.Duration)
-	OnClock    func(ahead time.Duration)
-	Version    string
-	Now        func() time.Time
-	Patience   patience // for tests; the zero value is the usual
-}
+var _ = snapshot.ErrExists

@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -95,7 +96,7 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 		opts = &RestoreOptions{}
 	}
 	start := time.Now()
-	m, err := r.repo.open(ctx, ref)
+	m, err := r.repo.ManifestOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 		if rec, err = r.restore(ctx, m, dir, implied, *opts); !errors.Is(err, errTargetCame) || ctx.Err() != nil {
 			break
 		}
-		r.repo.log.Info("restore begins again", "dir", dir, "err", err)
+		r.repo.Logger.Info("restore begins again", "dir", dir, "err", err)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -117,7 +118,7 @@ func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *Restore
 				err = fmt.Errorf("%w: %w", snapshot.ErrPartlyWritten, err)
 			}
 		}
-		return nil, fmt.Errorf("restoring %v to %s: %w", m.ID, dir, integrity(err))
+		return nil, fmt.Errorf("restoring %v to %s: %w", m.ID, dir, repo.Integrity(err))
 	}
 	rec.Duration = time.Since(start)
 	return rec, nil
@@ -206,7 +207,7 @@ func (r *Repository) restore(ctx context.Context, m *manifest.Manifest, dir stri
 	if t.fresh && len(include) == 0 {
 		x.prints = []uint64{}
 	}
-	if t.fresh && r.repo.state != "" {
+	if t.fresh && r.repo.State != "" {
 		x.marks = []uint64{}
 	}
 	x.meter.TotalFiles.Store(int64(m.Entries))
@@ -243,12 +244,12 @@ func (x *restorer) write(ctx context.Context) error {
 		return err
 	}
 	if x.prints != nil && !x.partial.Load() {
-		err := writeStats(x.repo.repo.cache, x.path, x.m.ID, x.prints)
+		err := repo.WriteStats(x.repo.repo.Cache, x.path, x.m.ID, x.prints)
 		if err == nil {
-			err = writeTable(x.repo.repo.cache, dirKey(x.path), x.m.ID, packsNamed(x.m))
+			err = repo.WriteTable(x.repo.repo.Cache, repo.DirKey(x.path), x.m.ID, packsNamed(x.m))
 		}
 		if err != nil {
-			x.repo.repo.log.Info("caching what is known of the files", "err", err)
+			x.repo.repo.Logger.Info("caching what is known of the files", "err", err)
 		}
 	}
 	return nil
@@ -264,7 +265,7 @@ func (x *restorer) receipt() *Receipt {
 	c := x.changes
 	c.Written = files + int64(len(x.plan.dirs)) - c.Adjusted - c.Unchanged
 	return &Receipt{
-		Snapshot: *snapshotOf(&x.m.Info), Target: x.path,
+		Snapshot: *repo.SnapshotOf(&x.m.Info), Target: x.path,
 		Files: files, Dirs: int64(len(x.plan.dirs)), Bytes: x.plan.bytes - x.left.bytes, Fetched: x.fetched,
 		Digest: hex.EncodeToString(digest[:]), Verified: x.opts.Verify && x.dry == nil, Problems: x.problems,
 		Changes: c, InPlace: x.why, Kept: x.keptPaths(),
@@ -298,7 +299,7 @@ func (x *restorer) run(ctx context.Context) error {
 		if err := s.do(ctx); err != nil {
 			return err
 		}
-		x.repo.repo.log.Debug("restore", "step", s.name, "took", time.Since(start))
+		x.repo.repo.Logger.Debug("restore", "step", s.name, "took", time.Since(start))
 	}
 	return nil
 }
@@ -313,7 +314,7 @@ func (x *restorer) problem(err error) {
 
 // tell tells a person what they should know of a restore.
 func (r *Repository) tell(p snapshot.Progress, err error) {
-	r.repo.log.Warn("restore", "err", err)
+	r.repo.Logger.Warn("restore", "err", err)
 	if p != nil {
 		p.Warn(err)
 	}

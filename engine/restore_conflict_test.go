@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
@@ -121,9 +122,9 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 		must(t, errors.Join(os.Mkdir(dst, 0o755), os.Chown(dst, 65534, 65534), os.Chmod(dst, 0o555)))
 		j := job{Op: "restore", Repo: p.repo, Cache: mine + "/cache3", Dir: dst, Ref: id}
 		for _, pack := range packsOf(t, r, res.ID, chunk.DataPack) {
-			must(t, os.Rename(p.repo+"/"+packName(pack), p.path("away")))
+			must(t, os.Rename(p.repo+"/"+repo.PackName(pack), p.path("away")))
 			out := j.do(t, nobody)
-			must(t, os.Rename(p.path("away"), p.repo+"/"+packName(pack)))
+			must(t, os.Rename(p.path("away"), p.repo+"/"+repo.PackName(pack)))
 			if !strings.Contains(out.Err, snapshot.ErrIntegrity.Error()) {
 				t.Fatalf("%+v", out)
 			}
@@ -154,8 +155,8 @@ func TestRestoreReadOnlyDirs(t *testing.T) {
 		prepare(t)
 		before := modesBelow(t, dst)
 		for _, pack := range packsOf(t, r, res.ID, chunk.DataPack) {
-			must(t, os.Rename(p.repo+"/"+packName(pack), p.path("away")))
-			defer func() { must(t, os.Rename(p.path("away"), p.repo+"/"+packName(pack))) }()
+			must(t, os.Rename(p.repo+"/"+repo.PackName(pack), p.path("away")))
+			defer func() { must(t, os.Rename(p.path("away"), p.repo+"/"+repo.PackName(pack))) }()
 		}
 		for _, j.Restore = range []RestoreOptions{{Into: true}, {Into: true, Delete: true}} {
 			j.Cache = mine + "/cache2" // which does not hold the pack

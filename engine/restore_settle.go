@@ -106,7 +106,7 @@ func (x *restorer) noteAgain(e *manifest.Entry, rank uint64) error {
 // rememberChanged remembers a directory that was changed in place, if all that it holds is
 // the snapshot's.
 func (x *restorer) rememberChanged(ctx context.Context) error {
-	if !x.whole || len(x.kept) > 0 || x.repo.repo.state == "" {
+	if !x.whole || len(x.kept) > 0 || x.repo.repo.State == "" {
 		return nil
 	}
 	fsys.WaitForTick()

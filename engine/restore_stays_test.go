@@ -108,7 +108,7 @@ func TestRestoreStays(t *testing.T) {
 	t.Run("something comes meanwhile", func(t *testing.T) {
 		dst := p.files("comes", nil)
 		r := p.open("cache2")
-		r.repo.store = &beforeRead{Store: r.repo.store, f: func() { write(t, dst+"/mine", []byte("mine")) }}
+		r.repo.Store = &beforeRead{Store: r.repo.Store, f: func() { write(t, dst+"/mine", []byte("mine")) }}
 		if _, err := r.Restore(t.Context(), id, dst, nil); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}
@@ -120,7 +120,7 @@ func TestRestoreStays(t *testing.T) {
 		dst := p.files("stopped", nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		r := p.open("cache3")
-		r.repo.store = &beforeRead{Store: r.repo.store, f: cancel}
+		r.repo.Store = &beforeRead{Store: r.repo.Store, f: cancel}
 		_, err := r.Restore(ctx, id, dst, nil)
 		if !errors.Is(err, context.Canceled) || errors.Is(err, snapshot.ErrPartlyWritten) {
 			t.Error(err)

@@ -30,7 +30,7 @@ func (x *restorer) verify(ctx context.Context) error {
 	var next atomic.Uint64
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
-			v := &verifier{restorer: x, dir: openDir{root: x.root}, buf: make([]byte, x.repo.repo.splitter.MaxChunk())}
+			v := &verifier{restorer: x, dir: openDir{root: x.root}, buf: make([]byte, x.repo.repo.Splitter.MaxChunk())}
 			defer v.dir.close()
 			for ctx.Err() == nil {
 				first := next.Add(verifyRun) - verifyRun
@@ -95,7 +95,7 @@ func (v *verifier) file(ctx context.Context, key manifest.Key, e *manifest.Entry
 		return err
 	}
 	defer unix.Close(fd)
-	return holdsContents(ctx, v.repo.repo.hasher, v.tree, e, fd, &v.buf)
+	return holdsContents(ctx, v.repo.repo.Hasher, v.tree, e, fd, &v.buf)
 }
 
 // holdsContents compares an open file with what an entry says of it: errDiffers if

@@ -11,6 +11,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -36,9 +37,9 @@ type fetch struct {
 // their packs, each fetched and decoded once, files in parallel.
 func (x *restorer) writeContents(ctx context.Context) error {
 	fetches := x.planFetches()
-	x.packs = x.repo.repo.packStore()
+	x.packs = x.repo.repo.PackStore()
 	workers, slots := runtime.GOMAXPROCS(0), runtime.GOMAXPROCS(0)
-	if !x.repo.repo.local() {
+	if !x.repo.repo.Local() {
 		slots = max(slots, remoteFetches) // they mostly wait
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -97,7 +98,7 @@ func (x *restorer) planFetches() []fetch {
 		return cmp.Compare(a.at, b.at)
 	})
 	size, gap := uint32(fetchSize), uint32(fetchGap)
-	if x.repo.repo.local() {
+	if x.repo.repo.Local() {
 		size, gap = localFetchSize, 0
 	}
 	var all []fetch
@@ -137,9 +138,9 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	w.meter.Transfer(1, 0)
 	fetched := int64(len(w.stored))
 	if s, ok := w.packs.(*remote.CachedStore); ok {
-		fetched = min(fetched, s.Missing(packName(pack), int64(f.first), fetched))
+		fetched = min(fetched, s.Missing(repo.PackName(pack), int64(f.first), fetched))
 	}
-	err := w.packs.ReadAt(ctx, packName(pack), int64(f.first), w.stored)
+	err := w.packs.ReadAt(ctx, repo.PackName(pack), int64(f.first), w.stored)
 	w.meter.Transfer(-1, int64(len(w.stored)))
 	if errors.Is(err, remote.ErrNotExist) {
 		return w.writeRelocated(ctx, f, pack)
@@ -159,10 +160,10 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 		n, err := w.writeFrame(ctx, f.wants[i:], pack, at, w.stored[at.Offset-f.first:at.End()-f.first])
 		if s, ok := w.packs.(invalidator); ok && errors.Is(err, snapshot.ErrIntegrity) {
 			// The disk cache may have kept what was spoiled on the way.
-			w.repo.repo.log.Warn("wrong bytes, fetching again", "err", err)
-			s.Invalidate(packName(pack), int64(at.Offset), int64(at.Stored))
+			w.repo.repo.Logger.Warn("wrong bytes, fetching again", "err", err)
+			s.Invalidate(repo.PackName(pack), int64(at.Offset), int64(at.Stored))
 			again := make([]byte, at.Stored)
-			if err := w.packs.ReadAt(ctx, packName(pack), int64(at.Offset), again); err != nil {
+			if err := w.packs.ReadAt(ctx, repo.PackName(pack), int64(at.Offset), again); err != nil {
 				return fmt.Errorf("pack %v: %w", pack, err)
 			}
 			var m int
@@ -180,7 +181,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 // writeFrame writes the chunks of a frame, of which wants begins with some. It
 // tells how many it has written.
 func (w *contentWriter) writeFrame(ctx context.Context, wants []want, pack chunk.PackID, at chunk.Frame, stored []byte) (n int, err error) {
-	raw, err := w.repo.repo.codec.Decode(w.raw, stored, int(at.Raw))
+	raw, err := w.repo.repo.Codec.Decode(w.raw, stored, int(at.Raw))
 	if err != nil {
 		return 0, fmt.Errorf("%w: pack %v at %d: %w; %s cannot be restored", snapshot.ErrIntegrity, pack, at.Offset, err, w.names(ctx, uint64(wants[0].rank)))
 	}
@@ -214,15 +215,15 @@ func (w *contentWriter) writeRelocated(ctx context.Context, f *fetch, gone chunk
 		if err != nil {
 			return err
 		}
-		loc, err := w.repo.repo.relocate(ctx, x.ID, gone)
+		loc, err := w.repo.repo.Relocate(ctx, x.ID, gone)
 		if err != nil {
 			return fmt.Errorf("%w; %s cannot be restored", err, w.names(ctx, uint64(wt.rank)))
 		}
 		stored := make([]byte, loc.Frame.Stored)
-		if err := w.packs.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+		if err := w.packs.ReadAt(ctx, repo.PackName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 			return fmt.Errorf("pack %v: %w", loc.Pack, err)
 		}
-		data, err := w.repo.repo.decodeChunk(x.ID, loc, stored)
+		data, err := w.repo.repo.DecodeChunk(x.ID, loc, stored)
 		if err != nil {
 			return err
 		}
@@ -246,11 +247,11 @@ func (w *contentWriter) extent(ctx context.Context, wt *want) (x manifest.Extent
 	found := false
 	err = w.tree.ExtentsFrom(ctx, &w.entry, wt.at, func(at uint64, ext *manifest.Extent) error {
 		if x, found = *ext, at == wt.at; found {
-			return errFound
+			return repo.ErrFound
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errFound) {
+	if err != nil && !errors.Is(err, repo.ErrFound) {
 		return x, err
 	}
 	if !found {
@@ -273,7 +274,7 @@ func (w *contentWriter) write(ctx context.Context, wt *want, data []byte) error 
 		return err
 	}
 	e := &w.entry
-	if w.repo.repo.hasher.Sum(data) != x.ID {
+	if w.repo.repo.Hasher.Sum(data) != x.ID {
 		return fmt.Errorf("%w: pack %v at %d: chunk %v of %q is not what it was", snapshot.ErrIntegrity, x.Pack, x.Frame.Offset, x.ID, e.Path())
 	}
 	if err := w.leave(e, w.writePiece(wt, e, data)); err != nil {

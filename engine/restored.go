@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -88,19 +89,19 @@ func markTree(ctx context.Context, root int, mountPoint bool) (m treeMark, ok bo
 
 // noteRestored remembers what a restore left at the target.
 func (r *Repository) noteRestored(path string, m *manifest.Manifest, opts *RestoreOptions, seen treeMark) {
-	if r.repo.state == "" {
+	if r.repo.State == "" {
 		return
 	}
 	b, err := json.Marshal(restoredRecord{
-		Version: restoredVersion, Dir: []byte(path), Repository: r.repo.cfg.ID, Snapshot: m.ID,
+		Version: restoredVersion, Dir: []byte(path), Repository: r.repo.Cfg.ID, Snapshot: m.ID,
 		Include: opts.Include, NoOwner: opts.NoOwner, Seen: seen,
 	})
-	state := local.Dir{Root: r.repo.state}
+	state := local.Dir{Root: r.repo.State}
 	if err == nil {
-		err = state.Write(local.Restored, dirKey(path), b)
+		err = state.Write(local.Restored, repo.DirKey(path), b)
 	}
 	if err != nil {
-		r.repo.log.Info("remembering what was restored", "err", err)
+		r.repo.Logger.Info("remembering what was restored", "err", err)
 	}
 	state.KeepNewest(local.Restored, maxRestored)
 }
@@ -108,11 +109,11 @@ func (r *Repository) noteRestored(path string, m *manifest.Manifest, opts *Resto
 // restoredAt gives the record of what a restore left at a path, if that is still what is
 // there; else nil.
 func (r *Repository) restoredAt(ctx context.Context, path string, root int, mountPoint bool) (*restoredRecord, error) {
-	if r.repo.state == "" {
+	if r.repo.State == "" {
 		return nil, nil
 	}
 	rec := &restoredRecord{}
-	b := local.Dir{Root: r.repo.state}.Read(local.Restored, dirKey(path))
+	b := local.Dir{Root: r.repo.State}.Read(local.Restored, repo.DirKey(path))
 	if json.Unmarshal(b, rec) != nil || rec.Version != restoredVersion || string(rec.Dir) != path {
 		return nil, nil
 	}

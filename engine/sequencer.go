@@ -8,6 +8,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -190,10 +191,10 @@ func isGone(err error) bool {
 type parentTree struct {
 	id     manifest.ID
 	info   *manifest.Info
-	packs  []sizedPack
+	packs  []repo.SizedPack
 	tree   *manifest.Tree
 	cursor *manifest.Cursor
-	stats  *statCache              // nil: size and mtime suffice, as the caller asked
+	stats  *repo.StatCache         // nil: size and mtime suffice, as the caller asked
 	failed func(error)             // told why the tree cannot be read any further
 	avoid  func(chunk.PackID) bool // packs that must not be referred to; nil for none
 
@@ -256,7 +257,7 @@ func (p *parentTree) reuse(ctx context.Context, it *item) (all, contents bool) {
 			return false, false
 		}
 		contents = true
-	} else if known := p.stats.print(p.rank); known == 0 || known != statPrint(&it.stat) {
+	} else if known := p.stats.Print(p.rank); known == 0 || known != statPrint(&it.stat) {
 		return false, false
 	}
 	it.entry.Target, it.entry.Spill = e.Target, e.Spill

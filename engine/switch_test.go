@@ -25,8 +25,8 @@ var (
 // switchable puts one beneath a repository of which nothing was asked yet.
 func switchable(r *Repository) *switched {
 	s := &switched{}
-	s.set(r.repo.store)
-	r.repo.store = s
+	s.set(r.repo.Store)
+	r.repo.Store = s
 	return s
 }
 

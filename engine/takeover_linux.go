@@ -141,7 +141,7 @@ func (s *mountServer) handOver() {
 		return
 	}
 	if err := s.handTo(k); err != nil {
-		s.repo.repo.log.Warn("keeper of the mount", "err", err)
+		s.repo.repo.Logger.Warn("keeper of the mount", "err", err)
 	}
 }
 
@@ -203,8 +203,8 @@ func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File
 	if err != nil {
 		return nil, err
 	}
-	man, err := manifest.Decode(r.repo.codec, encoded)
-	if err == nil && (man.ID != rec.Snapshot.ID || rec.Repository.ID != r.repo.cfg.ID) {
+	man, err := manifest.Decode(r.repo.Codec, encoded)
+	if err == nil && (man.ID != rec.Snapshot.ID || rec.Repository.ID != r.repo.Cfg.ID) {
 		err = errors.New("it is that of something else")
 	}
 	if err != nil {

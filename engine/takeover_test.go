@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -240,7 +241,7 @@ func TestTakeOverFailsPrefetch(t *testing.T) {
 	eventually(t, "something is fetched", func() bool {
 		returned := make(chan struct{})
 		w.fail(func(op remote.Op, name string) remote.Fault {
-			if op == remote.OpList && strings.HasPrefix(name, profilePrefix) {
+			if op == remote.OpList && strings.HasPrefix(name, repo.ProfilePrefix) {
 				seen.Add(1)
 				defer left.Add(1)
 				select {

@@ -86,7 +86,7 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	switch {
 	case opts.Into:
 		t.how = targetInto
-	case last.same(r.repo.cfg.ID, m, opts):
+	case last.same(r.repo.Cfg.ID, m, opts):
 		t.how, t.why, t.whole = targetInto, "the snapshot was restored there already", true
 		opts.Delete = false // there is nothing else
 		return nil

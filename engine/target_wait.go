@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
@@ -77,7 +78,7 @@ func (h holder) String() string {
 	case h.pid == 0:
 		return "by a process that is not known"
 	}
-	return fmt.Sprintf("by process %d (%s)", h.pid, printable(h.name))
+	return fmt.Sprintf("by process %d (%s)", h.pid, repo.Printable(h.name))
 }
 
 // hasTemp reports whether a restore works on the directory at a path: one has a temporary

@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -95,15 +96,15 @@ func (r *Repository) Usage(ctx context.Context, refs ...string) (*Usage, error) 
 
 func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 	asked := map[manifest.ID]bool{}
-	x := r.repo.newResolver(ctx, len(refs))
+	x := r.repo.NewResolver(ctx, len(refs))
 	for _, ref := range refs {
-		s, err := x.get(ref)
+		s, err := x.Get(ref)
 		if err != nil {
 			return nil, err
 		}
 		asked[s.ID] = true
 	}
-	all, err := r.repo.ids(ctx) // before packs: so those that manifests name are listed
+	all, err := r.repo.Ids(ctx) // before packs: so those that manifests name are listed
 	if err != nil {
 		return nil, err
 	}
@@ -154,14 +155,14 @@ type usageCount struct {
 
 // kinds of objects, by the first part of their names, in the order of a report.
 var objectKinds = [...]struct{ prefix, kind string }{
-	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {segmentPrefix, "segments"}, {leasePrefix, "leases"},
-	{profilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {crypt.KeyPrefix, "keys"}, {gcPrefix, "tombstones"}, {configName, "config"}, {"", "others"},
+	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {repo.SegmentPrefix, "segments"}, {leasePrefix, "leases"},
+	{repo.ProfilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {crypt.KeyPrefix, "keys"}, {repo.GcPrefix, "tombstones"}, {repo.ConfigName, "config"}, {"", "others"},
 }
 
 // objects lists everything.
 func (c *usageCount) objects(ctx context.Context) error {
 	counts := make([]ObjectUsage, len(objectKinds))
-	err := c.repo.repo.store.List(ctx, "", func(o remote.Info) error {
+	err := c.repo.repo.Store.List(ctx, "", func(o remote.Info) error {
 		for i, k := range objectKinds {
 			if strings.HasPrefix(o.Name, k.prefix) {
 				counts[i].Kind = k.kind
@@ -170,7 +171,7 @@ func (c *usageCount) objects(ctx context.Context) error {
 				break
 			}
 		}
-		if id, err := parsePackName(o.Name); err == nil {
+		if id, err := repo.ParsePackName(o.Name); err == nil {
 			c.packs[id] = &packUse{size: o.Size}
 		} else if id, note, err := manifest.ParseNoteName(o.Name); err == nil {
 			c.notes[id] = append(c.notes[id], note)
@@ -179,7 +180,7 @@ func (c *usageCount) objects(ctx context.Context) error {
 			c.own[id] += o.Size
 		} else if id, ok := parseProfileName(o.Name); ok {
 			c.own[id] += o.Size
-		} else if isTombstone(o.Name) {
+		} else if repo.IsTombstone(o.Name) {
 			c.stones = append(c.stones, o.Name)
 		}
 		return nil
@@ -194,9 +195,9 @@ func (c *usageCount) objects(ctx context.Context) error {
 // moves finds out where the contents of packs are now that were repacked: what names
 // the old one needs the new ones, and garbage collection frees the old one.
 func (c *usageCount) moves(ctx context.Context) error {
-	moved, err := c.repo.repo.readMoved(ctx, c.stones)
+	moved, err := c.repo.repo.ReadMoved(ctx, c.stones)
 	var bad error
-	if err := unlessDamaged(err, &bad); err != nil {
+	if err := repo.UnlessDamaged(err, &bad); err != nil {
 		return err
 	}
 	if bad != nil {
@@ -238,7 +239,7 @@ func (c *usageCount) needs(m *manifest.Manifest) []*packUse {
 }
 
 // snapshots reads all manifests, and the notes of those that are asked for.
-func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(manifest.ID) bool) error {
+func (c *usageCount) snapshots(ctx context.Context, all []repo.SizedID, asked func(manifest.ID) bool) error {
 	u := c.u
 	place := make([]int, len(all)) // in u.Of
 	for i, id := range all {
@@ -253,12 +254,12 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 	g.SetLimit(marksAtOnce)
 	for i, id := range all {
 		g.Go(func() error {
-			m, err := c.repo.repo.manifest(gctx, id.ID)
+			m, err := c.repo.repo.Manifest(gctx, id.ID)
 			var notes []*manifest.Note
 			var noteErr error
 			if err == nil && place[i] >= 0 {
-				notes, err = c.repo.repo.readNotes(gctx, id.ID, c.notes[id.ID])
-				err = unlessDamaged(err, &noteErr)
+				notes, err = c.repo.repo.ReadNotes(gctx, id.ID, c.notes[id.ID])
+				err = repo.UnlessDamaged(err, &noteErr)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -278,8 +279,8 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 			var of *SnapshotUsage
 			if place[i] >= 0 {
 				of = &u.Of[place[i]]
-				of.Snapshot = *snapshotOf(&m.Info)
-				annotate(&of.Snapshot, notes)
+				of.Snapshot = *repo.SnapshotOf(&m.Info)
+				repo.Annotate(&of.Snapshot, notes)
 			}
 			for _, p := range c.needs(m) {
 				p.uses++
@@ -315,7 +316,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []sizedID, asked func(ma
 // weigh finds out what is in the packs: from index segments, and for packs that
 // none lists, from their own index.
 func (c *usageCount) weigh(ctx context.Context) error {
-	ids, err := c.repo.repo.listSegments(ctx)
+	ids, err := c.repo.repo.ListSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -324,7 +325,7 @@ func (c *usageCount) weigh(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := c.repo.repo.segment(gctx, id)
+			s, err := c.repo.repo.Segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) || errors.Is(err, index.ErrBadSegment) {
 				return nil // then their own indexes tell
 			}
@@ -343,14 +344,14 @@ func (c *usageCount) weigh(ctx context.Context) error {
 		return err
 	}
 	g, gctx = errgroup.WithContext(ctx)
-	g.SetLimit(headsAtOnce)
+	g.SetLimit(repo.HeadsAtOnce)
 	for id, p := range c.packs {
 		if p.known || p.uses == 0 {
 			continue
 		}
 		g.Go(func() error {
-			x, err := c.repo.repo.packIndex(gctx, id, p.size)
-			if err != nil && damaged(gctx, err) {
+			x, err := c.repo.repo.PackIndex(gctx, id, p.size)
+			if err != nil && repo.Damaged(gctx, err) {
 				return nil // what it takes is known all the same
 			}
 			if err == nil {

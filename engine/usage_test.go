@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -70,16 +71,16 @@ func TestUsageReads(t *testing.T) {
 	w := newWobbly(t)
 	_, _ = w.snapshot()
 	r := w.open()
-	segments, err := r.repo.listSegments(t.Context())
+	segments, err := r.repo.ListSegments(t.Context())
 	must(t, err)
 	for _, id := range segments {
-		must(t, r.repo.store.Delete(t.Context(), segmentPrefix+id.String()))
+		must(t, r.repo.Store.Delete(t.Context(), repo.SegmentPrefix+id.String()))
 	}
 	second := complete(t, w.open(), w.path("src"), nil)
 	alter(t, r, second.ID.ObjectName(), flipAt(60))
 	var read atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
-		if id, err := parsePackName(name); err == nil {
+		if id, err := repo.ParsePackName(name); err == nil {
 			if read.Add(1); op != remote.OpReadAt || id == (chunk.PackID{}) {
 				t.Errorf("%v %s", op, name)
 			}
@@ -99,7 +100,7 @@ func TestUsageReads(t *testing.T) {
 // before it goes.
 func TestUsageRepacked(t *testing.T) {
 	y, r, _, id, pack := thinned(t)
-	old, err := r.repo.store.Stat(t.Context(), pack)
+	old, err := r.repo.Store.Stat(t.Context(), pack)
 	must(t, err)
 	check := func(unused int64) {
 		t.Helper()
@@ -117,8 +118,8 @@ func TestUsageRepacked(t *testing.T) {
 		t.Fatal("that is no test")
 	}
 	check(0)
-	for _, name := range y.objects(gcPrefix) {
-		if n, ok := parseGCName(name); ok && n.id != "" && n.kind == "" {
+	for _, name := range y.objects(repo.GcPrefix) {
+		if n, ok := repo.ParseGCName(name); ok && n.Id != "" && n.Kind == "" {
 			alter(t, r, name, func(b []byte) []byte { return b[:len(b)-1] })
 		}
 	}

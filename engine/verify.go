@@ -12,6 +12,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/progress"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -153,7 +154,7 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 // checkup is one run of Verify.
 //
 //  1. Segments tell where chunks lie. Of each chunk 8 bytes are kept, a fingerprint of id and
-//     place; packs that no segment lists tell it themselves (packIndex).
+//     place; packs that no segment lists tell it themselves (repo.PackIndex).
 //  2. Eight manifests at a time: Tree.Parts goes through the inner pages, and leaves that no
 //     tree before had (leafKey: with all that their parents say of them) are read by
 //     several goroutines. A leaf's facts are 150 bytes, whatever it holds: how much it uses
@@ -233,17 +234,17 @@ func (v *checkup) run(ctx context.Context, refs []string) error {
 // listSnapshots chooses the snapshots.
 func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	if len(refs) > 0 {
-		x := v.repo.repo.newResolver(ctx, len(refs))
+		x := v.repo.repo.NewResolver(ctx, len(refs))
 		for _, ref := range refs {
-			s, err := x.resolve(ref)
+			s, err := x.Resolve(ref)
 			if err == nil {
-				err = v.repo.repo.checkExpiry(ctx, s)
+				err = v.repo.repo.CheckExpiry(ctx, s)
 			}
-			if id, ok := idOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
+			if id, ok := repo.IdOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
 				s, err = &snapshot.Snapshot{ID: id}, nil // what is wrong with it is told later
 			}
 			if err != nil {
-				return fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+				return fmt.Errorf("snapshot %s: %w", repo.Printable(ref), repo.Integrity(err))
 			}
 			if !slices.ContainsFunc(v.snapshots, func(c *checkedSnapshot) bool { return c.id == s.ID }) {
 				v.snapshots = append(v.snapshots, &checkedSnapshot{id: s.ID, object: s.ID.ObjectName()})
@@ -253,7 +254,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 		return nil
 	}
 	at := map[manifest.ID]*checkedSnapshot{}
-	err := v.repo.repo.store.List(ctx, manifest.Prefix, func(o remote.Info) error {
+	err := v.repo.repo.Store.List(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			v.note(o.Name, fmt.Errorf("not the name of a manifest: %w", err))
@@ -277,7 +278,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 
 // found adds a finding. Those of packs come with finish.
 func (v *checkup) found(f Finding) {
-	v.repo.repo.log.Warn("verify", "object", f.Object, "err", f.Problem)
+	v.repo.repo.Logger.Warn("verify", "object", f.Object, "err", f.Problem)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.report.Findings = append(v.report.Findings, f)
@@ -290,12 +291,12 @@ func (v *checkup) note(object string, err error) {
 // annotate has a snapshot be as its notes say. It reports whether that is known: notes
 // that are damaged are left out.
 func (v *checkup) annotate(ctx context.Context, s *snapshot.Snapshot) (known bool, err error) {
-	notes, err := v.repo.repo.notesOf(ctx, s.ID)
-	if err != nil && damaged(ctx, err) {
-		v.repo.repo.log.Warn("verify: notes are left out", "id", s.ID, "err", err)
+	notes, err := v.repo.repo.NotesOf(ctx, s.ID)
+	if err != nil && repo.Damaged(ctx, err) {
+		v.repo.repo.Logger.Warn("verify: notes are left out", "id", s.ID, "err", err)
 		return false, nil
 	}
-	annotate(s, notes)
+	repo.Annotate(s, notes)
 	return true, err
 }
 
@@ -305,7 +306,7 @@ func (v *checkup) finish() {
 		if len(p.problems) == 0 {
 			continue
 		}
-		f := Finding{Object: packName(id), Problem: p.problem(), Affected: p.affected}
+		f := Finding{Object: repo.PackName(id), Problem: p.problem(), Affected: p.affected}
 		if f.Note = p.missing() && len(f.Affected) == 0; f.Note {
 			if v.repo.wasMoved(id) {
 				continue
@@ -322,7 +323,7 @@ func (v *checkup) finish() {
 // wasMoved reports whether a pack that has gone was repacked, as far as readers have
 // come upon that.
 func (r *Repository) wasMoved(gone chunk.PackID) bool {
-	r.repo.moved.mu.Lock()
-	defer r.repo.moved.mu.Unlock()
-	return len(r.repo.moved.moved[gone]) > 0
+	r.repo.Moved.Mu.Lock()
+	defer r.repo.Moved.Mu.Unlock()
+	return len(r.repo.Moved.Moved[gone]) > 0
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -14,7 +15,7 @@ import (
 // findAffected finds out what each snapshot has lost by the packs that something is
 // wrong with: it tries to read all that lies in them, as a reader would.
 func (v *checkup) findAffected(ctx context.Context) error {
-	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: newChunkReader(ctx, v.repo, v.repo.repo.store, affectedMemory)}
+	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: newChunkReader(ctx, v.repo, v.repo.repo.Store, affectedMemory)}
 	for _, s := range v.snapshots {
 		if s.whole {
 			continue
@@ -51,7 +52,7 @@ type placeKey struct {
 }
 
 func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
-	m, err := a.repo.repo.manifest(ctx, s.id)
+	m, err := a.repo.repo.Manifest(ctx, s.id)
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return nil // removed meanwhile: it does not matter any more
 	}
@@ -71,13 +72,13 @@ func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
 		switch {
 		case err == nil:
 			return a.leaf(ctx, s, tree, leaf)
-		case damaged(ctx, err):
+		case repo.Damaged(ctx, err):
 			a.lostRange(s, &p)
 			return nil
 		}
 		return err
 	}, func(p manifest.Part, err error) error {
-		if !damaged(ctx, err) {
+		if !repo.Damaged(ctx, err) {
 			return err
 		}
 		a.lostRange(s, &p)
@@ -89,7 +90,7 @@ func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
 	if len(a.hits) == 0 {
 		return nil
 	}
-	now := snapshotOf(&m.Info) // as people know it
+	now := repo.SnapshotOf(&m.Info) // as people know it
 	if _, err := a.annotate(ctx, now); err != nil {
 		return err
 	}
@@ -187,7 +188,7 @@ func (a *affected) file(ctx context.Context, tree *manifest.Tree, e *manifest.En
 	switch {
 	case errors.Is(err, errLost):
 		return in, nil
-	case err != nil && e.Spill != nil && damaged(ctx, err): // a page of its extents
+	case err != nil && e.Spill != nil && repo.Damaged(ctx, err): // a page of its extents
 		return a.pack(e.Spill.Refs[0].Pack), nil
 	}
 	return nil, err
@@ -211,7 +212,7 @@ func (a *affected) chunkLost(ctx context.Context, x *manifest.Extent) (bool, err
 	lost = loc == nil
 	if !lost {
 		_, err := a.chunks.at(ctx, x.ID, loc)
-		if err != nil && !damaged(ctx, err) {
+		if err != nil && !repo.Damaged(ctx, err) {
 			return false, err
 		}
 		lost = err != nil
@@ -223,7 +224,7 @@ func (a *affected) chunkLost(ctx context.Context, x *manifest.Extent) (bool, err
 // elsewhere gives another place of a chunk whose pack is missing; nil if there is
 // none.
 func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Location, error) {
-	if loc, ok, err := a.repo.repo.movedTo(ctx, x.Pack, x.ID); ok || err != nil && !damaged(ctx, err) {
+	if loc, ok, err := a.repo.repo.MovedTo(ctx, x.Pack, x.ID); ok || err != nil && !repo.Damaged(ctx, err) {
 		return &loc, err
 	}
 	if a.index == nil {
@@ -232,7 +233,7 @@ func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Lo
 			ids[i] = a.segments[i].id
 		}
 		var err error
-		if a.index, err = a.repo.repo.syncIndex(ctx, ids); err != nil {
+		if a.index, err = a.repo.repo.SyncIndex(ctx, ids); err != nil {
 			return nil, err
 		}
 	}

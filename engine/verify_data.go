@@ -12,6 +12,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -20,7 +21,7 @@ import (
 // packsAtOnce is how many packs are read at once, each into memory of its own:
 // enough to keep the cores busy while others are on their way.
 func (r *Repository) packsAtOnce() int {
-	if r.repo.local() {
+	if r.repo.Local() {
 		return runtime.GOMAXPROCS(0)
 	}
 	return max(2*runtime.GOMAXPROCS(0), uploads)
@@ -79,7 +80,7 @@ func (v *checkup) readNext(ctx context.Context, p *packFacts, log *readLog, b *p
 		good, err = v.readPack(ctx, p, b)
 		v.meter.Transfer(-1, size)
 		if err != nil {
-			return fmt.Errorf("reading %s: %w", packName(p.id), err)
+			return fmt.Errorf("reading %s: %w", repo.PackName(p.id), err)
 		}
 	}
 	v.meter.AddBytes(size)
@@ -149,7 +150,7 @@ func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (g
 			b.pack = make([]byte, p.size)
 		}
 		b.pack = b.pack[:p.size]
-		err := v.repo.repo.store.ReadAt(ctx, packName(p.id), 0, b.pack)
+		err := v.repo.repo.Store.ReadAt(ctx, repo.PackName(p.id), 0, b.pack)
 		if err == nil {
 			err = v.checkPack(p, b)
 			if err == nil {
@@ -166,10 +167,10 @@ func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (g
 				v.suspect(p, errMissing)
 			}
 			return !p.used, nil
-		case !damaged(ctx, err):
+		case !repo.Damaged(ctx, err):
 			return false, err
 		case !again: // once more: something on the way may have spoiled it
-			v.suspect(p, integrity(err))
+			v.suspect(p, repo.Integrity(err))
 			return false, nil
 		}
 	}
@@ -180,7 +181,7 @@ func (v *checkup) agrees(p *packFacts, b *packBuffers) error {
 	if len(p.segments) == 0 {
 		return nil
 	}
-	x, err := chunk.DecodePack(v.repo.repo.codec, b.pack)
+	x, err := chunk.DecodePack(v.repo.repo.Codec, b.pack)
 	if err == nil && !slices.Equal(v.placesOf(x), p.places) {
 		err = fmt.Errorf("%w: segment %v says something else of it than its own index", snapshot.ErrIntegrity, p.segments[0])
 	}
@@ -193,13 +194,13 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		return fmt.Errorf("%w: its bytes are not those of its name", snapshot.ErrIntegrity)
 	}
 	// What its bytes should be they are. So what follows is what a writer did wrong.
-	x, err := chunk.DecodePack(v.repo.repo.codec, b.pack)
+	x, err := chunk.DecodePack(v.repo.repo.Codec, b.pack)
 	if err != nil {
 		return err
 	}
 	for i := range x.Frames {
 		f := &x.Frames[i]
-		raw, err := v.repo.repo.codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
+		raw, err := v.repo.repo.Codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
 		if err != nil {
 			return fmt.Errorf("%w: at %d: %w", snapshot.ErrIntegrity, f.Offset, err)
 		}
@@ -209,7 +210,7 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		off := uint32(0)
 		for j := range f.Chunks {
 			c := &f.Chunks[j]
-			if v.repo.repo.hasher.Sum(raw[off:off+c.Length]) != c.ID {
+			if v.repo.repo.Hasher.Sum(raw[off:off+c.Length]) != c.ID {
 				return fmt.Errorf("%w: at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, f.Offset, c.ID)
 			}
 			off += c.Length

@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -48,7 +49,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if opts == nil {
 		opts = &VerifyDirOptions{}
 	}
-	m, err := r.repo.open(ctx, ref)
+	m, err := r.repo.ManifestOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("comparing %s with snapshot %v: %w", dir, m.ID, integrity(err))
+		return nil, fmt.Errorf("comparing %s with snapshot %v: %w", dir, m.ID, repo.Integrity(err))
 	}
 	return &DirReport{Snapshot: &s.Snapshot, Files: v.meter.Files.Load(), Bytes: v.meter.Bytes.Load(), Problems: v.problems}, nil
 }
@@ -185,7 +186,7 @@ func (v *dirVerifier) run(ctx context.Context, yield func(*Change) error) error 
 
 func (v *dirVerifier) report(err error) {
 	v.problems = append(v.problems, err)
-	v.repo.repo.log.Warn("verify", "err", err)
+	v.repo.repo.Logger.Warn("verify", "err", err)
 	if v.opts.Progress != nil {
 		v.opts.Progress.Warn(err)
 	}
@@ -418,7 +419,7 @@ func (v *dirVerifier) contents(ctx context.Context, old, new *manifest.Entry, di
 		return err
 	}
 	defer unix.Close(fd)
-	err = holdsContents(ctx, v.repo.repo.hasher, v.snapshot.tree, old, fd, buf)
+	err = holdsContents(ctx, v.repo.repo.Hasher, v.snapshot.tree, old, fd, buf)
 	v.meter.AddBytes(int64(new.Size))
 	return err
 }

@@ -61,10 +61,10 @@ func (v *checkup) openReadLog() (*readLog, error) {
 			scope += s.id.String() + " "
 		}
 	}
-	l := &readLog{cache: v.repo.repo.cache, now: time.Now, bad: map[string]bool{}}
+	l := &readLog{cache: v.repo.repo.Cache, now: time.Now, bad: map[string]bool{}}
 	l.saved = l.now()
 	if v.opts.Resume {
-		if s := cachedLog(v.repo.repo.cache); s != nil {
+		if s := cachedLog(v.repo.repo.Cache); s != nil {
 			if s.Share != v.opts.ReadData || s.Scope != scope {
 				return nil, fmt.Errorf("%w: the run that was stopped was of other snapshots, or of another share of the data", snapshot.ErrInvalid)
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
@@ -64,7 +65,7 @@ func (v *checkup) pack(id chunk.PackID) *packFacts {
 // suspect notes what is wrong with a pack. Which files that hits is found out in
 // the end.
 func (v *checkup) suspect(p *packFacts, err error) {
-	v.repo.repo.log.Warn("verify", "object", packName(p.id), "err", err)
+	v.repo.repo.Logger.Warn("verify", "object", repo.PackName(p.id), "err", err)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(p.problems) < maxProblems {
@@ -106,8 +107,8 @@ func (v *checkup) placesOf(x *chunk.PackIndex) []uint64 {
 
 // listPacks finds out which packs there are.
 func (v *checkup) listPacks(ctx context.Context) error {
-	err := v.repo.repo.store.List(ctx, packsPrefix, func(o remote.Info) error {
-		id, err := parsePackName(o.Name)
+	err := v.repo.repo.Store.List(ctx, packsPrefix, func(o remote.Info) error {
+		id, err := repo.ParsePackName(o.Name)
 		if err != nil {
 			v.note(o.Name, err)
 			return nil
@@ -134,7 +135,7 @@ const segmentsAtOnce = 4
 
 // readSegments reads all index segments: they tell where chunks lie.
 func (v *checkup) readSegments(ctx context.Context) error {
-	ids, err := v.repo.repo.listSegments(ctx)
+	ids, err := v.repo.repo.ListSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,11 +143,11 @@ func (v *checkup) readSegments(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := v.repo.repo.segment(gctx, id)
+			s, err := v.repo.repo.Segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil // compacted since it was listed
 			}
-			if err != nil && damaged(gctx, err) {
+			if err != nil && repo.Damaged(gctx, err) {
 				v.spoiledSegment(id, err)
 				return nil
 			}
@@ -161,8 +162,8 @@ func (v *checkup) readSegments(ctx context.Context) error {
 }
 
 func (v *checkup) spoiledSegment(id index.SegmentID, err error) {
-	name := segmentPrefix + id.String()
-	v.found(Finding{Object: name, Problem: integrity(err)})
+	name := repo.SegmentPrefix + id.String()
+	v.found(Finding{Object: name, Problem: repo.Integrity(err)})
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.badSegments = append(v.badSegments, name)
@@ -192,7 +193,7 @@ func (v *checkup) addSegment(id index.SegmentID, s *index.Segment) {
 // agreeSegments compares what segments say with the packs that there are.
 func (v *checkup) agreeSegments(ctx context.Context) error {
 	for _, s := range v.segments {
-		name := segmentPrefix + s.id.String()
+		name := repo.SegmentPrefix + s.id.String()
 		gone := 0
 		var first chunk.PackID
 		for id, size := range s.sizes {
@@ -215,7 +216,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 		case err != nil:
 			return err
 		case there:
-			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", snapshot.ErrIntegrity, gone, packName(first))})
+			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", snapshot.ErrIntegrity, gone, repo.PackName(first))})
 		}
 	}
 	return nil
@@ -223,7 +224,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 
 // there reports whether an object is still there.
 func (v *checkup) there(ctx context.Context, name string) (bool, error) {
-	_, err := v.repo.repo.store.Stat(ctx, name)
+	_, err := v.repo.repo.Store.Stat(ctx, name)
 	if errors.Is(err, remote.ErrNotExist) {
 		return false, nil
 	}
@@ -234,12 +235,12 @@ func (v *checkup) there(ctx context.Context, name string) (bool, error) {
 func (v *checkup) holds(ctx context.Context, p *packFacts, id *chunk.ID, loc *chunk.Location) (bool, error) {
 	if p.segments == nil && !p.missing() {
 		p.tail.Do(func() {
-			x, err := v.repo.repo.packIndex(ctx, p.id, p.size)
+			x, err := v.repo.repo.PackIndex(ctx, p.id, p.size)
 			switch {
 			case err == nil:
 				p.places = v.placesOf(x)
-			case damaged(ctx, err):
-				v.suspect(p, integrity(err))
+			case repo.Damaged(ctx, err):
+				v.suspect(p, repo.Integrity(err))
 			default:
 				p.tailErr = err
 			}
@@ -268,7 +269,7 @@ func (v *checkup) choosePacks(context.Context) error {
 			v.report.PackBytes += p.size
 		}
 		if p.used && len(p.segments) == 0 && !p.missing() {
-			unlisted = append(unlisted, packName(p.id))
+			unlisted = append(unlisted, repo.PackName(p.id))
 		}
 	}
 	if n := len(unlisted); n > 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/singleflight"
@@ -41,12 +42,12 @@ func (s *storePages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 	page, err := s.at(ctx, ref)
 	if errors.Is(err, remote.ErrNotExist) {
 		var loc chunk.Location
-		if loc, err = s.repo.repo.relocate(ctx, ref.ID, ref.Pack); err == nil {
+		if loc, err = s.repo.repo.Relocate(ctx, ref.ID, ref.Pack); err == nil {
 			page, err = s.alone(ctx, ref.ID, loc)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("tree page: %w", integrity(err))
+		return nil, fmt.Errorf("tree page: %w", repo.Integrity(err))
 	}
 	return page, nil
 }
@@ -54,7 +55,7 @@ func (s *storePages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 func (s *storePages) at(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	stored, err := s.window(ctx, ref)
 	if err == nil && stored != nil {
-		if page, err := s.repo.repo.decodeChunk(ref.ID, ref.Location(), stored); err == nil {
+		if page, err := s.repo.repo.DecodeChunk(ref.ID, ref.Location(), stored); err == nil {
 			return page, nil
 		}
 		// Once more: something on the way may have spoiled it.
@@ -68,16 +69,16 @@ func (s *storePages) at(ctx context.Context, ref manifest.PageRef) ([]byte, erro
 // alone reads one page and nothing else.
 func (s *storePages) alone(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
-	if err := s.repo.repo.store.ReadAt(ctx, packName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+	if err := s.repo.repo.Store.ReadAt(ctx, repo.PackName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 		return nil, err
 	}
-	return s.repo.repo.decodeChunk(id, loc, stored)
+	return s.repo.repo.DecodeChunk(id, loc, stored)
 }
 
 // window gives the stored bytes of a page from the window that it lies in; nil if
 // there is none that holds all of it.
 func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
-	if s.repo.repo.local() || s.size == nil {
+	if s.repo.repo.Local() || s.size == nil {
 		return nil, nil
 	}
 	begin := ref.Frame.Offset / pageWindow * pageWindow
@@ -95,7 +96,7 @@ func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, 
 				return w, nil
 			}
 			b := make([]byte, end-int64(begin))
-			if err := s.repo.repo.store.ReadAt(ctx, packName(ref.Pack), int64(begin), b); err != nil {
+			if err := s.repo.repo.Store.ReadAt(ctx, repo.PackName(ref.Pack), int64(begin), b); err != nil {
 				return nil, err
 			}
 			s.mu.Lock()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -19,23 +20,23 @@ import (
 // readRest reads what no snapshot consists of: the config as the store has it now,
 // leases, access profiles, notes, tombstones and keys. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
-	b, err := v.repo.repo.store.Get(ctx, configName)
+	b, err := v.repo.repo.Store.Get(ctx, repo.ConfigName)
 	switch {
-	case err == nil && !bytes.Equal(b, v.repo.repo.cfg.encode()):
-		v.found(Finding{Object: configName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", snapshot.ErrIntegrity)})
-	case err != nil && damaged(ctx, err):
-		v.found(Finding{Object: configName, Problem: err})
+	case err == nil && !bytes.Equal(b, v.repo.repo.Cfg.Encode()):
+		v.found(Finding{Object: repo.ConfigName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", snapshot.ErrIntegrity)})
+	case err != nil && repo.Damaged(ctx, err):
+		v.found(Finding{Object: repo.ConfigName, Problem: err})
 	case err != nil:
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(headsAtOnce)
+	g.SetLimit(repo.HeadsAtOnce)
 	for _, s := range v.snapshots {
 		if s.copied {
 			g.Go(func() error { return v.readObject(gctx, s.id.KeptName(), checkCopy) })
 		}
 	}
-	err = v.repo.repo.store.List(ctx, "", func(o remote.Info) error {
+	err = v.repo.repo.Store.List(ctx, "", func(o remote.Info) error {
 		check := v.repo.checkOf(o.Name)
 		switch {
 		case check == nil:
@@ -55,14 +56,14 @@ func (v *checkup) readRest(ctx context.Context) error {
 }
 
 func (v *checkup) readObject(ctx context.Context, name string, check func(*Repository, string, []byte) error) error {
-	b, err := v.repo.repo.store.Get(ctx, name)
+	b, err := v.repo.repo.Store.Get(ctx, name)
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil // deleted since it was listed
 	}
 	if err == nil {
 		err = check(v.repo, name, b)
 	}
-	if err != nil && damaged(ctx, err) {
+	if err != nil && repo.Damaged(ctx, err) {
 		v.found(Finding{Object: name, Problem: err})
 		return nil
 	}
@@ -85,22 +86,22 @@ func (r *Repository) checkOf(name string) *objectCheck {
 		if _, _, err := manifest.ParseNoteName(name); err == nil {
 			return &objectCheck{limit: manifest.MaxNote + chunk.MaxOverhead, read: checkNote}
 		}
-	case segmentPrefix:
+	case repo.SegmentPrefix:
 		if _, err := index.ParseSegmentID(rest); err == nil {
 			return &objectCheck{}
 		}
-	case gcPrefix:
-		if n, ok := parseGCName(name); ok {
-			if n.id == "" || n.kind != "" {
-				return &objectCheck{limit: maxTombstone, read: checkEmpty}
+	case repo.GcPrefix:
+		if n, ok := repo.ParseGCName(name); ok {
+			if n.Id == "" || n.Kind != "" {
+				return &objectCheck{limit: repo.MaxTombstone, read: checkEmpty}
 			}
-			return &objectCheck{limit: maxTombstone, read: checkTombstone}
+			return &objectCheck{limit: repo.MaxTombstone, read: checkTombstone}
 		}
 	case leasePrefix:
 		if _, ok := parseLeaseName(name); ok {
 			return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 		}
-	case profilePrefix:
+	case repo.ProfilePrefix:
 		if _, ok := parseProfileName(name); ok {
 			return &objectCheck{limit: maxProfile, read: checkProfile}
 		}
@@ -109,7 +110,7 @@ func (r *Repository) checkOf(name string) *objectCheck {
 			return &objectCheck{limit: crypt.MaxKeyObject, read: checkKey}
 		}
 	}
-	if name == configName {
+	if name == repo.ConfigName {
 		return &objectCheck{}
 	}
 	return nil
@@ -125,7 +126,7 @@ func checkEmpty(_ *Repository, _ string, b []byte) error {
 
 // checkTombstone checks a tombstone.
 func checkTombstone(_ *Repository, _ string, b []byte) error {
-	_, err := decodeTombstone(b)
+	_, err := repo.DecodeTombstone(b)
 	if err != nil {
 		err = fmt.Errorf("%w: %w; no create or gc goes on without it; delete it while no snapctl gc runs", snapshot.ErrIntegrity, err)
 	}
@@ -138,7 +139,7 @@ func checkLease(r *Repository, name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	m, err := manifest.Decode(r.repo.codec, l.Manifest)
+	m, err := manifest.Decode(r.repo.Codec, l.Manifest)
 	if err != nil {
 		return fmt.Errorf("its manifest: %w", err)
 	}
@@ -161,7 +162,7 @@ func checkKey(r *Repository, name string, b []byte) error {
 // checkCopy checks the manifest of a snapshot that is to outlive its class, where it
 // lies for later.
 func checkCopy(r *Repository, name string, b []byte) error {
-	m, err := manifest.Decode(r.repo.codec, b)
+	m, err := manifest.Decode(r.repo.Codec, b)
 	if err == nil && m.ID.KeptName() != name {
 		err = fmt.Errorf("%w: it is the manifest of %v", snapshot.ErrIntegrity, m.ID)
 	}
@@ -175,7 +176,7 @@ func checkCopy(r *Repository, name string, b []byte) error {
 func checkNote(r *Repository, name string, b []byte) error {
 	id, at, err := manifest.ParseNoteName(name)
 	if err == nil {
-		_, err = r.repo.decodeNote(b, id, at)
+		_, err = r.repo.DecodeNote(b, id, at)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
@@ -192,7 +193,7 @@ func checkProfile(r *Repository, name string, b []byte) error {
 	id, _ := parseProfileName(name)
 	p, err := r.decodeProfile(id, b)
 	if err == nil && len(p.bundle) > 0 {
-		_, err = openBundle(r.repo.codec, name, 0, p.bundle)
+		_, err = openBundle(r.repo.Codec, name, 0, p.bundle)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)

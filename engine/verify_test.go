@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -110,11 +111,11 @@ func inMemory(t *testing.T, f inRepository) {
 func alter(t testing.TB, r *Repository, name string, f func([]byte) []byte) {
 	t.Helper()
 	ctx := t.Context()
-	b, err := r.repo.store.Get(ctx, name)
+	b, err := r.repo.Store.Get(ctx, name)
 	must(t, err)
-	must(t, r.repo.store.Delete(ctx, name))
+	must(t, r.repo.Store.Delete(ctx, name))
 	if b = f(slices.Clone(b)); b != nil {
-		must(t, r.repo.store.Put(ctx, name, b))
+		must(t, r.repo.Store.Put(ctx, name, b))
 	}
 }
 
@@ -136,7 +137,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 		write(t, src+"/later", random(77, 900_000))
 		must(t, os.Remove(src+"/d/a"))
 		second := complete(t, r, src, &CreateOptions{Name: "two"})
-		pack := packName(packsOf(t, r, first.ID, chunk.DataPack)[0])
+		pack := repo.PackName(packsOf(t, r, first.ID, chunk.DataPack)[0])
 		alter(t, r, pack, flipAt(20)) // in the frame of d/a and maybe another one
 
 		// The bytes are read by no one: nothing to see.
@@ -171,12 +172,12 @@ func TestVerifyFindsFiles(t *testing.T) {
 		}
 
 		// Gone.
-		must(t, r.repo.store.Delete(t.Context(), pack))
+		must(t, r.repo.Store.Delete(t.Context(), pack))
 		rep = verify(t, r, nil, "two")
 		if len(rep.Findings) != 2 || rep.Findings[1].Object != pack || len(rep.Findings[1].Affected) != 1 || rep.Findings[1].Affected[0].Files != 5 {
 			t.Errorf("%+v", rep.Findings)
 		}
-		if !strings.HasPrefix(rep.Findings[0].Object, segmentPrefix) {
+		if !strings.HasPrefix(rep.Findings[0].Object, repo.SegmentPrefix) {
 			t.Errorf("a segment lists a pack that is missing: %+v", rep.Findings[0])
 		}
 	})
@@ -193,14 +194,14 @@ func TestVerifyPages(t *testing.T) {
 	second := complete(t, r, src, nil)
 	clean(t, r, nil)
 
-	m, err := r.repo.manifest(t.Context(), first.ID)
+	m, err := r.repo.Manifest(t.Context(), first.ID)
 	must(t, err)
 	tree, err := m.Tree(r.repo)
 	must(t, err)
 	var parts []manifest.Part
 	must(t, tree.Parts(t.Context(), func(p manifest.Part) error { parts = append(parts, p); return nil }, nil))
 	leaf := parts[2] // of two and more; the first leaf holds the root
-	name := packName(leaf.Pack)
+	name := repo.PackName(leaf.Pack)
 	alter(t, r, name, flipAt(int(leaf.Frame.Offset+leaf.Frame.Stored/2)))
 	rep := verify(t, r, nil)
 	if len(rep.Findings) != 1 || rep.Findings[0].Object != name || len(rep.Findings[0].Affected) == 0 {
@@ -232,7 +233,7 @@ func TestVerifyExtents(t *testing.T) {
 	}
 	// Its extents lie in a tree pack.
 	for _, pack := range packsOf(t, r, id, chunk.TreePack) {
-		alter(t, r, packName(pack), flipAt(40))
+		alter(t, r, repo.PackName(pack), flipAt(40))
 	}
 	rep = verify(t, r, nil)
 	if len(rep.Findings) != 1 || len(rep.Findings[0].Affected) != 1 || !slices.Equal(rep.Findings[0].Affected[0].Paths, []string{"huge"}) {
@@ -253,10 +254,10 @@ func TestVerifyTable(t *testing.T) {
 			p := newPlace(t)
 			r := p.init()
 			id := complete(t, r, manyFiles(p, "src"), nil).ID
-			m, err := r.repo.manifest(t.Context(), id)
+			m, err := r.repo.Manifest(t.Context(), id)
 			must(t, err)
 			change(m)
-			data, err := m.Encode(r.repo.codec)
+			data, err := m.Encode(r.repo.Codec)
 			must(t, err)
 			alter(t, r, id.ObjectName(), func([]byte) []byte { return data })
 			rep := verify(t, r, nil)
@@ -283,7 +284,7 @@ func TestVerifyHostile(t *testing.T) {
 	e.Size--
 	id := forge(t, r, e)
 	rep := verify(t, r, nil)
-	i := slices.IndexFunc(rep.Findings, func(f Finding) bool { return f.Object == packName(e.Extents[0].Pack) })
+	i := slices.IndexFunc(rep.Findings, func(f Finding) bool { return f.Object == repo.PackName(e.Extents[0].Pack) })
 	if i < 0 || len(rep.Findings[i].Affected) != 1 || rep.Findings[i].Affected[0].ID != id {
 		t.Errorf("%+v", rep.Findings)
 	}
@@ -297,7 +298,7 @@ func TestVerifyRace(t *testing.T) {
 	r := w.open()
 	write(t, w.path("src", "dir", "more"), random(99, 200_000))
 	second := complete(t, r, w.path("src"), nil)
-	segments, err := r.repo.listSegments(t.Context())
+	segments, err := r.repo.ListSegments(t.Context())
 	must(t, err)
 	var calls atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
@@ -305,13 +306,13 @@ func TestVerifyRace(t *testing.T) {
 			calls.Add(1)
 			// The snapshot goes, and a collector takes what only it held.
 			ctx := context.Background()
-			only := packsOf(t, &Repository{repo: &Repo{store: w.mem, codec: r.repo.codec, ahead: nil, log: r.repo.log}}, second.ID, chunk.DataPack)
+			only := packsOf(t, &Repository{repo: &repo.Repo{Store: w.mem, Codec: r.repo.Codec, Ahead: nil, Logger: r.repo.Logger}}, second.ID, chunk.DataPack)
 			must(t, w.mem.Delete(ctx, second.ID.ObjectName()))
 			for _, id := range segments {
-				b, err := w.mem.Get(ctx, segmentPrefix+id.String())
+				b, err := w.mem.Get(ctx, repo.SegmentPrefix+id.String())
 				must(t, err)
 				if strings.Contains(string(b), string(only[len(only)-1][:])) {
-					must(t, w.mem.Delete(ctx, segmentPrefix+id.String()))
+					must(t, w.mem.Delete(ctx, repo.SegmentPrefix+id.String()))
 				}
 			}
 		}
@@ -337,13 +338,13 @@ func TestVerifyResume(t *testing.T) {
 	}
 	var packs []chunk.PackID
 	must(t, w.mem.List(t.Context(), packsPrefix, func(o remote.Info) error {
-		id, err := parsePackName(o.Name)
+		id, err := repo.ParsePackName(o.Name)
 		packs = append(packs, id)
 		return err
 	}))
-	alter(t, r, packName(packs[1]), flipAt(30))
+	alter(t, r, repo.PackName(packs[1]), flipAt(30))
 	all := len(packs)
-	last := packName(packs[all-1])
+	last := repo.PackName(packs[all-1])
 	// Trees are read first: the run is stopped while packs are read only if that one is
 	// none of a tree.
 	if packsKind(t, w.mem, packs[all-1]) == chunk.TreePack {
@@ -352,7 +353,7 @@ func TestVerifyResume(t *testing.T) {
 	var reads atomic.Int64
 	// The first pack may still be read when the last one is asked for, and then there is
 	// nothing to go on from.
-	for tries := 0; r.repo.cache.Read(readLogKind, readLogName) == nil; tries++ {
+	for tries := 0; r.repo.Cache.Read(readLogKind, readLogName) == nil; tries++ {
 		if tries == 100 {
 			t.Fatal("no run that was stopped has noted what it read")
 		}
@@ -369,7 +370,7 @@ func TestVerifyResume(t *testing.T) {
 		cancel()
 	}
 	w.fail(func(op remote.Op, name string) remote.Fault {
-		if name == packName(packs[1]) {
+		if name == repo.PackName(packs[1]) {
 			reads.Add(1)
 		}
 		return remote.Fault{}
@@ -381,7 +382,7 @@ func TestVerifyResume(t *testing.T) {
 	if rep.Skipped == 0 || rep.Read == 0 || rep.Skipped+rep.Read != all || rep.SkippedSince.IsZero() {
 		t.Errorf("%+v", rep)
 	}
-	if reads.Load() == 0 || rep.Damaged() != 1 || rep.Findings[0].Object != packName(packs[1]) {
+	if reads.Load() == 0 || rep.Damaged() != 1 || rep.Findings[0].Object != repo.PackName(packs[1]) {
 		t.Errorf("the damaged pack was read %d times: %+v", reads.Load(), rep.Findings)
 	}
 	// That one is over.
@@ -393,7 +394,7 @@ func TestVerifyResume(t *testing.T) {
 func packsKind(t testing.TB, s remote.Store, id chunk.PackID) chunk.PackKind {
 	t.Helper()
 	b := make([]byte, 16)
-	must(t, s.ReadAt(t.Context(), packName(id), 0, b))
+	must(t, s.ReadAt(t.Context(), repo.PackName(id), 0, b))
 	return chunk.PackKind(b[9])
 }
 
@@ -445,7 +446,7 @@ func TestVerifyForeign(t *testing.T) {
 	must(t, y.remove(r, manifest.ID(uuid.MustParse(id))))
 	y.pass(yardGrace + time.Second)
 	y.collectAll(r)
-	if left := y.objects(""); !slices.Equal(left, slices.Sorted(slices.Values(append(names, configName)))) {
+	if left := y.objects(""); !slices.Equal(left, slices.Sorted(slices.Values(append(names, repo.ConfigName)))) {
 		t.Errorf("left: %q", left)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -98,7 +99,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 		return nil
 	})
 	workers := runtime.GOMAXPROCS(0)
-	if !v.repo.repo.local() {
+	if !v.repo.repo.Local() {
 		workers = max(workers, uploads) // they mostly wait
 	}
 	for range workers {
@@ -124,7 +125,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 
 // openTree reads a manifest; nil if that cannot be done.
 func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, error) {
-	m, err := v.repo.repo.manifest(ctx, s.id)
+	m, err := v.repo.repo.Manifest(ctx, s.id)
 	var tree *manifest.Tree
 	if err == nil {
 		s.name, s.dir, s.parent, s.created = m.Name, m.Dir, m.Parent, m.Created
@@ -136,17 +137,17 @@ func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, 
 	case errors.Is(err, snapshot.ErrNotFound): // removed since it was listed
 		s.id = manifest.ID{}
 		return nil, nil
-	case !damaged(ctx, err):
+	case !repo.Damaged(ctx, err):
 		return nil, err
 	}
 	s.whole = true
-	if head := v.repo.repo.cachedHead(s.id); head != nil { // for people, who know it by that
+	if head := v.repo.repo.CachedHead(s.id); head != nil { // for people, who know it by that
 		if _, err := v.annotate(ctx, head); err != nil {
 			return nil, err
 		}
 		s.name, s.dir = head.Name, head.Dir
 	}
-	v.found(Finding{Object: s.object, Problem: integrity(err), Affected: []Affected{{ID: s.id, Name: s.name, Dir: s.dir, Whole: true}}})
+	v.found(Finding{Object: s.object, Problem: repo.Integrity(err), Affected: []Affected{{ID: s.id, Name: s.name, Dir: s.dir, Whole: true}}})
 	return nil, nil
 }
 
@@ -180,7 +181,7 @@ func (v *checkup) listLeaves(ctx context.Context, t *openTree, jobs chan<- leafJ
 	}
 	v.report.Entries += int64(t.m.Entries)
 	return t.tree.Parts(ctx, yield, func(p manifest.Part, err error) error {
-		if !damaged(ctx, err) {
+		if !repo.Damaged(ctx, err) {
 			return err
 		}
 		t.lost = true
@@ -212,7 +213,7 @@ func (v *checkup) checkPage(ctx context.Context, ref manifest.PageRef) error {
 func (v *checkup) readLeaf(ctx context.Context, job *leafJob) error {
 	leaf, err := job.tree.ReadLeaf(ctx, &job.part)
 	if err != nil {
-		if !damaged(ctx, err) {
+		if !repo.Damaged(ctx, err) {
 			return err
 		}
 		job.facts.bad = true
@@ -233,7 +234,7 @@ func (v *checkup) readLeaf(ctx context.Context, job *leafJob) error {
 		if err == nil {
 			continue
 		}
-		if e.Spill == nil || !damaged(ctx, err) {
+		if e.Spill == nil || !repo.Damaged(ctx, err) {
 			return err
 		}
 		// A page of extents: the other entries are read.
@@ -290,14 +291,14 @@ func (v *checkup) compareTable(t *openTree) {
 		facts.used = true
 		t.packs = append(t.packs, facts)
 		if n := use[facts]; n != p.Bytes && !bad {
-			wrong = append(wrong, fmt.Errorf("of %s its tree uses %d bytes, and its table says %d", packName(p.ID), n, p.Bytes))
+			wrong = append(wrong, fmt.Errorf("of %s its tree uses %d bytes, and its table says %d", repo.PackName(p.ID), n, p.Bytes))
 		}
 		delete(use, facts)
 	}
 	for _, facts := range slices.SortedFunc(maps.Keys(use), func(a, b *packFacts) int { return comparePacks(a.id, b.id) }) {
 		facts.used = true
 		t.packs = append(t.packs, facts)
-		wrong = append(wrong, fmt.Errorf("its tree refers to %s, which is not in its table", packName(facts.id)))
+		wrong = append(wrong, fmt.Errorf("its tree refers to %s, which is not in its table", repo.PackName(facts.id)))
 	}
 	if !bad && (files != t.m.Files || bytes != t.m.Bytes) {
 		wrong = append(wrong, fmt.Errorf("its tree has %d files of %d bytes, and it says %d of %d", files, bytes, t.m.Files, t.m.Bytes))

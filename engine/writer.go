@@ -44,14 +44,14 @@ func (w *writer) begin(ctx context.Context) (*errgroup.Group, context.Context) {
 	w.cancel = cancel
 	g, gctx := errgroup.WithContext(runCtx)
 	puts := uploads
-	if w.repo.repo.local() {
+	if w.repo.repo.Local() {
 		puts = localPuts
 	}
-	w.up = newUploader(w.repo.repo.store, g, puts)
+	w.up = newUploader(w.repo.repo.Store, g, puts)
 	w.up.busy = w.meter.Transfer
 	w.up.onPut = w.landed
 	w.up.onLand = w.commit.flushSome
-	w.commit.up, w.commit.last, w.commit.guard = w.up, w.repo.repo.uptime(), w.guard
+	w.commit.up, w.commit.last, w.commit.guard = w.up, w.repo.repo.Uptime(), w.guard
 	w.guard.start(ctx)
 	w.commit.start(gctx)
 	return g, gctx
@@ -79,8 +79,8 @@ func (w *writer) wait(ctx context.Context, g *errgroup.Group) error {
 // which reads its parent's tree.
 func (w *writer) landed(pack index.Pack, data []byte) {
 	w.guard.vouch(pack.ID, pack.Size)
-	if pack.Index.Kind == chunk.TreePack && !w.repo.repo.local() {
-		w.repo.repo.keepTree(pack.ID, data)
+	if pack.Index.Kind == chunk.TreePack && !w.repo.repo.Local() {
+		w.repo.repo.KeepTree(pack.ID, data)
 	}
 }
 
@@ -88,7 +88,7 @@ func (w *writer) landed(pack index.Pack, data []byte) {
 // has.
 func (w *writer) newSink(known func(chunk.ID) (manifest.PageRef, bool)) *treeSink {
 	return &treeSink{
-		codec: w.repo.repo.codec, hasher: w.repo.repo.hasher, up: w.up,
+		codec: w.repo.repo.Codec, hasher: w.repo.repo.Hasher, up: w.up,
 		lookup: known, pages: map[chunk.ID]manifest.PageRef{},
 	}
 }
@@ -106,7 +106,7 @@ func (w *writer) indexedPage(id chunk.ID) (manifest.PageRef, bool) {
 // publish commits: the index segment and the manifest, when all packs are there. beside,
 // if not nil, is called side by side.
 func (w *writer) publish(ctx context.Context, m *manifest.Manifest, beside func()) error {
-	data, err := m.Encode(w.repo.repo.codec)
+	data, err := m.Encode(w.repo.repo.Codec)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (w *writer) publish(ctx context.Context, m *manifest.Manifest, beside func(
 			w.tell(fmt.Errorf("%w; the next snapshot may store again what this one stored", err))
 		}
 	})
-	err = w.repo.repo.store.Put(ctx, m.ID.ObjectName(), data)
+	err = w.repo.repo.Store.Put(ctx, m.ID.ObjectName(), data)
 	others.Wait()
 	if err != nil && w.shared {
 		// What is there now may be another run's. If it is not, it came through.
@@ -144,7 +144,7 @@ func (w *writer) publish(ctx context.Context, m *manifest.Manifest, beside func(
 		}
 		return w.unpublished(ctx, err)
 	}
-	w.repo.repo.cacheHead(m.ID, data)
+	w.repo.repo.CacheHead(m.ID, data)
 	return nil
 }
 
@@ -160,9 +160,9 @@ func (w *writer) unpublished(ctx context.Context, err error) error {
 // isOurs reports whether the manifest that is there has these bytes. Another run may
 // have put the same: it found the packs of this one in the index.
 func (w *writer) isOurs(ctx context.Context, id manifest.ID, data []byte) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.repo.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.repo.repo.Patience.Rescue)
 	defer cancel()
-	there, err := w.repo.repo.store.Get(ctx, id.ObjectName())
+	there, err := w.repo.repo.Store.Get(ctx, id.ObjectName())
 	if errors.Is(err, remote.ErrNotExist) {
 		err = nil
 	}
@@ -177,11 +177,11 @@ func (w *writer) withdraw(ctx context.Context, id manifest.ID, data []byte) erro
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.repo.repo.patience.rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.repo.repo.Patience.Rescue)
 	defer cancel()
-	err := w.repo.repo.store.Delete(ctx, id.ObjectName())
+	err := w.repo.repo.Store.Delete(ctx, id.ObjectName())
 	if err != nil {
-		w.repo.repo.log.Info("withdrawing a manifest", "id", id, "err", err)
+		w.repo.repo.Logger.Info("withdrawing a manifest", "id", id, "err", err)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -24,25 +24,25 @@ const clockTolerance = 5 * time.Second
 // heardClock is what was heard of the store's clock.
 type heardClock struct {
 	mu    sync.Mutex
-	heard bool
+	Heard bool
 	at    time.Time     // what it said,
 	when  time.Duration // and when, by Repository.uptime
 	told  bool          // of a machine's clock that is off
 }
 
-// time is what time it is: see above.
-func (r *Repo) time() time.Time { return r.now().Add(-r.skew()) }
+// Time is what time it is: see above.
+func (r *Repo) Time() time.Time { return r.Now().Add(-r.Skew()) }
 
-// skew is how far this machine's clock is ahead of the store's, negative if it is behind;
+// Skew is how far this machine's clock is ahead of the store's, negative if it is behind;
 // 0 if that is not known, or little.
-func (r *Repo) skew() time.Duration {
-	c := &r.clock
+func (r *Repo) Skew() time.Duration {
+	c := &r.Clock
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.heard {
+	if !c.Heard {
 		return 0
 	}
-	ahead := r.now().Sub(c.at.Add(r.uptime() - c.when))
+	ahead := r.Now().Sub(c.at.Add(r.Uptime() - c.when))
 	if ahead.Abs() <= clockTolerance {
 		return 0
 	}
@@ -51,50 +51,50 @@ func (r *Repo) skew() time.Duration {
 
 // expired reports whether a snapshot's time to live has passed, by the store's clock.
 func (r *Repo) expired(ctx context.Context, s *snapshot.Snapshot) bool {
-	if !s.Expired(r.time()) {
+	if !s.Expired(r.Time()) {
 		return false
 	}
 	// This machine's clock may be ahead of that of a folder, which was not asked yet.
-	r.clock.mu.Lock()
-	heard := r.clock.heard
-	r.clock.mu.Unlock()
+	r.Clock.mu.Lock()
+	heard := r.Clock.Heard
+	r.Clock.mu.Unlock()
 	if !heard {
-		r.askTime(ctx)
+		r.AskTime(ctx)
 	}
-	return s.Expired(r.time())
+	return s.Expired(r.Time())
 }
 
-// askTime asks the store for the time, which takes no request. In a folder it makes a
+// AskTime asks the store for the time, which takes no request. In a folder it makes a
 // temporary file, so what only reads does that when it matters: see expired.
-func (r *Repo) askTime(ctx context.Context) {
+func (r *Repo) AskTime(ctx context.Context) {
 	for range 3 {
-		began := r.uptime()
+		began := r.Uptime()
 		at, err := r.readTime(ctx)
 		if err != nil {
 			if !errors.Is(err, errors.ErrUnsupported) {
-				r.log.Info("asking the store for the time", "err", err)
+				r.Logger.Info("asking the store for the time", "err", err)
 			}
 			return
 		}
-		if r.hearTime(at, began) {
+		if r.HearTime(at, began) {
 			return
 		}
 	}
 }
 
-// hearTime takes note of what the store said of the time since then, by uptime. It
+// HearTime takes note of what the store said of the time since then, by uptime. It
 // reports whether that is recent enough to go by.
-func (r *Repo) hearTime(at time.Time, since time.Duration) bool {
-	c := &r.clock
+func (r *Repo) HearTime(at time.Time, since time.Duration) bool {
+	c := &r.Clock
 	c.mu.Lock()
-	now := r.uptime()
+	now := r.Uptime()
 	if now-since > clockTolerance/2 { // this process was stopped, or the store is slow
 		c.mu.Unlock()
 		return false
 	}
-	c.heard, c.at, c.when = true, at, now
+	c.Heard, c.at, c.when = true, at, now
 	c.mu.Unlock()
-	if ahead := r.skew(); ahead != 0 {
+	if ahead := r.Skew(); ahead != 0 {
 		r.tellAhead(ahead)
 	}
 	return true
@@ -102,22 +102,22 @@ func (r *Repo) hearTime(at time.Time, since time.Duration) bool {
 
 // tellAhead tells once that this machine's clock is off.
 func (r *Repo) tellAhead(ahead time.Duration) {
-	r.clock.mu.Lock()
-	told := r.clock.told
-	r.clock.told = true
-	r.clock.mu.Unlock()
+	r.Clock.mu.Lock()
+	told := r.Clock.told
+	r.Clock.told = true
+	r.Clock.mu.Unlock()
 	if told {
 		return
 	}
-	r.log.Warn("this machine's clock is not the store's, which counts", "ahead", ahead)
+	r.Logger.Warn("this machine's clock is not the store's, which counts", "ahead", ahead)
 	if r.onClock != nil {
 		r.onClock(ahead)
 	}
 }
 
 func (r *Repo) readTime(ctx context.Context) (time.Time, error) {
-	if r.storeTime != nil {
-		return r.storeTime(ctx)
+	if r.StoreTime != nil {
+		return r.StoreTime(ctx)
 	}
-	return remote.Time(ctx, r.store)
+	return remote.Time(ctx, r.Store)
 }

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// integrity makes errors about damaged objects ErrIntegrity.
-func integrity(err error) error {
+// Integrity makes errors about damaged objects ErrIntegrity.
+func Integrity(err error) error {
 	if err == nil || errors.Is(err, snapshot.ErrIntegrity) {
 		return err
 	}
@@ -24,8 +24,8 @@ func integrity(err error) error {
 	return err
 }
 
-// damaged tells whether an error is of damage, and not of a store that does not
+// Damaged tells whether an error is of damage, and not of a store that does not
 // answer, or of a context that has ended.
-func damaged(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (errors.Is(integrity(err), snapshot.ErrIntegrity) || errors.Is(err, remote.ErrNotExist))
+func Damaged(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && (errors.Is(Integrity(err), snapshot.ErrIntegrity) || errors.Is(err, remote.ErrNotExist))
 }

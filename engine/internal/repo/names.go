@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"fmt"
@@ -7,18 +7,18 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 )
 
-// packName is the name of the object that is a pack.
-func packName(id chunk.PackID) string {
+// PackName is the name of the object that is a pack.
+func PackName(id chunk.PackID) string {
 	s := id.String()
 	return "packs/" + s[:2] + "/" + s
 }
 
-const profilePrefix = "hot/"
+const ProfilePrefix = "hot/"
 
-// parsePackName is the inverse of packName.
-func parsePackName(name string) (chunk.PackID, error) {
+// ParsePackName is the inverse of PackName.
+func ParsePackName(name string) (chunk.PackID, error) {
 	id, err := chunk.ParsePackID(name[strings.LastIndexByte(name, '/')+1:])
-	if err != nil || packName(id) != name {
+	if err != nil || PackName(id) != name {
 		return id, fmt.Errorf("%q is not the name of a pack", name)
 	}
 	return id, nil

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// segmentPrefix is where index segments lie.
-const segmentPrefix = "index/"
+// SegmentPrefix is where index segments lie.
+const SegmentPrefix = "index/"
 
 // repoIndex is the local index of a repository, opened when it is first needed:
 // a create that finds nothing new never does.
@@ -36,19 +36,19 @@ func (x *repoIndex) close() error {
 	return err
 }
 
-// openIndex opens the index as this machine has it.
-func (r *Repo) openIndex() (*index.Index, error) {
+// OpenIndex opens the index as this machine has it.
+func (r *Repo) OpenIndex() (*index.Index, error) {
 	r.index.mu.Lock()
 	defer r.index.mu.Unlock()
 	if r.index.ix != nil {
 		return r.index.ix, nil
 	}
-	opts := &index.Options{Log: func(msg string) { r.log.Info("index: " + msg) }}
-	ix, err := index.Open(r.cache.IndexDir(), [16]byte(r.cfg.ID), r.codec, opts)
+	opts := &index.Options{Log: func(msg string) { r.Logger.Info("index: " + msg) }}
+	ix, err := index.Open(r.Cache.IndexDir(), [16]byte(r.Cfg.ID), r.Codec, opts)
 	if err != nil {
 		// A cache is no reason to fail: without a folder it is kept in memory.
-		r.log.Warn("no folder for the index", "err", err)
-		ix, err = index.Open("", [16]byte(r.cfg.ID), r.codec, opts)
+		r.Logger.Warn("no folder for the index", "err", err)
+		ix, err = index.Open("", [16]byte(r.Cfg.ID), r.Codec, opts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
@@ -57,14 +57,14 @@ func (r *Repo) openIndex() (*index.Index, error) {
 	return ix, nil
 }
 
-// listSegments lists the repository's index segments.
-func (r *Repo) listSegments(ctx context.Context) ([]index.SegmentID, error) {
+// ListSegments lists the repository's index segments.
+func (r *Repo) ListSegments(ctx context.Context) ([]index.SegmentID, error) {
 	var all []index.SegmentID
-	err := r.store.List(ctx, segmentPrefix, func(o remote.Info) error {
-		if id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, segmentPrefix)); err == nil {
+	err := r.Store.List(ctx, SegmentPrefix, func(o remote.Info) error {
+		if id, err := index.ParseSegmentID(strings.TrimPrefix(o.Name, SegmentPrefix)); err == nil {
 			all = append(all, id)
 		} else {
-			r.log.Warn("not an index segment", "object", o.Name)
+			r.Logger.Warn("not an index segment", "object", o.Name)
 		}
 		return nil
 	})
@@ -74,17 +74,17 @@ func (r *Repo) listSegments(ctx context.Context) ([]index.SegmentID, error) {
 	return all, nil
 }
 
-// syncIndex opens the index and brings it in line with the repository.
-func (r *Repo) syncIndex(ctx context.Context, have []index.SegmentID) (*index.Index, error) {
-	ix, err := r.openIndex()
+// SyncIndex opens the index and brings it in line with the repository.
+func (r *Repo) SyncIndex(ctx context.Context, have []index.SegmentID) (*index.Index, error) {
+	ix, err := r.OpenIndex()
 	if err != nil {
 		return nil, err
 	}
 	err = ix.Sync(ctx, have, func(ctx context.Context, id index.SegmentID) ([]byte, error) {
-		if b := cachedSegment(r.cache, id); b != nil && index.SumSegment(b) == id {
+		if b := cachedSegment(r.Cache, id); b != nil && index.SumSegment(b) == id {
 			return b, nil
 		}
-		b, err := r.store.Get(ctx, segmentPrefix+id.String())
+		b, err := r.Store.Get(ctx, SegmentPrefix+id.String())
 		if errors.Is(err, remote.ErrNotExist) {
 			err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 		}
@@ -92,47 +92,47 @@ func (r *Repo) syncIndex(ctx context.Context, have []index.SegmentID) (*index.In
 	})
 	if errors.Is(err, index.ErrBadSegment) {
 		// What the damaged segment lists is stored again: nothing is lost.
-		r.log.Warn("index segment left out", "err", err)
+		r.Logger.Warn("index segment left out", "err", err)
 		err = nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading index segments: %w", err)
 	}
 	for _, id := range have {
-		r.cache.Remove("segments", id.String())
+		r.Cache.Remove("segments", id.String())
 	}
 	return ix, nil
 }
 
-// putSegment makes packs known to other machines and later runs.
-func (r *Repo) putSegment(ctx context.Context, s *index.Segment) (index.SegmentID, error) {
-	data, err := s.Encode(r.codec)
+// PutSegment makes packs known to other machines and later runs.
+func (r *Repo) PutSegment(ctx context.Context, s *index.Segment) (index.SegmentID, error) {
+	data, err := s.Encode(r.Codec)
 	if err != nil {
 		return index.SegmentID{}, err
 	}
 	id := index.SumSegment(data)
-	if err := r.store.Put(ctx, segmentPrefix+id.String(), data); err != nil {
+	if err := r.Store.Put(ctx, SegmentPrefix+id.String(), data); err != nil {
 		return id, fmt.Errorf("writing an index segment: %w", err)
 	}
 	// So that this machine's next run need not fetch it.
-	if err := writeSegment(r.cache, id, data); err != nil {
-		r.log.Info("caching an index segment", "err", err)
+	if err := writeSegment(r.Cache, id, data); err != nil {
+		r.Logger.Info("caching an index segment", "err", err)
 	}
 	return id, nil
 }
 
-// relocate finds a chunk whose pack has gone: it was repacked.
-func (r *Repo) relocate(ctx context.Context, id chunk.ID, gone chunk.PackID) (chunk.Location, error) {
-	loc, ok, err := r.movedTo(ctx, gone, id)
+// Relocate finds a chunk whose pack has gone: it was repacked.
+func (r *Repo) Relocate(ctx context.Context, id chunk.ID, gone chunk.PackID) (chunk.Location, error) {
+	loc, ok, err := r.MovedTo(ctx, gone, id)
 	if ok || err != nil {
 		return loc, err
 	}
 	// A tool that mended the repository may have left it elsewhere.
-	have, err := r.listSegments(ctx)
+	have, err := r.ListSegments(ctx)
 	if err != nil {
 		return chunk.Location{}, err
 	}
-	ix, err := r.syncIndex(ctx, have)
+	ix, err := r.SyncIndex(ctx, have)
 	if err != nil {
 		return chunk.Location{}, err
 	}
@@ -148,12 +148,12 @@ func (r *Repo) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	page, err := r.pageAt(ctx, ref.ID, ref.Location())
 	if errors.Is(err, remote.ErrNotExist) {
 		var loc chunk.Location
-		if loc, err = r.relocate(ctx, ref.ID, ref.Pack); err == nil {
+		if loc, err = r.Relocate(ctx, ref.ID, ref.Pack); err == nil {
 			page, err = r.pageAt(ctx, ref.ID, loc)
 		}
 	}
-	if err = integrity(err); errors.Is(err, snapshot.ErrIntegrity) {
-		err = &damagedPack{ref.Pack, err}
+	if err = Integrity(err); errors.Is(err, snapshot.ErrIntegrity) {
+		err = &DamagedPack{ref.Pack, err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tree page: %w", err)
@@ -161,44 +161,44 @@ func (r *Repo) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	return page, nil
 }
 
-// damagedPack is an error that tells which pack is not to be relied on.
-type damagedPack struct {
-	pack chunk.PackID
+// DamagedPack is an error that tells which pack is not to be relied on.
+type DamagedPack struct {
+	Pack chunk.PackID
 	err  error
 }
 
-func (d *damagedPack) Error() string { return d.err.Error() }
-func (d *damagedPack) Unwrap() error { return d.err }
+func (d *DamagedPack) Error() string { return d.err.Error() }
+func (d *DamagedPack) Unwrap() error { return d.err }
 
 // pageAt gives a page from there. What is wrong in the disk cache is fetched once
 // more.
 func (r *Repo) pageAt(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
-	name, offset := packName(loc.Pack), int64(loc.Frame.Offset)
+	name, offset := PackName(loc.Pack), int64(loc.Frame.Offset)
 	disk := r.treeStore()
 	if disk == nil {
-		if err := r.store.ReadAt(ctx, name, offset, stored); err != nil {
+		if err := r.Store.ReadAt(ctx, name, offset, stored); err != nil {
 			return nil, err
 		}
-		return r.decodeChunk(id, loc, stored)
+		return r.DecodeChunk(id, loc, stored)
 	}
 	for again := true; ; again = false {
 		if err := disk.ReadAt(ctx, name, offset, stored); err != nil {
 			return nil, err
 		}
-		page, err := r.decodeChunk(id, loc, stored)
+		page, err := r.DecodeChunk(id, loc, stored)
 		if err == nil || !again {
 			return page, err
 		}
-		r.log.Info("damaged tree page, fetching again", "err", err)
+		r.Logger.Info("damaged tree page, fetching again", "err", err)
 		disk.Invalidate(name, offset, int64(len(stored)))
 	}
 }
 
-// decodeChunk decodes a frame and gives the chunk in it, checked. The result may
+// DecodeChunk decodes a frame and gives the chunk in it, checked. The result may
 // alias stored.
-func (r *Repo) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]byte, error) {
-	raw, err := r.codec.Decode(nil, stored, int(loc.Frame.Raw))
+func (r *Repo) DecodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]byte, error) {
+	raw, err := r.Codec.Decode(nil, stored, int(loc.Frame.Raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
 	}
@@ -206,20 +206,20 @@ func (r *Repo) decodeChunk(id chunk.ID, loc chunk.Location, stored []byte) ([]by
 		return nil, fmt.Errorf("%w: chunk %v lies outside of its frame", snapshot.ErrIntegrity, id)
 	}
 	data := raw[loc.Offset : loc.Offset+loc.Length]
-	if r.hasher.Sum(data) != id {
+	if r.Hasher.Sum(data) != id {
 		return nil, fmt.Errorf("%w: pack %v at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, id)
 	}
 	return data, nil
 }
 
-// segment reads an index segment from the store.
-func (r *Repo) segment(ctx context.Context, id index.SegmentID) (*index.Segment, error) {
-	data, err := r.store.Get(ctx, segmentPrefix+id.String())
+// Segment reads an index segment from the store.
+func (r *Repo) Segment(ctx context.Context, id index.SegmentID) (*index.Segment, error) {
+	data, err := r.Store.Get(ctx, SegmentPrefix+id.String())
 	if err != nil {
 		return nil, err
 	}
 	if index.SumSegment(data) != id {
 		return nil, fmt.Errorf("%w: its bytes are of another name", index.ErrBadSegment)
 	}
-	return index.DecodeSegment(r.codec, data)
+	return index.DecodeSegment(r.Codec, data)
 }

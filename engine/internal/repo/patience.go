@@ -1,25 +1,25 @@
-package engine
+package repo
 
 import "time"
 
-// patience is how long a repository goes on with what is good to have done and need not
+// Patience is how long a repository goes on with what is good to have done and need not
 // be, while somebody waits: on a machine that was paused meanwhile it is not done.
-type patience struct {
+type Patience struct {
 	// rescue is for what an interrupted operation writes down of what it did, or undoes.
-	rescue time.Duration
+	Rescue time.Duration
 	// goodbye is for a lease to be deleted when a mount ends. What is left counts no
 	// longer than leaseHold.
-	goodbye time.Duration
+	Goodbye time.Duration
 	// profile is for the end of a mount to save its access profile.
-	profile time.Duration
+	Profile time.Duration
 	// hot is how long after the mount a reader waits for bundles: two round trips and
 	// some megabytes.
-	hot time.Duration
+	Hot time.Duration
 	// ahead is how long a passphrase may be waited for before what was asked of the
 	// repository meanwhile is asked again.
-	ahead time.Duration
+	Ahead time.Duration
 }
 
-func usualPatience() patience {
-	return patience{rescue: 700 * time.Millisecond, goodbye: 3 * time.Second, profile: 3 * time.Second, hot: time.Second, ahead: 5 * time.Second}
+func UsualPatience() Patience {
+	return Patience{Rescue: 700 * time.Millisecond, Goodbye: 3 * time.Second, Profile: 3 * time.Second, Hot: time.Second, Ahead: 5 * time.Second}
 }

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"encoding/json"
@@ -29,33 +29,33 @@ func usedName(url string) string {
 	return fmt.Sprintf("%x", sum[:16])
 }
 
-// noteUse remembers this repository.
-func (r *Repo) noteUse() {
-	if r.state == "" || r.url == "" {
+// NoteUse remembers this repository.
+func (r *Repo) NoteUse() {
+	if r.State == "" || r.Address == "" {
 		return
 	}
-	b, err := json.Marshal(usedRepository{usedVersion, r.url, r.cfg.ID, []byte(r.dir), []byte(r.CacheDir())})
+	b, err := json.Marshal(usedRepository{usedVersion, r.Address, r.Cfg.ID, []byte(r.Dir), []byte(r.CacheDir())})
 	if err != nil {
-		r.log.Info("remembering the repository", "err", err)
+		r.Logger.Info("remembering the repository", "err", err)
 		return
 	}
-	state := local.Dir{Root: r.state}
-	if name := usedName(r.url); string(state.Read(local.Used, name)) != string(b) {
+	state := local.Dir{Root: r.State}
+	if name := usedName(r.Address); string(state.Read(local.Used, name)) != string(b) {
 		if err := state.Write(local.Used, name, b); err != nil {
-			r.log.Info("remembering the repository", "err", err)
+			r.Logger.Info("remembering the repository", "err", err)
 		}
 	}
 }
 
-// usedHere gives what a state folder knows of the repository at a URL; nil for nothing.
-func usedHere(stateDir, url string) *usedRepository {
+// UsedHere gives what a state folder knows of the repository at a URL; nil for nothing.
+func UsedHere(stateDir, url string) *usedRepository {
 	if stateDir == "" || url == "" {
 		return nil
 	}
 	return readUsed(local.Dir{Root: stateDir}.Read(local.Used, usedName(url)))
 }
 
-func usedRepositories(stateDir string) (all []*usedRepository) {
+func UsedRepositories(stateDir string) (all []*usedRepository) {
 	if stateDir == "" {
 		return nil
 	}

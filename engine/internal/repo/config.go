@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// configName is the object that makes a place a repository. It is written once.
-const configName = "config"
+// ConfigName is the object that makes a place a repository. It is written once.
+const ConfigName = "config"
 
 // formatVersion is the version of all formats of a repository together.
 const formatVersion = 1
@@ -36,9 +36,9 @@ const (
 // defaultCompression is the zstd level of new repositories.
 const defaultCompression = 1
 
-// config is the config object: indented JSON, ending in a newline. The checksum
+// Config is the config object: indented JSON, ending in a newline. The checksum
 // is the BLAKE3-256 of the same JSON with an empty checksum.
-type config struct {
+type Config struct {
 	Version     int               `json:"version"`
 	ID          uuid.UUID         `json:"id"`
 	CreatedAt   time.Time         `json:"createdAt"`
@@ -54,8 +54,8 @@ type compressionConfig struct {
 	Level     int    `json:"level"`
 }
 
-func newConfig(o *snapshot.InitOptions) (*config, error) {
-	c := &config{
+func NewConfig(o *snapshot.InitOptions) (*Config, error) {
+	c := &Config{
 		Version: formatVersion, ID: uuid.New(),
 		Chunker:     chunk.DefaultCDCParams,
 		Compression: compressionConfig{"zstd", defaultCompression},
@@ -73,7 +73,7 @@ func newConfig(o *snapshot.InitOptions) (*config, error) {
 	return c, c.check()
 }
 
-func (c *config) check() error {
+func (c *Config) check() error {
 	switch {
 	case c.Version != formatVersion:
 		return fmt.Errorf("%w: format version %d, this program knows %d", snapshot.ErrUnsupported, c.Version, formatVersion)
@@ -90,14 +90,14 @@ func (c *config) check() error {
 	return nil
 }
 
-func (c config) encode() []byte {
+func (c Config) Encode() []byte {
 	c.Checksum = ""
 	sum := blake3.Sum256(c.json())
 	c.Checksum = hex.EncodeToString(sum[:])
 	return c.json()
 }
 
-func (c *config) json() []byte {
+func (c *Config) json() []byte {
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		panic(err) // plain fields always marshal
@@ -105,7 +105,7 @@ func (c *config) json() []byte {
 	return append(b, '\n')
 }
 
-func decodeConfig(b []byte) (*config, error) {
+func DecodeConfig(b []byte) (*Config, error) {
 	// The version first: what a newer version writes may not decode.
 	var v struct {
 		Version    int `json:"version"`
@@ -125,13 +125,13 @@ func decodeConfig(b []byte) (*config, error) {
 	if v.Encryption != nil && v.Encryption.Algorithm != crypt.SealAlgorithm {
 		return nil, fmt.Errorf("%w: encryption %q", snapshot.ErrUnsupported, v.Encryption.Algorithm)
 	}
-	c := &config{}
+	c := &Config{}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
 		return nil, fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
-	if !bytes.Equal(c.encode(), b) {
+	if !bytes.Equal(c.Encode(), b) {
 		return nil, fmt.Errorf("%w: config: checksum does not match", snapshot.ErrIntegrity)
 	}
 	return c, c.check()

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -25,19 +25,19 @@ import (
 func (r *Repo) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	keys, err := r.keys(ctx)
 	if err != nil {
-		err = fmt.Errorf("keys of %s: %w", r.url, err)
+		err = fmt.Errorf("keys of %s: %w", r.Address, err)
 	}
 	return keys, err
 }
 
 func (r *Repo) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
-	if r.key == nil {
+	if r.Master == nil {
 		return nil, snapshot.ErrNotEncrypted
 	}
 	objects, errs := r.keyObjects(ctx)
 	var all []*snapshot.KeyInfo
 	for _, k := range objects {
-		d, err := k.Details(r.key)
+		d, err := k.Details(r.Master)
 		if err != nil {
 			errs = errors.Join(errs, fmt.Errorf("object %s%s: %w", crypt.KeyPrefix, k.Id, err))
 			continue
@@ -50,18 +50,18 @@ func (r *Repo) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 
 // AddKey lets somebody else open the repository, or the same in another way.
 func (r *Repo) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
-	if r.key == nil {
-		return nil, fmt.Errorf("adding a key to %s: %w", r.url, snapshot.ErrNotEncrypted)
+	if r.Master == nil {
+		return nil, fmt.Errorf("adding a key to %s: %w", r.Address, snapshot.ErrNotEncrypted)
 	}
-	info, err := r.putKey(ctx, r.key, key)
+	info, err := r.putKey(ctx, r.Master, key)
 	if err != nil {
-		return nil, fmt.Errorf("adding a key to %s: %w", r.url, err)
+		return nil, fmt.Errorf("adding a key to %s: %w", r.Address, err)
 	}
 	return info, nil
 }
 
 func (r *Repo) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
-	k, err := crypt.Wrap(key, master, r.time())
+	k, err := crypt.Wrap(key, master, r.Time())
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (r *Repo) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewK
 	if err != nil {
 		return nil, err
 	}
-	return k.Info(d), r.store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
+	return k.Info(d), r.Store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
 }
 
 // RemoveKey takes a key away, by its ID or the beginning of it. It refuses to take the
@@ -78,7 +78,7 @@ func (r *Repo) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewK
 func (r *Repo) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	k, err := r.removeKey(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("removing key %s from %s: %w", id, r.url, err)
+		return nil, fmt.Errorf("removing key %s from %s: %w", id, r.Address, err)
 	}
 	return k, nil
 }
@@ -105,11 +105,11 @@ func (r *Repo) removeKey(ctx context.Context, id string) (*snapshot.KeyInfo, err
 		return nil, snapshot.ErrLastKey
 	}
 	name := crypt.KeyPrefix + found[0].ID
-	object, err := r.store.Get(ctx, name)
+	object, err := r.Store.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.store.Delete(ctx, name); err != nil {
+	if err := r.Store.Delete(ctx, name); err != nil {
 		return nil, err
 	}
 	// Somebody else may have removed the others meanwhile. What follows is not to be
@@ -117,7 +117,7 @@ func (r *Repo) removeKey(ctx context.Context, id string) (*snapshot.KeyInfo, err
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
 	defer cancel()
 	if left, err := r.keys(ctx); len(left) == 0 {
-		return nil, errors.Join(snapshot.ErrLastKey, err, r.store.Put(ctx, name, object))
+		return nil, errors.Join(snapshot.ErrLastKey, err, r.Store.Put(ctx, name, object))
 	}
 	return found[0], nil
 }
@@ -135,15 +135,15 @@ func (r *Repo) makeKeys(ctx context.Context, master *chunk.Key, keys []*snapshot
 	undo = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
 		defer cancel()
-		if err := r.store.Delete(ctx, names...); err != nil {
-			r.log.Warn("withdrawing keys", "err", err)
+		if err := r.Store.Delete(ctx, names...); err != nil {
+			r.Logger.Warn("withdrawing keys", "err", err)
 		}
 	}
 	for _, n := range keys {
-		k, err := crypt.Wrap(n, master, r.time())
+		k, err := crypt.Wrap(n, master, r.Time())
 		if err == nil {
 			names = append(names, crypt.KeyPrefix+k.Id)
-			err = r.store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
+			err = r.Store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
 		}
 		if err != nil {
 			undo()
@@ -198,7 +198,7 @@ func (r *Repo) keyObjects(ctx context.Context) ([]*crypt.Object, error) {
 }
 
 func (r *Repo) keyObject(ctx context.Context, name string) (*crypt.Object, error) {
-	b, err := r.store.Get(ctx, name)
+	b, err := r.Store.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (r *Repo) keyObject(ctx context.Context, name string) (*crypt.Object, error
 
 // keyNames lists key objects.
 func (r *Repo) keyNames(ctx context.Context) ([]string, error) {
-	if wait := r.ahead.takeKeys(); wait != nil {
+	if wait := r.Ahead.takeKeys(); wait != nil {
 		if names, err := wait(ctx); !errors.Is(err, context.Canceled) || ctx.Err() != nil {
 			return names, err
 		}
@@ -220,9 +220,9 @@ func (r *Repo) keyNames(ctx context.Context) ([]string, error) {
 }
 
 func (r *Repo) listKeys(ctx context.Context) (names []string, err error) {
-	err = r.store.List(ctx, crypt.KeyPrefix, func(o remote.Info) error {
+	err = r.Store.List(ctx, crypt.KeyPrefix, func(o remote.Info) error {
 		if !crypt.IsName(o.Name) || len(names) == crypt.MaxKeyObjects || o.Size > crypt.MaxKeyObject {
-			r.log.Warn("not a key", "object", o.Name)
+			r.Logger.Warn("not a key", "object", o.Name)
 			return nil
 		}
 		names = append(names, o.Name)
@@ -234,14 +234,14 @@ func (r *Repo) listKeys(ctx context.Context) (names []string, err error) {
 	return names, nil
 }
 
-func (r *Repo) pin(opts *RepoOptions) crypt.Pin {
-	if r.url == "" {
+func (r *Repo) pin(opts *Options) crypt.Pin {
+	if r.Address == "" {
 		return crypt.Pin{}
 	}
 	base := opts.CacheDir
 	if base == "" {
 		base = defaultCacheDir()
 	}
-	sum := blake3.Sum256([]byte(r.url))
+	sum := blake3.Sum256([]byte(r.Address))
 	return crypt.Pin{Path: filepath.Join(base, local.Pins, fmt.Sprintf("%x", sum[:16]))}
 }

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"bytes"
@@ -12,13 +12,13 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-const maxCachedDirs = 256 << 20
+const MaxCachedDirs = 256 << 20
 
 const maxCachedSegments = 256 << 20
 
 const maxCachedTables = 64 << 20
 
-// statCache is what a machine knows of the files of a directory, as they were
+// StatCache is what a machine knows of the files of a directory, as they were
 // when a snapshot was made of it or restored to it: one fingerprint for each
 // entry of the tree, by rank. The file is
 //
@@ -27,30 +27,30 @@ const maxCachedTables = 64 << 20
 //	8       16    snapshot id
 //	24      8n    fingerprints, little-endian, 0 for none
 //	24+8n   8     the first bytes of the BLAKE3 of all before
-type statCache struct {
-	snapshot manifest.ID
+type StatCache struct {
+	Snapshot manifest.ID
 	prints   []byte
 }
 
 const statMagic = "snapstat"
 
-// print is the fingerprint of the entry of that rank.
-func (s *statCache) print(rank uint64) uint64 {
+// Print is the fingerprint of the entry of that rank.
+func (s *StatCache) Print(rank uint64) uint64 {
 	if rank >= uint64(len(s.prints)/8) {
 		return 0
 	}
 	return binary.LittleEndian.Uint64(s.prints[8*rank:])
 }
 
-// dirKey names a directory's stat cache.
-func dirKey(dir string) string {
+// DirKey names a directory's stat cache.
+func DirKey(dir string) string {
 	sum := blake3.Sum256([]byte(dir))
 	return hex.EncodeToString(sum[:16])
 }
 
-// readStats gives the stat cache of a directory, nil where there is none.
-func readStats(c local.Dir, dir string) *statCache {
-	b := c.Read("dirs", dirKey(dir))
+// ReadStats gives the stat cache of a directory, nil where there is none.
+func ReadStats(c local.Dir, dir string) *StatCache {
+	b := c.Read("dirs", DirKey(dir))
 	head := len(statMagic) + len(manifest.ID{})
 	if len(b) < head+8 || len(b)%8 != 0 || string(b[:len(statMagic)]) != statMagic {
 		return nil
@@ -59,10 +59,10 @@ func readStats(c local.Dir, dir string) *statCache {
 	if sum := blake3.Sum256(b[:end]); !bytes.Equal(sum[:8], b[end:]) {
 		return nil
 	}
-	return &statCache{manifest.ID(b[len(statMagic):head]), b[head:end]}
+	return &StatCache{manifest.ID(b[len(statMagic):head]), b[head:end]}
 }
 
-func writeStats(c local.Dir, dir string, id manifest.ID, prints []uint64) error {
+func WriteStats(c local.Dir, dir string, id manifest.ID, prints []uint64) error {
 	b := make([]byte, 0, len(statMagic)+len(id)+8*len(prints)+8)
 	b = append(append(b, statMagic...), id[:]...)
 	for _, p := range prints {
@@ -70,8 +70,8 @@ func writeStats(c local.Dir, dir string, id manifest.ID, prints []uint64) error 
 	}
 	sum := blake3.Sum256(b)
 	b = append(b, sum[:8]...)
-	err := c.Write("dirs", dirKey(dir), b)
-	c.Trim("dirs", maxCachedDirs)
+	err := c.Write("dirs", DirKey(dir), b)
+	c.Trim("dirs", MaxCachedDirs)
 	return err
 }
 
@@ -79,8 +79,8 @@ const tableMagic = "snaptabl"
 
 const tableEntry = chunk.IDSize + 8
 
-// readTable gives the pack table of a snapshot, nothing where there is none.
-func readTable(c local.Dir, key string, id manifest.ID) []sizedPack {
+// ReadTable gives the pack table of a snapshot, nothing where there is none.
+func ReadTable(c local.Dir, key string, id manifest.ID) []SizedPack {
 	b := c.Read("tables", key)
 	head := len(tableMagic) + len(id)
 	if len(b) < head+8 || (len(b)-head-8)%tableEntry != 0 || string(b[:head]) != tableMagic+string(id[:]) {
@@ -90,18 +90,18 @@ func readTable(c local.Dir, key string, id manifest.ID) []sizedPack {
 	if sum := blake3.Sum256(b[:end]); !bytes.Equal(sum[:8], b[end:]) {
 		return nil
 	}
-	packs := make([]sizedPack, 0, (end-head)/tableEntry)
+	packs := make([]SizedPack, 0, (end-head)/tableEntry)
 	for b = b[head:end]; len(b) > 0; b = b[tableEntry:] {
-		packs = append(packs, sizedPack{chunk.PackID(b[:chunk.IDSize]), int64(binary.LittleEndian.Uint64(b[chunk.IDSize:]))})
+		packs = append(packs, SizedPack{chunk.PackID(b[:chunk.IDSize]), int64(binary.LittleEndian.Uint64(b[chunk.IDSize:]))})
 	}
 	return packs
 }
 
-func writeTable(c local.Dir, key string, id manifest.ID, packs []sizedPack) error {
+func WriteTable(c local.Dir, key string, id manifest.ID, packs []SizedPack) error {
 	b := make([]byte, 0, len(tableMagic)+len(id)+tableEntry*len(packs)+8)
 	b = append(append(b, tableMagic...), id[:]...)
 	for _, p := range packs {
-		b = binary.LittleEndian.AppendUint64(append(b, p.id[:]...), uint64(p.size))
+		b = binary.LittleEndian.AppendUint64(append(b, p.Id[:]...), uint64(p.Size))
 	}
 	sum := blake3.Sum256(b)
 	err := c.Write("tables", key, append(b, sum[:8]...))
@@ -117,8 +117,8 @@ func writeSegment(c local.Dir, id index.SegmentID, b []byte) error {
 	return err
 }
 
-// sizedPack is a pack with its size in bytes, 0 where that is not known.
-type sizedPack struct {
-	id   chunk.PackID
-	size int64
+// SizedPack is a pack with its size in bytes, 0 where that is not known.
+type SizedPack struct {
+	Id   chunk.PackID
+	Size int64
 }

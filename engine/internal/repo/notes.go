@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 //
 // - snapshots lists notes beside manifests, and Get by id beside the manifest; what the
 //   cache has of them is not fetched. What opens a snapshot by its id asks for the manifest
-//   alone, and for notes only if that says that it has expired (checkLive): a mount by id
+//   alone, and for notes only if that says that it has expired (CheckLive): a mount by id
 //   stays at one round trip. The price: a TTL that was made shorter is not seen that way,
 //   until garbage collection has removed the snapshot.
 // - The id says which lifetime class, and so which name, a manifest has. To outlive its
@@ -32,13 +32,13 @@ import (
 //   change has failed. Then it also makes sure that the manifest is there still: what is
 //   removed meanwhile stays removed.
 
-// listNotes lists the ids of notes below a prefix, in their order, by snapshot.
-func (r *Repo) listNotes(ctx context.Context, prefix string) (map[manifest.ID][]manifest.NoteID, error) {
+// ListNotes lists the ids of notes below a prefix, in their order, by snapshot.
+func (r *Repo) ListNotes(ctx context.Context, prefix string) (map[manifest.ID][]manifest.NoteID, error) {
 	all := map[manifest.ID][]manifest.NoteID{}
 	err := r.list(ctx, prefix, func(o remote.Info) error {
 		id, note, err := manifest.ParseNoteName(o.Name)
 		if err != nil {
-			r.log.Warn("not a note", "object", o.Name, "err", err)
+			r.Logger.Warn("not a note", "object", o.Name, "err", err)
 			return nil
 		}
 		all[id] = append(all[id], note)
@@ -50,13 +50,13 @@ func (r *Repo) listNotes(ctx context.Context, prefix string) (map[manifest.ID][]
 	return all, nil
 }
 
-// notesOf reads the notes of a snapshot, in the order in which they apply.
-func (r *Repo) notesOf(ctx context.Context, id manifest.ID) ([]*manifest.Note, error) {
-	listed, err := r.listNotes(ctx, id.NotesOf())
+// NotesOf reads the notes of a snapshot, in the order in which they apply.
+func (r *Repo) NotesOf(ctx context.Context, id manifest.ID) ([]*manifest.Note, error) {
+	listed, err := r.ListNotes(ctx, id.NotesOf())
 	if err != nil {
 		return nil, err
 	}
-	return r.readNotes(ctx, id, listed[id])
+	return r.ReadNotes(ctx, id, listed[id])
 }
 
 const (
@@ -67,17 +67,17 @@ const (
 	noteRounds = 10
 )
 
-// readNotes reads notes that were listed. A note goes when later ones say all that it
+// ReadNotes reads notes that were listed. A note goes when later ones say all that it
 // said, or with its snapshot: so if one is gone, what was listed is not the whole of
 // it, and is listed again.
-func (r *Repo) readNotes(ctx context.Context, id manifest.ID, listed []manifest.NoteID) ([]*manifest.Note, error) {
+func (r *Repo) ReadNotes(ctx context.Context, id manifest.ID, listed []manifest.NoteID) ([]*manifest.Note, error) {
 	for range noteRounds {
 		all := make([]*manifest.Note, len(listed))
 		var gone atomic.Bool
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(notesAtOnce)
 		for i, note := range listed {
-			if all[i] = r.cachedNote(id, note); all[i] != nil {
+			if all[i] = r.CachedNote(id, note); all[i] != nil {
 				continue
 			}
 			g.Go(func() (err error) {
@@ -95,7 +95,7 @@ func (r *Repo) readNotes(ctx context.Context, id manifest.ID, listed []manifest.
 		if !gone.Load() {
 			return all, nil
 		}
-		again, err := r.listNotes(ctx, id.NotesOf())
+		again, err := r.ListNotes(ctx, id.NotesOf())
 		if err != nil {
 			return nil, err
 		}
@@ -106,30 +106,30 @@ func (r *Repo) readNotes(ctx context.Context, id manifest.ID, listed []manifest.
 
 func (r *Repo) readNote(ctx context.Context, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
 	name := id.NotesOf() + note.String()
-	b, err := r.store.Get(ctx, name)
+	b, err := r.Store.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	n, err := r.decodeNote(b, id, note)
+	n, err := r.DecodeNote(b, id, note)
 	if err != nil {
 		return nil, fmt.Errorf("%w: object %s: %w; delete it and say again what it said, or remove the snapshot by its id", snapshot.ErrIntegrity, name, err)
 	}
-	r.cacheNote(n, b)
+	r.CacheNote(n, b)
 	return n, nil
 }
 
-// encodeNote gives the object of a note.
-func (r *Repo) encodeNote(n *manifest.Note) ([]byte, error) {
+// EncodeNote gives the object of a note.
+func (r *Repo) EncodeNote(n *manifest.Note) ([]byte, error) {
 	b, err := n.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
-	return r.sealObject(crypt.UseNote, n.ObjectName(), b), nil
+	return r.SealObject(crypt.UseNote, n.ObjectName(), b), nil
 }
 
-// decodeNote decodes the object of a note.
-func (r *Repo) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
-	b, err := r.openObject(crypt.UseNote, id.NotesOf()+note.String(), b)
+// DecodeNote decodes the object of a note.
+func (r *Repo) DecodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*manifest.Note, error) {
+	b, err := r.OpenObject(crypt.UseNote, id.NotesOf()+note.String(), b)
 	if err != nil {
 		return nil, err
 	}
@@ -140,15 +140,15 @@ func (r *Repo) decodeNote(b []byte, id manifest.ID, note manifest.NoteID) (*mani
 	return n, err
 }
 
-// cachedNote gives a note that the cache knows, nil for none.
-func (r *Repo) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
-	b := r.cache.Read("notes", note.String())
+// CachedNote gives a note that the cache knows, nil for none.
+func (r *Repo) CachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
+	b := r.Cache.Read("notes", note.String())
 	if b == nil {
 		return nil
 	}
-	n, err := r.decodeNote(b, id, note)
+	n, err := r.DecodeNote(b, id, note)
 	if err != nil {
-		r.cache.Remove("notes", note.String())
+		r.Cache.Remove("notes", note.String())
 		return nil
 	}
 	return n
@@ -158,16 +158,16 @@ func (r *Repo) cachedNote(id manifest.ID, note manifest.NoteID) *manifest.Note {
 func (r *Repo) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*manifest.Note {
 	all := make([]*manifest.Note, len(listed))
 	for i, note := range listed {
-		if all[i] = r.cachedNote(id, note); all[i] == nil {
+		if all[i] = r.CachedNote(id, note); all[i] == nil {
 			return nil
 		}
 	}
 	return all
 }
 
-func (r *Repo) cacheNote(n *manifest.Note, b []byte) {
-	if err := r.cache.Write("notes", n.ID.String(), b); err != nil {
-		r.log.Info("caching a note", "err", err)
+func (r *Repo) CacheNote(n *manifest.Note, b []byte) {
+	if err := r.Cache.Write("notes", n.ID.String(), b); err != nil {
+		r.Logger.Info("caching a note", "err", err)
 	}
 }
 
@@ -179,19 +179,19 @@ func (r *Repo) forgetNotes(listed map[manifest.ID][]manifest.NoteID) {
 			live[note.String()] = true
 		}
 	}
-	names := r.cache.Names("notes")
+	names := r.Cache.Names("notes")
 	if len(names) <= len(live) {
 		return
 	}
 	for _, name := range names {
 		if _, err := manifest.ParseNoteID(name); err == nil && !live[name] {
-			r.cache.Remove("notes", name)
+			r.Cache.Remove("notes", name)
 		}
 	}
 }
 
-// annotate applies notes to a snapshot that is as its manifest has it.
-func annotate(s *snapshot.Snapshot, notes []*manifest.Note) {
+// Annotate applies notes to a snapshot that is as its manifest has it.
+func Annotate(s *snapshot.Snapshot, notes []*manifest.Note) {
 	if len(notes) > 0 {
 		s.Tags = maps.Clone(s.Tags)
 	}
@@ -216,24 +216,24 @@ func annotate(s *snapshot.Snapshot, notes []*manifest.Note) {
 	}
 }
 
-// checkLive is ErrExpired for a snapshot that has expired. s may be as its manifest
+// CheckLive is ErrExpired for a snapshot that has expired. s may be as its manifest
 // has it: only where that says so are its notes asked, so that what is opened by its
 // id takes one request.
-func (r *Repo) checkLive(ctx context.Context, s *snapshot.Snapshot) error {
+func (r *Repo) CheckLive(ctx context.Context, s *snapshot.Snapshot) error {
 	if !r.expired(ctx, s) {
 		return nil
 	}
-	notes, err := r.notesOf(ctx, s.ID)
+	notes, err := r.NotesOf(ctx, s.ID)
 	if err != nil {
 		return err
 	}
 	now := *s
-	annotate(&now, notes)
-	return r.checkExpiry(ctx, &now)
+	Annotate(&now, notes)
+	return r.CheckExpiry(ctx, &now)
 }
 
-// lastNote is the last of a snapshot's notes, the zero id for none.
-func lastNote(s *snapshot.Snapshot) manifest.NoteID {
+// LastNote is the last of a snapshot's notes, the zero id for none.
+func LastNote(s *snapshot.Snapshot) manifest.NoteID {
 	if len(s.Notes) == 0 {
 		return manifest.NoteID{}
 	}

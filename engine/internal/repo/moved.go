@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -14,37 +14,37 @@ import (
 // movedPacks knows where the chunks of packs are now that were repacked and deleted. It
 // is filled as readers come upon such packs.
 type movedPacks struct {
-	mu     sync.Mutex
+	Mu     sync.Mutex
 	asked  bool
 	at     time.Duration                                // when tombstones were read, by Repository.uptime
-	moved  map[chunk.PackID][]chunk.PackID              // by them
+	Moved  map[chunk.PackID][]chunk.PackID              // by them
 	chunks map[chunk.PackID]map[chunk.ID]chunk.Location // of packs that have gone
 }
 
-// movedTo finds a chunk of a pack that has gone, if it was repacked.
-func (r *Repo) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID) (chunk.Location, bool, error) {
-	m := &r.moved
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// MovedTo finds a chunk of a pack that has gone, if it was repacked.
+func (r *Repo) MovedTo(ctx context.Context, gone chunk.PackID, id chunk.ID) (chunk.Location, bool, error) {
+	m := &r.Moved
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	chunks, ok := m.chunks[gone]
 	if !ok {
 		// The tombstone was there for a grace when the pack went.
-		if now := r.uptime(); !m.asked || len(m.moved[gone]) == 0 && now-m.at > r.grace()/2 {
-			names, err := r.listTombstones(ctx)
+		if now := r.Uptime(); !m.asked || len(m.Moved[gone]) == 0 && now-m.at > r.Grace()/2 {
+			names, err := r.ListTombstones(ctx)
 			if err != nil {
 				return chunk.Location{}, false, err
 			}
-			moved, err := r.readMoved(ctx, names)
+			moved, err := r.ReadMoved(ctx, names)
 			if err != nil {
 				return chunk.Location{}, false, err
 			}
-			m.asked, m.at, m.moved = true, now, moved
+			m.asked, m.at, m.Moved = true, now, moved
 		}
-		if len(m.moved[gone]) == 0 {
+		if len(m.Moved[gone]) == 0 {
 			return chunk.Location{}, false, nil
 		}
 		chunks = map[chunk.ID]chunk.Location{}
-		for _, to := range m.moved[gone] {
+		for _, to := range m.Moved[gone] {
 			if err := r.addMoved(ctx, chunks, to); err != nil {
 				return chunk.Location{}, false, err
 			}
@@ -58,10 +58,10 @@ func (r *Repo) movedTo(ctx context.Context, gone chunk.PackID, id chunk.ID) (chu
 	return loc, ok, nil
 }
 
-// listTombstones lists the names of tombstones.
-func (r *Repo) listTombstones(ctx context.Context) (names []string, err error) {
-	err = r.store.List(ctx, gcPrefix, func(o remote.Info) error {
-		if isTombstone(o.Name) {
+// ListTombstones lists the names of tombstones.
+func (r *Repo) ListTombstones(ctx context.Context) (names []string, err error) {
+	err = r.Store.List(ctx, GcPrefix, func(o remote.Info) error {
+		if IsTombstone(o.Name) {
 			names = append(names, o.Name)
 		}
 		return nil
@@ -72,20 +72,20 @@ func (r *Repo) listTombstones(ctx context.Context) (names []string, err error) {
 	return names, nil
 }
 
-// readMoved reads which packs were repacked, and to which, from tombstones.
-func (r *Repo) readMoved(ctx context.Context, names []string) (map[chunk.PackID][]chunk.PackID, error) {
+// ReadMoved reads which packs were repacked, and to which, from tombstones.
+func (r *Repo) ReadMoved(ctx context.Context, names []string) (map[chunk.PackID][]chunk.PackID, error) {
 	moved := map[chunk.PackID][]chunk.PackID{}
 	for _, name := range names {
-		t, err := r.tombstone(ctx, name)
+		t, err := r.Tombstone(ctx, name)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		for i := range t.packs {
-			if p := &t.packs[i]; len(p.moved) > 0 {
-				moved[p.id] = append(moved[p.id], p.moved...)
+		for i := range t.Packs {
+			if p := &t.Packs[i]; len(p.Moved) > 0 {
+				moved[p.Id] = append(moved[p.Id], p.Moved...)
 			}
 		}
 	}
@@ -95,14 +95,14 @@ func (r *Repo) readMoved(ctx context.Context, names []string) (map[chunk.PackID]
 // addMoved adds what is in a pack. Two collectors may have repacked at once, and the
 // packs of one of them be gone.
 func (r *Repo) addMoved(ctx context.Context, chunks map[chunk.ID]chunk.Location, to chunk.PackID) error {
-	info, err := r.store.Stat(ctx, packName(to))
+	info, err := r.Store.Stat(ctx, PackName(to))
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	x, err := r.packIndex(ctx, to, info.Size)
+	x, err := r.PackIndex(ctx, to, info.Size)
 	if err != nil {
 		return err
 	}

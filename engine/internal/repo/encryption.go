@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -18,14 +18,14 @@ import (
 // which somebody can open. What it is used for, beside what stands at chunk.Use:
 const ()
 
-// encrypt makes the config that of a repository with this master key. It is done
+// Encrypt makes the config that of a repository with this master key. It is done
 // last, as what is changed after it no longer matches.
-func (c *config) encrypt(key *chunk.Key) {
+func (c *Config) Encrypt(key *chunk.Key) {
 	c.Encryption = &crypt.Config{Algorithm: crypt.SealAlgorithm, KeyCheck: crypt.Check(key)}
 	c.Encryption.MAC = c.mac(key)
 }
 
-func (c config) mac(key *chunk.Key) string {
+func (c Config) mac(key *chunk.Key) string {
 	enc := *c.Encryption
 	c.Checksum, c.Encryption, enc.MAC = "", &enc, ""
 	derived := key.Derive(crypt.UseConfig)
@@ -38,22 +38,22 @@ func (c config) mac(key *chunk.Key) string {
 }
 
 // fits reports whether it is the master key of the config's repository.
-func (c *config) fits(key *chunk.Key) bool {
+func (c *Config) fits(key *chunk.Key) bool {
 	return crypt.Same(crypt.Check(key), c.Encryption.KeyCheck)
 }
 
 // wantsEncryption reports whether who opens the repository relies on its being
 // encrypted.
-func (o *RepoOptions) wantsEncryption() bool {
+func (o *Options) wantsEncryption() bool {
 	return o.Encrypted || o.Key != nil || len(o.Identities) > 0
 }
 
 // unlock gets the master key of the repository that cfg describes, and sees to it
 // that cfg is what it was when it was written. It does nothing for one without
 // encryption, unless that is not what was expected.
-func (r *Repo) unlock(ctx context.Context, cfg *config, opts *RepoOptions) error {
+func (r *Repo) unlock(ctx context.Context, cfg *Config, opts *Options) error {
 	if opts == nil {
-		opts = &RepoOptions{}
+		opts = &Options{}
 	}
 	pin := r.pin(opts)
 	if cfg.Encryption == nil {
@@ -72,12 +72,12 @@ func (r *Repo) unlock(ctx context.Context, cfg *config, opts *RepoOptions) error
 	if err := pin.Check(cfg.Encryption.KeyCheck); err != nil {
 		return err
 	}
-	r.key = key
+	r.Master = key
 	return nil
 }
 
 // masterKey finds the master key with what opts hold.
-func (r *Repo) masterKey(ctx context.Context, cfg *config, opts *RepoOptions) (*chunk.Key, error) {
+func (r *Repo) masterKey(ctx context.Context, cfg *Config, opts *Options) (*chunk.Key, error) {
 	if opts.Key != nil {
 		if !cfg.fits(opts.Key) {
 			return nil, fmt.Errorf("%w: the key is that of another one", snapshot.ErrLocked)
@@ -105,8 +105,8 @@ func (r *Repo) masterKey(ctx context.Context, cfg *config, opts *RepoOptions) (*
 		}
 	}
 	if opts.Passphrase != nil && countKeys(keys, crypt.PassphraseKey) > 0 {
-		asked := r.uptime()
-		passphrase, err := opts.Passphrase(ctx, r.url)
+		asked := r.Uptime()
+		passphrase, err := opts.Passphrase(ctx, r.Address)
 		switch {
 		case err != nil && u.other != nil:
 			return nil, u.failed(keys, opts, damaged)
@@ -115,8 +115,8 @@ func (r *Repo) masterKey(ctx context.Context, cfg *config, opts *RepoOptions) (*
 		case err != nil:
 			return nil, fmt.Errorf("%w: passphrase: %w", snapshot.ErrLocked, err)
 		}
-		if r.uptime()-asked > r.patience.ahead { // somebody had to type it
-			r.ahead.forget()
+		if r.Uptime()-asked > r.Patience.Ahead { // somebody had to type it
+			r.Ahead.Forget()
 		}
 		id, err := age.NewScryptIdentity(passphrase)
 		if err != nil {
@@ -142,7 +142,7 @@ func (r *Repo) masterKey(ctx context.Context, cfg *config, opts *RepoOptions) (*
 
 // unlocking is one search for the master key among key objects.
 type unlocking struct {
-	cfg   *config
+	cfg   *Config
 	tried map[crypt.Kind]int
 	other *crypt.Object // one that holds another master key
 	errs  []error       // of objects that are no good
@@ -170,7 +170,7 @@ func (u *unlocking) try(k *crypt.Object, identities ...age.Identity) *chunk.Key 
 }
 
 // failed tells why no object gave the key.
-func (u *unlocking) failed(keys []*crypt.Object, opts *RepoOptions, damaged error) error {
+func (u *unlocking) failed(keys []*crypt.Object, opts *Options, damaged error) error {
 	var err error
 	switch {
 	case u.other != nil:
@@ -199,31 +199,31 @@ func (u *unlocking) failed(keys []*crypt.Object, opts *RepoOptions, damaged erro
 // without encryption. Whoever has it can read, and forge, all that is in the
 // repository, for ever.
 func (r *Repo) Key() *chunk.Key {
-	if r.key == nil {
+	if r.Master == nil {
 		return nil
 	}
-	key := *r.key
+	key := *r.Master
 	return &key
 }
 
 // Encrypted reports whether the repository is.
-func (r *Repo) Encrypted() bool { return r.key != nil }
+func (r *Repo) Encrypted() bool { return r.Master != nil }
 
-// sealObject gives what is stored of a small object, where the repository is encrypted:
+// SealObject gives what is stored of a small object, where the repository is encrypted:
 // authenticated with about, which names its place.
-func (r *Repo) sealObject(use chunk.Use, about string, object []byte) []byte {
-	if r.key == nil {
+func (r *Repo) SealObject(use chunk.Use, about string, object []byte) []byte {
+	if r.Master == nil {
 		return object
 	}
-	return r.codec.For(use, []byte(about)).Seal(nil, object)
+	return r.Codec.For(use, []byte(about)).Seal(nil, object)
 }
 
-// openObject is the inverse of sealObject. Errors are ErrIntegrity.
-func (r *Repo) openObject(use chunk.Use, about string, stored []byte) ([]byte, error) {
-	if r.key == nil {
+// OpenObject is the inverse of SealObject. Errors are ErrIntegrity.
+func (r *Repo) OpenObject(use chunk.Use, about string, stored []byte) ([]byte, error) {
+	if r.Master == nil {
 		return stored, nil
 	}
-	b, err := r.codec.For(use, []byte(about)).Open(nil, stored)
+	b, err := r.Codec.For(use, []byte(about)).Open(nil, stored)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
 	}

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -14,36 +14,36 @@ import (
 type lookahead struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex
-	get    map[string]answer[[]byte]
+	Get    map[string]answer[[]byte]
 	list   map[string]answer[[]remote.Info] // by prefix
 	keys   answer[[]string]
 }
 
 // lookAhead begins to fetch what a reference needs first: the manifest, or the
 // lists of manifests and notes. Of what is surely encrypted it lists the keys.
-func (r *Repo) lookAhead(ctx context.Context, opts *RepoOptions) {
+func (r *Repo) lookAhead(ctx context.Context, opts *Options) {
 	ref := opts.Ref
 	wantKeys := opts.wantsEncryption() && opts.Key == nil
-	if ref == "" && !opts.List && !wantKeys || r.local() {
+	if ref == "" && !opts.List && !wantKeys || r.Local() {
 		return
 	}
 	l := &lookahead{}
 	ctx, l.cancel = context.WithCancel(ctx)
-	r.ahead = l
+	r.Ahead = l
 	if wantKeys {
-		l.keys = begin(func() ([]string, error) { return r.listKeys(ctx) })
+		l.keys = Begin(func() ([]string, error) { return r.listKeys(ctx) })
 	}
 	if ref == "" && !opts.List {
 		return
 	}
-	if id, ok := idOf(ref); ok {
+	if id, ok := IdOf(ref); ok {
 		name := id.ObjectName()
-		l.get = map[string]answer[[]byte]{name: begin(func() ([]byte, error) { return r.store.Get(ctx, name) })}
+		l.Get = map[string]answer[[]byte]{name: Begin(func() ([]byte, error) { return r.Store.Get(ctx, name) })}
 	} else {
 		l.list = map[string]answer[[]remote.Info]{}
 		for _, prefix := range []string{manifest.Prefix, manifest.NotePrefix} {
-			l.list[prefix] = begin(func() (all []remote.Info, err error) {
-				err = r.store.List(ctx, prefix, func(o remote.Info) error {
+			l.list[prefix] = Begin(func() (all []remote.Info, err error) {
+				err = r.Store.List(ctx, prefix, func(o remote.Info) error {
 					all = append(all, o)
 					return nil
 				})
@@ -56,8 +56,8 @@ func (r *Repo) lookAhead(ctx context.Context, opts *RepoOptions) {
 // answer is what waits for one.
 type answer[T any] func(context.Context) (T, error)
 
-// begin runs f in the background.
-func begin[T any](f func() (T, error)) answer[T] {
+// Begin runs f in the background.
+func Begin[T any](f func() (T, error)) answer[T] {
 	var v T
 	var err error
 	done := make(chan struct{})
@@ -89,8 +89,8 @@ func (l *lookahead) takeGet(name string) answer[[]byte] {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := l.get[name]
-	delete(l.get, name)
+	f := l.Get[name]
+	delete(l.Get, name)
 	return f
 }
 
@@ -105,14 +105,14 @@ func (l *lookahead) takeKeys() answer[[]string] {
 	return f
 }
 
-// forget drops all answers: they may be old, for whoever has to know how it is now.
-func (l *lookahead) forget() {
+// Forget drops all answers: they may be old, for whoever has to know how it is now.
+func (l *lookahead) Forget() {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.get, l.list = nil, nil
+	l.Get, l.list = nil, nil
 }
 
 func (l *lookahead) takeList(prefix string) answer[[]remote.Info] {
@@ -130,30 +130,30 @@ func (l *lookahead) takeList(prefix string) answer[[]remote.Info] {
 // lifetime class is gone, the one that is kept longer.
 func (r *Repo) getManifest(ctx context.Context, id manifest.ID) (name string, b []byte, err error) {
 	name = id.ObjectName()
-	if wait := r.ahead.takeGet(name); wait != nil {
+	if wait := r.Ahead.takeGet(name); wait != nil {
 		b, err = wait(ctx)
 		if errors.Is(err, context.Canceled) && ctx.Err() == nil { // the context of Open has ended
-			b, err = r.store.Get(ctx, name)
+			b, err = r.Store.Get(ctx, name)
 		}
 	} else {
-		b, err = r.store.Get(ctx, name)
+		b, err = r.Store.Get(ctx, name)
 	}
 	if errors.Is(err, remote.ErrNotExist) && name != id.KeptName() {
 		name = id.KeptName()
-		b, err = r.store.Get(ctx, name)
+		b, err = r.Store.Get(ctx, name)
 	}
 	return name, b, err
 }
 
 // list is Store.List of what may have been listed ahead.
 func (r *Repo) list(ctx context.Context, prefix string, yield func(remote.Info) error) error {
-	wait := r.ahead.takeList(prefix)
+	wait := r.Ahead.takeList(prefix)
 	if wait == nil {
-		return r.store.List(ctx, prefix, yield)
+		return r.Store.List(ctx, prefix, yield)
 	}
 	all, err := wait(ctx)
 	if errors.Is(err, context.Canceled) && ctx.Err() == nil { // the context of Open has ended
-		return r.store.List(ctx, prefix, yield)
+		return r.Store.List(ctx, prefix, yield)
 	}
 	for i := 0; i < len(all) && err == nil; i++ {
 		err = yield(all[i])
@@ -164,17 +164,17 @@ func (r *Repo) list(ctx context.Context, prefix string, yield func(remote.Info) 
 // keepWhole keeps a manifest that was fetched whole although its head was wanted:
 // of what a name leads to, the manifest is mostly wanted next.
 func (r *Repo) keepWhole(id manifest.ID, b []byte) {
-	l := r.ahead
+	l := r.Ahead
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.get == nil {
-		l.get = map[string]answer[[]byte]{}
+	if l.Get == nil {
+		l.Get = map[string]answer[[]byte]{}
 	}
-	if len(l.get) < maxWholes {
-		l.get[id.ObjectName()] = func(context.Context) ([]byte, error) { return b, nil }
+	if len(l.Get) < maxWholes {
+		l.Get[id.ObjectName()] = func(context.Context) ([]byte, error) { return b, nil }
 	}
 }
 

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -20,10 +20,10 @@ func (r *Repo) List(ctx context.Context, opts *snapshot.ListOptions) ([]*snapsho
 	}
 	all, damaged, err := r.snapshots(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing snapshots of %s: %w", r.url, err)
+		return nil, fmt.Errorf("listing snapshots of %s: %w", r.Address, err)
 	}
 	if len(damaged) > 0 {
-		err = fmt.Errorf("listing snapshots of %s: %w", r.url, damaged[0].err)
+		err = fmt.Errorf("listing snapshots of %s: %w", r.Address, damaged[0].err)
 		for _, d := range damaged[1:] {
 			err = errors.Join(err, d.err)
 		}
@@ -52,34 +52,34 @@ func listMatches(o *snapshot.ListOptions, s *snapshot.Snapshot) bool {
 	return true
 }
 
-// ids lists the snapshots' ids, newest first and each once: one listing.
-func (r *Repo) ids(ctx context.Context) ([]sizedID, error) {
-	var all []sizedID
+// Ids lists the snapshots' ids, newest first and each once: one listing.
+func (r *Repo) Ids(ctx context.Context) ([]SizedID, error) {
+	var all []SizedID
 	err := r.list(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
-			r.log.Warn("not a manifest", "object", o.Name, "err", err)
+			r.Logger.Warn("not a manifest", "object", o.Name, "err", err)
 			return nil
 		}
-		all = append(all, sizedID{id, o.Size})
+		all = append(all, SizedID{id, o.Size})
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing manifests: %w", err)
 	}
-	slices.SortFunc(all, func(a, b sizedID) int { return b.ID.Compare(a.ID) })
+	slices.SortFunc(all, func(a, b SizedID) int { return b.ID.Compare(a.ID) })
 	// One that is kept longer than its class lies under two names.
-	return slices.CompactFunc(all, func(a, b sizedID) bool { return a.ID == b.ID }), nil
+	return slices.CompactFunc(all, func(a, b SizedID) bool { return a.ID == b.ID }), nil
 }
 
-// sizedID is a snapshot as a listing shows it.
-type sizedID struct {
+// SizedID is a snapshot as a listing shows it.
+type SizedID struct {
 	manifest.ID
 	size int64 // of its manifest in bytes
 }
 
-// headsAtOnce is how many manifest heads are fetched in parallel.
-const headsAtOnce = 32
+// HeadsAtOnce is how many manifest heads are fetched in parallel.
+const HeadsAtOnce = 32
 
 // damagedHead is a manifest that cannot be read.
 type damagedHead struct {
@@ -93,8 +93,8 @@ type damagedHead struct {
 func (r *Repo) snapshots(ctx context.Context) ([]*snapshot.Snapshot, []damagedHead, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	listed := begin(func() (map[manifest.ID][]manifest.NoteID, error) { return r.listNotes(ctx, manifest.NotePrefix) })
-	ids, err := r.ids(ctx)
+	listed := Begin(func() (map[manifest.ID][]manifest.NoteID, error) { return r.ListNotes(ctx, manifest.NotePrefix) })
+	ids, err := r.Ids(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -106,25 +106,25 @@ func (r *Repo) snapshots(ctx context.Context) ([]*snapshot.Snapshot, []damagedHe
 	notes := make([][]*manifest.Note, len(ids))
 	headErr, noteErr := make([]error, len(ids)), make([]error, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(headsAtOnce)
+	g.SetLimit(HeadsAtOnce)
 	for i, id := range ids {
 		if names := noted[id.ID]; len(names) > 0 {
 			if notes[i] = r.cachedNotes(id.ID, names); notes[i] == nil {
 				g.Go(func() (err error) {
-					notes[i], err = r.readNotes(gctx, id.ID, names)
-					return unlessDamaged(err, &noteErr[i])
+					notes[i], err = r.ReadNotes(gctx, id.ID, names)
+					return UnlessDamaged(err, &noteErr[i])
 				})
 			}
 		}
-		if all[i] = r.cachedHead(id.ID); all[i] != nil {
+		if all[i] = r.CachedHead(id.ID); all[i] != nil {
 			continue
 		}
 		g.Go(func() (err error) {
-			all[i], err = r.head(gctx, id.ID, id.size)
+			all[i], err = r.Head(gctx, id.ID, id.size)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil // removed since it was listed
 			}
-			return unlessDamaged(err, &headErr[i])
+			return UnlessDamaged(err, &headErr[i])
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -138,14 +138,14 @@ func (r *Repo) snapshots(ctx context.Context) ([]*snapshot.Snapshot, []damagedHe
 			damaged = append(damaged, damagedHead{ids[i].ID, err})
 			all[i] = nil
 		} else if s != nil {
-			annotate(s, notes[i])
+			Annotate(s, notes[i])
 		}
 	}
 	return slices.DeleteFunc(all, func(s *snapshot.Snapshot) bool { return s == nil }), damaged, nil
 }
 
-// unlessDamaged puts an error that is about one snapshot alone aside.
-func unlessDamaged(err error, aside *error) error {
+// UnlessDamaged puts an error that is about one snapshot alone aside.
+func UnlessDamaged(err error, aside *error) error {
 	if errors.Is(err, snapshot.ErrIntegrity) {
 		*aside = err
 		return nil
@@ -153,36 +153,36 @@ func unlessDamaged(err error, aside *error) error {
 	return err
 }
 
-// cachedHead gives a snapshot that the cache knows, nil for none.
-func (r *Repo) cachedHead(id manifest.ID) *snapshot.Snapshot {
-	b := r.cache.Read("heads", id.String())
+// CachedHead gives a snapshot that the cache knows, nil for none.
+func (r *Repo) CachedHead(id manifest.ID) *snapshot.Snapshot {
+	b := r.Cache.Read("heads", id.String())
 	if b == nil {
 		return nil
 	}
-	info, err := manifest.DecodeHead(r.codec, b)
+	info, err := manifest.DecodeHead(r.Codec, b)
 	if err != nil || info.ID != id {
-		r.cache.Remove("heads", id.String())
+		r.Cache.Remove("heads", id.String())
 		return nil
 	}
-	return snapshotOf(info)
+	return SnapshotOf(info)
 }
 
-// head reads a snapshot's head from the repository. size is the manifest's, 0
+// Head reads a snapshot's head from the repository. size is the manifest's, 0
 // where that is not known.
-func (r *Repo) head(ctx context.Context, id manifest.ID, size int64) (*snapshot.Snapshot, error) {
+func (r *Repo) Head(ctx context.Context, id manifest.ID, size int64) (*snapshot.Snapshot, error) {
 	name, b, err := r.readHead(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
-	info, err := manifest.DecodeHead(r.codec, b)
+	info, err := manifest.DecodeHead(r.Codec, b)
 	if err == nil && info.ID != id {
 		err = fmt.Errorf("%w: it is the manifest of %v", snapshot.ErrIntegrity, info.ID)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: object %s: %w", snapshot.ErrIntegrity, name, err)
 	}
-	r.cacheHead(id, b)
-	return snapshotOf(info), nil
+	r.CacheHead(id, b)
+	return SnapshotOf(info), nil
 }
 
 // maxWholeHead is the size in bytes up to which a manifest is read whole where its
@@ -207,10 +207,10 @@ func (r *Repo) readHead(ctx context.Context, id manifest.ID, size int64) (string
 	}
 	name := id.ObjectName()
 	b := make([]byte, manifest.HeadSize)
-	err := r.store.ReadAt(ctx, name, 0, b)
+	err := r.Store.ReadAt(ctx, name, 0, b)
 	if errors.Is(err, remote.ErrNotExist) && name != id.KeptName() {
 		name = id.KeptName()
-		err = r.store.ReadAt(ctx, name, 0, b)
+		err = r.Store.ReadAt(ctx, name, 0, b)
 	}
 	if err != nil {
 		return name, nil, err
@@ -221,25 +221,25 @@ func (r *Repo) readHead(ctx context.Context, id manifest.ID, size int64) (string
 	}
 	if n > len(b) {
 		b = make([]byte, n)
-		err = r.store.ReadAt(ctx, name, 0, b)
+		err = r.Store.ReadAt(ctx, name, 0, b)
 	}
 	return name, b, err
 }
 
-// cacheHead keeps the head of a manifest.
-func (r *Repo) cacheHead(id manifest.ID, b []byte) {
+// CacheHead keeps the head of a manifest.
+func (r *Repo) CacheHead(id manifest.ID, b []byte) {
 	n, err := manifest.HeadLen(b)
 	if err == nil && n <= len(b) {
-		err = r.cache.Write("heads", id.String(), b[:n])
+		err = r.Cache.Write("heads", id.String(), b[:n])
 	}
 	if err != nil {
-		r.log.Info("caching the head of a manifest", "err", err)
+		r.Logger.Info("caching the head of a manifest", "err", err)
 	}
 }
 
 // forgetHeads drops what the cache has of snapshots that are gone.
-func (r *Repo) forgetHeads(ids []sizedID) {
-	names := r.cache.Names("heads")
+func (r *Repo) forgetHeads(ids []SizedID) {
+	names := r.Cache.Names("heads")
 	if len(names) <= len(ids) {
 		return
 	}
@@ -249,19 +249,19 @@ func (r *Repo) forgetHeads(ids []sizedID) {
 	}
 	for _, name := range names {
 		if _, err := manifest.ParseID(name); err == nil && !live[name] {
-			r.cache.Remove("heads", name)
+			r.Cache.Remove("heads", name)
 		}
 	}
 }
 
-// manifest reads a whole manifest: one request.
-func (r *Repo) manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
-	m, _, err := r.encodedManifest(ctx, id)
+// Manifest reads a whole manifest: one request.
+func (r *Repo) Manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
+	m, _, err := r.EncodedManifest(ctx, id)
 	return m, err
 }
 
-// encodedManifest is manifest that gives the object's bytes too.
-func (r *Repo) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
+// EncodedManifest is manifest that gives the object's bytes too.
+func (r *Repo) EncodedManifest(ctx context.Context, id manifest.ID) (m *manifest.Manifest, b []byte, err error) {
 	name, b, err := r.getManifest(ctx, id)
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil, nil, snapshot.ErrNotFound // callers say of which snapshot
@@ -269,7 +269,7 @@ func (r *Repo) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err = manifest.Decode(r.codec, b)
+	m, err = manifest.Decode(r.Codec, b)
 	if err == nil && m.ID != id {
 		err = fmt.Errorf("it is the manifest of %v", m.ID)
 	}
@@ -279,7 +279,7 @@ func (r *Repo) encodedManifest(ctx context.Context, id manifest.ID) (m *manifest
 	return m, b, nil
 }
 
-func snapshotOf(i *manifest.Info) *snapshot.Snapshot {
+func SnapshotOf(i *manifest.Info) *snapshot.Snapshot {
 	s := &snapshot.Snapshot{
 		ID: i.ID, Dir: i.Dir, Name: i.Name, Tags: i.Tags, CreatedAt: i.Created,
 		Host: i.Host, User: i.User, Version: i.Version,

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -15,12 +15,12 @@ import (
 // DefaultCacheSize is the default of Options.CacheSize.
 const DefaultCacheSize = 10 << 30
 
-// missWindow is what a read fetches around what is wanted, and prefetcher in the
+// MissWindow is what a read fetches around what is wanted, and prefetcher in the
 // background on either side of that. A round trip of 30 ms takes as long as 3 MB,
 // but little of what lies around a frame is wanted: with 1 MiB and nothing beside
 // it, the start of node that prefetcher tells of fetches 50 MB and waits 42
 // times; so it is 57 MB and 33 times.
-const missWindow = 512 << 10
+const MissWindow = 512 << 10
 
 // packCache is this machine's disk cache of packs as a repository uses it: one
 // for all its mounts, restores and trees, opened when it is first needed. The
@@ -70,10 +70,10 @@ func (c *packCache) close() error {
 	return disk.Close()
 }
 
-// diskCache gives the cache. It is nil for a local repository, which has no use
+// DiskCache gives the cache. It is nil for a local repository, which has no use
 // for one.
-func (r *Repo) diskCache() *remote.DiskCache {
-	if r.local() {
+func (r *Repo) DiskCache() *remote.DiskCache {
+	if r.Local() {
 		return nil
 	}
 	c := r.packs
@@ -81,13 +81,13 @@ func (r *Repo) diskCache() *remote.DiskCache {
 	defer c.mu.Unlock()
 	if c.disk == nil {
 		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), local.Packs), c.size, &remote.DiskCacheOptions{
-			Prefixes: []string{"packs/", profilePrefix},
-			Window:   missWindow,
+			Prefixes: []string{"packs/", ProfilePrefix},
+			Window:   MissWindow,
 			// The defaults, where memory is not scarce: each request has its bytes there.
-			Piece: local.ShareOf(4<<20, missWindow), Parallel: local.ShareOf(24, 3), Background: local.ShareOf(4, 1),
-			Notify: func(err error) { r.log.Warn("cache of packs", "err", err) },
+			Piece: local.ShareOf(4<<20, MissWindow), Parallel: local.ShareOf(24, 3), Background: local.ShareOf(4, 1),
+			Notify: func(err error) { r.Logger.Warn("cache of packs", "err", err) },
 		})
-		c.tree = c.disk.Wrap(r.store, r.cfg.ID.String()).OnMiss(r.treeMissed)
+		c.tree = c.disk.Wrap(r.Store, r.Cfg.ID.String()).OnMiss(r.treeMissed)
 		if c.ended {
 			c.disk.Close()
 		}
@@ -95,18 +95,18 @@ func (r *Repo) diskCache() *remote.DiskCache {
 	return c.disk
 }
 
-// packStore is the store to read packs from: through the disk cache.
-func (r *Repo) packStore() remote.Store {
-	if d := r.diskCache(); d != nil {
-		return d.Wrap(r.store, r.cfg.ID.String())
+// PackStore is the store to read packs from: through the disk cache.
+func (r *Repo) PackStore() remote.Store {
+	if d := r.DiskCache(); d != nil {
+		return d.Wrap(r.Store, r.Cfg.ID.String())
 	}
-	return r.store
+	return r.Store
 }
 
 // treeStore is the store to read tree pages from. It is nil for a local
 // repository.
 func (r *Repo) treeStore() *remote.CachedStore {
-	if r.diskCache() == nil {
+	if r.DiskCache() == nil {
 		return nil
 	}
 	return r.packs.tree
@@ -137,28 +137,28 @@ func (r *Repo) treeMissed(name string, offset, _ int64) {
 		delete(c.rests, name) // the next miss may have more luck
 		c.mu.Unlock()
 		if ctx.Err() == nil && !errors.Is(err, remote.ErrNoCache) {
-			r.log.Info("fetching a tree pack", "object", name, "err", err)
+			r.Logger.Info("fetching a tree pack", "object", name, "err", err)
 		}
 	})
 }
 
-// keepTree keeps a tree pack of this machine's making for the next create, which
+// KeepTree keeps a tree pack of this machine's making for the next create, which
 // reads its parent's tree.
-func (r *Repo) keepTree(id chunk.PackID, data []byte) {
+func (r *Repo) KeepTree(id chunk.PackID, data []byte) {
 	if s := r.treeStore(); s != nil {
-		s.Keep(packName(id), data)
+		s.Keep(PackName(id), data)
 	}
 }
 
 // CacheDir is where this machine keeps what makes the next operation fast, of
 // this repository and others.
-func (r *Repo) CacheDir() string { return filepath.Dir(r.cache.Root) }
+func (r *Repo) CacheDir() string { return filepath.Dir(r.Cache.Root) }
 
-// packIndex reads what a pack holds from its end, mostly in one request.
-func (r *Repo) packIndex(ctx context.Context, id chunk.PackID, size int64) (*chunk.PackIndex, error) {
+// PackIndex reads what a pack holds from its end, mostly in one request.
+func (r *Repo) PackIndex(ctx context.Context, id chunk.PackID, size int64) (*chunk.PackIndex, error) {
 	const guess = 64 << 10
 	tail := make([]byte, min(size, guess))
-	if err := r.store.ReadAt(ctx, packName(id), size-int64(len(tail)), tail); err != nil {
+	if err := r.Store.ReadAt(ctx, PackName(id), size-int64(len(tail)), tail); err != nil {
 		return nil, err
 	}
 	if len(tail) < chunk.PackFooterSize {
@@ -173,13 +173,13 @@ func (r *Repo) packIndex(ctx context.Context, id chunk.PackID, size int64) (*chu
 		return nil, fmt.Errorf("pack %v: %w: index of %d bytes in %d", id, chunk.ErrNotPack, n, size)
 	case n > len(tail):
 		tail = make([]byte, n)
-		if err := r.store.ReadAt(ctx, packName(id), size-int64(n), tail); err != nil {
+		if err := r.Store.ReadAt(ctx, PackName(id), size-int64(n), tail); err != nil {
 			return nil, err
 		}
 	default:
 		tail = tail[len(tail)-n:]
 	}
-	x, err := chunk.DecodePackTail(r.codec, tail, size)
+	x, err := chunk.DecodePackTail(r.Codec, tail, size)
 	if err != nil {
 		return nil, fmt.Errorf("pack %v: %w", id, err)
 	}

@@ -1,4 +1,4 @@
-package engine
+package repo
 
 import (
 	"context"
@@ -27,9 +27,9 @@ var (
 	prefixPattern = regexp.MustCompile(`^[0-9a-f]{1,8}(-[0-9a-f]{0,4}){0,3}(-[0-9a-f]{0,12})?$`)
 )
 
-// checkName reports a name that a snapshot cannot have: one that no reference
+// CheckName reports a name that a snapshot cannot have: one that no reference
 // could name.
-func checkName(name string) error {
+func CheckName(name string) error {
 	if err := manifest.CheckLabel(name); err != nil {
 		return fmt.Errorf("%w: name %q %w", snapshot.ErrInvalid, name, err)
 	}
@@ -43,8 +43,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkTag reports a tag that a snapshot cannot have. A value may be empty.
-func checkTag(key, value string) error {
+// CheckTag reports a tag that a snapshot cannot have. A value may be empty.
+func CheckTag(key, value string) error {
 	if err := manifest.CheckLabel(key); err != nil {
 		return fmt.Errorf("%w: tag %q %w", snapshot.ErrInvalid, key, err)
 	}
@@ -64,21 +64,21 @@ func checkTag(key, value string) error {
 //
 // It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
 func (r *Repo) Get(ctx context.Context, ref string) (*snapshot.Snapshot, error) {
-	return r.newResolver(ctx, 1).get(ref)
+	return r.NewResolver(ctx, 1).Get(ref)
 }
 
-// timeFormat is how messages show a time.
-const timeFormat = "2006-01-02 15:04:05 MST"
+// TimeFormat is how messages show a time.
+const TimeFormat = "2006-01-02 15:04:05 MST"
 
-func (r *Repo) checkExpiry(ctx context.Context, s *snapshot.Snapshot) error {
+func (r *Repo) CheckExpiry(ctx context.Context, s *snapshot.Snapshot) error {
 	if r.expired(ctx, s) {
-		return fmt.Errorf("%w on %s", snapshot.ErrExpired, s.ExpiresAt.Format(timeFormat))
+		return fmt.Errorf("%w on %s", snapshot.ErrExpired, s.ExpiresAt.Format(TimeFormat))
 	}
 	return nil
 }
 
-// idOf is the id that a reference names without a look at the repository.
-func idOf(ref string) (manifest.ID, bool) {
+// IdOf is the id that a reference names without a look at the repository.
+func IdOf(ref string) (manifest.ID, bool) {
 	if isHandle(ref) {
 		id, err := parseHandle(ref)
 		return id, err == nil
@@ -100,8 +100,8 @@ func parseHandle(ref string) (manifest.ID, error) {
 	return h.ID, nil
 }
 
-// printable quotes a reference that could hide in a message or break it.
-func printable(ref string) string {
+// Printable quotes a reference that could hide in a message or break it.
+func Printable(ref string) string {
 	if q := strconv.Quote(ref); q[1:len(q)-1] != ref || strings.ContainsAny(ref, " ") {
 		return q
 	}
@@ -122,31 +122,31 @@ type listing struct {
 	err     error
 }
 
-// manyRefs is how many ids are asked for one by one.
-const manyRefs = 16
+// ManyRefs is how many ids are asked for one by one.
+const ManyRefs = 16
 
-func (r *Repo) newResolver(ctx context.Context, refs int) *resolver {
-	return &resolver{r, ctx, refs > manyRefs, sync.OnceValue(func() *listing {
+func (r *Repo) NewResolver(ctx context.Context, refs int) *resolver {
+	return &resolver{r, ctx, refs > ManyRefs, sync.OnceValue(func() *listing {
 		l := &listing{}
 		l.all, l.damaged, l.err = r.snapshots(ctx)
 		return l
 	})}
 }
 
-// get is resolve for what has not expired, with errors that name the reference.
-func (x *resolver) get(ref string) (*snapshot.Snapshot, error) {
-	s, err := x.resolve(ref)
+// Get is resolve for what has not expired, with errors that name the reference.
+func (x *resolver) Get(ref string) (*snapshot.Snapshot, error) {
+	s, err := x.Resolve(ref)
 	if err == nil {
-		err = x.repo.checkExpiry(x.ctx, s)
+		err = x.repo.CheckExpiry(x.ctx, s)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), integrity(err))
+		return nil, fmt.Errorf("snapshot %s: %w", Printable(ref), Integrity(err))
 	}
 	return s, nil
 }
 
-// resolve finds the snapshot that a reference names, expired or not.
-func (x *resolver) resolve(ref string) (*snapshot.Snapshot, error) {
+// Resolve finds the snapshot that a reference names, expired or not.
+func (x *resolver) Resolve(ref string) (*snapshot.Snapshot, error) {
 	if isHandle(ref) {
 		id, err := parseHandle(ref)
 		if err != nil {
@@ -257,10 +257,10 @@ func describe(all []*snapshot.Snapshot) string {
 func (r *Repo) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	noted := begin(func() ([]*manifest.Note, error) { return r.notesOf(ctx, id) })
-	s, err := r.head(ctx, id, 0)
+	noted := Begin(func() ([]*manifest.Note, error) { return r.NotesOf(ctx, id) })
+	s, err := r.Head(ctx, id, 0)
 	if errors.Is(err, remote.ErrNotExist) {
-		r.cache.Remove("heads", id.String())
+		r.Cache.Remove("heads", id.String())
 		return nil, snapshot.ErrNotFound
 	}
 	if err != nil {
@@ -270,16 +270,16 @@ func (r *Repo) byID(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, er
 	if err != nil {
 		return nil, err
 	}
-	annotate(s, notes)
+	Annotate(s, notes)
 	return s, nil
 }
 
-// liveTree opens a snapshot that must be in the repository: only then are its packs
+// LiveTree opens a snapshot that must be in the repository: only then are its packs
 // sure to be. What has expired may be collected at any moment.
-func (r *Repo) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
-	m, err := r.manifest(ctx, id)
+func (r *Repo) LiveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest, *manifest.Tree, error) {
+	m, err := r.Manifest(ctx, id)
 	if err == nil {
-		err = r.checkLive(ctx, snapshotOf(&m.Info))
+		err = r.CheckLive(ctx, SnapshotOf(&m.Info))
 	}
 	if err != nil {
 		return nil, nil, err
@@ -288,26 +288,26 @@ func (r *Repo) liveTree(ctx context.Context, id manifest.ID) (*manifest.Manifest
 	return m, tree, err
 }
 
-// open reads the manifest that a reference names: in one request, if it is an id.
-func (r *Repo) open(ctx context.Context, ref string) (*manifest.Manifest, error) {
-	return r.newResolver(ctx, 1).open(ref)
+// ManifestOf reads the manifest that a reference names: in one request, if it is an id.
+func (r *Repo) ManifestOf(ctx context.Context, ref string) (*manifest.Manifest, error) {
+	return r.NewResolver(ctx, 1).Open(ref)
 }
 
-func (x *resolver) open(ref string) (*manifest.Manifest, error) {
-	id, ok := idOf(ref)
+func (x *resolver) Open(ref string) (*manifest.Manifest, error) {
+	id, ok := IdOf(ref)
 	if !ok {
-		s, err := x.get(ref)
+		s, err := x.Get(ref)
 		if err != nil {
 			return nil, err
 		}
 		id = s.ID
 	}
-	m, err := x.repo.manifest(x.ctx, id)
+	m, err := x.repo.Manifest(x.ctx, id)
 	if err == nil {
-		err = x.repo.checkLive(x.ctx, snapshotOf(&m.Info))
+		err = x.repo.CheckLive(x.ctx, SnapshotOf(&m.Info))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", printable(ref), err)
+		return nil, fmt.Errorf("snapshot %s: %w", Printable(ref), err)
 	}
 	return m, nil
 }
