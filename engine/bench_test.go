@@ -13,6 +13,7 @@ import (
 
 	"github.com/snapctl/snapctl/bench/micro"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
@@ -125,7 +126,7 @@ func BenchmarkChunkAtHand(b *testing.B) {
 	tree, err := manifest.NewTree(m.Root, r.repo)
 	must(b, err)
 	c := newChunkReader(b.Context(), r, r.repo.PackStore(), 64<<20)
-	frames := map[frameKey]*plainFrame{}
+	frames := map[access.FrameKey]*plainFrame{}
 	chunks := map[chunk.ID]uint32{}
 	var extents []manifest.Extent
 	var e manifest.Entry
@@ -133,7 +134,7 @@ func BenchmarkChunkAtHand(b *testing.B) {
 		must(b, tree.At(b.Context(), rank, &e))
 		for _, x := range e.Extents {
 			extents = append(extents, x)
-			frames[frameKey{x.Pack, x.Frame.Offset}], chunks[x.ID] = nil, x.Offset
+			frames[access.FrameKey{Pack: x.Pack, Offset: x.Frame.Offset}], chunks[x.ID] = nil, x.Offset
 		}
 	}
 	micro.Run(b, fmt.Sprintf("chunks=%d", len(extents)), micro.Work{Entries: len(extents)}, func() error {
@@ -146,7 +147,7 @@ func BenchmarkChunkAtHand(b *testing.B) {
 	}, func() error {
 		for i := range extents {
 			x := &extents[i]
-			_, framed := frames[frameKey{x.Pack, x.Frame.Offset}]
+			_, framed := frames[access.FrameKey{Pack: x.Pack, Offset: x.Frame.Offset}]
 			if _, ok := chunks[x.ID]; !ok || !framed {
 				return fs.ErrNotExist
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -30,7 +31,7 @@ type chunkReader struct {
 	fetch singleflight.Group
 
 	mu     sync.Mutex
-	frames *simplelru.LRU[frameKey, *plainFrame]
+	frames *simplelru.LRU[access.FrameKey, *plainFrame]
 	size   int // bytes of the frames
 	limit  int
 
@@ -41,14 +42,8 @@ type chunkReader struct {
 	synced  atomic.Bool
 	decoded atomic.Int64
 
-	hot *hotSet   // where copies may be that come sooner; nil for none
-	rec *recorder // told of what is asked for; nil for nobody
-}
-
-// frameKey says where a frame begins.
-type frameKey struct {
-	pack   chunk.PackID
-	offset uint32
+	hot *access.HotSet   // where copies may be that come sooner; nil for none
+	rec *access.Recorder // told of what is asked for; nil for nobody
 }
 
 // plainFrame is a decoded frame. Its bytes never change.
@@ -63,7 +58,7 @@ type plainFrame struct {
 const frameOverhead = 4 << 10
 
 func newChunkReader(ctx context.Context, r *Repository, store remote.Store, limit int) *chunkReader {
-	return &chunkReader{repo: r, store: store, ctx: ctx, frames: newLRU[frameKey, *plainFrame](math.MaxInt), limit: limit}
+	return &chunkReader{repo: r, store: store, ctx: ctx, frames: newLRU[access.FrameKey, *plainFrame](math.MaxInt), limit: limit}
 }
 
 func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
@@ -84,7 +79,7 @@ type invalidator interface {
 // changed as long as somebody has them.
 func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
 	if c.rec != nil {
-		c.rec.note(x.ID, &x.Location, false)
+		c.rec.Note(x.ID, &x.Location, false)
 	}
 	if data := c.copied(ctx, x.ID, &x.Location); data != nil {
 		return data, nil
@@ -103,13 +98,13 @@ func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, er
 // else nil. What is here need not wait for bundles, and a bundle that is wrong or
 // gone is no reason to fail.
 func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Location) []byte {
-	if c.hot == nil || c.cached(frameKey{loc.Pack, loc.Frame.Offset}) != nil {
+	if c.hot == nil || c.cached(access.FrameKey{Pack: loc.Pack, Offset: loc.Frame.Offset}) != nil {
 		return nil
 	}
-	if !c.hot.settled() && !c.onDisk(loc) {
-		c.hot.wait(ctx)
+	if !c.hot.Settled() && !c.onDisk(loc) {
+		c.hot.Wait(ctx)
 	}
-	at, ok := c.hot.find(id)
+	at, ok := c.hot.Find(id)
 	if !ok {
 		return nil
 	}
@@ -175,7 +170,7 @@ func (f *plainFrame) chunk(h *chunk.Hasher, id chunk.ID, loc *chunk.Location) ([
 
 // frame gives a decoded frame.
 func (c *chunkReader) frame(ctx context.Context, pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
-	key := frameKey{pack, at.Offset}
+	key := access.FrameKey{Pack: pack, Offset: at.Offset}
 	if f := c.cached(key); f != nil {
 		return f, nil
 	}
@@ -183,12 +178,12 @@ func (c *chunkReader) frame(ctx context.Context, pack chunk.PackID, at chunk.Fra
 }
 
 // await gives a frame that is not there, fetched once for all who wait.
-func (c *chunkReader) await(ctx context.Context, key frameKey, at chunk.Frame) (*plainFrame, error) {
-	ch := c.fetch.DoChan(fmt.Sprintf("%s%08x", key.pack[:], at.Offset), func() (any, error) {
+func (c *chunkReader) await(ctx context.Context, key access.FrameKey, at chunk.Frame) (*plainFrame, error) {
+	ch := c.fetch.DoChan(fmt.Sprintf("%s%08x", key.Pack[:], at.Offset), func() (any, error) {
 		if f := c.cached(key); f != nil {
 			return f, nil // since the look above
 		}
-		f, err := c.load(key.pack, at)
+		f, err := c.load(key.Pack, at)
 		if err == nil {
 			c.keep(key, f)
 		}
@@ -202,14 +197,14 @@ func (c *chunkReader) await(ctx context.Context, key frameKey, at chunk.Frame) (
 	}
 }
 
-func (c *chunkReader) cached(key frameKey) *plainFrame {
+func (c *chunkReader) cached(key access.FrameKey) *plainFrame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f, _ := c.frames.Get(key)
 	return f
 }
 
-func (c *chunkReader) keep(key frameKey, f *plainFrame) {
+func (c *chunkReader) keep(key access.FrameKey, f *plainFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.frames.Add(key, f)
@@ -222,7 +217,7 @@ func (c *chunkReader) keep(key frameKey, f *plainFrame) {
 // drop forgets the frame of a location, here and on the disk.
 func (c *chunkReader) drop(loc *chunk.Location) {
 	c.mu.Lock()
-	key := frameKey{loc.Pack, loc.Frame.Offset}
+	key := access.FrameKey{Pack: loc.Pack, Offset: loc.Frame.Offset}
 	if f, ok := c.frames.Peek(key); ok {
 		c.frames.Remove(key)
 		c.size -= len(f.raw) + frameOverhead
@@ -236,7 +231,7 @@ func (c *chunkReader) drop(loc *chunk.Location) {
 // load fetches and decodes a frame.
 func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
 	stored := c.buffer(at)
-	object, base := c.hot.place(pack)
+	object, base := c.hot.Place(pack)
 	if err := c.store.ReadAt(c.ctx, object, base+int64(at.Offset), stored); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
@@ -274,7 +275,7 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 		root: c.root, fork: c.fork.reader(c), splitter: c.repo.repo.Splitter, hasher: c.repo.repo.Hasher,
 		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
 		started: c.started.Unix(), bytes: c.meter.AddBytes,
-		buffers: newBuffers(3*inFlight, max(partSize, 2*c.repo.repo.Splitter.MaxChunk())),
+		buffers: flow.NewBuffers(3*inFlight, max(partSize, 2*c.repo.repo.Splitter.MaxChunk())),
 	}
 
 	if c.fork != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -385,13 +386,13 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s%v/01a20950-ee91-776f-9786-6056b138ef0%d", leasePrefix, id, i), object))
 		_, err = r.Remove(t.Context(), id.String())
 		must(t, err)
-		p := &profile{id, []touchedFrame{{packsOf(t, r, d.id, chunk.DataPack)[0], uint32(16 + i), 5}}, nil}
+		p := &access.Profile{Snapshot: id, Frames: []access.Frame{{Pack: packsOf(t, r, d.id, chunk.DataPack)[0], Offset: uint32(16 + i), Stored: 5}}, Bundle: nil}
 		if i == 0 {
-			p.snapshot = d.id
+			p.Snapshot = d.id
 		}
-		b := d.opened.encodeProfile(p)
+		b := access.Encode(d.opened.repo, p)
 		sum := chunk.SumPack(b)
-		must(t, d.store.Put(t.Context(), profilesOf(p.snapshot)+sum.String(), b))
+		must(t, d.store.Put(t.Context(), access.Prefix(p.Snapshot)+sum.String(), b))
 		changed(t, r, []manifest.ID{d.id, d.other}[i].String(), renamed(fmt.Sprint("name ", i)))
 		stone := &repo.Tombstone{Packs: []repo.DoomedPack{{Id: chunk.PackID{byte(i)}, Size: 5}}}
 		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s01a20950-ee91-776f-9786-6056b138ef0%d", repo.GcPrefix, i), stone.Encode()))

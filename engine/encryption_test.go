@@ -21,6 +21,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
@@ -393,7 +394,7 @@ func TestNothingInClear(t *testing.T) {
 		must(p, err)
 		_, err = r.FS(p.Context(), snap.ID.String())
 		must(p, err)
-		must(p, r.putProfile(p.Context(), &profile{snapshot: snap.ID, frames: []touchedFrame{{chunk.PackID{1}, 16, 1}}}))
+		must(p, access.Put(p.Context(), r.repo, &access.Profile{Snapshot: snap.ID, Frames: []access.Frame{{Pack: chunk.PackID{1}, Offset: 16, Stored: 1}}}))
 		_, err = r.Change(p.Context(), &Changes{SetTags: map[string]string{"secret-more": "secret-value"}}, snap.ID.String())
 		must(p, err)
 		must(p, r.Close())
@@ -408,7 +409,7 @@ func TestNothingInClear(t *testing.T) {
 	kinds := map[string]int{}
 	for name, b := range all {
 		kinds[strings.Split(name, "/")[0]]++
-		if strings.HasPrefix(name, repo.ProfilePrefix) && bytes.Contains(b, []byte(profileMagic)) {
+		if strings.HasPrefix(name, repo.ProfilePrefix) && bytes.Contains(b, []byte(access.ProfileMagic)) {
 			t.Error("the profile is in clear")
 		}
 	}
@@ -584,7 +585,7 @@ func TestReplayed(t *testing.T) {
 	put(t, v.mem, id.ObjectName(), good[id.ObjectName()])
 
 	// A profile of another snapshot.
-	b := (&profile{old, []touchedFrame{{chunk.PackID{1}, 16, 1}}, nil}).encodeHead()
+	b := (&access.Profile{Snapshot: old, Frames: []access.Frame{{Pack: chunk.PackID{1}, Offset: 16, Stored: 1}}, Bundle: nil}).EncodeHead()
 	sealed := r.repo.SealObject(crypt.UseProfile, old.String(), b)
 	if got, err := r.repo.OpenObject(crypt.UseProfile, old.String(), sealed); err != nil || !bytes.Equal(got, b) {
 		t.Error(err)

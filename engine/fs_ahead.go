@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -56,7 +58,7 @@ func (c *chunkReader) readAhead(ctx context.Context, produce func(ctx context.Co
 		ordered: make(chan *aheadBatch, aheadBatches),
 		verify:  make(chan *aheadBatch, aheadBatches),
 		frames:  make(chan manifest.Extent, aheadBatches*aheadFrames),
-		recent:  newLRU[frameKey, struct{}](recentFrames),
+		recent:  newLRU[access.FrameKey, struct{}](recentFrames),
 	}
 	loaders := runtime.GOMAXPROCS(0)
 	if !c.repo.repo.Local() {
@@ -103,7 +105,7 @@ type ahead struct {
 	ordered chan *aheadBatch
 	verify  chan *aheadBatch
 	frames  chan manifest.Extent
-	recent  *simplelru.LRU[frameKey, struct{}]
+	recent  *simplelru.LRU[access.FrameKey, struct{}]
 	batch   *aheadBatch
 }
 
@@ -126,11 +128,11 @@ func (a *ahead) add(ctx context.Context, p filePiece) error {
 	}
 	b := a.batch
 	if p.extent.Length > 0 {
-		key := frameKey{p.extent.Pack, p.extent.Frame.Offset}
+		key := access.FrameKey{Pack: p.extent.Pack, Offset: p.extent.Frame.Offset}
 		if _, known := a.recent.Get(key); !known {
 			a.recent.Add(key, struct{}{})
 			b.frames++
-			if !send(ctx, a.frames, p.extent) {
+			if !flow.Send(ctx, a.frames, p.extent) {
 				return context.Cause(ctx)
 			}
 		}
@@ -148,7 +150,7 @@ func (a *ahead) flush(ctx context.Context) error {
 	if a.batch = nil; b == nil {
 		return nil
 	}
-	if !send(ctx, a.ordered, b) || !send(ctx, a.verify, b) {
+	if !flow.Send(ctx, a.ordered, b) || !flow.Send(ctx, a.verify, b) {
 		return context.Cause(ctx)
 	}
 	return nil

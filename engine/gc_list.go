@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -260,7 +261,7 @@ func (c *collector) listSegments(ctx context.Context) error {
 // listProfiles lists access profiles.
 func (c *collector) listProfiles(ctx context.Context) error {
 	return c.each(ctx, repo.ProfilePrefix, "access profiles", func(o remote.Info) {
-		if id, ok := parseProfileName(o.Name); ok {
+		if id, ok := access.ParseName(o.Name); ok {
 			c.listed.kept = append(c.listed.kept, keptFor{o, id})
 		} else {
 			c.foreign(o)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
@@ -111,7 +112,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 		for i := range c.listed.segments {
 			at := &c.listed.segments[i]
 			f := fetched{at, repo.Begin(func() (*index.Segment, error) { return c.repo.repo.Segment(ctx, at.id) })}
-			if !send(ctx, queue, f) {
+			if !flow.Send(ctx, queue, f) {
 				return
 			}
 		}

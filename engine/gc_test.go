@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -402,8 +403,8 @@ func TestGCExpired(t *testing.T) {
 	r := y.enter()
 	id := complete(t, r, y.dirOf("a", 1), &CreateOptions{TTL: 2 * time.Hour}).ID
 	changed(t, r, id.String(), renamed("a"))
-	must(t, y.mem.Put(t.Context(), profilesOf(id)+strings.Repeat("0", 64), []byte("profile")))
-	foreign := profilesOf(id) + "another" // whose that is cannot be known
+	must(t, y.mem.Put(t.Context(), access.Prefix(id)+strings.Repeat("0", 64), []byte("profile")))
+	foreign := access.Prefix(id) + "another" // whose that is cannot be known
 	must(t, y.mem.Put(t.Context(), foreign, nil))
 	y.pass(2*time.Hour + 15*time.Minute)
 	if rep := y.gc(r, nil); len(rep.Removed) != 0 || rep.Snapshots != 1 || rep.Leftovers != 0 {

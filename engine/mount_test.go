@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
@@ -174,7 +175,7 @@ func TestMountDecodesOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	frames := map[frameKey]bool{}
+	frames := map[access.FrameKey]bool{}
 	tree, err := manifest.NewTree(rootOf(t, r, res.ID), r.repo)
 	must(t, err)
 	c, err := tree.SeekRank(t.Context(), 0)
@@ -187,7 +188,7 @@ func TestMountDecodesOnce(t *testing.T) {
 			break
 		}
 		for _, x := range e.Extents {
-			frames[frameKey{x.Pack, x.Frame.Offset}] = true
+			frames[access.FrameKey{Pack: x.Pack, Offset: x.Frame.Offset}] = true
 		}
 	}
 	if got := m.Stats().Decoded; got != int64(len(frames)) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
@@ -129,8 +130,8 @@ type packer struct {
 	group  *errgroup.Group
 	slots  chan struct{} // frames being compressed
 	frames chan *frame
-	raw    *buffers
-	stored *buffers
+	raw    *flow.Buffers
+	stored *flow.Buffers
 }
 
 func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, up *uploader, workers int) *packer {
@@ -138,30 +139,30 @@ func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, u
 		codec: codec, up: up, group: group,
 		slots: make(chan struct{}, workers), frames: make(chan *frame, 2*workers),
 	}
-	p.raw = newBuffers(lanes+4*workers, frameTarget)
-	p.stored = newBuffers(4*workers, frameTarget/2)
+	p.raw = flow.NewBuffers(lanes+4*workers, frameTarget)
+	p.stored = flow.NewBuffers(4*workers, frameTarget/2)
 	group.Go(func() error { return p.run(ctx) })
 	return p
 }
 
 func (p *packer) newFrame() *frame {
-	return &frame{raw: p.raw.get(), compressed: make(chan struct{}), sealed: make(chan struct{})}
+	return &frame{raw: p.raw.Get(), compressed: make(chan struct{}), sealed: make(chan struct{})}
 }
 
 // compress queues a frame. It waits while enough are being compressed.
 func (p *packer) compress(ctx context.Context, f *frame) error {
-	if !send(ctx, p.slots, struct{}{}) {
+	if !flow.Send(ctx, p.slots, struct{}{}) {
 		return ctx.Err()
 	}
 	p.group.Go(func() error {
-		f.stored = p.codec.Encode(p.stored.get(), f.raw)
-		p.raw.put(f.raw)
+		f.stored = p.codec.Encode(p.stored.Get(), f.raw)
+		p.raw.Put(f.raw)
 		f.raw = nil
 		close(f.compressed)
 		<-p.slots
 		return nil
 	})
-	if !send(ctx, p.frames, f) {
+	if !flow.Send(ctx, p.frames, f) {
 		return ctx.Err()
 	}
 	return nil
@@ -169,7 +170,7 @@ func (p *packer) compress(ctx context.Context, f *frame) error {
 
 // seal closes the pack with the frames that came before.
 func (p *packer) seal(ctx context.Context) error {
-	if !send(ctx, p.frames, nil) {
+	if !flow.Send(ctx, p.frames, nil) {
 		return ctx.Err()
 	}
 	return nil
@@ -198,7 +199,7 @@ func (p *packer) run(ctx context.Context) error {
 					b = p.up.newPack(p.codec, chunk.DataPack)
 				}
 				b.add(f)
-				p.stored.put(f.stored)
+				p.stored.Put(f.stored)
 				f.stored = nil
 			}
 			if b != nil && (f == nil || b.full()) {
@@ -243,7 +244,7 @@ type uploader struct {
 	store remote.Store
 	group *errgroup.Group
 	slots chan struct{}
-	bufs  *buffers
+	bufs  *flow.Buffers
 
 	mu      sync.Mutex
 	landed  []index.Pack // in the repository, and in no segment yet
@@ -258,18 +259,18 @@ type uploader struct {
 func newUploader(store remote.Store, group *errgroup.Group, uploads int) *uploader {
 	return &uploader{
 		store: store, group: group, slots: make(chan struct{}, uploads),
-		bufs: newBuffers(uploads+1, packTarget+packTarget/4),
+		bufs: flow.NewBuffers(uploads+1, packTarget+packTarget/4),
 	}
 }
 
 func (up *uploader) newPack(codec *chunk.Codec, kind chunk.PackKind) *packBuild {
-	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.get()), codec: codec}
+	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.Get()), codec: codec}
 }
 
 // put uploads a pack in the background. It waits while enough are on their way,
 // and owns data from then on.
 func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error {
-	if !send(ctx, up.slots, struct{}{}) {
+	if !flow.Send(ctx, up.slots, struct{}{}) {
 		return ctx.Err()
 	}
 	up.busy(1, 0)
@@ -283,7 +284,7 @@ func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error
 			up.onPut(pack, data)
 		}
 		up.land(pack, size)
-		up.bufs.put(data)
+		up.bufs.Put(data)
 		return up.onLand(ctx)
 	})
 	return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -62,8 +63,8 @@ type prefetcher struct {
 	work  sync.WaitGroup
 
 	chunks *chunkReader // the mount's
-	hot    *hotSet
-	rec    recorder
+	hot    *access.HotSet
+	rec    access.Recorder
 	saving sync.Mutex
 
 	mu     sync.Mutex
@@ -103,7 +104,7 @@ func (r *Repository) newPrefetcher(ctx context.Context, m *manifest.Manifest, mo
 	p.store = d.Wrap(r.repo.Store, r.repo.Cfg.ID.String()).OnMiss(p.missed)
 	p.packs.Store(int64(len(m.Packs)))
 	if mode != PrefetchNone {
-		p.hot = newHotSet(r.repo.Patience.Hot)
+		p.hot = access.NewHotSet(r.repo.Patience.Hot)
 	}
 	return p
 }
@@ -130,7 +131,7 @@ type mountPages struct{ *prefetcher }
 // Page is manifest.PageSource.
 func (p mountPages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	at := ref.Location()
-	p.rec.note(ref.ID, &at, true)
+	p.rec.Note(ref.ID, &at, true)
 	if page := p.chunks.copied(ctx, ref.ID, &at); page != nil {
 		return bytes.Clone(page), nil // not to hold on to all of its frame
 	}

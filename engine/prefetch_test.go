@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -192,14 +193,14 @@ func hotIsHere(t testing.TB, m *Mount) {
 	}
 	for _, f := range frames {
 		eventually(t, "prefetch", func() bool {
-			return m.ahead.store.Missing(repo.PackName(f.pack), int64(f.offset), int64(f.stored)) == 0
+			return m.ahead.store.Missing(repo.PackName(f.Pack), int64(f.Offset), int64(f.Stored)) == 0
 		})
 	}
 }
 
 func hotObjects(t testing.TB, r *Repository, id manifest.ID) (names []string) {
 	t.Helper()
-	must(t, r.repo.Store.List(t.Context(), profilesOf(id), func(o remote.Info) error {
+	must(t, r.repo.Store.List(t.Context(), access.Prefix(id), func(o remote.Info) error {
 		names = append(names, o.Name)
 		return nil
 	}))
@@ -283,12 +284,12 @@ func TestHostileProfile(t *testing.T) {
 	id, content := w.snapshot()
 	put := func(b []byte) {
 		sum := blake3.Sum256(b)
-		must(t, w.mem.Put(t.Context(), profilesOf(id)+hex.EncodeToString(sum[:]), b))
+		must(t, w.mem.Put(t.Context(), access.Prefix(id)+hex.EncodeToString(sum[:]), b))
 	}
 	put([]byte("no profile"))
-	put((&Repository{}).encodeProfile(someProfile(manifest.NewID(0))))
-	put((&Repository{}).encodeProfile(someProfile(id))) // of packs that there are not, with a bundle that is none
-	must(t, w.mem.Put(t.Context(), profilesOf(id)+"another-name", (&Repository{}).encodeProfile(someProfile(id))))
+	put(access.Encode((&Repository{}).repo, someProfile(manifest.NewID(0))))
+	put(access.Encode((&Repository{}).repo, someProfile(id))) // of packs that there are not, with a bundle that is none
+	must(t, w.mem.Put(t.Context(), access.Prefix(id)+"another-name", access.Encode((&Repository{}).repo, someProfile(id))))
 	var log syncWriter
 	opts := w.options()
 	opts.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -384,20 +385,20 @@ func TestBundleTroubles(t *testing.T) {
 	w.patience.Profile = tooLong
 	r, id, names := w.scattered()
 	// Another's contents under these ids, in a profile that is whole.
-	b := newBundler(r.repo.Codec)
+	b := access.NewBundler(r.repo.Codec)
 	m := mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
 	for _, name := range names {
 		_, err := os.ReadFile(m.Dir + "/" + name)
 		must(t, err)
 	}
-	m.ahead.rec.mu.Lock()
-	for _, x := range m.ahead.rec.touched {
-		b.add(x.id, random(7, int(x.loc.Length)), x.page)
+	m.ahead.rec.Mu.Lock()
+	for _, x := range m.ahead.rec.Touched {
+		b.Add(x.Id, random(7, int(x.Loc.Length)), x.Page)
 	}
-	m.ahead.rec.mu.Unlock()
+	m.ahead.rec.Mu.Unlock()
 	must(t, m.Unmount(false))
 	must(t, r.repo.Store.Delete(t.Context(), hotObjects(t, r, id)...))
-	must(t, r.putProfile(t.Context(), &profile{snapshot: id, bundle: b.finish()}))
+	must(t, access.Put(t.Context(), r.repo, &access.Profile{Snapshot: id, Bundle: b.Finish()}))
 	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
 	w.patience.Hot = time.Millisecond
 	for name, fault := range map[string]remote.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: time.Hour}} {

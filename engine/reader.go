@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,7 @@ type reader struct {
 	problem  func(error) // of an item that is not in the snapshot as it should be
 	vanished func(path string)
 	started  int64 // when the walk started, in seconds
-	buffers  *buffers
+	buffers  *flow.Buffers
 	bytes    func(n int64)  // progress
 	fork     *overlayReader // of the upper directory of a fork; nil if it is not
 }
@@ -76,7 +77,7 @@ func (r *reader) settle(ctx context.Context, b *batch) {
 			err = r.streamFile(ctx, dir, b)
 		case it.entry.Type == manifest.File:
 			if p == nil {
-				p = &part{buf: r.buffers.get()}
+				p = &part{buf: r.buffers.Get()}
 			}
 			err = r.readFile(ctx, dir, b, i, p)
 		default:
@@ -94,16 +95,7 @@ func (r *reader) settle(ctx context.Context, b *batch) {
 		}
 	}
 	if p != nil {
-		send(ctx, b.parts, p)
-	}
-}
-
-func send[T any](ctx context.Context, to chan<- T, v T) bool {
-	select {
-	case to <- v:
-		return true
-	case <-ctx.Done():
-		return false
+		flow.Send(ctx, b.parts, p)
 	}
 }
 
@@ -118,7 +110,7 @@ func (r *reader) report(it *item, err error) {
 // release gives a part's buffer back.
 func (r *reader) release(p *part) {
 	if p.buf != nil {
-		r.buffers.put(p.buf)
+		r.buffers.Put(p.buf)
 		p.buf = nil
 	}
 }
@@ -284,7 +276,7 @@ func (r *reader) streamFile(ctx context.Context, dir *openDir, b *batch) error {
 			it.print = 0
 			break
 		}
-		if !send(ctx, b.parts, &part{restart: true}) {
+		if !flow.Send(ctx, b.parts, &part{restart: true}) {
 			return ctx.Err()
 		}
 	}
@@ -322,7 +314,7 @@ func (r *reader) streamOnce(ctx context.Context, fd int, b *batch) (size int64, 
 // streamRun reads the data from off to end and sends its chunks. It tells how
 // many bytes there were.
 func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uint64, b *batch) (total int64, err error) {
-	p := &part{buf: r.buffers.get()}
+	p := &part{buf: r.buffers.Get()}
 	rest := 0 // where in the buffer what is not cut yet begins
 	for {
 		free := p.buf[len(p.buf):cap(p.buf)]
@@ -346,9 +338,9 @@ func (r *reader) streamRun(ctx context.Context, fd int, off, end int64, hole uin
 		}
 		next := &part{}
 		if !done {
-			next.buf = append(r.buffers.get(), p.buf[rest:]...)
+			next.buf = append(r.buffers.Get(), p.buf[rest:]...)
 		}
-		if !send(ctx, b.parts, p) {
+		if !flow.Send(ctx, b.parts, p) {
 			return 0, ctx.Err()
 		}
 		if done {

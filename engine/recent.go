@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -60,7 +61,7 @@ func (c *creator) saveRecent(ctx context.Context, m *manifest.Manifest) {
 	}
 	b, err := c.recentBundle(ctx, m)
 	if err == nil && b != nil {
-		err = c.repo.putProfile(ctx, &profile{snapshot: m.ID, bundle: b})
+		err = access.Put(ctx, c.repo.repo, &access.Profile{Snapshot: m.ID, Bundle: b})
 	}
 	if err != nil {
 		c.repo.repo.Logger.Info("access profile from the times of files", "err", err)
@@ -71,7 +72,7 @@ func (c *creator) saveRecent(ctx context.Context, m *manifest.Manifest) {
 // that lead to them.
 func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byte, error) {
 	slices.SortStableFunc(c.recent.files, func(a, b recentFile) int { return cmp.Compare(a.at.Nano(), b.at.Nano()) })
-	pages := &bundledPages{Repository: c.repo, to: newBundler(c.repo.repo.Codec), room: maxBundle}
+	pages := &bundledPages{Repository: c.repo, to: access.NewBundler(c.repo.repo.Codec), room: access.MaxBundle}
 	tree, err := m.Tree(pages)
 	if err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byt
 			c.repo.repo.Logger.Info("access profile from the times of files", "path", e.Path(), "err", err)
 		}
 	}
-	return pages.to.finish(), nil
+	return pages.to.Finish(), nil
 }
 
 // bundleFile adds a file's chunks, if it still holds what was stored.
@@ -125,7 +126,7 @@ func (c *creator) bundleFile(e *manifest.Entry, to *bundledPages, buf *[]byte) e
 // bundledPages bundles what is read of a tree, and what else it is given, once.
 type bundledPages struct {
 	*Repository
-	to   *bundler
+	to   *access.Bundler
 	room int
 	have map[chunk.ID]bool
 }
@@ -147,7 +148,7 @@ func (p *bundledPages) add(id chunk.ID, data []byte, page bool) {
 		p.have = map[chunk.ID]bool{}
 	}
 	p.have[id] = true
-	if p.to.add(id, data, page) {
+	if p.to.Add(id, data, page) {
 		p.room -= len(data)
 	} else {
 		p.room = 0

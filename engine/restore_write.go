@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -151,7 +152,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	w.mu.Lock()
 	w.fetched += fetched
 	w.mu.Unlock()
-	if !send(ctx, cpu, struct{}{}) {
+	if !flow.Send(ctx, cpu, struct{}{}) {
 		return ctx.Err()
 	}
 	defer func() { <-cpu }()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
@@ -171,10 +172,10 @@ func (s *sequencer) dispatch(ctx context.Context) error {
 	if !settle {
 		close(b.parts)
 	}
-	if !send(ctx, s.order, b) {
+	if !flow.Send(ctx, s.order, b) {
 		return ctx.Err()
 	}
-	if settle && !send(ctx, s.work, b) {
+	if settle && !flow.Send(ctx, s.work, b) {
 		close(b.parts) // the assembler has the batch, and would wait for a reader
 		return ctx.Err()
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -178,7 +179,7 @@ func (c *usageCount) objects(ctx context.Context) error {
 			c.own[id] += o.Size
 		} else if id, err := manifest.ParseObjectName(o.Name); err == nil {
 			c.own[id] += o.Size
-		} else if id, ok := parseProfileName(o.Name); ok {
+		} else if id, ok := access.ParseName(o.Name); ok {
 			c.own[id] += o.Size
 		} else if repo.IsTombstone(o.Name) {
 			c.stones = append(c.stones, o.Name)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
@@ -306,7 +307,7 @@ func (v *dirVerifier) add(ctx context.Context, dir string, d *fsys.Dirent) error
 
 func (v *dirVerifier) send(ctx context.Context, job *dirJob) error {
 	job.done = make(chan struct{})
-	if !send(ctx, v.order, job) || !send(ctx, v.work, job) {
+	if !flow.Send(ctx, v.order, job) || !flow.Send(ctx, v.work, job) {
 		return ctx.Err()
 	}
 	return nil

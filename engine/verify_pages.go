@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -24,7 +25,7 @@ type storePages struct {
 	size func(chunk.PackID) int64 // of a pack, so that no window reaches beyond; nil reads pages alone
 
 	mu      sync.Mutex
-	windows *simplelru.LRU[frameKey, []byte]
+	windows *simplelru.LRU[access.FrameKey, []byte]
 	fetch   singleflight.Group
 }
 
@@ -34,7 +35,7 @@ const (
 )
 
 func newStorePages(r *Repository) *storePages {
-	return &storePages{repo: r, windows: newLRU[frameKey, []byte](pageWindows)}
+	return &storePages{repo: r, windows: newLRU[access.FrameKey, []byte](pageWindows)}
 }
 
 // Page is manifest.PageSource.
@@ -88,7 +89,7 @@ func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, 
 	if end < int64(ref.Frame.End()) || end > math.MaxUint32 {
 		return nil, nil
 	}
-	key := frameKey{ref.Pack, begin}
+	key := access.FrameKey{Pack: ref.Pack, Offset: begin}
 	w := s.kept(key)
 	if w == nil {
 		got, err, _ := s.fetch.Do(fmt.Sprintf("%s%08x", ref.Pack[:], begin), func() (any, error) {
@@ -113,7 +114,7 @@ func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, 
 	return bytes.Clone(w[ref.Frame.Offset-begin : ref.Frame.End()-begin]), nil
 }
 
-func (s *storePages) kept(key frameKey) []byte {
+func (s *storePages) kept(key access.FrameKey) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w, _ := s.windows.Get(key)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -102,8 +103,8 @@ func (r *Repository) checkOf(name string) *objectCheck {
 			return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 		}
 	case repo.ProfilePrefix:
-		if _, ok := parseProfileName(name); ok {
-			return &objectCheck{limit: maxProfile, read: checkProfile}
+		if _, ok := access.ParseName(name); ok {
+			return &objectCheck{limit: access.MaxProfile, read: checkProfile}
 		}
 	case crypt.KeyPrefix:
 		if r.Encrypted() && crypt.IsName(name) {
@@ -188,12 +189,12 @@ func checkNote(r *Repository, name string, b []byte) error {
 // are checked when they are used.
 func checkProfile(r *Repository, name string, b []byte) error {
 	if !strings.HasSuffix(name, "/"+crypt.SumHex(b)) {
-		return fmt.Errorf("%w: %w: it is not what its name says", snapshot.ErrIntegrity, errProfile)
+		return fmt.Errorf("%w: %w: it is not what its name says", snapshot.ErrIntegrity, access.ErrDamaged)
 	}
-	id, _ := parseProfileName(name)
-	p, err := r.decodeProfile(id, b)
-	if err == nil && len(p.bundle) > 0 {
-		_, err = openBundle(r.repo.Codec, name, 0, p.bundle)
+	id, _ := access.ParseName(name)
+	p, err := access.Decode(r.repo, id, b)
+	if err == nil && len(p.Bundle) > 0 {
+		_, err = access.OpenBundle(r.repo.Codec, name, 0, p.Bundle)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -170,7 +171,7 @@ func (v *checkup) listLeaves(ctx context.Context, t *openTree, jobs chan<- leafJ
 			facts = &leafFacts{}
 			v.leaves[key] = facts
 			v.report.Pages++
-			if !send(ctx, jobs, leafJob{t.tree, p, facts}) {
+			if !flow.Send(ctx, jobs, leafJob{t.tree, p, facts}) {
 				return ctx.Err()
 			}
 		} else {

@@ -1,4 +1,4 @@
-package engine
+package access
 
 import (
 	"context"
@@ -16,25 +16,25 @@ import (
 // prefetcher tells of touches 13 MB in 65 frames of 65 MB, which are 14 MB stored.
 // In a bundle that is 2.2 MB with the pages, and one request. Since chunks are found
 // by their ids, it serves snapshots made from this one as well.
-type bundle struct {
+type Bundle struct {
 	object string // the profile
 	base   int64  // of the pack in it, in bytes
 	pack   chunk.PackID
-	chunks map[chunk.ID]chunk.Location
+	Chunks map[chunk.ID]chunk.Location
 }
 
 const (
-	// maxBundle bounds the plaintext of a bundle in bytes, and maxBundled the pack.
-	maxBundle  = 24 << 20
+	// MaxBundle bounds the plaintext of a bundle in bytes, and maxBundled the pack.
+	MaxBundle  = 24 << 20
 	maxBundled = 12 << 20
 
-	// bundleFrame is where a frame of a bundle ends: smaller than others, since a
+	// BundleFrame is where a frame of a bundle ends: smaller than others, since a
 	// reader waits for the first of them.
-	bundleFrame = 512 << 10
+	BundleFrame = 512 << 10
 )
 
-// bundler makes a bundle.
-type bundler struct {
+// Bundler makes a bundle.
+type Bundler struct {
 	codec *chunk.Codec
 	pack  *chunk.PackBuilder
 	open  [2]struct { // pages and chunks compress better among themselves
@@ -43,12 +43,12 @@ type bundler struct {
 	}
 }
 
-func newBundler(c *chunk.Codec) *bundler {
-	return &bundler{codec: c, pack: chunk.NewPackBuilder(chunk.DataPack, nil)}
+func NewBundler(c *chunk.Codec) *Bundler {
+	return &Bundler{codec: c, pack: chunk.NewPackBuilder(chunk.DataPack, nil)}
 }
 
-// add adds a chunk, and reports whether there was room for it.
-func (b *bundler) add(id chunk.ID, data []byte, page bool) bool {
+// Add adds a chunk, and reports whether there was room for it.
+func (b *Bundler) Add(id chunk.ID, data []byte, page bool) bool {
 	if b.pack.Size() >= maxBundled {
 		return false
 	}
@@ -57,7 +57,7 @@ func (b *bundler) add(id chunk.ID, data []byte, page bool) bool {
 		kind = 1
 	}
 	o := &b.open[kind]
-	if len(o.raw) > 0 && len(o.raw)+len(data) > bundleFrame {
+	if len(o.raw) > 0 && len(o.raw)+len(data) > BundleFrame {
 		b.flush(kind)
 	}
 	o.raw = append(o.raw, data...)
@@ -65,7 +65,7 @@ func (b *bundler) add(id chunk.ID, data []byte, page bool) bool {
 	return true
 }
 
-func (b *bundler) flush(kind int) {
+func (b *Bundler) flush(kind int) {
 	o := &b.open[kind]
 	if len(o.raw) > 0 {
 		b.pack.Add(b.codec.Encode(nil, o.raw), o.chunks)
@@ -73,8 +73,8 @@ func (b *bundler) flush(kind int) {
 	o.raw, o.chunks = o.raw[:0], nil
 }
 
-// finish gives the pack; nil if nothing was added.
-func (b *bundler) finish() []byte {
+// Finish gives the pack; nil if nothing was added.
+func (b *Bundler) Finish() []byte {
 	for kind := range b.open {
 		b.flush(kind)
 	}
@@ -85,11 +85,11 @@ func (b *bundler) finish() []byte {
 	return pack
 }
 
-// openBundle reads what a profile's bundle holds. Chunks are checked when they are
+// OpenBundle reads what a profile's bundle holds. Chunks are checked when they are
 // used, as any others.
-func openBundle(c *chunk.Codec, object string, base int64, pack []byte) (*bundle, error) {
+func OpenBundle(c *chunk.Codec, object string, base int64, pack []byte) (*Bundle, error) {
 	if len(pack) < chunk.PackFooterSize {
-		return nil, fmt.Errorf("%w: bundle of %d bytes", errProfile, len(pack))
+		return nil, fmt.Errorf("%w: bundle of %d bytes", ErrDamaged, len(pack))
 	}
 	n, err := chunk.PackIndexSize(pack[len(pack)-chunk.PackFooterSize:])
 	if err == nil && n > len(pack) {
@@ -100,40 +100,40 @@ func openBundle(c *chunk.Codec, object string, base int64, pack []byte) (*bundle
 		x, err = chunk.DecodePackTail(c, pack[len(pack)-n:], int64(len(pack)))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: bundle: %w", errProfile, err)
+		return nil, fmt.Errorf("%w: bundle: %w", ErrDamaged, err)
 	}
-	b := &bundle{object, base, chunk.SumPack(pack), map[chunk.ID]chunk.Location{}}
+	b := &Bundle{object, base, chunk.SumPack(pack), map[chunk.ID]chunk.Location{}}
 	for id, at := range x.All(b.pack) {
-		b.chunks[id] = at
+		b.Chunks[id] = at
 	}
 	return b, nil
 }
 
-// hotSet is the bundles that a mount reads from. They arrive while it serves
+// HotSet is the bundles that a mount reads from. They arrive while it serves
 // already; who needs something from far away waits for them, but not for long.
-type hotSet struct {
+type HotSet struct {
 	late    *time.Timer
 	given   chan struct{} // closed when nobody waits any more
 	ready   chan struct{} // closed when all is set
-	bundles []*bundle
+	bundles []*Bundle
 }
 
-// newHotSet gives one that readers wait for, from now on, as long as that.
-func newHotSet(patience time.Duration) *hotSet {
-	h := &hotSet{given: make(chan struct{}), ready: make(chan struct{})}
+// NewHotSet gives one that readers wait for, from now on, as long as that.
+func NewHotSet(patience time.Duration) *HotSet {
+	h := &HotSet{given: make(chan struct{}), ready: make(chan struct{})}
 	h.late = time.AfterFunc(patience, func() { close(h.given) })
 	return h
 }
 
-// set is called once, when it is known what there is.
-func (h *hotSet) set(all []*bundle) {
+// Set is called once, when it is known what there is.
+func (h *HotSet) Set(all []*Bundle) {
 	h.late.Stop()
 	h.bundles = all
 	close(h.ready)
 }
 
 // here gives the bundles, if they have arrived.
-func (h *hotSet) here() []*bundle {
+func (h *HotSet) here() []*Bundle {
 	if h == nil {
 		return nil
 	}
@@ -145,8 +145,8 @@ func (h *hotSet) here() []*bundle {
 	}
 }
 
-// settled reports whether there is nothing to wait for.
-func (h *hotSet) settled() bool {
+// Settled reports whether there is nothing to wait for.
+func (h *HotSet) Settled() bool {
 	select {
 	case <-h.ready:
 	case <-h.given:
@@ -156,8 +156,8 @@ func (h *hotSet) settled() bool {
 	return true
 }
 
-// wait waits for the bundles as long as that may help.
-func (h *hotSet) wait(ctx context.Context) {
+// Wait waits for the bundles as long as that may help.
+func (h *HotSet) Wait(ctx context.Context) {
 	select {
 	case <-h.ready:
 	case <-h.given:
@@ -165,20 +165,20 @@ func (h *hotSet) wait(ctx context.Context) {
 	}
 }
 
-// find tells where a bundle has a chunk.
-func (h *hotSet) find(id chunk.ID) (chunk.Location, bool) {
+// Find tells where a bundle has a chunk.
+func (h *HotSet) Find(id chunk.ID) (chunk.Location, bool) {
 	for _, b := range h.here() {
-		if at, ok := b.chunks[id]; ok {
+		if at, ok := b.Chunks[id]; ok {
 			return at, true
 		}
 	}
 	return chunk.Location{}, false
 }
 
-// place tells which object holds a pack, and where in it.
-func (h *hotSet) place(pack chunk.PackID) (object string, base int64) {
+// Place tells which object holds a pack, and where in it.
+func (h *HotSet) Place(pack chunk.PackID) (object string, base int64) {
 	all := h.here()
-	if i := slices.IndexFunc(all, func(b *bundle) bool { return b.pack == pack }); i >= 0 {
+	if i := slices.IndexFunc(all, func(b *Bundle) bool { return b.pack == pack }); i >= 0 {
 		return all[i].object, all[i].base
 	}
 	return repo.PackName(pack), 0
