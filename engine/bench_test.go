@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -125,8 +126,8 @@ func BenchmarkChunkAtHand(b *testing.B) {
 	must(b, err)
 	tree, err := manifest.NewTree(m.Root, r.repo)
 	must(b, err)
-	c := newChunkReader(b.Context(), r, r.repo.PackStore(), 64<<20)
-	frames := map[access.FrameKey]*plainFrame{}
+	c := read.New(b.Context(), r.repo, r.repo.PackStore(), 64<<20)
+	frames := map[access.FrameKey]*read.PlainFrame{}
 	chunks := map[chunk.ID]uint32{}
 	var extents []manifest.Extent
 	var e manifest.Entry

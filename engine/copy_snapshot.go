@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -36,7 +37,7 @@ import (
 //     entries in which the source's trees differ (manifest.Revised: to the last field, unlike
 //     Diff). Else it is a Builder's, of every entry.
 //  3. produce goes through entries and asks the destination's index for each chunk. Of what
-//     is missing the source's frames are decoded ahead (readAhead), in the order of the
+//     is missing the source's frames are decoded ahead (read.ReadAhead), in the order of the
 //     tree, mostly each once; placer puts it into frames and packs, and an entry goes into
 //     the tree when its chunks have places. Keyed ids (chunkNames) are known when the bytes
 //     are: then every chunk that no base has is read.
@@ -50,7 +51,7 @@ type snapshotCopy struct {
 	placer
 	m      *manifest.Manifest // of the source
 	tree   *manifest.Tree     // of the source
-	chunks *chunkReader       // of the source
+	chunks *read.Chunks       // of the source
 	base   *copyBase          // nil for none
 	queue  []*copiedEntry
 	root   *manifest.Root
@@ -220,12 +221,12 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 		x.builder = patchBuilder{x.patch}
 	}
 	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.repo.Codec, x.up, runtime.GOMAXPROCS(0)))
-	x.chunks = newChunkReader(ctx, x.from, x.from.repo.PackStore(), fsMemory)
+	x.chunks = read.New(ctx, x.from.repo, x.from.repo.PackStore(), fsMemory)
 	x.asked = map[chunk.ID]struct{}{}
-	if err := x.chunks.readAhead(ctx, x.produce, func(p *filePiece) error { return x.take(ctx, p) }); err != nil {
+	if err := x.chunks.ReadAhead(ctx, x.produce, func(p *read.Piece) error { return x.take(ctx, p) }); err != nil {
 		return err
 	}
-	x.from.repo.Logger.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.decoded.Load())
+	x.from.repo.Logger.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.Decoded.Load())
 	if err := x.noMore(ctx); err != nil {
 		return err
 	}
@@ -240,12 +241,12 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 }
 
 // produce emits what has to be put and removed, in the order of keys.
-func (x *snapshotCopy) produce(ctx context.Context, emit func(filePiece) error) error {
+func (x *snapshotCopy) produce(ctx context.Context, emit func(read.Piece) error) error {
 	if x.base != nil {
 		return manifest.Revised(ctx, x.base.source, x.tree, func(old, new *manifest.Entry) error {
 			if new == nil {
 				gone := manifest.Entry{Dir: old.Dir, Name: old.Name}
-				return emit(filePiece{copied: &copiedEntry{entry: gone, remove: true}})
+				return emit(read.Piece{Copied: &copiedEntry{entry: gone, remove: true}})
 			}
 			e := *new
 			e.Extents, e.Xattrs = slices.Clone(e.Extents), slices.Clone(e.Xattrs)
@@ -268,7 +269,7 @@ func (x *snapshotCopy) produce(ctx context.Context, emit func(filePiece) error) 
 
 // emit emits an entry: in one piece, or in as many as it has chunks that the
 // destination does not have.
-func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(filePiece) error) error {
+func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(read.Piece) error) error {
 	it := &copiedEntry{entry: *e}
 	var missing []int
 	err := x.tree.Extents(ctx, e, func(_ uint64, ext *manifest.Extent) error {
@@ -291,15 +292,15 @@ func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(fi
 	}
 	it.entry.Extents, it.entry.Spill = nil, nil
 	if len(missing) == 0 {
-		return emit(filePiece{copied: it})
+		return emit(read.Piece{Copied: it})
 	}
 	for _, i := range missing {
 		// The consumer has it from then on, but for what must not change: the extent.
-		p := filePiece{copied: it, extent: it.chunks[i].Extent}
-		if _, ok := x.asked[p.extent.ID]; ok {
-			p.extent = manifest.Extent{}
+		p := read.Piece{Copied: it, Extent: it.chunks[i].Extent}
+		if _, ok := x.asked[p.Extent.ID]; ok {
+			p.Extent = manifest.Extent{}
 		} else if len(x.asked) < maxPending {
-			x.asked[p.extent.ID] = struct{}{}
+			x.asked[p.Extent.ID] = struct{}{}
 		}
 		if err := emit(p); err != nil {
 			return err
@@ -310,17 +311,17 @@ func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(fi
 
 // take takes a piece: the next chunk of an entry that is missing, or an entry of which
 // none is.
-func (x *snapshotCopy) take(ctx context.Context, p *filePiece) error {
-	it := p.copied
+func (x *snapshotCopy) take(ctx context.Context, p *read.Piece) error {
+	it := p.Copied.(*copiedEntry)
 	switch {
 	case x.commit.err() != nil:
 		return x.commit.err()
-	case p.err != nil && ctx.Err() != nil:
+	case p.Err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
-	case p.err != nil && it == nil:
-		return ofSource(p.err)
-	case p.err != nil:
-		return ofSource(x.lost(ctx, it, &p.extent, p.err))
+	case p.Err != nil && it == nil:
+		return ofSource(p.Err)
+	case p.Err != nil:
+		return ofSource(x.lost(ctx, it, &p.Extent, p.Err))
 	}
 	placed := false
 	for it.next < len(it.chunks) {
@@ -329,7 +330,7 @@ func (x *snapshotCopy) take(ctx context.Context, p *filePiece) error {
 			it.places.add(c.Extent, nil)
 		} else if placed {
 			return x.forgetPending(ctx) // the next piece goes on
-		} else if err := x.place(ctx, it, c, p.data); err != nil {
+		} else if err := x.place(ctx, it, c, p.Data); err != nil {
 			return err
 		} else {
 			placed = true

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -29,12 +30,12 @@ func (s *SnapshotFS) Dump(w io.Writer, name string) error {
 		return pathError("dump", name, err)
 	}
 	if p == "" {
-		s.whole.Store(true)
+		s.source.whole.Store(true)
 	}
 	out := &sticky{w: w}
 	buf := bufio.NewWriterSize(out, dumpBuffer)
 	d := &dumper{fs: s, top: top, tar: tar.NewWriter(buf), firsts: map[manifest.Key]string{}}
-	err = s.readAhead(s.ctx, d.members, d.write)
+	err = s.source.chunks.ReadAhead(s.ctx, d.members, d.write)
 	if err == nil {
 		err = d.endFile()
 	}
@@ -80,14 +81,14 @@ type dumper struct {
 	firsts map[manifest.Key]string
 
 	file *manifest.Entry // whose contents are being written
-	out  fileWriter
+	out  read.FileWriter
 }
 
 // members emits what goes into the archive. Other than the tree has them, the
 // contents of a directory follow it before those of the next, as tar expects:
 // else it would set a directory's times before all is in it. Files come in the
 // order of the tree, which is that of their packs.
-func (d *dumper) members(ctx context.Context, emit func(filePiece) error) error {
+func (d *dumper) members(ctx context.Context, emit func(read.Piece) error) error {
 	if d.top.IsDir() {
 		if err := d.member(ctx, "./", &d.top.entry, emit); err != nil {
 			return err
@@ -99,7 +100,7 @@ func (d *dumper) members(ctx context.Context, emit func(filePiece) error) error 
 
 // dir emits the files of a directory, and then its directories, each with what
 // is in it. It keeps nothing but paths on the way down.
-func (d *dumper) dir(ctx context.Context, dir string, emit func(filePiece) error) error {
+func (d *dumper) dir(ctx context.Context, dir string, emit func(read.Piece) error) error {
 	after := ""
 	var subdirs bool
 	for files := true; files || subdirs; files = false {
@@ -154,59 +155,59 @@ func (d *dumper) below(path string) string {
 }
 
 // member emits one entry under a name.
-func (d *dumper) member(ctx context.Context, name string, e *manifest.Entry, emit func(filePiece) error) error {
-	p := filePiece{entry: e}
+func (d *dumper) member(ctx context.Context, name string, e *manifest.Entry, emit func(read.Piece) error) error {
+	p := read.Piece{Entry: e}
 	if e.Type == manifest.Link {
 		first := e.First
 		if _, err := d.fs.tree.Resolve(ctx, 0, e); err != nil {
 			return err
 		}
 		if to, ok := d.firsts[first]; ok {
-			p.link = to
+			p.Link = to
 		} else if manifest.Within(first.Path(), d.top.path) {
-			p.link = "./" + strings.TrimPrefix(d.below(first.Path()), "/")
+			p.Link = "./" + strings.TrimPrefix(d.below(first.Path()), "/")
 		} else {
 			d.firsts[first] = name
 		}
 	}
 	e.Dir, e.Name = "", name
-	if e.Type != manifest.File || p.link != "" {
+	if e.Type != manifest.File || p.Link != "" {
 		return emit(p)
 	}
 	err := d.fs.tree.Extents(ctx, e, func(at uint64, x *manifest.Extent) error {
-		p.at, p.extent = at, *x
+		p.At, p.Extent = at, *x
 		err := emit(p)
-		p.entry = nil
+		p.Entry = nil
 		return err
 	})
-	if err == nil && p.entry != nil { // no extents
+	if err == nil && p.Entry != nil { // no extents
 		err = emit(p)
 	}
 	return err
 }
 
 // write writes a piece.
-func (d *dumper) write(p *filePiece) error {
-	if p.entry != nil {
+func (d *dumper) write(p *read.Piece) error {
+	if p.Entry != nil {
 		if err := d.endFile(); err != nil {
 			return err
 		}
-		h := header(p.entry, p.link)
+		h := header(p.Entry, p.Link)
 		if err := d.tar.WriteHeader(h); err != nil {
-			return pathError("dump", p.entry.Name, err)
+			return pathError("dump", p.Entry.Name, err)
 		}
 		if h.Typeflag == tar.TypeReg {
-			d.file = p.entry
-			d.out = fileWriter{w: d.tar, zero: d.out.zero}
+			d.file = p.Entry
+			d.out = read.FileWriter{W: d.tar, Zero: d.out.Zero}
 		}
 	}
 	switch {
-	case p.err != nil && d.file != nil:
-		return pathError("dump", d.file.Name, p.err)
-	case p.err != nil:
-		return pathError("dump", "./", p.err)
-	case p.extent.Length > 0:
-		return d.out.data(p.at, p.data)
+	case p.Err != nil && d.file != nil:
+		return pathError("dump", d.file.Name, p.Err)
+	case p.Err != nil:
+		return pathError("dump", "./", p.Err)
+	case p.Extent.Length > 0:
+		return d.out.Data(p.At, p.Data)
 	}
 	return nil
 }
@@ -216,13 +217,13 @@ func (d *dumper) endFile() error {
 	if d.file == nil {
 		return nil
 	}
-	err := d.out.zeros(d.file.Size)
+	err := d.out.Zeros(d.file.Size)
 	d.file = nil
 	return err
 }
 
 // inFile reports whether a member's contents are not complete.
-func (d *dumper) inFile() bool { return d.file != nil && d.out.at < d.file.Size }
+func (d *dumper) inFile() bool { return d.file != nil && d.out.At < d.file.Size }
 
 // xattrPrefix is what tar programs agreed on. They also agreed on how a '=',
 // which ends a keyword, is written in one.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -35,9 +36,9 @@ import (
 type SnapshotFS struct {
 	Snapshot snapshot.Snapshot
 
-	ctx  context.Context
-	tree *manifest.Tree
-	*fsSource
+	ctx    context.Context
+	tree   *manifest.Tree
+	source *fsSource
 }
 
 var (
@@ -59,7 +60,7 @@ func (r *Repository) FS(ctx context.Context, ref string) (*SnapshotFS, error) {
 
 // fsSource reads chunks and pages, for any number of snapshots.
 type fsSource struct {
-	*chunkReader
+	chunks *read.Chunks
 	// whole is set when all of a tree, or much of it, will be read.
 	whole atomic.Bool
 }
@@ -69,7 +70,7 @@ type fsSource struct {
 const fsMemory = 32 << 20
 
 func (r *Repository) newSource(ctx context.Context) *fsSource {
-	return &fsSource{chunkReader: newChunkReader(ctx, r, r.repo.PackStore(), fsMemory)}
+	return &fsSource{chunks: read.New(ctx, r.repo, r.repo.PackStore(), fsMemory)}
 }
 
 func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, error) {
@@ -77,14 +78,14 @@ func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, e
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", m.ID, repo.Integrity(err))
 	}
-	return &SnapshotFS{Snapshot: *repo.SnapshotOf(&m.Info), ctx: ctx, tree: tree, fsSource: c}, nil
+	return &SnapshotFS{Snapshot: *repo.SnapshotOf(&m.Info), ctx: ctx, tree: tree, source: c}, nil
 }
 
 // Page is manifest.PageSource. Repository.Page has the rest of the pack follow,
 // which whoever wants but one file has no use for.
 func (c *fsSource) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	if c.whole.Load() {
-		return c.repo.repo.Page(ctx, ref)
+		return c.chunks.Repo.Page(ctx, ref)
 	}
 	page, err := c.Chunk(ctx, &manifest.Extent{ID: ref.ID, Location: ref.Location()})
 	if err != nil {
@@ -246,4 +247,9 @@ func (s *SnapshotFS) infoOf(rank uint64, e *manifest.Entry) (*FileInfo, error) {
 	}
 	i.inode = rank + 1
 	return i.small(), err
+}
+
+// Chunk is manifest.ChunkSource.
+func (c *fsSource) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+	return c.chunks.Chunk(ctx, x)
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"sync/atomic"
 
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -79,7 +80,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	}
 	var data []byte
 	if err == nil {
-		data, err = f.fs.tree.Read(f.fs.ctx, f.fs.chunkReader, &f.info.entry, uint64(off), p)
+		data, err = f.fs.tree.Read(f.fs.ctx, f.fs.source.chunks, &f.info.entry, uint64(off), p)
 	}
 	if err != nil {
 		return 0, f.error("read", err)
@@ -117,24 +118,24 @@ func (f *file) WriteTo(w io.Writer) (n int64, err error) {
 	}
 	e := &f.info.entry
 	begin := uint64(f.off)
-	out := &fileWriter{w: w, at: begin}
+	out := &read.FileWriter{W: w, At: begin}
 	if begin < e.Size {
-		err = f.fs.readAhead(f.fs.ctx, func(ctx context.Context, emit func(filePiece) error) error {
+		err = f.fs.source.chunks.ReadAhead(f.fs.ctx, func(ctx context.Context, emit func(read.Piece) error) error {
 			return f.fs.tree.ExtentsFrom(ctx, e, begin, func(at uint64, x *manifest.Extent) error {
-				return emit(filePiece{at: at, extent: *x})
+				return emit(read.Piece{At: at, Extent: *x})
 			})
-		}, func(p *filePiece) error {
-			if p.err != nil {
-				return f.error("read", p.err)
+		}, func(p *read.Piece) error {
+			if p.Err != nil {
+				return f.error("read", p.Err)
 			}
-			return out.data(p.at, p.data)
+			return out.Data(p.At, p.Data)
 		})
 		if err == nil {
-			err = out.zeros(e.Size)
+			err = out.Zeros(e.Size)
 		}
 	}
-	n = int64(out.at) - f.off
-	f.off = int64(out.at)
+	n = int64(out.At) - f.off
+	f.off = int64(out.At)
 	return n, err
 }
 

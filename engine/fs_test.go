@@ -350,7 +350,7 @@ func TestFSReads(t *testing.T) {
 	(&forest{t, root, src}).sparse("holes-many", 700*3*4096+5, pieces)
 	s := snapshotFS(t, r, complete(t, r, src, nil).ID.String())
 	sameFS(t, os.DirFS(src), s)
-	s.limit = 3 << 20
+	s.source.chunks.Limit = 3 << 20
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {

@@ -82,7 +82,7 @@ func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(
 }
 
 func (c *fsSource) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *finder, yield func(*snapshot.Snapshot, *FileInfo) error) error {
-	m, err := c.repo.repo.Manifest(ctx, snap.ID)
+	m, err := c.chunks.Repo.Manifest(ctx, snap.ID)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (c *fsSource) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *fin
 // everything.
 func (s *SnapshotFS) scan(dir string, f *finder, yield func(*FileInfo) error) error {
 	if dir == "" {
-		s.whole.Store(true)
+		s.source.whole.Store(true)
 	}
 	c, err := s.tree.Seek(s.ctx, manifest.Key{Dir: dir})
 	if err != nil {

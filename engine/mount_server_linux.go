@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/local"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 )
 
-var _ fusefs.Source = (*chunkReader)(nil)
+var _ fusefs.Source = (*read.Chunks)(nil)
 
 // A mountServer serves one snapshot from this process, at one mount point or
 // several: one tree, one set of decoded frames, one lease, one entry in the
@@ -33,7 +34,7 @@ type mountServer struct {
 	manifest *manifest.Manifest
 	snapshot snapshot.Snapshot
 	tree     *manifest.Tree
-	chunks   *chunkReader
+	chunks   *read.Chunks
 	ahead    *prefetcher // nil for none
 	stop     context.CancelFunc
 	share    bool
@@ -103,11 +104,11 @@ func (r *Repository) newMountServer(ctx context.Context, man *manifest.Manifest,
 	if memory <= 0 {
 		memory = local.ShareOf(defaultMemory, 1<<20)
 	}
-	s.chunks = newChunkReader(serving, r, r.repo.PackStore(), memory)
+	s.chunks = read.New(serving, r.repo, r.repo.PackStore(), memory)
 	var pages manifest.PageSource = r.repo
 	if p := s.ahead; p != nil {
 		p.chunks = s.chunks
-		s.chunks.store, s.chunks.hot, s.chunks.rec = p.store, p.hot, &p.rec
+		s.chunks.Store, s.chunks.Hot, s.chunks.Rec = p.store, p.hot, &p.rec
 		pages = mountPages{p}
 	}
 	var err error
@@ -452,7 +453,7 @@ func (s *mountServer) status() statusReply {
 
 // stats tells what the server did so far.
 func (s *mountServer) stats() MountStats {
-	x := MountStats{Decoded: s.chunks.decoded.Load(), Requests: s.repo.Requests()}
+	x := MountStats{Decoded: s.chunks.Decoded.Load(), Requests: s.repo.Requests()}
 	s.mu.Lock()
 	for _, fs := range s.systems {
 		x.Errors += fs.Errors()

@@ -142,10 +142,10 @@ func TestMountReads(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	m.chunks.mu.Lock() // the kernel may still read ahead
-	defer m.chunks.mu.Unlock()
-	if m.chunks.size > m.chunks.limit+chunk.MaxFrame {
-		t.Errorf("%d bytes of frames are kept", m.chunks.size)
+	m.chunks.Mu.Lock() // the kernel may still read ahead
+	defer m.chunks.Mu.Unlock()
+	if m.chunks.Size > m.chunks.Limit+chunk.MaxFrame {
+		t.Errorf("%d bytes of frames are kept", m.chunks.Size)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -62,7 +63,7 @@ type prefetcher struct {
 	ctx   context.Context     // ends with the mount
 	work  sync.WaitGroup
 
-	chunks *chunkReader // the mount's
+	chunks *read.Chunks // the mount's
 	hot    *access.HotSet
 	rec    access.Recorder
 	saving sync.Mutex
@@ -132,7 +133,7 @@ type mountPages struct{ *prefetcher }
 func (p mountPages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	at := ref.Location()
 	p.rec.Note(ref.ID, &at, true)
-	if page := p.chunks.copied(ctx, ref.ID, &at); page != nil {
+	if page := p.chunks.Copied(ctx, ref.ID, &at); page != nil {
 		return bytes.Clone(page), nil // not to hold on to all of its frame
 	}
 	return p.repo.repo.Page(ctx, ref)

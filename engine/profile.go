@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -80,8 +81,8 @@ func (p *prefetcher) bundle(ctx context.Context, touched []access.Touch) ([]byte
 	slices.SortFunc(touched, func(a, b access.Touch) int {
 		return cmp.Or(bytes.Compare(a.Loc.Pack[:], b.Loc.Pack[:]), cmp.Compare(a.Loc.Frame.Offset, b.Loc.Frame.Offset), cmp.Compare(a.Loc.Offset, b.Loc.Offset))
 	})
-	chunks := newChunkReader(ctx, p.repo, p.store, access.BundleFrame)
-	chunks.hot = p.hot
+	chunks := read.New(ctx, p.repo.repo, p.store, access.BundleFrame)
+	chunks.Hot = p.hot
 	b := access.NewBundler(p.repo.repo.Codec)
 	for i := range touched {
 		t := &touched[i]

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -121,7 +122,7 @@ func (x *repairer) leased(ctx context.Context, id manifest.ID) (m *manifest.Mani
 type salvage struct {
 	x      *repairer
 	pages  *storePages
-	chunks *chunkReader
+	chunks *read.Chunks
 
 	want  map[chunk.ID]bool           // not where they are said to be
 	found map[chunk.ID]chunk.Location // of those
@@ -138,7 +139,7 @@ type savedChunk struct {
 
 func newSalvage(ctx context.Context, x *repairer) *salvage {
 	return &salvage{
-		x: x, pages: x.checkup.pages, chunks: newChunkReader(ctx, x.repo, x.repo.repo.Store, affectedMemory),
+		x: x, pages: x.checkup.pages, chunks: read.New(ctx, x.repo.repo, x.repo.repo.Store, affectedMemory),
 		want: map[chunk.ID]bool{}, found: map[chunk.ID]chunk.Location{}, have: map[chunk.ID]savedChunk{}, fine: map[placeKey]bool{},
 	}
 }
@@ -280,7 +281,7 @@ func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l lane) error {
 	if _, ok := s.found[x.ID]; ok {
 		return nil
 	}
-	data, err := s.chunks.at(ctx, x.ID, &x.Location)
+	data, err := s.chunks.At(ctx, x.ID, &x.Location)
 	if err != nil {
 		if !repo.Damaged(ctx, err) {
 			return err
@@ -315,7 +316,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 			if !s.want[id] {
 				continue
 			}
-			data, err := s.chunks.at(ctx, id, &loc)
+			data, err := s.chunks.At(ctx, id, &loc)
 			if err != nil && !repo.Damaged(ctx, err) {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -25,7 +26,6 @@ const (
 	fetchSize      = 2 << 20   // stored bytes of a request
 	fetchGap       = 256 << 10 // bytes that are fetched in vain rather than asking twice
 	localFetchSize = 1 << 20
-	remoteFetches  = 8 // requests at once
 )
 
 // fetch is a run of frames of one pack, and the chunks wanted from them.
@@ -41,7 +41,7 @@ func (x *restorer) writeContents(ctx context.Context) error {
 	x.packs = x.repo.repo.PackStore()
 	workers, slots := runtime.GOMAXPROCS(0), runtime.GOMAXPROCS(0)
 	if !x.repo.repo.Local() {
-		slots = max(slots, remoteFetches) // they mostly wait
+		slots = max(slots, read.RemoteFetches) // they mostly wait
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	cpu := make(chan struct{}, workers) // so many decode and write at once
@@ -159,7 +159,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	for i := 0; i < len(f.wants); {
 		at := frames[f.wants[i].frame].frame
 		n, err := w.writeFrame(ctx, f.wants[i:], pack, at, w.stored[at.Offset-f.first:at.End()-f.first])
-		if s, ok := w.packs.(invalidator); ok && errors.Is(err, snapshot.ErrIntegrity) {
+		if s, ok := w.packs.(read.Invalidator); ok && errors.Is(err, snapshot.ErrIntegrity) {
 			// The disk cache may have kept what was spoiled on the way.
 			w.repo.repo.Logger.Warn("wrong bytes, fetching again", "err", err)
 			s.Invalidate(repo.PackName(pack), int64(at.Offset), int64(at.Stored))

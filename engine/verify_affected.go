@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
@@ -15,7 +16,7 @@ import (
 // findAffected finds out what each snapshot has lost by the packs that something is
 // wrong with: it tries to read all that lies in them, as a reader would.
 func (v *checkup) findAffected(ctx context.Context) error {
-	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: newChunkReader(ctx, v.repo, v.repo.repo.Store, affectedMemory)}
+	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: read.New(ctx, v.repo.repo, v.repo.repo.Store, affectedMemory)}
 	for _, s := range v.snapshots {
 		if s.whole {
 			continue
@@ -38,7 +39,7 @@ const affectedMemory = 32 << 20
 // affected finds out what is lost.
 type affected struct {
 	*checkup
-	chunks *chunkReader
+	chunks *read.Chunks
 	index  *index.Index      // nil until it is needed
 	lost   map[placeKey]bool // chunks in suspected packs that were tried
 
@@ -211,7 +212,7 @@ func (a *affected) chunkLost(ctx context.Context, x *manifest.Extent) (bool, err
 	}
 	lost = loc == nil
 	if !lost {
-		_, err := a.chunks.at(ctx, x.ID, loc)
+		_, err := a.chunks.At(ctx, x.ID, loc)
 		if err != nil && !repo.Damaged(ctx, err) {
 			return false, err
 		}

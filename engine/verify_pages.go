@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -35,7 +36,7 @@ const (
 )
 
 func newStorePages(r *Repository) *storePages {
-	return &storePages{repo: r, windows: newLRU[access.FrameKey, []byte](pageWindows)}
+	return &storePages{repo: r, windows: read.NewLRU[access.FrameKey, []byte](pageWindows)}
 }
 
 // Page is manifest.PageSource.

@@ -1,4 +1,6 @@
-package engine
+// Package read gets chunks and tree pages back from packs: decoded, verified, and fetched
+// once however many ask for them.
+package read
 
 import (
 	"context"
@@ -18,36 +20,36 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// chunkReader gives chunks by where they lie. It keeps decoded frames, within a
+// Chunks gives chunks by where they lie. It keeps decoded frames, within a
 // bound, since a reader of one chunk soon wants its neighbours: a frame is
 // fetched and decoded once while it is kept, however many ask for it at once,
 // and each of its chunks is hashed once. It is safe for parallel use.
-type chunkReader struct {
-	repo  *Repository
-	store remote.Store // with a disk cache before it, if that is of use
+type Chunks struct {
+	Repo  *repo.Repo
+	Store remote.Store // with a disk cache before it, if that is of use
 	// ctx is that of fetches: they are everybody's, and go on when the reader
 	// who caused one goes away.
 	ctx   context.Context
 	fetch singleflight.Group
 
-	mu     sync.Mutex
-	frames *simplelru.LRU[access.FrameKey, *plainFrame]
-	size   int // bytes of the frames
-	limit  int
+	Mu     sync.Mutex
+	frames *simplelru.LRU[access.FrameKey, *PlainFrame]
+	Size   int // bytes of the frames
+	Limit  int
 
 	buffers sync.Pool // of *[]byte
 
 	// synced is set when the index was brought up to date, to find what lay in
 	// a pack that has gone: the next chunk of that pack then takes no listing.
 	synced  atomic.Bool
-	decoded atomic.Int64
+	Decoded atomic.Int64
 
-	hot *access.HotSet   // where copies may be that come sooner; nil for none
-	rec *access.Recorder // told of what is asked for; nil for nobody
+	Hot *access.HotSet   // where copies may be that come sooner; nil for none
+	Rec *access.Recorder // told of what is asked for; nil for nobody
 }
 
-// plainFrame is a decoded frame. Its bytes never change.
-type plainFrame struct {
+// PlainFrame is a decoded frame. Its bytes never change.
+type PlainFrame struct {
 	raw []byte
 
 	mu      sync.Mutex
@@ -57,11 +59,11 @@ type plainFrame struct {
 // frameOverhead is what a frame takes beside its bytes: a table of its chunks.
 const frameOverhead = 4 << 10
 
-func newChunkReader(ctx context.Context, r *Repository, store remote.Store, limit int) *chunkReader {
-	return &chunkReader{repo: r, store: store, ctx: ctx, frames: newLRU[access.FrameKey, *plainFrame](math.MaxInt), limit: limit}
+func New(ctx context.Context, r *repo.Repo, store remote.Store, limit int) *Chunks {
+	return &Chunks{Repo: r, Store: store, ctx: ctx, frames: NewLRU[access.FrameKey, *PlainFrame](math.MaxInt), Limit: limit}
 }
 
-func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
+func NewLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
 	l, err := simplelru.NewLRU[K, V](size, nil)
 	if err != nil {
 		panic(err) // only for a size below 1
@@ -69,22 +71,22 @@ func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
 	return l
 }
 
-// invalidator is a store that keeps what it fetched, and can be told that it is
+// Invalidator is a store that keeps what it fetched, and can be told that it is
 // wrong.
-type invalidator interface {
+type Invalidator interface {
 	Invalidate(name string, offset, length int64)
 }
 
 // Chunk gives the bytes of an extent's chunk, which match its id. They are not
 // changed as long as somebody has them.
-func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
-	if c.rec != nil {
-		c.rec.Note(x.ID, &x.Location, false)
+func (c *Chunks) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+	if c.Rec != nil {
+		c.Rec.Note(x.ID, &x.Location, false)
 	}
-	if data := c.copied(ctx, x.ID, &x.Location); data != nil {
+	if data := c.Copied(ctx, x.ID, &x.Location); data != nil {
 		return data, nil
 	}
-	data, err := c.at(ctx, x.ID, &x.Location)
+	data, err := c.At(ctx, x.ID, &x.Location)
 	if errors.Is(err, remote.ErrNotExist) {
 		data, err = c.relocated(ctx, x)
 	}
@@ -94,24 +96,24 @@ func (c *chunkReader) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, er
 	return data, nil
 }
 
-// copied gives a chunk from a bundle, if that is the better place to have it from;
+// Copied gives a chunk from a bundle, if that is the better place to have it from;
 // else nil. What is here need not wait for bundles, and a bundle that is wrong or
 // gone is no reason to fail.
-func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Location) []byte {
-	if c.hot == nil || c.cached(access.FrameKey{Pack: loc.Pack, Offset: loc.Frame.Offset}) != nil {
+func (c *Chunks) Copied(ctx context.Context, id chunk.ID, loc *chunk.Location) []byte {
+	if c.Hot == nil || c.cached(access.FrameKey{Pack: loc.Pack, Offset: loc.Frame.Offset}) != nil {
 		return nil
 	}
-	if !c.hot.Settled() && !c.onDisk(loc) {
-		c.hot.Wait(ctx)
+	if !c.Hot.Settled() && !c.onDisk(loc) {
+		c.Hot.Wait(ctx)
 	}
-	at, ok := c.hot.Find(id)
+	at, ok := c.Hot.Find(id)
 	if !ok {
 		return nil
 	}
 	data, err := c.once(ctx, id, &at)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.repo.repo.Logger.Info("access profile", "err", err)
+			c.Repo.Logger.Info("access profile", "err", err)
 		}
 		return nil
 	}
@@ -119,30 +121,30 @@ func (c *chunkReader) copied(ctx context.Context, id chunk.ID, loc *chunk.Locati
 }
 
 // onDisk reports whether the disk cache has a chunk's frame.
-func (c *chunkReader) onDisk(loc *chunk.Location) bool {
-	s, ok := c.store.(*remote.CachedStore)
+func (c *Chunks) onDisk(loc *chunk.Location) bool {
+	s, ok := c.Store.(*remote.CachedStore)
 	return ok && s.Missing(repo.PackName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored)) == 0
 }
 
-// at gives a chunk from there. What is wrong is fetched once more: the disk, or
+// At gives a chunk from there. What is wrong is fetched once more: the disk, or
 // a server on the way, may have spoiled it.
-func (c *chunkReader) at(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
+func (c *Chunks) At(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
 	data, err := c.once(ctx, id, loc)
 	if !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 		return data, err
 	}
-	c.repo.repo.Logger.Warn("wrong bytes, fetching again", "err", err)
+	c.Repo.Logger.Warn("wrong bytes, fetching again", "err", err)
 	c.drop(loc)
 	return c.once(ctx, id, loc)
 }
 
 // once gives a chunk from there, from the cache or not.
-func (c *chunkReader) once(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
+func (c *Chunks) once(ctx context.Context, id chunk.ID, loc *chunk.Location) ([]byte, error) {
 	f, err := c.frame(ctx, loc.Pack, loc.Frame)
 	if err != nil {
 		return nil, err
 	}
-	data, err := f.chunk(c.repo.repo.Hasher, id, loc)
+	data, err := f.chunk(c.Repo.Hasher, id, loc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, loc.Pack, loc.Frame.Offset, err)
 	}
@@ -151,7 +153,7 @@ func (c *chunkReader) once(ctx context.Context, id chunk.ID, loc *chunk.Location
 
 // chunk gives a chunk of the frame. Whoever asks while it is being hashed waits
 // rather than hash it too.
-func (f *plainFrame) chunk(h *chunk.Hasher, id chunk.ID, loc *chunk.Location) ([]byte, error) {
+func (f *PlainFrame) chunk(h *chunk.Hasher, id chunk.ID, loc *chunk.Location) ([]byte, error) {
 	if uint64(loc.Offset)+uint64(loc.Length) > uint64(len(f.raw)) {
 		return nil, errors.New("a chunk lies outside of its frame")
 	}
@@ -169,7 +171,7 @@ func (f *plainFrame) chunk(h *chunk.Hasher, id chunk.ID, loc *chunk.Location) ([
 }
 
 // frame gives a decoded frame.
-func (c *chunkReader) frame(ctx context.Context, pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
+func (c *Chunks) frame(ctx context.Context, pack chunk.PackID, at chunk.Frame) (*PlainFrame, error) {
 	key := access.FrameKey{Pack: pack, Offset: at.Offset}
 	if f := c.cached(key); f != nil {
 		return f, nil
@@ -178,7 +180,7 @@ func (c *chunkReader) frame(ctx context.Context, pack chunk.PackID, at chunk.Fra
 }
 
 // await gives a frame that is not there, fetched once for all who wait.
-func (c *chunkReader) await(ctx context.Context, key access.FrameKey, at chunk.Frame) (*plainFrame, error) {
+func (c *Chunks) await(ctx context.Context, key access.FrameKey, at chunk.Frame) (*PlainFrame, error) {
 	ch := c.fetch.DoChan(fmt.Sprintf("%s%08x", key.Pack[:], at.Offset), func() (any, error) {
 		if f := c.cached(key); f != nil {
 			return f, nil // since the look above
@@ -193,62 +195,62 @@ func (c *chunkReader) await(ctx context.Context, key access.FrameKey, at chunk.F
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case r := <-ch:
-		return r.Val.(*plainFrame), r.Err
+		return r.Val.(*PlainFrame), r.Err
 	}
 }
 
-func (c *chunkReader) cached(key access.FrameKey) *plainFrame {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *Chunks) cached(key access.FrameKey) *PlainFrame {
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	f, _ := c.frames.Get(key)
 	return f
 }
 
-func (c *chunkReader) keep(key access.FrameKey, f *plainFrame) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *Chunks) keep(key access.FrameKey, f *PlainFrame) {
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	c.frames.Add(key, f)
-	for c.size += len(f.raw) + frameOverhead; c.size > c.limit && c.frames.Len() > 1; {
+	for c.Size += len(f.raw) + frameOverhead; c.Size > c.Limit && c.frames.Len() > 1; {
 		_, old, _ := c.frames.RemoveOldest()
-		c.size -= len(old.raw) + frameOverhead
+		c.Size -= len(old.raw) + frameOverhead
 	}
 }
 
 // drop forgets the frame of a location, here and on the disk.
-func (c *chunkReader) drop(loc *chunk.Location) {
-	c.mu.Lock()
+func (c *Chunks) drop(loc *chunk.Location) {
+	c.Mu.Lock()
 	key := access.FrameKey{Pack: loc.Pack, Offset: loc.Frame.Offset}
 	if f, ok := c.frames.Peek(key); ok {
 		c.frames.Remove(key)
-		c.size -= len(f.raw) + frameOverhead
+		c.Size -= len(f.raw) + frameOverhead
 	}
-	c.mu.Unlock()
-	if s, ok := c.store.(invalidator); ok {
+	c.Mu.Unlock()
+	if s, ok := c.Store.(Invalidator); ok {
 		s.Invalidate(repo.PackName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored))
 	}
 }
 
 // load fetches and decodes a frame.
-func (c *chunkReader) load(pack chunk.PackID, at chunk.Frame) (*plainFrame, error) {
+func (c *Chunks) load(pack chunk.PackID, at chunk.Frame) (*PlainFrame, error) {
 	stored := c.buffer(at)
-	object, base := c.hot.Place(pack)
-	if err := c.store.ReadAt(c.ctx, object, base+int64(at.Offset), stored); err != nil {
+	object, base := c.Hot.Place(pack)
+	if err := c.Store.ReadAt(c.ctx, object, base+int64(at.Offset), stored); err != nil {
 		return nil, err
 	}
-	c.decoded.Add(1)
-	raw, err := c.repo.repo.Codec.Decode(nil, stored, int(at.Raw))
+	c.Decoded.Add(1)
+	raw, err := c.Repo.Codec.Decode(nil, stored, int(at.Raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w: pack %v at %d: %w", snapshot.ErrIntegrity, pack, at.Offset, err)
 	}
 	if at.Stored < at.Raw { // else they are the same bytes
 		c.buffers.Put(&stored)
 	}
-	return &plainFrame{raw: raw, checked: map[chunk.ID]uint32{}}, nil
+	return &PlainFrame{raw: raw, checked: map[chunk.ID]uint32{}}, nil
 }
 
 // buffer gives room for a stored frame: one that load gave back, if it is
 // compressed.
-func (c *chunkReader) buffer(at chunk.Frame) []byte {
+func (c *Chunks) buffer(at chunk.Frame) []byte {
 	if at.Stored >= at.Raw {
 		return make([]byte, at.Stored)
 	}
@@ -262,20 +264,22 @@ func (c *chunkReader) buffer(at chunk.Frame) []byte {
 const usualStored = 512 << 10
 
 // relocated gives a chunk whose pack has gone.
-func (c *chunkReader) relocated(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+func (c *Chunks) relocated(ctx context.Context, x *manifest.Extent) ([]byte, error) {
 	if c.synced.Load() {
-		if ix, err := c.repo.repo.OpenIndex(); err == nil {
+		if ix, err := c.Repo.OpenIndex(); err == nil {
 			if loc, ok := ix.Lookup(x.ID); ok && loc.Pack != x.Pack {
-				if data, err := c.at(ctx, x.ID, &loc); !errors.Is(err, remote.ErrNotExist) {
+				if data, err := c.At(ctx, x.ID, &loc); !errors.Is(err, remote.ErrNotExist) {
 					return data, err
 				}
 			}
 		}
 	}
-	loc, err := c.repo.repo.Relocate(ctx, x.ID, x.Pack)
+	loc, err := c.Repo.Relocate(ctx, x.ID, x.Pack)
 	if err != nil {
 		return nil, err
 	}
 	c.synced.Store(true)
-	return c.at(ctx, x.ID, &loc)
+	return c.At(ctx, x.ID, &loc)
 }
+
+const RemoteFetches = 8 // requests at once

@@ -1,4 +1,4 @@
-package engine
+package read
 
 import (
 	"context"
@@ -30,39 +30,39 @@ const (
 	recentFrames = 64
 )
 
-// A filePiece is the beginning of a file, a chunk of one, or both.
-type filePiece struct {
-	entry  *manifest.Entry // of the file that begins; nil where one goes on
-	link   string          // what the file is a further name of, for Dump
-	copied *copiedEntry    // whose next chunk it is, for Copy
-	at     uint64          // of the chunk in the file
-	extent manifest.Extent // of length 0 for none
-	data   []byte
-	err    error // there is no data, or nothing more at all
+// A Piece is the beginning of a file, a chunk of one, or both.
+type Piece struct {
+	Entry  *manifest.Entry // of the file that begins; nil where one goes on
+	Link   string          // what the file is a further name of, for Dump
+	Copied any             // the *copiedEntry whose next chunk it is, for Copy
+	At     uint64          // of the chunk in the file
+	Extent manifest.Extent // of length 0 for none
+	Data   []byte
+	Err    error // there is no data, or nothing more at all
 }
 
 type aheadBatch struct {
-	pieces []filePiece
+	pieces []Piece
 	bytes  int
 	frames int
 	ready  chan struct{}
 }
 
-// readAhead calls consume for the pieces that produce emits, in order, with
+// ReadAhead calls consume for the pieces that produce emits, in order, with
 // their data or an error, at the first of which consume should return one.
 // produce runs in a goroutine of its own.
-func (c *chunkReader) readAhead(ctx context.Context, produce func(ctx context.Context, emit func(filePiece) error) error, consume func(*filePiece) error) error {
+func (c *Chunks) ReadAhead(ctx context.Context, produce func(ctx context.Context, emit func(Piece) error) error, consume func(*Piece) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &ahead{
 		chunks:  c,
 		ordered: make(chan *aheadBatch, aheadBatches),
 		verify:  make(chan *aheadBatch, aheadBatches),
 		frames:  make(chan manifest.Extent, aheadBatches*aheadFrames),
-		recent:  newLRU[access.FrameKey, struct{}](recentFrames),
+		recent:  NewLRU[access.FrameKey, struct{}](recentFrames),
 	}
 	loaders := runtime.GOMAXPROCS(0)
-	if !c.repo.repo.Local() {
-		loaders = max(loaders, remoteFetches)
+	if !c.Repo.Local() {
+		loaders = max(loaders, RemoteFetches)
 	}
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -99,9 +99,9 @@ func (c *chunkReader) readAhead(ctx context.Context, produce func(ctx context.Co
 	return context.Cause(ctx)
 }
 
-// ahead is one run of readAhead.
+// ahead is one run of ReadAhead.
 type ahead struct {
-	chunks  *chunkReader
+	chunks  *Chunks
 	ordered chan *aheadBatch
 	verify  chan *aheadBatch
 	frames  chan manifest.Extent
@@ -109,36 +109,36 @@ type ahead struct {
 	batch   *aheadBatch
 }
 
-func (a *ahead) produce(ctx context.Context, produce func(context.Context, func(filePiece) error) error) {
+func (a *ahead) produce(ctx context.Context, produce func(context.Context, func(Piece) error) error) {
 	defer close(a.ordered)
 	defer close(a.verify)
 	defer close(a.frames)
-	err := produce(ctx, func(p filePiece) error { return a.add(ctx, p) })
+	err := produce(ctx, func(p Piece) error { return a.add(ctx, p) })
 	if err != nil {
-		err = a.add(ctx, filePiece{err: err})
+		err = a.add(ctx, Piece{Err: err})
 	}
 	if err == nil {
 		_ = a.flush(ctx) // fails if nobody waits for it
 	}
 }
 
-func (a *ahead) add(ctx context.Context, p filePiece) error {
+func (a *ahead) add(ctx context.Context, p Piece) error {
 	if a.batch == nil {
 		a.batch = &aheadBatch{ready: make(chan struct{})}
 	}
 	b := a.batch
-	if p.extent.Length > 0 {
-		key := access.FrameKey{Pack: p.extent.Pack, Offset: p.extent.Frame.Offset}
+	if p.Extent.Length > 0 {
+		key := access.FrameKey{Pack: p.Extent.Pack, Offset: p.Extent.Frame.Offset}
 		if _, known := a.recent.Get(key); !known {
 			a.recent.Add(key, struct{}{})
 			b.frames++
-			if !flow.Send(ctx, a.frames, p.extent) {
+			if !flow.Send(ctx, a.frames, p.Extent) {
 				return context.Cause(ctx)
 			}
 		}
 	}
 	b.pieces = append(b.pieces, p)
-	b.bytes += int(p.extent.Length)
+	b.bytes += int(p.Extent.Length)
 	if b.bytes >= aheadBytes || len(b.pieces) >= aheadPieces || b.frames >= aheadFrames {
 		return a.flush(ctx)
 	}
@@ -161,43 +161,43 @@ func (b *aheadBatch) read(ctx context.Context, src manifest.ChunkSource) {
 	defer close(b.ready)
 	for i := range b.pieces {
 		p := &b.pieces[i]
-		if p.extent.Length > 0 {
-			p.data, p.err = src.Chunk(ctx, &p.extent)
+		if p.Extent.Length > 0 {
+			p.Data, p.Err = src.Chunk(ctx, &p.Extent)
 		}
-		if p.err != nil {
+		if p.Err != nil {
 			return
 		}
 	}
 }
 
-// fileWriter writes a file's data, and zeros where it has holes.
-type fileWriter struct {
-	w    io.Writer
-	at   uint64
-	zero []byte
+// FileWriter writes a file's data, and zeros where it has holes.
+type FileWriter struct {
+	W    io.Writer
+	At   uint64
+	Zero []byte
 }
 
-// data writes a chunk that is at that place in the file, or what of it lies
+// Data writes a chunk that is at that place in the file, or what of it lies
 // behind what was written.
-func (f *fileWriter) data(at uint64, b []byte) error {
-	if at < f.at {
-		b = b[min(f.at-at, uint64(len(b))):]
-	} else if err := f.zeros(at); err != nil {
+func (f *FileWriter) Data(at uint64, b []byte) error {
+	if at < f.At {
+		b = b[min(f.At-at, uint64(len(b))):]
+	} else if err := f.Zeros(at); err != nil {
 		return err
 	}
-	n, err := f.w.Write(b)
-	f.at += uint64(n)
+	n, err := f.W.Write(b)
+	f.At += uint64(n)
 	return err
 }
 
-// zeros fills the file up to there.
-func (f *fileWriter) zeros(to uint64) error {
-	for f.at < to {
-		if f.zero == nil {
-			f.zero = make([]byte, 128<<10)
+// Zeros fills the file up to there.
+func (f *FileWriter) Zeros(to uint64) error {
+	for f.At < to {
+		if f.Zero == nil {
+			f.Zero = make([]byte, 128<<10)
 		}
-		n, err := f.w.Write(f.zero[:min(to-f.at, uint64(len(f.zero)))])
-		f.at += uint64(n)
+		n, err := f.W.Write(f.Zero[:min(to-f.At, uint64(len(f.Zero)))])
+		f.At += uint64(n)
 		if err != nil {
 			return err
 		}
