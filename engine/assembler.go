@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
@@ -13,7 +14,7 @@ import (
 // not have into frames, and entries whose chunks have a place into the tree.
 type assembler struct {
 	*creator
-	placer
+	placer  write.Placer
 	builder treeBuilder
 	fork    *overlayTree // the builder, if it is a fork's; else nil
 
@@ -41,7 +42,7 @@ type treeBuilder interface {
 }
 
 func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers int) (*assembler, error) {
-	sink := c.newSink(c.pageLookup(ctx))
+	sink := c.out.NewSink(c.pageLookup(ctx))
 	a := &assembler{
 		creator:  c,
 		goneDirs: map[string]bool{}, heirs: map[manifest.Key]*manifest.Key{},
@@ -57,7 +58,7 @@ func newAssembler(ctx context.Context, c *creator, g *errgroup.Group, workers in
 		}
 		a.builder = builder
 	}
-	a.placer = newPlacer(c.writer, newPacker(ctx, g, c.repo.repo.Codec, c.up, workers))
+	a.placer = write.NewPlacer(c.out, write.NewPacker(ctx, g, c.repo.Codec, c.out.Up, workers))
 	return a, nil
 }
 
@@ -78,10 +79,10 @@ func (c *creator) pageLookup(ctx context.Context) func(chunk.ID) (manifest.PageR
 				c.fork.pages(ctx, known)
 			}
 		}
-		if ref, ok := known[id]; ok && !c.parent.bad.Load() && !c.fork.damaged() && !c.guard.refuses(ref.Pack) {
+		if ref, ok := known[id]; ok && !c.parent.bad.Load() && !c.fork.damaged() && !c.out.Guard.Refuses(ref.Pack) {
 			return ref, true
 		}
-		return c.indexedPage(id)
+		return c.out.IndexedPage(id)
 	}
 }
 
@@ -90,7 +91,7 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 		for p := range b.parts {
 			err := a.part(ctx, b, p)
 			if err == nil {
-				err = a.commit.err()
+				err = a.out.Commit.Err()
 			}
 			if err != nil {
 				return err
@@ -108,19 +109,19 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 		if err := a.drain(ctx, false); err != nil {
 			return err
 		}
-		if len(a.queue) > maxQueue {
+		if len(a.queue) > write.MaxQueue {
 			if err := a.settleQueue(ctx); err != nil {
 				return err
 			}
 		}
-		if err := a.forgetPending(ctx); err != nil {
+		if err := a.placer.ForgetPending(ctx); err != nil {
 			return err
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err // the walk may not be whole
 	}
-	if err := a.noMore(ctx); err != nil {
+	if err := a.placer.NoMore(ctx); err != nil {
 		return err
 	}
 	if err := a.drain(ctx, true); err != nil {
@@ -128,7 +129,7 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 	}
 	root, err := a.builder.Finish(ctx)
 	if err == nil {
-		err = a.commit.err()
+		err = a.out.Commit.Err()
 	}
 	a.root = root
 	return err
@@ -136,7 +137,7 @@ func (a *assembler) run(ctx context.Context, order <-chan *batch, rd *reader) er
 
 // settleQueue closes the pack at hand, so that all that waits can go on.
 func (a *assembler) settleQueue(ctx context.Context) error {
-	if err := a.sealOpen(ctx); err != nil {
+	if err := a.placer.SealOpen(ctx); err != nil {
 		return err
 	}
 	return a.drain(ctx, true)
@@ -229,24 +230,24 @@ func (a *assembler) stream(ctx context.Context, it *item, rd *reader) (*item, er
 // part takes the chunks of a part.
 func (a *assembler) part(ctx context.Context, b *batch, p *part) error {
 	if p.restart {
-		b.items[0].fileExtents = fileExtents{}
+		b.items[0].parts = write.FileExtents{}
 		return nil
 	}
 	for i := range p.pieces {
 		pc := &p.pieces[i]
 		it := &b.items[pc.item]
 		x := manifest.Extent{Hole: pc.hole, ID: pc.id}
-		var f *frame
+		var f *write.Frame
 		if pc.known {
 			x.Location = pc.loc
 		} else {
 			var err error
-			if f, x.Offset, err = a.put(ctx, it.lane, pc.id, pc.data); err != nil {
+			if f, x.Offset, err = a.placer.Put(ctx, it.lane, pc.id, pc.data); err != nil {
 				return err
 			}
 			x.Length = pc.length
 		}
-		it.fileExtents.add(x, f)
+		it.parts.Add(x, f)
 	}
 	return nil
 }
@@ -256,7 +257,7 @@ func (a *assembler) part(ctx context.Context, b *batch, p *part) error {
 func (a *assembler) drain(ctx context.Context, wait bool) error {
 	done := 0
 	for _, it := range a.queue {
-		ok, err := it.fileExtents.settle(ctx, wait)
+		ok, err := it.parts.Settle(ctx, wait)
 		if err != nil {
 			return err
 		}
@@ -280,8 +281,8 @@ func (a *assembler) add(ctx context.Context, it *item) error {
 		return a.fork.remove(ctx, it)
 	}
 	e := &it.entry
-	if it.extents != nil {
-		e.Extents = it.extents
+	if it.parts.Extents != nil {
+		e.Extents = it.parts.Extents
 	}
 	if err := a.builder.Add(ctx, e); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -41,22 +42,22 @@ type item struct {
 	op       itemOp
 	entry    manifest.Entry
 	stat     fsys.Dirent
-	settle   bool   // a reader has to look at it
-	known    bool   // its contents are the parent's, if it has not changed since the walk
-	linked   bool   // the walk saw that it has other names
-	joined   bool   // it had them in the snapshot of the fork, see wholeFork
-	renewed  bool   // another file took its place since then
-	outgrown bool   // it is too large by now to be read with others
-	drop     bool   // it is not there any more, or cannot be read
-	print    uint64 // fingerprint for the stat cache, 0 for none
-	lane     lane   // of its new chunks; the entry itself is the reader's while it is settled
+	settle   bool       // a reader has to look at it
+	known    bool       // its contents are the parent's, if it has not changed since the walk
+	linked   bool       // the walk saw that it has other names
+	joined   bool       // it had them in the snapshot of the fork, see wholeFork
+	renewed  bool       // another file took its place since then
+	outgrown bool       // it is too large by now to be read with others
+	drop     bool       // it is not there any more, or cannot be read
+	print    uint64     // fingerprint for the stat cache, 0 for none
+	lane     write.Lane // of its new chunks; the entry itself is the reader's while it is settled
 
 	// Of a fork: the snapshot's directory that shows where the item is, and whether
 	// a file takes up no room, so that its contents may be the snapshot's.
 	lower *lowerDir
 	bare  bool
 
-	fileExtents // the assembler's: what the file's parts hold
+	parts write.FileExtents // the assembler's: what the file's parts hold
 }
 
 // itemOp is what is done with an item's entry.

@@ -29,7 +29,7 @@ func BenchmarkCreateUnchanged(b *testing.B) {
 	r := p.init()
 	src := p.path("src")
 	for i := range files {
-		write(b, fmt.Sprintf("%s/package-%d/module-%d.js", src, i/20, i), fmt.Appendf(nil, "exports.n = %d\n", i))
+		writeFile(b, fmt.Sprintf("%s/package-%d/module-%d.js", src, i/20, i), fmt.Appendf(nil, "exports.n = %d\n", i))
 	}
 	id := complete(b, r, src, nil).ID
 	// Of a tree that was restored nothing is read again, however new it is.
@@ -119,7 +119,7 @@ func BenchmarkChunkAtHand(b *testing.B) {
 	r := p.init()
 	src := p.path("src")
 	for i := range files {
-		write(b, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 8<<10))
+		writeFile(b, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 8<<10))
 	}
 	id := complete(b, r, src, nil).ID
 	m, err := r.repo.Manifest(b.Context(), id)

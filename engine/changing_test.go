@@ -52,7 +52,7 @@ func newChanging(t *testing.T) *changing {
 }
 
 // put writes a file of the tree.
-func (c *changing) put(name string, data []byte) { c.Helper(); write(c, c.dir+"/"+name, data) }
+func (c *changing) put(name string, data []byte) { c.Helper(); writeFile(c, c.dir+"/"+name, data) }
 
 // restored makes the tree one that was restored, all of which the next create
 // recognises by its fingerprint.
@@ -147,7 +147,7 @@ func TestReplacedFile(t *testing.T) {
 			c := newChanging(t)
 			c.put(name, random(1, size))
 			before := scan(t, c.dir)
-			write(t, c.path("new"), random(3, 8000))
+			writeFile(t, c.path("new"), random(3, 8000))
 			res := c.create(func() { must(t, os.Rename(c.path("new"), c.dir+"/"+name)) })
 			c.isComplete(res)
 			after := scan(t, c.dir)

@@ -11,6 +11,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -195,19 +196,19 @@ func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error
 	}
 	// A lease is no lock: it is written in the background, and what it is for, that the
 	// snapshot is removed meanwhile, takes a collector two graces.
-	hold := c.from.holdLease(s.ID, encoded, c.warn)
-	defer hold.release()
-	var before *guard
+	hold := write.HoldLease(c.from.repo, s.ID, encoded, c.warn)
+	defer hold.Release()
+	var before *write.Guard
 	fromScratch := false
 	for try := 1; ; try++ {
 		x := &snapshotCopy{copier: c, m: m}
-		x.writer = c.to.newWriter(before, c.shown, c.warn)
-		x.shared = true
+		x.out = write.NewWriter(c.to.repo, before, c.shown, c.warn)
+		x.out.Shared = true
 		c.tellDone()
 		err := x.run(ctx, fromScratch)
 		switch {
 		case err == nil:
-			copied.CopiedBytes, copied.PutBytes = int64(x.newBytes), x.up.storedBytes()
+			copied.CopiedBytes, copied.PutBytes = int64(x.placer.NewBytes), x.out.Up.StoredBytes()
 			return copied, nil
 		case errors.Is(err, errTaken):
 			copied.Existed = true
@@ -215,15 +216,15 @@ func (c *copier) copy(ctx context.Context, s *snapshot.Snapshot) (*Copied, error
 		case ctx.Err() != nil:
 		case x.base != nil && errors.Is(repo.Integrity(err), snapshot.ErrIntegrity):
 			// What it was to be made from cannot be relied on, here or there.
-			x.commit.sawDamage(err)
+			x.out.Commit.SawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; all of %v is looked up", x.base.id, err, s.ID))
 			fromScratch = true
 			continue
-		case errors.Is(err, errAnew) && try < anewTries:
+		case errors.Is(err, write.ErrAnew) && try < write.AnewTries:
 			c.to.repo.Logger.Warn("copy begins anew", "snapshot", s.ID, "err", err)
-			before = x.guard
+			before = x.out.Guard
 			continue
-		case errors.Is(err, errAnew):
+		case errors.Is(err, write.ErrAnew):
 			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, c.to.repo.Grace())
 		}
 		return nil, err
@@ -264,7 +265,7 @@ func (n *chunkNames) of(id chunk.ID) (chunk.ID, bool) {
 func (n *chunkNames) learn(id, name chunk.ID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.names) >= maxPending {
+	if len(n.names) >= write.MaxPending {
 		clear(n.names)
 	}
 	n.names[id] = name

@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -47,8 +48,8 @@ import (
 //     The snapshot's notes (copyNotes) are put before: without them it may have expired.
 type snapshotCopy struct {
 	*copier
-	*writer
-	placer
+	out    *write.Writer
+	placer write.Placer
 	m      *manifest.Manifest // of the source
 	tree   *manifest.Tree     // of the source
 	chunks *read.Chunks       // of the source
@@ -76,8 +77,8 @@ type copiedEntry struct {
 	remove bool // it is in the base and not in the snapshot
 
 	chunks []copiedChunk
-	next   int         // of chunks, that has no place in the new tree yet
-	places fileExtents // of those before
+	next   int               // of chunks, that has no place in the new tree yet
+	places write.FileExtents // of those before
 }
 
 // copiedChunk is a chunk of a file. Its id and place are those of the destination if
@@ -94,9 +95,9 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if x.tree, err = x.m.Tree(x.from.repo); err != nil {
 		return ofSource(err)
 	}
-	x.meter.SetPhase(snapshot.PhaseCopying)
-	g, gctx := x.begin(ctx)
-	defer x.end()
+	x.out.Meter.SetPhase(snapshot.PhaseCopying)
+	g, gctx := x.out.Begin(ctx)
+	defer x.out.End()
 	if !fromScratch {
 		if err := x.findBase(ctx); err != nil {
 			return err
@@ -105,14 +106,14 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	g.Go(func() error {
 		err := x.pipeline(gctx, g)
 		if err == nil {
-			err = x.guard.refresh(gctx)
+			err = x.out.Guard.Refresh(gctx)
 		}
 		return err
 	})
-	if err := x.wait(ctx, g); err != nil {
+	if err := x.out.Wait(ctx, g); err != nil {
 		return err
 	}
-	x.meter.SetPhase(snapshot.PhaseCommitting)
+	x.out.Meter.SetPhase(snapshot.PhaseCommitting)
 	m := &manifest.Manifest{Info: x.m.Info}
 	m.SetTree(x.root)
 	if m.Entries != x.m.Entries || m.Xattrs != x.m.Xattrs || m.HardLinks != x.m.HardLinks {
@@ -123,7 +124,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 	if err != nil {
 		return err
 	}
-	err = x.publish(ctx, m, nil)
+	err = x.out.Publish(ctx, m, nil)
 	if errors.Is(err, remote.ErrExist) {
 		return errTaken
 	}
@@ -160,7 +161,7 @@ func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, 
 
 // findBase looks for a snapshot to begin with: the parent, or the one before.
 func (x *snapshotCopy) findBase(ctx context.Context) error {
-	if err := x.guard.ready(ctx); err != nil {
+	if err := x.out.Guard.Ready(ctx); err != nil {
 		return err
 	}
 	for _, id := range []manifest.ID{x.m.Parent, x.last} {
@@ -187,8 +188,8 @@ func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase,
 	if err != nil {
 		return nil, err
 	}
-	if x.guard.refusesAny(there.Packs) {
-		return nil, errAnew
+	if x.out.Guard.RefusesAny(there.Packs) {
+		return nil, write.ErrAnew
 	}
 	source, sourceTree, err := x.from.repo.LiveTree(ctx, id)
 	if err != nil {
@@ -201,7 +202,7 @@ func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase,
 	if err != nil || 2*shared < max(x.m.Entries, source.Entries) {
 		return nil, err
 	}
-	x.guard.present(byManifest, packsNamed(there)...)
+	x.out.Guard.Present(write.ByManifest, write.PacksNamed(there)...)
 	b := &copyBase{id: id, source: sourceTree, there: thereTree, use: make(map[chunk.PackID]uint64, len(there.Packs))}
 	for _, p := range there.Packs {
 		b.use[p.ID] = p.Bytes
@@ -211,7 +212,7 @@ func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase,
 
 // pipeline runs until every entry is in the tree and all packs are on their way.
 func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
-	sink := x.newSink(x.indexedPage)
+	sink := x.out.NewSink(x.out.IndexedPage)
 	x.builder = manifest.NewBuilder(sink)
 	if x.base != nil {
 		var err error
@@ -220,14 +221,14 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 		}
 		x.builder = patchBuilder{x.patch}
 	}
-	x.placer = newPlacer(x.writer, newPacker(ctx, g, x.to.repo.Codec, x.up, runtime.GOMAXPROCS(0)))
+	x.placer = write.NewPlacer(x.out, write.NewPacker(ctx, g, x.to.repo.Codec, x.out.Up, runtime.GOMAXPROCS(0)))
 	x.chunks = read.New(ctx, x.from.repo, x.from.repo.PackStore(), fsMemory)
 	x.asked = map[chunk.ID]struct{}{}
 	if err := x.chunks.ReadAhead(ctx, x.produce, func(p *read.Piece) error { return x.take(ctx, p) }); err != nil {
 		return err
 	}
 	x.from.repo.Logger.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.Decoded.Load())
-	if err := x.noMore(ctx); err != nil {
+	if err := x.placer.NoMore(ctx); err != nil {
 		return err
 	}
 	if err := x.drain(ctx, true); err != nil {
@@ -235,7 +236,7 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 	}
 	var err error
 	if x.root, err = x.builder.Finish(ctx); err == nil {
-		err = x.commit.err()
+		err = x.out.Commit.Err()
 	}
 	return err
 }
@@ -275,7 +276,7 @@ func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(re
 	err := x.tree.Extents(ctx, e, func(_ uint64, ext *manifest.Extent) error {
 		c := copiedChunk{Extent: *ext}
 		if id, ok := x.names.of(ext.ID); ok {
-			if c.Location, c.there = x.commit.lookup(id); c.there {
+			if c.Location, c.there = x.out.Commit.Lookup(id); c.there {
 				c.ID = id
 			} else {
 				c.Location = ext.Location
@@ -299,7 +300,7 @@ func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(re
 		p := read.Piece{Copied: it, Extent: it.chunks[i].Extent}
 		if _, ok := x.asked[p.Extent.ID]; ok {
 			p.Extent = manifest.Extent{}
-		} else if len(x.asked) < maxPending {
+		} else if len(x.asked) < write.MaxPending {
 			x.asked[p.Extent.ID] = struct{}{}
 		}
 		if err := emit(p); err != nil {
@@ -314,8 +315,8 @@ func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(re
 func (x *snapshotCopy) take(ctx context.Context, p *read.Piece) error {
 	it := p.Copied.(*copiedEntry)
 	switch {
-	case x.commit.err() != nil:
-		return x.commit.err()
+	case x.out.Commit.Err() != nil:
+		return x.out.Commit.Err()
 	case p.Err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
 	case p.Err != nil && it == nil:
@@ -327,9 +328,9 @@ func (x *snapshotCopy) take(ctx context.Context, p *read.Piece) error {
 	for it.next < len(it.chunks) {
 		c := &it.chunks[it.next]
 		if c.there {
-			it.places.add(c.Extent, nil)
+			it.places.Add(c.Extent, nil)
 		} else if placed {
-			return x.forgetPending(ctx) // the next piece goes on
+			return x.placer.ForgetPending(ctx) // the next piece goes on
 		} else if err := x.place(ctx, it, c, p.Data); err != nil {
 			return err
 		} else {
@@ -337,23 +338,23 @@ func (x *snapshotCopy) take(ctx context.Context, p *read.Piece) error {
 		}
 		it.next++
 	}
-	x.meter.AddFile()
+	x.out.Meter.AddFile()
 	if it.entry.Type == manifest.File {
-		x.meter.AddBytes(int64(it.entry.Size))
+		x.out.Meter.AddBytes(int64(it.entry.Size))
 	}
 	x.queue = append(x.queue, it)
 	if err := x.drain(ctx, false); err != nil {
 		return err
 	}
-	if len(x.queue) > maxQueue {
-		if err := x.sealOpen(ctx); err != nil {
+	if len(x.queue) > write.MaxQueue {
+		if err := x.placer.SealOpen(ctx); err != nil {
 			return err
 		}
 		if err := x.drain(ctx, true); err != nil {
 			return err
 		}
 	}
-	return x.forgetPending(ctx)
+	return x.placer.ForgetPending(ctx)
 }
 
 // place gives a chunk of the source a place in the destination. data is nil for one that
@@ -376,25 +377,25 @@ func (x *snapshotCopy) place(ctx context.Context, it *copiedEntry, c *copiedChun
 		x.names.learn(c.ID, name)
 	}
 	ext := manifest.Extent{Hole: c.Hole, ID: name}
-	if at, ok := x.pending[name]; ok {
-		ext.Offset, ext.Length = at.offset, c.Length
-		it.places.add(ext, at.frame)
+	if at, ok := x.placer.Pending[name]; ok {
+		ext.Offset, ext.Length = at.Offset, c.Length
+		it.places.Add(ext, at.Frame)
 		return nil
 	}
 	// Its name may have been unknown before, or the index have learnt of it.
-	if ext.Location, ok = x.commit.lookup(name); ok {
-		it.places.add(ext, nil)
+	if ext.Location, ok = x.out.Commit.Lookup(name); ok {
+		it.places.Add(ext, nil)
 		return nil
 	}
 	if err := read(); err != nil {
 		return err
 	}
-	f, off, err := x.put(ctx, laneOf(it.entry.Name), name, data)
+	f, off, err := x.placer.Put(ctx, write.LaneOf(it.entry.Name), name, data)
 	if err != nil {
 		return err
 	}
 	ext.Offset, ext.Length = off, c.Length
-	it.places.add(ext, f)
+	it.places.Add(ext, f)
 	return nil
 }
 
@@ -403,7 +404,7 @@ func (x *snapshotCopy) place(ctx context.Context, it *copiedEntry, c *copiedChun
 func (x *snapshotCopy) drain(ctx context.Context, wait bool) error {
 	for len(x.queue) > 0 {
 		it := x.queue[0]
-		ok, err := it.places.settle(ctx, wait)
+		ok, err := it.places.Settle(ctx, wait)
 		if !ok || err != nil {
 			return err
 		}
@@ -412,7 +413,7 @@ func (x *snapshotCopy) drain(ctx context.Context, wait bool) error {
 		if it.remove {
 			_, err = x.patch.Remove(ctx, it.entry.Key())
 		} else {
-			it.entry.Extents = it.places.extents
+			it.entry.Extents = it.places.Extents
 			err = x.builder.Add(ctx, &it.entry)
 		}
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -136,10 +137,10 @@ func TestCopy(t *testing.T) {
 	first := p.smallChunks()
 	src := p.path("src")
 	plant(t, src)
-	write(t, src+"/many", random(3, 3<<20)) // its extents are in pages of their own
-	write(t, src+"/twice", random(3, 1<<20))
+	writeFile(t, src+"/many", random(3, 3<<20)) // its extents are in pages of their own
+	writeFile(t, src+"/twice", random(3, 1<<20))
 	for i := range unlessShort(1500, 300) {
-		write(t, fmt.Sprintf("%s/more/%d/%d", src, i%7, i), random(uint64(i), 200))
+		writeFile(t, fmt.Sprintf("%s/more/%d/%d", src, i%7, i), random(uint64(i), 200))
 	}
 	id := create(t, first, src, &CreateOptions{Name: "it", Tags: map[string]string{"k": "v"}, TTL: 48 * time.Hour}).ID
 	if m, err := first.repo.Manifest(t.Context(), id); err != nil || !m.HardLinks {
@@ -198,7 +199,7 @@ func TestCopy(t *testing.T) {
 // leasesOf gives the names of the leases in a repository.
 func leasesOf(t testing.TB, r *Repository) map[string]bool {
 	all := map[string]bool{}
-	must(t, r.repo.Store.List(t.Context(), leasePrefix, func(o remote.Info) error {
+	must(t, r.repo.Store.List(t.Context(), write.LeasePrefix, func(o remote.Info) error {
 		all[o.Name] = true
 		return nil
 	}))
@@ -236,12 +237,12 @@ func TestCopyMany(t *testing.T) {
 	w, from := emptyRepo(t)
 	src := w.path("src")
 	for i := range 8000 {
-		write(t, fmt.Sprintf("%s/%02d/%03d", src, i%40, i), random(uint64(i), 150))
+		writeFile(t, fmt.Sprintf("%s/%02d/%03d", src, i%40, i), random(uint64(i), 150))
 	}
-	write(t, src+"/large", random(1, 5<<20))
+	writeFile(t, src+"/large", random(1, 5<<20))
 	var ids []manifest.ID
 	for round := range 5 {
-		write(t, fmt.Sprintf("%s/20/changed", src), []byte{byte(round)})
+		writeFile(t, fmt.Sprintf("%s/20/changed", src), []byte{byte(round)})
 		must(t, os.Remove(fmt.Sprintf("%s/20/%03d", src, 20+40*round)))
 		if round == 2 {
 			// Of a file that is read no more the number of links changes.
@@ -320,10 +321,10 @@ func TestCopyKilled(t *testing.T) {
 	w, from := emptyRepo(t)
 	src := w.path("src")
 	for i := range 12 {
-		write(t, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 1<<20))
+		writeFile(t, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 1<<20))
 	}
 	first := complete(t, from, src, nil).ID
-	write(t, src+"/new", random(100, 1<<20))
+	writeFile(t, src+"/new", random(100, 1<<20))
 	second := complete(t, from, src, nil).ID
 	want := scan(t, src)
 	killed := errors.New("killed")
@@ -365,7 +366,7 @@ func TestCopyContinued(t *testing.T) {
 			w, from := emptyRepo(t)
 			src := w.path("src")
 			for i := range 60 {
-				write(t, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 1<<20))
+				writeFile(t, fmt.Sprintf("%s/%02d", src, i), random(uint64(i), 1<<20))
 			}
 			id := complete(t, from, src, nil).ID
 			there, to := emptyRepo(t)
@@ -437,7 +438,7 @@ func TestCopyTwice(t *testing.T) {
 	w, from := emptyRepo(t)
 	src := manyFiles(w.place, "src")
 	a := complete(t, from, src, nil).ID
-	write(t, src+"/more", random(1, 2<<20))
+	writeFile(t, src+"/more", random(1, 2<<20))
 	b := complete(t, from, src, nil).ID
 	there, _ := emptyRepo(t)
 	var wg sync.WaitGroup
@@ -523,7 +524,7 @@ func TestCopyStale(t *testing.T) {
 	from := here.enter()
 	src := here.dirOf("a", 2)
 	first := complete(t, from, src, nil).ID
-	write(t, src+"/new", random(7, 1000))
+	writeFile(t, src+"/new", random(7, 1000))
 	second := complete(t, from, src, nil).ID
 	for name, collect := range map[string]func(*yard, *Repository){
 		"doomed":  func(y *yard, r *Repository) { y.gc(r, nil) },
@@ -624,10 +625,10 @@ func TestCopyDamagedBase(t *testing.T) {
 	w, from := emptyRepo(t)
 	src := w.path("src")
 	for i := range 3000 {
-		write(t, fmt.Sprintf("%s/%02d/%03d", src, i%10, i), random(uint64(i), 150))
+		writeFile(t, fmt.Sprintf("%s/%02d/%03d", src, i%10, i), random(uint64(i), 150))
 	}
 	a := complete(t, from, src, nil).ID
-	write(t, src+"/05/005", []byte("new"))
+	writeFile(t, src+"/05/005", []byte("new"))
 	b := complete(t, from, src, nil).ID
 	q := newPlace(t)
 	copyTo(t, from, q.init(), a)
@@ -732,7 +733,7 @@ func TestCopyAndGC(t *testing.T) {
 	must(t, there.remove(to, id))
 	there.pass(yardGrace + time.Second)
 	old := there.objects(packsPrefix)
-	write(t, src+"/new", random(7, 1000))
+	writeFile(t, src+"/new", random(7, 1000))
 	second := complete(t, from, src, nil).ID
 	wantSecond := scan(t, src)
 	collector := there.enter()
@@ -743,7 +744,7 @@ func TestCopyAndGC(t *testing.T) {
 		must(t, here.remove(here.enter(), second))
 		here.pass(yardGrace + time.Second)
 		here.gc(here.enter(), nil)
-		here.pass(leaseHold / 2)
+		here.pass(write.LeaseHold / 2)
 	})
 	copyTo(t, from, to, second)
 	m, err := to.repo.Manifest(t.Context(), second)

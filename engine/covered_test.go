@@ -18,7 +18,7 @@ func cover(t *testing.T, dir, below string) (uncover func()) {
 	must(t, unix.Mount("other", dir, "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	must(t, os.MkdirAll(below, 0o755))
-	write(t, below+"/other", nil)
+	writeFile(t, below+"/other", nil)
 	return func() {
 		t.Helper()
 		if _, err := os.Lstat(below + "/other"); err != nil {
@@ -35,7 +35,7 @@ func TestForkUnderMount(t *testing.T) {
 		r := f.open()
 		must(t, os.Mkdir(f.path("above"), 0o755))
 		one := f.fork(r, "above/one", &ForkOptions{Mode: mode})
-		write(t, one.Dir+"/new", []byte("new"))
+		writeFile(t, one.Dir+"/new", []byte("new"))
 		for _, dir := range []string{one.Dir, f.path("above")} {
 			if mode == ForkFuse && mountNumber("/") == 0 && dir == one.Dir {
 				continue

@@ -52,7 +52,7 @@ func TestKilledCreate(t *testing.T) {
 	for round := 0; round < times(8, 100) || killed == 0 && round < 1000; round++ {
 		// Enough that packs are uploaded and segments are written on the way.
 		for i := range 4 {
-			write(t, fmt.Sprintf("%s/change-%d", src, i), random(rnd.Uint64(), 4<<20))
+			writeFile(t, fmt.Sprintf("%s/change-%d", src, i), random(rnd.Uint64(), 4<<20))
 		}
 		now := scan(t, src)
 		for range 2 {
@@ -119,11 +119,11 @@ func TestKilledRestore(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
 	src := manyFiles(p, "src")
-	write(t, src+"/larger", random(1, 30<<20))
+	writeFile(t, src+"/larger", random(1, 30<<20))
 	trees := [2]tree{}
 	var ids [2]string
 	for i := range trees {
-		write(t, src+"/which", []byte{byte(i)})
+		writeFile(t, src+"/which", []byte{byte(i)})
 		ids[i] = complete(t, r, src, nil).ID.String()
 		trees[i] = scan(t, src)
 	}
@@ -178,10 +178,10 @@ func TestKilledRestoreInto(t *testing.T) {
 	first := complete(t, r, src, nil).ID.String()
 	for i, f := range filesBelow(t, src) {
 		if i%2 == 0 {
-			write(t, f, random(uint64(i)+50_000, 400))
+			writeFile(t, f, random(uint64(i)+50_000, 400))
 		}
 	}
-	write(t, src+"/large", random(2, 20<<20))
+	writeFile(t, src+"/large", random(2, 20<<20))
 	want := scan(t, src)
 	second := complete(t, r, src, nil).ID.String()
 	must(t, r.Close())
@@ -228,8 +228,8 @@ func TestManyCreates(t *testing.T) {
 	runs := make([]*run, processes+2)
 	for i := range runs {
 		dir := manyFiles(p, fmt.Sprintf("src-%d", i%processes))
-		write(t, dir+"/shared", shared)
-		write(t, dir+"/own", random(uint64(100+i%processes), 1<<20))
+		writeFile(t, dir+"/shared", shared)
+		writeFile(t, dir+"/own", random(uint64(100+i%processes), 1<<20))
 		cache := p.cache
 		if i >= processes {
 			cache = p.path("second-cache")

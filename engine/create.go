@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -76,7 +77,7 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 		opts = &CreateOptions{}
 	}
 	start := time.Now()
-	var before *guard
+	var before *write.Guard
 	asFork := true
 	for try := 1; ; try++ {
 		c, err := r.newCreator(dir, opts, before)
@@ -94,11 +95,11 @@ func (r *Repository) Create(ctx context.Context, dir string, opts *CreateOptions
 			c.warn(fmt.Errorf("snapshot %v: %w; all of %s is read", c.fork.overlay.Lower, err, c.dir))
 			asFork = false
 			continue
-		case errors.Is(err, errAnew) && try < anewTries:
+		case errors.Is(err, write.ErrAnew) && try < write.AnewTries:
 			r.repo.Logger.Warn("create begins anew", "dir", c.dir, "err", err)
-			before = c.guard
+			before = c.out.Guard
 			continue
-		case errors.Is(err, errAnew):
+		case errors.Is(err, write.ErrAnew):
 			err = fmt.Errorf("%w, %d times; the repository's grace of %v is too short for this", err, try, r.repo.Grace())
 		}
 		return nil, fmt.Errorf("snapshot of %s: %w", c.dir, repo.Integrity(err))
@@ -124,7 +125,9 @@ func (c *creator) close() {
 
 // creator is one run of Create.
 type creator struct {
-	*writer
+	out     *write.Writer
+	repo    *repo.Repo
+	host    *Repository // what is mounted on this machine, and what is its own
 	opts    *CreateOptions
 	dir     string // absolute
 	place   string // dir without symbolic links: what the stat cache goes by
@@ -148,7 +151,7 @@ type creator struct {
 }
 
 // newCreator makes a run; before is the guard of a run that had to begin anew, or nil.
-func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) (*creator, error) {
+func (r *Repository) newCreator(dir string, opts *CreateOptions, before *write.Guard) (*creator, error) {
 	if err := checkLabels(opts); err != nil {
 		return nil, err
 	}
@@ -175,11 +178,12 @@ func (r *Repository) newCreator(dir string, opts *CreateOptions, before *guard) 
 		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
 	}
 	c := &creator{
+		host: r, repo: r.repo,
 		opts: opts, dir: abs, place: place, root: fd, started: time.Now(),
 		exclude: &ignore.Rules{Patterns: patterns, Gitignore: opts.Gitignore, Root: place},
 	}
 	c.exclude.Warn = c.warn
-	c.writer = r.newWriter(before, progress.New(opts.Progress), c.warn)
+	c.out = write.NewWriter(r.repo, before, progress.New(opts.Progress), c.warn)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
@@ -222,43 +226,43 @@ func (c *creator) vanished(path string) {
 }
 
 func (c *creator) warn(err error) {
-	c.repo.repo.Logger.Warn("create", "err", err)
+	c.repo.Logger.Warn("create", "err", err)
 	if c.opts.Progress != nil {
 		c.opts.Progress.Warn(err)
 	}
 }
 
 func (c *creator) run(ctx context.Context) (*CreateResult, error) {
-	c.meter.Start(snapshot.PhaseReading)
-	defer c.meter.Stop()
-	g, gctx := c.begin(ctx)
-	defer c.end()
+	c.out.Meter.Start(snapshot.PhaseReading)
+	defer c.out.Meter.Stop()
+	g, gctx := c.out.Begin(ctx)
+	defer c.out.End()
 	if err := c.findParent(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.findWhole(ctx); err != nil {
 		return nil, err
 	}
-	if c.parent == nil && !c.repo.repo.Local() {
+	if c.parent == nil && !c.repo.Local() {
 		c.recent = &recentFiles{} // a parent's mounts have left better profiles
 	}
 	if c.fork != nil {
 		var asked sync.WaitGroup
-		asked.Go(func() { c.repo.askForProfile(ctx, c.fork.overlay.Lower) })
+		asked.Go(func() { c.host.askForProfile(ctx, c.fork.overlay.Lower) })
 		defer asked.Wait()
 	}
 
 	var asm *assembler
 	g.Go(func() (err error) {
 		if asm, err = c.pipeline(gctx, g); err == nil {
-			err = c.guard.refresh(gctx)
+			err = c.out.Guard.Refresh(gctx)
 		}
 		return err
 	})
-	if err := c.wait(ctx, g); err != nil {
+	if err := c.out.Wait(ctx, g); err != nil {
 		return nil, err
 	}
-	c.meter.SetPhase(snapshot.PhaseCommitting)
+	c.out.Meter.SetPhase(snapshot.PhaseCommitting)
 	return c.finish(ctx, asm)
 }
 
@@ -272,10 +276,10 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 		return nil, err
 	}
 	rd := &reader{
-		root: c.root, fork: c.fork.reader(c), splitter: c.repo.repo.Splitter, hasher: c.repo.repo.Hasher,
-		lookup: c.commit.lookup, problem: c.problem, vanished: c.vanished,
-		started: c.started.Unix(), bytes: c.meter.AddBytes,
-		buffers: flow.NewBuffers(3*inFlight, max(partSize, 2*c.repo.repo.Splitter.MaxChunk())),
+		root: c.root, fork: c.fork.reader(c), splitter: c.repo.Splitter, hasher: c.repo.Hasher,
+		lookup: c.out.Commit.Lookup, problem: c.problem, vanished: c.vanished,
+		started: c.started.Unix(), bytes: c.out.Meter.AddBytes,
+		buffers: flow.NewBuffers(3*inFlight, max(partSize, 2*c.repo.Splitter.MaxChunk())),
 	}
 
 	if c.fork != nil {
@@ -300,42 +304,42 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 
 // finish commits: the index segment and the manifest, when all packs are there.
 func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, error) {
-	c.repo.repo.AskTime(ctx)
+	c.repo.AskTime(ctx)
 	info, err := c.info(asm)
 	if err != nil {
 		return nil, err
 	}
 	m := &manifest.Manifest{Info: *info}
 	m.SetTree(asm.root)
-	if err := c.publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
+	if err := c.out.Publish(ctx, m, func() { c.saveRecent(ctx, m) }); err != nil {
 		return nil, err
 	}
 	key := repo.DirKey(c.place)
 	if c.fork != nil {
 		key = memoKey(c.fork.overlay)
-		err = writeMemo(c.repo.repo.Cache, c.fork.overlay, m.ID, asm.memo)
+		err = writeMemo(c.repo.Cache, c.fork.overlay, m.ID, asm.memo)
 	} else {
-		err = repo.WriteStats(c.repo.repo.Cache, c.place, m.ID, asm.prints)
+		err = repo.WriteStats(c.repo.Cache, c.place, m.ID, asm.prints)
 	}
 	if err == nil {
-		err = repo.WriteTable(c.repo.repo.Cache, key, m.ID, c.guard.sizes(m.Packs))
+		err = repo.WriteTable(c.repo.Cache, key, m.ID, c.out.Guard.Sizes(m.Packs))
 	}
 	if err != nil {
-		c.repo.repo.Logger.Info("caching what is known of the files", "err", err)
+		c.repo.Logger.Info("caching what is known of the files", "err", err)
 	}
 	return &CreateResult{Snapshot: *repo.SnapshotOf(&m.Info), Problems: c.problems.all, LeftOut: c.leftOut}, nil
 }
 
 func (c *creator) info(asm *assembler) (*manifest.Info, error) {
-	now := c.repo.repo.Time()
+	now := c.repo.Time()
 	i := &manifest.Info{
 		ID: manifest.NewID(manifest.ClassFor(c.opts.TTL)), Created: now, Dir: c.dir, Name: c.opts.Name, Tags: c.opts.Tags,
-		Host: repo.Label(os.Hostname()), User: userName(), Version: c.repo.repo.Ver,
+		Host: repo.Label(os.Hostname()), User: userName(), Version: c.repo.Ver,
 		Files: asm.files, Bytes: asm.bytes,
-		NewBytes: asm.newBytes, StoredBytes: uint64(c.up.storedBytes()),
+		NewBytes: asm.placer.NewBytes, StoredBytes: uint64(c.out.Up.StoredBytes()),
 		Skipped: uint64(c.sockets.Load()), Unreadable: uint64(len(c.problems.all)),
 	}
-	if c.repo.repo.Skew() != 0 {
+	if c.repo.Skew() != 0 {
 		i.ID = i.ID.At(now) // ids sort by time, and those of other machines do not go by this clock
 	}
 	if c.opts.TTL > 0 {

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -381,9 +382,9 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 	for i, id := range []manifest.ID{removed, leased} {
 		_, encoded, err := r.repo.EncodedManifest(t.Context(), id)
 		must(t, err)
-		object, err := (&manifest.Lease{Hold: leaseHold, Manifest: encoded}).Encode()
+		object, err := (&manifest.Lease{Hold: write.LeaseHold, Manifest: encoded}).Encode()
 		must(t, err)
-		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s%v/01a20950-ee91-776f-9786-6056b138ef0%d", leasePrefix, id, i), object))
+		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s%v/01a20950-ee91-776f-9786-6056b138ef0%d", write.LeasePrefix, id, i), object))
 		_, err = r.Remove(t.Context(), id.String())
 		must(t, err)
 		p := &access.Profile{Snapshot: id, Frames: []access.Frame{{Pack: packsOf(t, r, d.id, chunk.DataPack)[0], Offset: uint32(16 + i), Stored: 5}}, Bundle: nil}
@@ -419,7 +420,7 @@ func (d *damagedRepository) objects() map[string]string {
 		"segment":   one(repo.SegmentPrefix),
 		"manifest":  d.id.ObjectName(),
 		"note":      one(d.id.NotesOf()),
-		"lease":     one(leasePrefix),
+		"lease":     one(write.LeasePrefix),
 		"profile":   one(repo.ProfilePrefix),
 		"tombstone": one(repo.GcPrefix),
 	}

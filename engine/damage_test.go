@@ -118,10 +118,10 @@ func cacheInUse(t *testing.T) (p *place, src string, want map[manifest.ID]tree) 
 	want[a.ID] = scan(t, first)
 	src = p.path("src")
 	restore(t, r, a.ID.String(), src, nil)
-	write(t, src+"/new", random(5000, 50_000))
+	writeFile(t, src+"/new", random(5000, 50_000))
 	b := complete(t, r, src, nil)
 	want[b.ID] = scan(t, src)
-	write(t, src+"/newer", random(5001, 50_000))
+	writeFile(t, src+"/newer", random(5001, 50_000))
 	must(t, r.Close())
 	// What is known of the files, the index, and segments that it does not have.
 	for _, kind := range []string{"heads", "dirs", "segments", "index"} {
@@ -198,7 +198,7 @@ func TestCacheGone(t *testing.T) {
 	r := p.open("cache")
 	dir := filepath.Join(p.cache, r.ID().String())
 	for _, kind := range []string{"heads", "dirs", "segments", "index", "tree", ""} {
-		write(t, src+"/change", []byte(kind))
+		writeFile(t, src+"/change", []byte(kind))
 		must(t, os.RemoveAll(filepath.Join(dir, kind)))
 		res := complete(t, r, src, nil)
 		want[res.ID] = scan(t, src)
@@ -213,8 +213,8 @@ func TestCacheIsAFile(t *testing.T) {
 	id := pristine.ID().String()
 	for _, kind := range []string{"", "/" + id, "/" + id + "/index", "/" + id + "/index/0", "/" + id + "/dirs", "/" + id + "/heads", "/" + id + "/segments"} {
 		must(t, os.RemoveAll(p.cache))
-		write(t, p.cache+kind, []byte("a file"))
-		write(t, src+"/change", []byte(kind))
+		writeFile(t, p.cache+kind, []byte("a file"))
+		writeFile(t, src+"/change", []byte(kind))
 		r := p.open("cache")
 		for range 2 {
 			res := complete(t, r, src, nil)
@@ -260,8 +260,8 @@ func TestCopiedRepository(t *testing.T) {
 			at, trees = q, copied
 		}
 		// What the other has is new here.
-		write(t, src+"/shared", random(uint64(6000+i/2), 200_000))
-		write(t, src+"/own", random(uint64(7000+i), 200_000))
+		writeFile(t, src+"/shared", random(uint64(6000+i/2), 200_000))
+		writeFile(t, src+"/own", random(uint64(7000+i), 200_000))
 		r := at.open("cache")
 		res := complete(t, r, src, nil)
 		trees[res.ID] = scan(t, src)
@@ -278,9 +278,9 @@ func TestRolledBackRepository(t *testing.T) {
 	backup := p.path("backup")
 	must(t, os.CopyFS(backup, os.DirFS(p.repo)))
 	r := p.open("cache")
-	write(t, src+"/lost", random(8000, 3<<20))
+	writeFile(t, src+"/lost", random(8000, 3<<20))
 	complete(t, r, src, nil)
-	write(t, src+"/more", random(8001, 300))
+	writeFile(t, src+"/more", random(8001, 300))
 	complete(t, r, src, nil)
 	must(t, r.Close())
 	must(t, exec.Command("rm", "-rf", p.repo).Run())
@@ -307,7 +307,7 @@ func TestDamagedParent(t *testing.T) {
 				first := complete(t, r, dir, nil)
 				must(t, os.RemoveAll(dir))
 				restore(t, r, first.ID.String(), dir, nil)
-				write(t, dir+"/new", []byte("new"))
+				writeFile(t, dir+"/new", []byte("new"))
 				if what == "manifest" {
 					must(t, damage(p.repo+"/"+first.ID.ObjectName()))
 				} else {

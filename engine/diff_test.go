@@ -169,10 +169,10 @@ func TestDiffRequests(t *testing.T) {
 	defer r.Close()
 	src := p.files("src", nil)
 	for i := range 5000 {
-		write(t, fmt.Sprintf("%s/%d/%d", src, i%50, i), fmt.Append(nil, "file ", i))
+		writeFile(t, fmt.Sprintf("%s/%d/%d", src, i%50, i), fmt.Append(nil, "file ", i))
 	}
 	a := complete(t, r, src, nil).ID.String()
-	write(t, src+"/7/7", []byte("changed"))
+	writeFile(t, src+"/7/7", []byte("changed"))
 	b := complete(t, r, src, nil).ID.String()
 	for _, c := range []struct {
 		a, b, path string
@@ -200,7 +200,7 @@ func TestDiffOfDamaged(t *testing.T) {
 	src := manyFiles(p, "src")
 	a := complete(t, r, src, nil).ID.String()
 	shared := filesBelow(t, p.repo+"/packs")
-	write(t, src+"/dd/new", []byte("new"))
+	writeFile(t, src+"/dd/new", []byte("new"))
 	b := complete(t, r, src, nil).ID.String()
 	want := changes(t, r, a, b, "", nil)
 	if !slices.Equal(want, []string{`added "dd/new"`}) {
@@ -247,7 +247,7 @@ func TestLog(t *testing.T) {
 	src := p.files("src", map[string]string{"f": "1"})
 	var ids []manifest.ID
 	for i := range 5 {
-		write(t, src+"/f", []byte(strings.Repeat("x", i)))
+		writeFile(t, src+"/f", []byte(strings.Repeat("x", i)))
 		opts := &CreateOptions{Name: "app"}
 		if i == 3 {
 			opts.TTL = time.Hour

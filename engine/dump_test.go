@@ -236,9 +236,9 @@ func TestFindAll(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"a": "1", "b/c": "2"})
 	first := complete(t, r, src, nil).ID
-	write(t, src+"/b/a", []byte("3"))
+	writeFile(t, src+"/b/a", []byte("3"))
 	second := complete(t, r, src, nil).ID
-	write(t, src+"/d", []byte("4"))
+	writeFile(t, src+"/d", []byte("4"))
 	bad := complete(t, r, src, nil).ID
 	must(t, damages["flipped"](p.repo+"/"+bad.ObjectName()))
 	var got []string

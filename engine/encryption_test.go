@@ -488,7 +488,7 @@ func TestTampered(t *testing.T) {
 	content := map[string]string{"a": string(random(1, 40_000)), "d/b": "some text", "d/c": string(random(2, 300_000))}
 	src := v.files("src", content)
 	complete(t, r, src, &CreateOptions{Name: "one"})
-	write(t, src+"/a", random(3, 40_000))
+	writeFile(t, src+"/a", random(3, 40_000))
 	id := complete(t, r, src, &CreateOptions{Name: "two"}).ID
 	must(t, r.Close())
 	want := scan(t, src)
@@ -567,7 +567,7 @@ func TestReplayed(t *testing.T) {
 	r := v.open()
 	src := v.files("src", map[string]string{"a": "1"})
 	old := complete(t, r, src, nil).ID
-	write(t, src+"/a", []byte("2"))
+	writeFile(t, src+"/a", []byte("2"))
 	id := complete(t, r, src, nil).ID
 	good := memObjects(t, v.mem)
 

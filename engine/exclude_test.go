@@ -123,7 +123,7 @@ func TestExclude(t *testing.T) {
 		if got := kept(t, r, src, &CreateOptions{Excludes: strings.Split(c.patterns, "\n")}); !slices.Equal(want, got) {
 			t.Errorf("%d: --exclude %q leaves %q out, not %q", i, c.patterns, minus(want, got, files), c.out)
 		}
-		write(t, src+"/.gitignore", []byte(c.patterns+"\n"))
+		writeFile(t, src+"/.gitignore", []byte(c.patterns+"\n"))
 		got := slices.DeleteFunc(kept(t, r, src, &CreateOptions{Gitignore: true}), func(s string) bool { return s == ".gitignore" })
 		if !slices.Equal(want, got) {
 			t.Errorf("%d: .gitignore of %q leaves %q out, not %q", i, c.patterns, minus(want, got, files), c.out)

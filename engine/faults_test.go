@@ -131,7 +131,7 @@ func TestS3Troubles(t *testing.T) {
 			})
 			r := b.open("second", &retries)
 			res := complete(t, r, src, nil)
-			write(t, src+"/more", random(2, 100))
+			writeFile(t, src+"/more", random(2, 100))
 			second := complete(t, r, src, nil)
 			if list, err := b.open("third", &retries).List(t.Context(), nil); len(list) != 2 || err != nil {
 				t.Errorf("list: %v, %v", list, err)
@@ -168,7 +168,7 @@ func testBadListing(t *testing.T, trouble remotetest.Trouble) {
 	if all, err := r.List(t.Context(), nil); err == nil {
 		t.Errorf("list gave %v", all)
 	}
-	write(t, src+"/f", random(2, 1<<20))
+	writeFile(t, src+"/f", random(2, 1<<20))
 	if res, err := r.Create(t.Context(), src, nil); err == nil {
 		t.Errorf("create gave %+v", res)
 	}
@@ -232,7 +232,7 @@ func TestFailAtEveryRequest(t *testing.T) {
 				if n > 60 {
 					t.Fatal("a create and a restore of a small tree take more than 60 requests")
 				}
-				write(t, src+"/new", random(uint64(n), 1<<20))
+				writeFile(t, src+"/new", random(uint64(n), 1<<20))
 				mem := copyOf(t, base) // or there would be more requests every time
 				var count atomic.Int64
 				var armed atomic.Bool // what a read brings ahead goes on behind its end
@@ -489,7 +489,7 @@ func TestForeignObjects(t *testing.T) {
 		if s, err := r.Get(ctx, "latest"); err != nil || s.ID != res.ID {
 			t.Errorf("latest: %v, %v", s, err)
 		}
-		write(t, src+"/f", []byte("2"))
+		writeFile(t, src+"/f", []byte("2"))
 		p.check(complete(t, r, src, nil).ID, scan(t, src))
 		_, err := r.Remove(ctx, "latest")
 		must(t, err)
@@ -522,7 +522,7 @@ func TestUnreadableRepository(t *testing.T) {
 			t.Errorf("%v fails: get says %v", op, err)
 		}
 		refused.Store(0)
-		write(t, src+"/f", []byte(op.String()))
+		writeFile(t, src+"/f", []byte(op.String()))
 		if res, err := r.Create(t.Context(), src, nil); err == nil && refused.Load() > 0 {
 			t.Errorf("%v fails: create gives %v", op, res)
 		}

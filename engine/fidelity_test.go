@@ -564,7 +564,7 @@ func TestOneFileSystem(t *testing.T) {
 	p := newPlace(t)
 	src := p.files("src", map[string]string{"f": "1", "mnt/beneath": "2"})
 	mount(t, src+"/mnt", "size=1m")
-	write(t, src+"/mnt/mounted/f", []byte("3"))
+	writeFile(t, src+"/mnt/mounted/f", []byte("3"))
 	r := p.init()
 	for _, one := range []bool{true, false} {
 		res := complete(t, r, src, &CreateOptions{OneFileSystem: one})

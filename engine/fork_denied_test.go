@@ -56,7 +56,7 @@ func TestForkDenied(t *testing.T) {
 			j.Op, j.Mode, j.Touch = "fork", mode, []string{}
 			for name, value := range values {
 				for _, path := range []string{name + "/changed", name + "/unchanged", name + "/d/changed/x", name + "/d/unchanged/x"} {
-					write(t, src+"/"+path, []byte("text"))
+					writeFile(t, src+"/"+path, []byte("text"))
 					if dir, ok := strings.CutSuffix(path, "/x"); ok {
 						if path = dir; name == "security.capability" {
 							continue // for files alone

@@ -303,11 +303,11 @@ func TestForkGuard(t *testing.T) {
 			t.Errorf("beneath %s: %v", x.Name, err)
 		}
 	}
-	write(t, full.Dir+"/y", nil)
+	writeFile(t, full.Dir+"/y", nil)
 	for _, x := range []*Fork{made, mine} {
 		_, err := r.ResumeFork(t.Context(), x.Name, nil)
 		must(t, err)
-		write(t, x.Dir+"/new", nil)
+		writeFile(t, x.Dir+"/new", nil)
 	}
 	_, err = r.ResumeFork(t.Context(), "full", &ForkOptions{Force: true})
 	must(t, err)
@@ -322,7 +322,7 @@ func TestForkGuard(t *testing.T) {
 	if st.Mode&0o7777 != 0o2751 {
 		t.Errorf("mode %o", st.Mode)
 	}
-	write(t, mine.Dir+"/x", nil)
+	writeFile(t, mine.Dir+"/x", nil)
 	// What could not be forked is as it was too.
 	must(t, os.Mkdir(f.path("none"), 0o700))
 	if _, err := r.Fork(t.Context(), f.id.String(), f.path("none"), &ForkOptions{Mode: ForkFuse, Upper: f.path("a,b")}); err == nil {

@@ -78,10 +78,10 @@ func sameFiles(t testing.TB, mode ForkMode, want, got string) {
 // linkedTree is a package in which many files have two names, as in a tree of pnpm's.
 func linkedTree(t testing.TB, dir string, pairs int) {
 	t.Helper()
-	write(t, dir+"/package.json", []byte(`{"name": "linked", "version": "1.0.0", "license": "MIT"}`))
+	writeFile(t, dir+"/package.json", []byte(`{"name": "linked", "version": "1.0.0", "license": "MIT"}`))
 	for i := range pairs {
 		name := fmt.Sprintf("%s/d%02d/f%04d", dir, i%40, i)
-		write(t, name, fmt.Append(nil, "text ", i))
+		writeFile(t, name, fmt.Append(nil, "text ", i))
 		must(t, os.Link(name, name+"-too"))
 	}
 }
@@ -91,7 +91,7 @@ func addPairs(t testing.TB, dir string, pairs int) {
 	t.Helper()
 	for i := range pairs {
 		name := fmt.Sprintf("%s/new%d", dir, i)
-		write(t, name, fmt.Append(nil, "new ", i))
+		writeFile(t, name, fmt.Append(nil, "new ", i))
 		must(t, os.Link(name, name+"-too"))
 	}
 }

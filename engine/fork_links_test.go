@@ -58,7 +58,7 @@ func TestForkHardLinks(t *testing.T) {
 			for _, name := range []string{"a/" + act, "b/" + act + "1", "c/" + act + "2"} {
 				texts[name] = act
 				if name[0] == 'a' {
-					write(t, src+"/"+name, []byte(act))
+					writeFile(t, src+"/"+name, []byte(act))
 				} else {
 					must(t, os.MkdirAll(src+"/"+name[:1], 0o755))
 					must(t, os.Link(src+"/a/"+act, src+"/"+name))
@@ -168,7 +168,7 @@ func TestForkFuseWhole(t *testing.T) {
 // that other names were joined with.
 func TestForkJoinedChanges(t *testing.T) {
 	path := t.TempDir() + "/file"
-	write(t, path, []byte("before"))
+	writeFile(t, path, []byte("before"))
 	var st unix.Stat_t
 	must(t, unix.Lstat(path, &st))
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)

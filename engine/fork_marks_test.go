@@ -24,41 +24,41 @@ func foreignMarks(t testing.TB, dir string) {
 		set := func(path, name, value string) { setxattr(t, path, own+name, value) }
 		d := dir + "/" + strings.TrimSuffix(own, ".")
 		for _, name := range []string{"opaque", "redirected", "relative", "whiteouts", "impure"} {
-			write(t, d+"/"+name+"/file", []byte(name))
-			write(t, d+"/"+name+"/sub/file", []byte(name))
+			writeFile(t, d+"/"+name+"/file", []byte(name))
+			writeFile(t, d+"/"+name+"/sub/file", []byte(name))
 		}
 		set(d+"/opaque", "opaque", "y")
 		set(d+"/redirected", "redirect", "/nowhere")
 		set(d+"/relative", "redirect", "opaque")
 		set(d+"/whiteouts", "opaque", "x")
-		write(t, d+"/whiteouts/gone", nil)
+		writeFile(t, d+"/whiteouts/gone", nil)
 		set(d+"/whiteouts/gone", "whiteout", "y")
 		set(d+"/impure", "impure", "y")
 		set(d+"/impure", "origin", "nonsense")
 		set(d+"/impure", "overlay.escaped", "y")
 		set(d+"/impure", "overlay.overlay.twice", "y")
-		write(t, d+"/no-contents", []byte("but it has some"))
+		writeFile(t, d+"/no-contents", []byte("but it has some"))
 		set(d+"/no-contents", "metacopy", "")
-		write(t, d+"/contents-elsewhere", []byte("not at all"))
+		writeFile(t, d+"/contents-elsewhere", []byte("not at all"))
 		set(d+"/contents-elsewhere", "metacopy", "")
 		set(d+"/contents-elsewhere", "redirect", "/nowhere")
-		write(t, d+"/upper", []byte("1"))
+		writeFile(t, d+"/upper", []byte("1"))
 		set(d+"/upper", "upper", "nonsense")
 		set(d+"/upper", "nlink", "U+7")
 		set(d+"/upper", "protattr", "i")
 	}
-	write(t, dir+"/wh/.wh.file", nil)
-	write(t, dir+"/wh/file", []byte("there"))
-	write(t, dir+"/wh/opaque/.wh..wh..opq", nil)
-	write(t, dir+"/wh/opaque/file", []byte("there"))
-	write(t, dir+"/fuse/file", []byte("there"))
+	writeFile(t, dir+"/wh/.wh.file", nil)
+	writeFile(t, dir+"/wh/file", []byte("there"))
+	writeFile(t, dir+"/wh/opaque/.wh..wh..opq", nil)
+	writeFile(t, dir+"/wh/opaque/file", []byte("there"))
+	writeFile(t, dir+"/fuse/file", []byte("there"))
 	setxattr(t, dir+"/fuse", "user.fuseoverlayfs.opaque", "y")
 	setxattr(t, dir+"/fuse/file", "user.containers.override_stat", "7:7:0100")
 	setxattr(t, dir+"/fuse/file", "user.fuseoverlayfs.override_stat", "7:7:0100")
 	setxattr(t, dir, "user.containers.override_stat", "7:7:0700")
 	setxattr(t, dir, "user.overlay.opaque", "y")
 	setxattr(t, dir, "trusted.overlay.opaque", "y")
-	write(t, dir+"/device/file", []byte("there"))
+	writeFile(t, dir+"/device/file", []byte("there"))
 	must(t, unix.Mknod(dir+"/device/zero", unix.S_IFCHR|0o600, 0))
 }
 
@@ -234,12 +234,12 @@ func TestForkLeftOut(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
 	kept := f.fork(r, "kept", nil)
-	write(t, kept.Dir+"/new", []byte("new"))
+	writeFile(t, kept.Dir+"/new", []byte("new"))
 	_, err := kept.Remove(t.Context(), &RemoveForkOptions{Keep: true})
 	must(t, err)
 	one := f.fork(r, "one", nil)
 	must(t, os.Chmod(one.Dir+"/a", 0o600))
-	write(t, f.state+"/somebody", []byte("else's"))
+	writeFile(t, f.state+"/somebody", []byte("else's"))
 	made := complete(t, r, f.state, nil)
 	if got := entriesOf(t, r, made.ID); len(got) != 2 || !strings.HasPrefix(got[1], `"somebody"`) {
 		t.Errorf("%q", got)
@@ -262,19 +262,19 @@ func posingMarks(t testing.TB, dir string) map[string]string {
 	for kind, make := range map[string]func(d, path string) error{
 		"mkdir": func(_, path string) error { return os.Mkdir(path, 0o755) },
 		"rename": func(d, path string) error {
-			write(t, d+"/new", []byte("new"))
+			writeFile(t, d+"/new", []byte("new"))
 			return os.Rename(d+"/new", path)
 		},
 		"rename-empty": func(d, path string) error {
-			write(t, d+"/new", nil)
+			writeFile(t, d+"/new", nil)
 			return os.Rename(d+"/new", path)
 		},
 		"rename-directory": func(d, path string) error {
-			write(t, d+"/new/inside", []byte("new"))
+			writeFile(t, d+"/new/inside", []byte("new"))
 			return os.Rename(d+"/new", path)
 		},
 		"link": func(d, path string) error {
-			write(t, d+"/new", nil)
+			writeFile(t, d+"/new", nil)
 			return errors.Join(os.Chmod(d+"/new", 0o700), os.Link(d+"/new", path))
 		},
 		"symlink": func(_, path string) error { return os.Symlink("file", path) },
@@ -301,7 +301,7 @@ func TestForkPosing(t *testing.T) {
 	src := f.files("more", map[string]string{"removed/file": "1", "removed/also": "2"})
 	for _, name := range []string{".wh.file", fuseOpaque} {
 		for _, kind := range []string{"mkdir", "rename", "rename-empty", "rename-directory", "link", "symlink", "mkfifo", "mknod"} {
-			write(t, src+"/"+kind+strings.ReplaceAll(name, ".", "-")+"/file", []byte("there"))
+			writeFile(t, src+"/"+kind+strings.ReplaceAll(name, ".", "-")+"/file", []byte("there"))
 		}
 	}
 	r := f.open()
@@ -339,8 +339,8 @@ func TestForkPosing(t *testing.T) {
 	must(t, os.Remove(src+"/removed/also"))
 	// As when it was killed before it removed a mark in whose place something is.
 	must(t, os.WriteFile(one.Upper+"/removed/.wh.both", nil, 0o700))
-	write(t, one.Upper+"/removed/both", []byte("both"))
-	write(t, src+"/removed/both", []byte("both"))
+	writeFile(t, one.Upper+"/removed/both", []byte("both"))
+	writeFile(t, src+"/removed/both", []byte("both"))
 	posing["removed"] = ".wh.both"
 	one, err := r.ResumeFork(t.Context(), "one", nil)
 	must(t, err)

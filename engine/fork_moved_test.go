@@ -22,7 +22,7 @@ func (f *forked) movedFork(r *Repository, name string, made bool) (one *Fork, no
 		must(f, unix.Chmod(f.path("p/p1/"+name), 0o2751))
 	}
 	one = f.fork(r, "p/p1/"+name, nil)
-	write(f, one.Dir+"/new", []byte("new"))
+	writeFile(f, one.Dir+"/new", []byte("new"))
 	must(f, one.Unmount(f.Context(), false))
 	must(f, os.Rename(f.path("p/p1"), f.path("p/q1")))
 	now = f.path("p/q1/" + name)
@@ -53,7 +53,7 @@ func (f *forked) asItWas(dir string, made bool) {
 		if st.Mode&0o7777 != 0o2751 {
 			f.Errorf("mode %o", st.Mode)
 		}
-		write(f, dir+"/x", nil)
+		writeFile(f, dir+"/x", nil)
 	}
 	must(f, os.RemoveAll(f.path("p")))
 }
@@ -104,13 +104,13 @@ func TestForkDirHidden(t *testing.T) {
 	must(t, one.Unmount(t.Context(), false))
 	must(t, unix.Mount("other", one.Dir, "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() { _ = unix.Unmount(one.Dir, unix.MNT_DETACH) })
-	write(t, one.Dir+"/x", nil)
+	writeFile(t, one.Dir+"/x", nil)
 	f.remove(one)
 	if _, err := os.Stat(one.Dir + "/x"); err != nil {
 		t.Error(err)
 	}
 	must(t, unix.Unmount(one.Dir, 0))
-	write(t, one.Dir+"/x", nil)
+	writeFile(t, one.Dir+"/x", nil)
 }
 
 // TestForkDirLost: where nothing tells where the directory was moved to, that is said.

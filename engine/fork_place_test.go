@@ -113,7 +113,7 @@ func TestForkMoved(t *testing.T) {
 		r := f.open()
 		must(t, os.Mkdir(f.path("before"), 0o755))
 		one := f.fork(r, "before/one", &ForkOptions{Mode: mode})
-		write(t, one.Dir+"/new", []byte("new"))
+		writeFile(t, one.Dir+"/new", []byte("new"))
 		must(t, os.Rename(f.path("before"), f.path("after")))
 		moved := f.path("after/one")
 		if x := f.forkStates("moved", map[string]ForkState{"one": ForkMounted})["one"]; x.Dir != moved {
@@ -168,7 +168,7 @@ func TestForkElsewhere(t *testing.T) {
 	forModes(t, func(t *testing.T, f *forked, mode ForkMode) {
 		r := f.open()
 		one := f.fork(r, "one", &ForkOptions{Mode: mode})
-		write(t, one.Dir+"/new", []byte("new"))
+		writeFile(t, one.Dir+"/new", []byte("new"))
 		c := startContainer(t, f.dir, "private")
 		inside := filepath.Join("/proc", strconv.Itoa(c.Process.Pid), "root", one.Dir)
 		if mode != ForkFuse { // of which nothing tells whose another namespace's is
@@ -189,7 +189,7 @@ func TestForkElsewhere(t *testing.T) {
 		if b, err := os.ReadFile(inside + "/dir/b"); err != nil || string(b) != "2" {
 			t.Errorf("in the container: %q %v", b, err)
 		}
-		write(t, inside+"/late", []byte("late"))
+		writeFile(t, inside+"/late", []byte("late"))
 		c.end()
 		eventually(t, "the end of the fork in the container", func() bool {
 			all, err := Forks(t.Context(), f.state)
@@ -255,7 +255,7 @@ func TestForkHeld(t *testing.T) {
 	forModes(t, func(t *testing.T, f *forked, mode ForkMode) {
 		r := f.open()
 		one := f.fork(r, "one", &ForkOptions{Mode: mode})
-		write(t, one.Dir+"/new", []byte("new"))
+		writeFile(t, one.Dir+"/new", []byte("new"))
 		held, err := os.Open(one.Dir + "/new")
 		must(t, err)
 		defer held.Close()
@@ -323,8 +323,8 @@ func TestForkRemoveWhole(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
 	one := f.fork(r, "one", nil)
-	write(t, one.Dir+"/new", []byte("new"))
-	write(t, f.state+"/kept", nil) // which is to be a folder
+	writeFile(t, one.Dir+"/new", []byte("new"))
+	writeFile(t, f.state+"/kept", nil) // which is to be a folder
 	if _, err := one.Remove(t.Context(), &RemoveForkOptions{Keep: true}); err == nil {
 		t.Error("it was kept nowhere")
 	}
@@ -341,7 +341,7 @@ func TestForkRemoveWhole(t *testing.T) {
 	two := f.fork(r, "two", &ForkOptions{Upper: f.path("layer")})
 	record, err := os.ReadFile(f.path("layer/layer.json"))
 	must(t, err)
-	write(t, f.path("layer/layer.json"), []byte("?"))
+	writeFile(t, f.path("layer/layer.json"), []byte("?"))
 	for _, keep := range []bool{false, true} {
 		if _, err := two.Remove(t.Context(), &RemoveForkOptions{Keep: keep}); err == nil {
 			t.Error("it was removed")
@@ -351,7 +351,7 @@ func TestForkRemoveWhole(t *testing.T) {
 	if b, err := os.ReadFile(one.Dir + "/new"); err != nil || string(b) != "new" {
 		t.Errorf("%q %v", b, err)
 	}
-	write(t, f.path("layer/layer.json"), record)
+	writeFile(t, f.path("layer/layer.json"), record)
 	f.remove(one)
 	f.remove(two)
 }

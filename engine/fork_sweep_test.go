@@ -24,7 +24,7 @@ import (
 func (f *forked) unfinish(x *Fork) {
 	f.Helper()
 	must(f, unix.Unmount(x.Dir, 0))
-	write(f, filepath.Join(f.state, local.Forks, makingPrefix+forkKey(x.Name, x.Dir)), nil)
+	writeFile(f, filepath.Join(f.state, local.Forks, makingPrefix+forkKey(x.Name, x.Dir)), nil)
 }
 
 // sweep sweeps, and says what was left.
@@ -72,7 +72,7 @@ func TestSweepUnfinished(t *testing.T) {
 	// A directory that was there stays, and so does what is in one that was made.
 	must(t, os.Mkdir(f.path("mine"), 0o755))
 	mine := f.fork(r, "mine", &ForkOptions{Upper: f.path("layer")})
-	write(t, f.path("layer/work"), []byte("x"))
+	writeFile(t, f.path("layer/work"), []byte("x"))
 	f.unfinish(mine)
 	f.sweep()
 	if b, err := os.ReadFile(f.path("layer/work")); err != nil || string(b) != "x" {
@@ -89,11 +89,11 @@ func TestSweepNothing(t *testing.T) {
 	for _, name := range []string{"changed", "elsewhere", "boot", "mounted", "locked", "unmounted"} {
 		forks[name] = f.fork(r, name, nil)
 	}
-	write(t, forks["changed"].Dir+"/new", []byte("new"))
+	writeFile(t, forks["changed"].Dir+"/new", []byte("new"))
 	for _, name := range []string{"changed", "elsewhere", "boot", "locked"} {
 		f.unfinish(forks[name])
 	}
-	write(t, filepath.Join(f.state, local.Forks, makingPrefix+forkKey("mounted", forks["mounted"].Dir)), nil)
+	writeFile(t, filepath.Join(f.state, local.Forks, makingPrefix+forkKey("mounted", forks["mounted"].Dir)), nil)
 	must(t, unix.Unmount(forks["unmounted"].Dir, 0)) // by somebody, and it was a fork
 	f.rewrite("elsewhere", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: bootID(), Namespace: "mnt:[1]"} })
 	f.rewrite("boot", func(c *forkRecord) { c.Mounted = &forkPlace{Boot: "before", Namespace: "mnt:[1]"} })
@@ -133,7 +133,7 @@ func TestSweepKept(t *testing.T) {
 	r := f.open()
 	for _, layer := range []string{"", f.path("layer")} {
 		one := f.fork(r, "one", &ForkOptions{Upper: layer})
-		write(t, one.Dir+"/new", []byte("new"))
+		writeFile(t, one.Dir+"/new", []byte("new"))
 		kept, err := one.Remove(t.Context(), &RemoveForkOptions{Keep: true})
 		must(t, err)
 		f.unfinish(f.fork(r, "two", &ForkOptions{Upper: kept}))
@@ -253,7 +253,7 @@ func TestSweepLower(t *testing.T) {
 	f.remove(one)
 	f.remove(two)
 	for _, name := range []string{resumeLock, local.Mounts + "/" + f.id.String() + ".lock", local.Lowers + "/" + f.id.String() + ".lock"} {
-		write(t, filepath.Join(f.state, name), nil)
+		writeFile(t, filepath.Join(f.state, name), nil)
 	}
 	held, err := tryLockFile(filepath.Join(f.state, local.Mounts, "held.lock"), unix.LOCK_SH)
 	must(t, err)
@@ -320,7 +320,7 @@ func TestSweepFinished(t *testing.T) {
 		one := f.fork(r, "one", nil)
 		key := forkKey(one.Name, one.Dir)
 		if !finished { // as while it is being made
-			write(t, g.making(key), nil)
+			writeFile(t, g.making(key), nil)
 		}
 		s.unfinished(t.Context(), key)
 		if len(s.swept) > 0 || len(s.errs) > 0 {

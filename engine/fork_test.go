@@ -139,7 +139,7 @@ func changeFork(t testing.TB, dir string) {
 	must(t, errors.Join(err, a.Close()))
 	must(t, os.Rename(dir+"/dir", dir+"/moved"))
 	must(t, os.Mkdir(dir+"/dir", 0o700))
-	write(t, dir+"/dir/c", []byte("c"))
+	writeFile(t, dir+"/dir/c", []byte("c"))
 	must(t, os.Chmod(dir+"/large", 0o600))
 	must(t, os.RemoveAll(dir+"/gone"))
 	must(t, os.Symlink("a", dir+"/link"))
@@ -385,7 +385,7 @@ func TestForkKilled(t *testing.T) {
 	server := startKept(t, j, nil)
 	r := f.open()
 	two := f.fork(r, "two", nil)
-	write(t, f.path("one/new"), []byte("new"))
+	writeFile(t, f.path("one/new"), []byte("new"))
 	held, err := os.Open(f.path("one/large"))
 	must(t, err)
 	defer held.Close()
@@ -489,8 +489,8 @@ func TestForkRestart(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
 	one, two, memory := f.fork(r, "one", nil), f.fork(r, "two", nil), f.fork(r, "memory", &ForkOptions{Ephemeral: true})
-	write(t, one.Dir+"/new", []byte("new"))
-	write(t, memory.Dir+"/new", []byte("new"))
+	writeFile(t, one.Dir+"/new", []byte("new"))
+	writeFile(t, memory.Dir+"/new", []byte("new"))
 	must(t, memory.Unmount(t.Context(), false))
 	_, err := r.ResumeFork(t.Context(), "memory", nil)
 	must(t, err)
@@ -547,7 +547,7 @@ func TestForkSnapshotRemoved(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
 	one := f.fork(r, "one", nil)
-	write(t, one.Dir+"/new", []byte("new"))
+	writeFile(t, one.Dir+"/new", []byte("new"))
 	_, err := r.Remove(t.Context(), f.id.String())
 	must(t, err)
 	if b, err := os.ReadFile(one.Dir + "/dir/b"); err != nil || string(b) != "2" {
@@ -576,7 +576,7 @@ func TestForkUpper(t *testing.T) {
 	layer := disk + "/with, comma:colon\\backslash"
 	one, err := r.Fork(t.Context(), f.id.String(), f.path("one"), &ForkOptions{Upper: layer})
 	must(t, err)
-	write(t, one.Dir+"/new", []byte("new"))
+	writeFile(t, one.Dir+"/new", []byte("new"))
 	if one.Upper != layer+"/upper" {
 		t.Error(one.Upper)
 	}
@@ -610,7 +610,7 @@ func TestForkUpper(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 	// What is somebody else's stays.
-	write(t, layer+"/mine", nil)
+	writeFile(t, layer+"/mine", nil)
 	f.remove(two)
 	if names, err := os.ReadDir(layer); err != nil || len(names) != 1 || names[0].Name() != "mine" {
 		t.Errorf("%v %v", names, err)
@@ -629,7 +629,7 @@ func TestForkUpper(t *testing.T) {
 	}
 	// Kept of the state folder.
 	four := f.fork(r, "four", nil)
-	write(t, four.Dir+"/new", []byte("four"))
+	writeFile(t, four.Dir+"/new", []byte("four"))
 	kept, err = four.Remove(t.Context(), &RemoveForkOptions{Keep: true})
 	must(t, err)
 	five := f.fork(r, "five", &ForkOptions{Upper: kept})
@@ -699,14 +699,14 @@ func TestForkHostile(t *testing.T) {
 		"long":    strings.Repeat(" ", maxRecord+1),
 	}
 	for name, text := range records {
-		write(t, filepath.Join(forks, forkKey(name, victim), forkFileName), []byte(text))
+		writeFile(t, filepath.Join(forks, forkKey(name, victim), forkFileName), []byte(text))
 	}
 	must(t, os.MkdirAll(filepath.Join(forks, forkKey("fifo", victim)), 0o700))
 	must(t, unix.Mkfifo(filepath.Join(forks, forkKey("fifo", victim), forkFileName), 0o600))
 	must(t, os.MkdirAll(filepath.Join(forks, forkKey("linked", victim)), 0o700))
 	must(t, os.Symlink(victim+"/x", filepath.Join(forks, forkKey("linked", victim), forkFileName)))
 	must(t, os.Symlink(victim, filepath.Join(forks, forkKey("folder", victim))))
-	write(t, forks+"/file", nil)
+	writeFile(t, forks+"/file", nil)
 	listed, err := Forks(t.Context(), f.state)
 	if len(listed) != 1 || listed[0].Name != "one" || err == nil {
 		t.Errorf("%v %v", listed, err)
@@ -722,8 +722,8 @@ func TestForkHostile(t *testing.T) {
 	// A layer that the record claims, and that does not say so itself.
 	claims := strings.Replace(edit(`"mode"`, `"layer": "`+victim+`", "mode"`), one.Dir, f.path("claimed"), 1)
 	claims = strings.Replace(claims, `"name": "one"`, `"name": "claimed"`, 1)
-	write(t, filepath.Join(forks, forkKey("claimed", f.path("claimed")), forkFileName), []byte(claims))
-	write(t, filepath.Join(forks, forkKey("claimed", f.path("claimed")), lockName), nil)
+	writeFile(t, filepath.Join(forks, forkKey("claimed", f.path("claimed")), forkFileName), []byte(claims))
+	writeFile(t, filepath.Join(forks, forkKey("claimed", f.path("claimed")), lockName), nil)
 	if _, err := r.ResumeFork(t.Context(), "claimed", nil); !errors.Is(err, snapshot.ErrForkLost) {
 		t.Error(err)
 	}
@@ -785,7 +785,7 @@ func TestForkFuseCreate(t *testing.T) {
 	}
 	r := f.open()
 	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
-	write(t, one.Dir+"/new", []byte("new"))
+	writeFile(t, one.Dir+"/new", []byte("new"))
 	if o, ok := r.overlayOf(one.Dir); !ok || o.Format != upperFuse || o.Lower != one.Snapshot.ID || o.Upper != one.Upper {
 		t.Fatalf("%+v, %v", o, ok)
 	}
@@ -839,7 +839,7 @@ func TestForkFuseDead(t *testing.T) {
 	}
 	r := f.open()
 	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
-	write(t, one.Dir+"/new", []byte("new"))
+	writeFile(t, one.Dir+"/new", []byte("new"))
 	f.killFuseOverlay(one)
 	_, err := r.ResumeFork(t.Context(), "one", nil)
 	must(t, err)

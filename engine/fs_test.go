@@ -47,12 +47,12 @@ func plantForFS(t testing.TB, dir string, large int) (names []string) {
 		"empty": nil, "a/small": []byte("small"), "a/b/c/deep": []byte("deep"), "a/b/large": random(1, large), "名前": []byte("name"),
 		"a b/*[x]?": []byte("odd"), "a-": []byte("sorts before a/"), "zeros": make([]byte, 300_000), "-rf": []byte("dash"), "new\nline": []byte("line"),
 	} {
-		write(t, dir+"/"+name, data)
+		writeFile(t, dir+"/"+name, data)
 		names = append(names, name)
 	}
 	for i := range 300 {
 		name := fmt.Sprintf("many/%d", i)
-		write(t, dir+"/"+name, fmt.Append(nil, "file ", i))
+		writeFile(t, dir+"/"+name, fmt.Append(nil, "file ", i))
 		names = append(names, name)
 	}
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -462,7 +462,7 @@ func TestFSRequests(t *testing.T) {
 	src := b.path("src")
 	must(t, os.MkdirAll(src, 0o755))
 	for i := range 40 {
-		write(t, fmt.Sprintf("%s/noise/%d", src, i), random(uint64(i), 700_000))
+		writeFile(t, fmt.Sprintf("%s/noise/%d", src, i), random(uint64(i), 700_000))
 	}
 	for i := range 4000 {
 		// Targets of links are in the tree, which is to be of several windows.
@@ -470,7 +470,7 @@ func TestFSRequests(t *testing.T) {
 		must(t, os.MkdirAll(dir, 0o755))
 		must(t, os.Symlink(fmt.Sprintf("%x", random(uint64(i), 1000)), fmt.Sprintf("%s/%d", dir, i)))
 	}
-	write(t, src+"/noise/5.txt", []byte("small"))
+	writeFile(t, src+"/noise/5.txt", []byte("small"))
 	id := complete(t, r, src, nil).ID.String()
 	var retries atomic.Int64
 	r = b.open("another", &retries)

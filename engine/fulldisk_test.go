@@ -40,7 +40,7 @@ func TestFullRepository(t *testing.T) {
 	want[complete(t, r, src, nil).ID] = scan(t, src)
 
 	for i, free := range []int64{0, 4 << 10, 64 << 10, 1 << 20, 9 << 20} {
-		write(t, src+"/large", random(uint64(10+i), 12<<20))
+		writeFile(t, src+"/large", random(uint64(10+i), 12<<20))
 		makeRoom := fill(t, p.path("disk"), free)
 		res, err := r.Create(t.Context(), src, nil)
 		if err == nil || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), p.repo) {
@@ -70,7 +70,7 @@ func TestFullCache(t *testing.T) {
 	want := map[manifest.ID]tree{}
 	for i, free := range []int64{0, 4 << 10, 16 << 10, 64 << 10, 1 << 20, 20 << 20} {
 		makeRoom := fill(t, p.path("disk"), free)
-		write(t, src+"/change", random(uint64(i), 50_000))
+		writeFile(t, src+"/change", random(uint64(i), 50_000))
 		res := complete(t, r, src, nil)
 		want[res.ID] = scan(t, src)
 		out := p.path(fmt.Sprint("out", i))
@@ -147,7 +147,7 @@ func TestReadOnly(t *testing.T) {
 	must(t, r.Close())
 	must(t, unix.Mount("", p.path("disk"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	r = p.open("disk/cache")
-	write(t, src+"/g", []byte("2"))
+	writeFile(t, src+"/g", []byte("2"))
 	p.check(complete(t, r, src, nil).ID, scan(t, src))
 	if _, err := r.Restore(t.Context(), id.String(), p.path("disk/out"), nil); !errors.Is(err, unix.EROFS) {
 		t.Error(err)

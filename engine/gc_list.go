@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -177,7 +178,7 @@ func (c *collector) listStones(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(asksAtOnce)
+	g.SetLimit(write.AsksAtOnce)
 	for _, s := range stones {
 		if !s.put {
 			continue
@@ -237,8 +238,8 @@ func (c *collector) listPacks(ctx context.Context) error {
 }
 
 func (c *collector) listLeases(ctx context.Context) error {
-	return c.each(ctx, leasePrefix, "leases", func(o remote.Info) {
-		id, ok := parseLeaseName(o.Name)
+	return c.each(ctx, write.LeasePrefix, "leases", func(o remote.Info) {
+		id, ok := write.ParseLeaseName(o.Name)
 		if !ok {
 			c.foreign(o)
 			return

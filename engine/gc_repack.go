@@ -9,6 +9,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -47,7 +48,7 @@ func (c *collector) repack(ctx context.Context) error {
 		return err
 	}
 	rp := &repacker{collector: c, moved: map[chunk.PackID][]chunk.PackID{}}
-	rp.index.put = func(ctx context.Context, s *index.Segment) error {
+	rp.index.Put = func(ctx context.Context, s *index.Segment) error {
 		c.report.SegmentsAfter++
 		return c.putSegment(ctx, s)
 	}
@@ -110,7 +111,7 @@ func (c *collector) repackable(ctx context.Context, threshold float64) (map[chun
 	slices.SortFunc(ids, func(a, b chunk.PackID) int { return bytes.Compare(a[:], b[:]) })
 	all := make([]*chunk.PackIndex, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(asksAtOnce)
+	g.SetLimit(write.AsksAtOnce)
 	for i, id := range ids {
 		g.Go(func() (err error) {
 			all[i], err = c.repo.repo.PackIndex(gctx, id, c.packs[id].size)
@@ -129,7 +130,7 @@ func (c *collector) repackable(ctx context.Context, threshold float64) (map[chun
 		if x == nil || float64(c.packs[ids[i]].used) >= threshold*float64(plainBytes(x, nil)) {
 			continue
 		}
-		if chunks += chunksIn(index.Pack{Index: x}); chunks > repackChunks {
+		if chunks += write.ChunksIn(index.Pack{Index: x}); chunks > repackChunks {
 			break // the others are for the next run
 		}
 		contents[ids[i]] = x
@@ -203,7 +204,7 @@ type repacker struct {
 	count int             // chunks of the open one
 	moved map[chunk.PackID][]chunk.PackID
 
-	index segmentFiller
+	index write.SegmentFiller
 }
 
 // take writes what is needed of a pack.
@@ -241,10 +242,10 @@ func (rp *repacker) take(ctx context.Context, id chunk.PackID, x *chunk.PackInde
 
 // add writes a chunk. A page of a tree is a frame of its own.
 func (rp *repacker) add(ctx context.Context, from chunk.PackID, kind chunk.PackKind, id chunk.SizedID, data []byte) error {
-	if kind == chunk.TreePack || len(rp.raw)+len(data) > frameTarget {
+	if kind == chunk.TreePack || len(rp.raw)+len(data) > write.FrameTarget {
 		rp.endFrame()
 	}
-	if rp.open != nil && (rp.open.Size() >= packTarget || rp.count >= packChunks) {
+	if rp.open != nil && (rp.open.Size() >= write.PackTarget || rp.count >= write.PackChunks) {
 		if err := rp.seal(ctx); err != nil {
 			return err
 		}
@@ -284,14 +285,14 @@ func (rp *repacker) seal(ctx context.Context) error {
 		rp.moved[from] = append(rp.moved[from], id)
 	}
 	rp.open, rp.from, rp.count = nil, nil, 0
-	return rp.index.add(ctx, &index.Pack{ID: id, Size: int64(len(data)), Index: x})
+	return rp.index.Add(ctx, &index.Pack{ID: id, Size: int64(len(data)), Index: x})
 }
 
 // finish tells where everything is now: the index, and then tombstones.
 func (rp *repacker) finish(ctx context.Context) error {
 	err := rp.seal(ctx)
 	if err == nil {
-		err = rp.index.flush(ctx)
+		err = rp.index.Flush(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("repacking: %w", err)

@@ -88,7 +88,7 @@ func TestGCRepack(t *testing.T) {
 	}
 
 	// A snapshot made from it needs nothing to be read again.
-	write(t, dir+"/new", []byte("new"))
+	writeFile(t, dir+"/new", []byte("new"))
 	res := complete(t, r, dir, nil)
 	if res.NewBytes != 3 {
 		t.Errorf("%d new bytes", res.NewBytes)
@@ -130,7 +130,7 @@ func TestGCRepackTree(t *testing.T) {
 	r := y.enter()
 	dir := y.path("many")
 	for i := range 3000 {
-		write(t, dir+"/"+strings.Repeat(string(rune('a'+i%20)), 100)+"/"+strings.Repeat("x", i%100)+string(rune('a'+i%7))+"-"+time.Duration(i).String(), random(uint64(i), 600))
+		writeFile(t, dir+"/"+strings.Repeat(string(rune('a'+i%20)), 100)+"/"+strings.Repeat("x", i%100)+string(rune('a'+i%7))+"-"+time.Duration(i).String(), random(uint64(i), 600))
 	}
 	first := complete(t, r, dir, nil).ID
 	for i := range 18 {
@@ -218,7 +218,7 @@ func TestCreateFromMoved(t *testing.T) {
 		if y.has(pack) == gone {
 			t.Fatal("it is there, or not")
 		}
-		write(t, dir+"/new", []byte("new"))
+		writeFile(t, dir+"/new", []byte("new"))
 		// On another machine, where nothing else is known of the files.
 		res := complete(t, y.enter(), dir, &CreateOptions{Parent: id.String()})
 		if y.packsOf(r, res.ID)[pack] || res.NewBytes > 3 {
@@ -250,7 +250,7 @@ func TestCreateOfForkFromDoomed(t *testing.T) {
 		at := y.enterWith(y.path("state"))
 		f, err := at.Fork(t.Context(), id.String(), y.path("fork"), nil)
 		must(t, err)
-		write(t, f.Dir+"/new", []byte("new"))
+		writeFile(t, f.Dir+"/new", []byte("new"))
 		want := scan(t, f.Dir)
 		for range 2 {
 			res := complete(t, at, f.Dir, nil)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -111,7 +112,7 @@ func TestGCScale(t *testing.T) {
 		switch {
 		case round == "deletes" && (rep.Freed.Packs != s.packs/10 || rep.SegmentsAfter > rep.SegmentsBefore):
 			t.Errorf("%+v", rep)
-		case strings.HasPrefix(round, "dooms") && (rep.Doomed.Packs != s.packs/10 || rep.SegmentsAfter > 2+s.packs*s.chunks/(segmentFull/2)):
+		case strings.HasPrefix(round, "dooms") && (rep.Doomed.Packs != s.packs/10 || rep.SegmentsAfter > 2+s.packs*s.chunks/(write.SegmentFull/2)):
 			t.Errorf("%+v", rep)
 		}
 		if round == "has nothing to do" {

@@ -9,6 +9,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -39,7 +40,7 @@ func (c *collector) compact(ctx context.Context, dying bool) error {
 		return nil
 	}
 	written := 0
-	w := &segmentFiller{put: func(ctx context.Context, s *index.Segment) error {
+	w := &write.SegmentFiller{Put: func(ctx context.Context, s *index.Segment) error {
 		written++
 		return c.putSegment(ctx, s)
 	}}
@@ -56,14 +57,14 @@ func (c *collector) compact(ctx context.Context, dying bool) error {
 				continue
 			}
 			listed[p.ID] = true
-			if err := w.add(ctx, p); err != nil {
+			if err := w.Add(ctx, p); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if err == nil {
-		err = w.flush(ctx)
+		err = w.Flush(ctx)
 	}
 	if err == nil {
 		err = c.inTime()

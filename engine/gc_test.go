@@ -16,6 +16,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -78,7 +79,7 @@ func (y *yard) dirOf(name string, files int) string {
 	y.Helper()
 	for i := range files {
 		y.seed++
-		write(y, y.path(name, fmt.Sprint(i)), random(y.seed, 1<<20))
+		writeFile(y, y.path(name, fmt.Sprint(i)), random(y.seed, 1<<20))
 	}
 	return y.path(name)
 }
@@ -431,7 +432,7 @@ func TestGCLease(t *testing.T) {
 	encoded, err := y.mem.Get(t.Context(), id.ObjectName())
 	must(t, err)
 	kept := y.packsOf(r, id)
-	l := r.holdLease(id, encoded, func(err error) { t.Error(err) })
+	l := write.HoldLease(r.repo, id, encoded, func(err error) { t.Error(err) })
 	eventually(t, "the lease", func() bool { return len(leases(t, y.mem, id)) == 1 })
 	_, err = r.Remove(t.Context(), id.String())
 	must(t, err)
@@ -441,14 +442,14 @@ func TestGCLease(t *testing.T) {
 	}
 	for range 4 { // its refreshes
 		y.pass(yardGrace / 2)
-		must(t, l.write(t.Context()))
+		must(t, l.Write(t.Context()))
 		y.gc(r, nil)
 	}
 	y.exactly(kept)
 	// Its process is killed.
-	l.cancel()
-	<-l.ended
-	y.pass(leaseHold + time.Second)
+	l.Cancel()
+	<-l.Ended
+	y.pass(write.LeaseHold + time.Second)
 	if rep := y.gc(r, nil); rep.Leased.Packs != 0 || rep.Doomed.Packs != len(kept) || rep.Leftovers != 0 {
 		t.Errorf("%+v", rep)
 	}
@@ -466,7 +467,7 @@ func TestGCSegments(t *testing.T) {
 	r := y.enter()
 	dir := y.path("a")
 	for i := range manySmall + 3 {
-		write(t, fmt.Sprintf("%s/%d", dir, i), random(uint64(i), 5000))
+		writeFile(t, fmt.Sprintf("%s/%d", dir, i), random(uint64(i), 5000))
 		complete(t, r, dir, nil)
 	}
 	// One is damaged, and left alone; one lists a pack that has been gone for long.
@@ -516,7 +517,7 @@ func TestGCOnS3(t *testing.T) {
 	src := b.files("src", map[string]string{"a": "kept"})
 	kept := complete(t, r, src, nil).ID
 	want := scan(t, src)
-	write(t, src+"/b", random(1, 1<<20))
+	writeFile(t, src+"/b", random(1, 1<<20))
 	second := complete(t, r, src, nil).ID
 	_, err = r.Remove(t.Context(), second.String())
 	must(t, err)

@@ -44,14 +44,14 @@ func (y *gitYard) git(dir string, args ...string) string {
 func (y *gitYard) fill(dir string, names ...string) {
 	y.Helper()
 	for _, name := range names {
-		write(y, filepath.Join(y.root, dir, name), []byte(name))
+		writeFile(y, filepath.Join(y.root, dir, name), []byte(name))
 	}
 }
 
 // rules writes a file of patterns.
 func (y *gitYard) rules(path string, lines ...string) {
 	y.Helper()
-	write(y, filepath.Join(y.root, path), []byte(strings.Join(lines, "\n")+"\n"))
+	writeFile(y, filepath.Join(y.root, path), []byte(strings.Join(lines, "\n")+"\n"))
 }
 
 // ignored adds what git ignores in a work tree, and in those in it that are not ignored,
@@ -157,11 +157,11 @@ func TestGitRepositories(t *testing.T) {
 	y.rules("repo/.git/info/exclude", "secret", "!src/a.tmp", "*.swp")
 	y.check("info/exclude", "repo", "repo")
 	home := os.Getenv("HOME")
-	write(t, home+"/xdg/git/ignore", []byte("mine.swp\n"))
+	writeFile(t, home+"/xdg/git/ignore", []byte("mine.swp\n"))
 	y.check("the user's default", "repo", "repo")
-	write(t, home+"/.gitconfig", []byte("[user]\n\tname = x\n[include]\n\tpath = more.inc\n"))
-	write(t, home+"/more.inc", []byte("[core]\n\texcludesFile = ~/ignore # a comment\n"))
-	write(t, home+"/ignore", []byte("\xef\xbb\xbfplain*\r\nuntracked-only\n"))
+	writeFile(t, home+"/.gitconfig", []byte("[user]\n\tname = x\n[include]\n\tpath = more.inc\n"))
+	writeFile(t, home+"/more.inc", []byte("[core]\n\texcludesFile = ~/ignore # a comment\n"))
+	writeFile(t, home+"/ignore", []byte("\xef\xbb\xbfplain*\r\nuntracked-only\n"))
 	y.fill("repo", "plainer")
 	y.check("core.excludesFile of the user", "repo", "repo")
 	y.check("a part", "repo/src", "repo")
@@ -265,8 +265,8 @@ func TestGitBrokenConfig(t *testing.T) {
 			y.rules("mine", "*.mine")
 			y.rules("repo/.gitignore", "*.log")
 			y.fill("repo", "a.mine", "b.log", "c")
-			write(t, home+"/.gitconfig", []byte("[include]\n\tpath = more.inc\n"))
-			write(t, home+"/more.inc", []byte("[core]\n\texcludesFile = "+y.root+"/mine\n"))
+			writeFile(t, home+"/.gitconfig", []byte("[include]\n\tpath = more.inc\n"))
+			writeFile(t, home+"/more.inc", []byte("[core]\n\texcludesFile = "+y.root+"/mine\n"))
 			y.check("whole", "repo", "repo")
 
 			config := filepath.Join(home, where)
@@ -336,7 +336,7 @@ func TestGitHostile(t *testing.T) {
 	must(t, os.WriteFile(config, b, 0o600))
 	// .git leads in a circle.
 	y.fill("repo/odd", "x")
-	write(t, y.root+"/repo/odd/.git", []byte("gitdir: .git\n"))
+	writeFile(t, y.root+"/repo/odd/.git", []byte("gitdir: .git\n"))
 	if got := kept(t, r, y.root+"/repo/odd", &CreateOptions{Gitignore: true}); !slices.Equal(got, []string{".git", "x"}) {
 		t.Errorf("%q", got)
 	}

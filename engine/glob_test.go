@@ -59,7 +59,7 @@ func gitIgnores(t *testing.T, lines, paths []string) []map[string]bool {
 	run(nil, "init", "-q")
 	var input bytes.Buffer
 	for i, line := range lines {
-		write(t, fmt.Sprintf("%s/%d/.gitignore", dir, i), []byte(line+"\n"))
+		writeFile(t, fmt.Sprintf("%s/%d/.gitignore", dir, i), []byte(line+"\n"))
 		for _, path := range paths {
 			fmt.Fprintf(&input, "%d/%s\x00", i, path)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -106,7 +107,7 @@ func TestCreateAfterDoom(t *testing.T) {
 // takes a while, and begins anew.
 func TestCreateBeforeDoom(t *testing.T) {
 	y, dir, packs := abandoned(t)
-	write(t, dir+"/new", []byte("new"))
+	writeFile(t, dir+"/new", []byte("new"))
 	r, other := y.enter(), y.enter()
 	y.at(remote.OpPut, packsPrefix, func() {
 		y.gc(other, nil)
@@ -126,7 +127,7 @@ func revived(t *testing.T, large bool) (y *yard, r *Repository, dir string, id m
 	dir = y.dirOf("a", 2)
 	if large {
 		// Its extents are in pages of their own.
-		write(t, dir+"/large", random(77, 24<<20))
+		writeFile(t, dir+"/large", random(77, 24<<20))
 	}
 	packs = y.abandon(dir)
 	r = y.enter()
@@ -174,7 +175,7 @@ func TestGCLastNeed(t *testing.T) {
 // TestCreateFromDoomed: a snapshot whose parent refers to doomed packs does not.
 func TestCreateFromDoomed(t *testing.T) {
 	y, r, dir, id, packs := revived(t, true)
-	write(t, dir+"/new", []byte("new"))
+	writeFile(t, dir+"/new", []byte("new"))
 	for name, opts := range map[string]*CreateOptions{"stat cache": nil, "parent by name": {Parent: id.String()}} {
 		at := r
 		if opts != nil {
@@ -212,7 +213,7 @@ func TestCreateStale(t *testing.T) {
 		for _, when := range []string{"manifest, before", "manifest, answer", packsPrefix, repo.GcPrefix} {
 			t.Run(name+" at "+when, func(t *testing.T) {
 				y, dir, _ := abandoned(t)
-				write(t, dir+"/new", []byte("new"))
+				writeFile(t, dir+"/new", []byte("new"))
 				r, other := y.enter(), y.enter()
 				stop := func() {
 					during(y, other)
@@ -242,7 +243,7 @@ func TestCreateStale(t *testing.T) {
 // TestCreateHopeless: a create that is too slow every time gives up, and says why.
 func TestCreateHopeless(t *testing.T) {
 	y, dir, _ := abandoned(t)
-	write(t, dir+"/new", []byte("new"))
+	writeFile(t, dir+"/new", []byte("new"))
 	var tries atomic.Int64
 	y.fail(func(op remote.Op, name string) remote.Fault {
 		if op == remote.OpList && name == repo.SegmentPrefix {
@@ -252,7 +253,7 @@ func TestCreateHopeless(t *testing.T) {
 		return remote.Fault{}
 	})
 	_, err := y.enter().Create(t.Context(), dir, nil)
-	if !errors.Is(err, errAnew) || tries.Load() != anewTries || !strings.Contains(err.Error(), "grace of 1h0m0s is too short") {
+	if !errors.Is(err, write.ErrAnew) || tries.Load() != write.AnewTries || !strings.Contains(err.Error(), "grace of 1h0m0s is too short") {
 		t.Errorf("%d tries: %v", tries.Load(), err)
 	}
 	if left := y.objects(manifest.Prefix); len(left) != 0 {
@@ -328,7 +329,7 @@ func TestTombstonesAreCached(t *testing.T) {
 	if n := len(r.repo.Cache.Names("tombstones")); n != 1 {
 		t.Errorf("%d are cached", n)
 	}
-	write(t, r.repo.Cache.Path("tombstones", r.repo.Cache.Names("tombstones")[0]), []byte("nonsense"))
+	writeFile(t, r.repo.Cache.Path("tombstones", r.repo.Cache.Names("tombstones")[0]), []byte("nonsense"))
 	if n := gets(); n != 2 {
 		t.Errorf("%d requests, with nonsense in the cache", n)
 	}

@@ -24,7 +24,7 @@ func TestParentOfAnotherTime(t *testing.T) {
 	for _, name := range []string{"a", "d/b"} {
 		st, err := os.Stat(src + "/" + name)
 		must(t, err)
-		write(t, src+"/"+name, []byte("two"))
+		writeFile(t, src+"/"+name, []byte("two"))
 		// A nanosecond earlier: what was unpacked from an archive may be older.
 		must(t, os.Chtimes(src+"/"+name, st.ModTime(), st.ModTime().Add(-1)))
 	}
@@ -43,11 +43,11 @@ func TestRestoreMountedMeanwhile(t *testing.T) {
 	src := y.dirOf("a", 2)
 	id := complete(t, r, src, nil).ID.String()
 	dst := y.path("dst")
-	write(t, dst+"/sub/old", []byte("old"))
+	writeFile(t, dst+"/sub/old", []byte("old"))
 	came := false
 	y.at(remote.OpReadAt, packsPrefix, func() {
 		mount(t, dst+"/sub", "size=1m")
-		write(t, dst+"/sub/precious", []byte("of another file system"))
+		writeFile(t, dst+"/sub/precious", []byte("of another file system"))
 		came = true
 	})
 	_, err := y.enter().Restore(t.Context(), id, dst, &RestoreOptions{Delete: true})

@@ -169,12 +169,12 @@ func (p *place) files(dir string, content map[string]string) string {
 		p.Fatal(err)
 	}
 	for name, text := range content {
-		write(p, filepath.Join(root, name), []byte(text))
+		writeFile(p, filepath.Join(root, name), []byte(text))
 	}
 	return root
 }
 
-func write(t testing.TB, path string, data []byte) {
+func writeFile(t testing.TB, path string, data []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -267,7 +268,7 @@ func heapAllocated() uint64 {
 // that is deep is restored and read; a million levels no page can hold.
 func TestHostileDepth(t *testing.T) {
 	needRoot(t)
-	b := manifest.NewBuilder(&treeSink{})
+	b := manifest.NewBuilder(&write.TreeSink{})
 	must(t, b.Add(t.Context(), &manifest.Entry{Type: manifest.Dir, Mode: 0o755, Links: 1}))
 	if err := b.Add(t.Context(), &manifest.Entry{Dir: strings.Repeat("a/", 1e6-1) + "a", Name: "f", Type: manifest.Fifo}); err == nil {
 		t.Error("a million levels")

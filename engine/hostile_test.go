@@ -11,6 +11,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -24,10 +25,10 @@ func forge(t testing.TB, r *Repository, entries ...manifest.Entry) manifest.ID {
 	t.Helper()
 	ctx := t.Context()
 	var g errgroup.Group
-	up := newUploader(r.repo.Store, &g, uploads)
-	up.busy, up.onLand = func(int, int64) {}, func(context.Context) error { return nil }
-	sink := &treeSink{codec: r.repo.Codec, hasher: r.repo.Hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
-		lookup: func(chunk.ID) (manifest.PageRef, bool) { return manifest.PageRef{}, false }}
+	up := write.NewUploader(r.repo.Store, &g, write.Uploads)
+	up.Busy, up.OnLand = func(int, int64) {}, func(context.Context) error { return nil }
+	sink := &write.TreeSink{Codec: r.repo.Codec, Hasher: r.repo.Hasher, Up: up, Pages: map[chunk.ID]manifest.PageRef{},
+		Lookup: func(chunk.ID) (manifest.PageRef, bool) { return manifest.PageRef{}, false }}
 	b := manifest.NewBuilder(sink)
 	root := manifest.Entry{Type: manifest.Dir, Mode: 0o755, Links: 1}
 	for _, e := range append([]manifest.Entry{root}, entries...) {

@@ -57,7 +57,7 @@ func TestManyExtents(t *testing.T) {
 	equalEntries(t, entriesOf(t, r, complete(t, p.open("empty"), out, nil).ID), entriesOf(t, r, second.ID))
 
 	// Bytes that were put in shift all that comes after them.
-	write(t, out+"/large", bytes.Join([][]byte{large[:3<<20], []byte("some bytes more"), large[3<<20:]}, nil))
+	writeFile(t, out+"/large", bytes.Join([][]byte{large[:3<<20], []byte("some bytes more"), large[3<<20:]}, nil))
 	third := complete(t, r, out, nil)
 	if third.NewBytes > 100_000 {
 		t.Errorf("%d new bytes for some bytes more", third.NewBytes)
@@ -93,7 +93,7 @@ func TestLargeDirectory(t *testing.T) {
 	src := p.files("src", map[string]string{})
 	for i := range 3 {
 		for j := range 40_000 {
-			write(t, fmt.Sprintf("%s/%d/%d", src, i, j), []byte{byte(j)})
+			writeFile(t, fmt.Sprintf("%s/%d/%d", src, i, j), []byte{byte(j)})
 		}
 		for j := range 3000 {
 			must(t, os.Mkdir(fmt.Sprintf("%s/%d/dir-%d", src, i, j), 0o755))

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -129,7 +130,7 @@ func TestLease(t *testing.T) {
 	}
 	lease := leases(t, l.mem, l.id)[l.one()]
 	decoded, err := manifest.Decode(l.repo.repo.Codec, lease.Manifest)
-	if err != nil || decoded.ID != l.id || len(decoded.Packs) == 0 || lease.Hold != leaseHold {
+	if err != nil || decoded.ID != l.id || len(decoded.Packs) == 0 || lease.Hold != write.LeaseHold {
 		t.Errorf("%+v, %v", lease, err)
 	}
 	for name, want := range l.content {

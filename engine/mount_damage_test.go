@@ -232,7 +232,7 @@ func TestMountDamagedPack(t *testing.T) {
 	for i := range 4 {
 		name := fmt.Sprintf("later/%d", i)
 		later[name] = random(uint64(100+i), 900_000)
-		write(t, w.path("src", name), later[name])
+		writeFile(t, w.path("src", name), later[name])
 	}
 	id := complete(t, r, w.path("src"), nil).ID
 	old := packsOf(t, r, first, chunk.DataPack)

@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -56,7 +57,7 @@ type mountServer struct {
 	detached bool     // a mount point may be gone and still be in use
 	keeper   Keeper   // nil for none
 
-	lease    *lease
+	lease    *write.Lease
 	control  *http.Server // nil without a registry
 	unwatch  chan struct{}
 	finish   sync.Once
@@ -129,7 +130,7 @@ func (s *mountServer) begin(path string, encoded []byte, opts *MountOptions) (*M
 		s.close()
 		return nil, fmt.Errorf("snapshot %v: %w", s.snapshot.ID, err)
 	}
-	s.lease = s.repo.holdLease(s.snapshot.ID, encoded, opts.warn)
+	s.lease = write.HoldLease(s.repo.repo, s.snapshot.ID, encoded, opts.warn)
 	err = s.register(opts)
 	if err == nil {
 		err = fusefs.Watch(s.unwatch, s.check)
@@ -418,7 +419,7 @@ func (s *mountServer) end() {
 		close(s.unwatch)
 		s.ahead.close()
 		if s.lease != nil {
-			s.lease.release()
+			s.lease.Release()
 		}
 		if s.entry != nil {
 			s.entry.remove()

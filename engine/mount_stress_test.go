@@ -171,7 +171,7 @@ func (w *wobbly) snapshotOf(parts ...map[string][]byte) (id manifest.ID) {
 	defer r.Close()
 	for _, files := range parts {
 		for name, data := range files {
-			write(w, w.path("src", name), data)
+			writeFile(w, w.path("src", name), data)
 		}
 		id = complete(w, r, w.path("src"), nil).ID
 	}
@@ -187,7 +187,7 @@ func TestMountS3Troubles(t *testing.T) {
 		files[fmt.Sprintf("d%d/%02d", i%3, i)] = random(uint64(i), 1+i*i*200)
 	}
 	for name, data := range files {
-		write(t, b.path("src", name), data)
+		writeFile(t, b.path("src", name), data)
 	}
 	id := complete(t, b.init(), b.path("src"), nil).ID
 	var retries atomic.Int64

@@ -117,7 +117,7 @@ func TestMountReads(t *testing.T) {
 		b := random(uint64(i), 1+i*i*i*400)
 		copy(b[len(b)/2:], bytes.Repeat([]byte("text "), len(b)/20))
 		content = append(content, b)
-		write(t, fmt.Sprintf("%s/%d/%d", src, i%5, i), b)
+		writeFile(t, fmt.Sprintf("%s/%d/%d", src, i%5, i), b)
 	}
 	res := complete(t, r, src, nil)
 	m := mountAt(t, r, res.ID, p.path("mnt"), &MountOptions{Memory: 3 << 20})
@@ -155,9 +155,9 @@ func TestMountDecodesOnce(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
 	src := p.path("src")
-	write(t, src+"/large", random(1, 20<<20))
+	writeFile(t, src+"/large", random(1, 20<<20))
 	for i := range 500 {
-		write(t, fmt.Sprintf("%s/small/%d", src, i), random(uint64(i), 3000))
+		writeFile(t, fmt.Sprintf("%s/small/%d", src, i), random(uint64(i), 3000))
 	}
 	res := complete(t, r, src, nil)
 	m := mountAt(t, r, res.ID, p.path("mnt"), nil)
@@ -251,7 +251,7 @@ func (w *wobbly) snapshot() (manifest.ID, map[string][]byte) {
 	for i := range 8 {
 		name := fmt.Sprintf("dir/%d", i)
 		content[name] = random(uint64(i), 1<<20)
-		write(w, w.path("src", name), content[name])
+		writeFile(w, w.path("src", name), content[name])
 	}
 	return complete(w, r, w.path("src"), nil).ID, content
 }
@@ -380,7 +380,7 @@ func TestMountS3(t *testing.T) {
 	r := b.init()
 	src := b.path("src")
 	for i := range 300 {
-		write(t, fmt.Sprintf("%s/%d/%d", src, i%7, i), random(uint64(i), 100*i))
+		writeFile(t, fmt.Sprintf("%s/%d/%d", src, i%7, i), random(uint64(i), 100*i))
 	}
 	res := complete(t, r, src, nil)
 	other := b.open("other", nil)
@@ -401,7 +401,7 @@ func TestMountRelocated(t *testing.T) {
 	r := p.init()
 	src := p.path("src")
 	for i := range 6 {
-		write(t, fmt.Sprintf("%s/%d", src, i), random(uint64(i), 1<<20))
+		writeFile(t, fmt.Sprintf("%s/%d", src, i), random(uint64(i), 1<<20))
 	}
 	first := complete(t, r, src, nil)
 	old := packsOf(t, r, first.ID, chunk.DataPack)
@@ -413,7 +413,7 @@ func TestMountRelocated(t *testing.T) {
 		must(t, os.Remove(s))
 	}
 	must(t, r.repo.Store.Delete(t.Context(), repo.PackName(old[0])))
-	write(t, src+"/7", random(7, 1<<20)) // so that it is another pack
+	writeFile(t, src+"/7", random(7, 1<<20)) // so that it is another pack
 	must(t, os.Rename(src+"/0", src+"/00"))
 	must(t, unix.Rename(src+"/7", src+"/0"))
 	complete(t, p.open("other"), src, nil)

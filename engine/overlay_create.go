@@ -9,6 +9,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ func (f *overlaySource) close() {
 // findFork makes this the create of a fork, if that is what the directory is, and
 // if reading the upper directory alone gives what reading all of it would.
 func (c *creator) findFork() {
-	o, ok := c.repo.overlayOf(c.place)
+	o, ok := c.host.overlayOf(c.place)
 	if o != nil && o.Format == upperFuse {
 		c.byFuse = o
 	}
@@ -47,25 +48,25 @@ func (c *creator) findFork() {
 	}
 	// What is the repository's own is left out by its inode, which is another one in
 	// the upper directory.
-	for _, dir := range c.repo.ownDirs().paths {
+	for _, dir := range c.host.ownDirs().paths {
 		if manifest.Within(dir, c.place) {
 			return
 		}
 	}
 	fd, err := unix.Open(o.Upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		c.repo.repo.Logger.Info("upper directory of a fork", "path", o.Upper, "err", err)
+		c.repo.Logger.Info("upper directory of a fork", "path", o.Upper, "err", err)
 		return
 	}
 	f := &overlaySource{overlay: o, root: fd}
 	if o.Format == upperFuse {
 		// The kernel keeps for a while what is written by mmap.
 		if err := fsys.SyncFileSystem(c.root); err != nil {
-			c.repo.repo.Logger.Info("syncing a fork", "path", c.dir, "err", err)
+			c.repo.Logger.Info("syncing a fork", "path", c.dir, "err", err)
 		}
 	}
 	if err := f.check(c); err != nil {
-		c.repo.repo.Logger.Info("fork is read as any directory", "path", c.dir, "err", err)
+		c.repo.Logger.Info("fork is read as any directory", "path", c.dir, "err", err)
 		f.close()
 		return
 	}
@@ -99,27 +100,27 @@ func (f *overlaySource) check(c *creator) error {
 // the first it is found that all of the fork has to be read.
 func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	f := c.fork
-	f.memo = readMemo(c.repo.repo.Cache, f.overlay)
+	f.memo = readMemo(c.repo.Cache, f.overlay)
 	if f.memo != nil {
-		c.guard.present(byCache, repo.ReadTable(c.repo.repo.Cache, memoKey(f.overlay), f.memo.snapshot)...)
+		c.out.Guard.Present(write.ByCache, repo.ReadTable(c.repo.Cache, memoKey(f.overlay), f.memo.snapshot)...)
 	}
 	newest := repo.Begin(func() (*manifest.Tree, error) {
 		if f.memo == nil {
 			return nil, snapshot.ErrNotFound
 		}
-		m, tree, err := c.repo.repo.LiveTree(ctx, f.memo.snapshot)
+		m, tree, err := c.repo.LiveTree(ctx, f.memo.snapshot)
 		if err == nil {
 			err = c.mayUse(m)
 		}
 		return tree, err
 	})
-	lower, tree, err := c.repo.repo.LiveTree(ctx, f.overlay.Lower)
+	lower, tree, err := c.repo.LiveTree(ctx, f.overlay.Lower)
 	if err == nil {
 		err = c.mayUse(lower)
 	}
 	made, madeErr := newest(ctx)
 	switch {
-	case errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, snapshot.ErrExpired) || errors.Is(err, errAnew):
+	case errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, snapshot.ErrExpired) || errors.Is(err, write.ErrAnew):
 		// All that shows is read.
 		f.close()
 		c.fork = nil
@@ -129,7 +130,7 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	}
 	failed := func(id manifest.ID) func(error) {
 		return func(err error) {
-			c.commit.sawDamage(err)
+			c.out.Commit.SawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; what is in it is stored again", id, err))
 		}
 	}
@@ -139,7 +140,7 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 	case madeErr == nil:
 		f.memo.tree, f.memo.failed = made, failed(f.memo.snapshot)
 	case f.memo != nil:
-		c.repo.repo.Logger.Info("newest snapshot of a fork", "id", f.memo.snapshot, "err", madeErr)
+		c.repo.Logger.Info("newest snapshot of a fork", "id", f.memo.snapshot, "err", madeErr)
 		f.memo = nil
 	}
 	return true, nil
@@ -148,10 +149,10 @@ func (c *creator) findLower(ctx context.Context) (found bool, err error) {
 // mayUse says whether all that a snapshot refers to may be referred to, and has its
 // packs asked for. What is doomed by now cannot be told from what is not, page by page.
 func (c *creator) mayUse(m *manifest.Manifest) error {
-	if c.guard.refusesAny(m.Packs) {
-		return errAnew
+	if c.out.Guard.RefusesAny(m.Packs) {
+		return write.ErrAnew
 	}
-	c.guard.present(byCache, packsNamed(m)...)
+	c.out.Guard.Present(write.ByCache, write.PacksNamed(m)...)
 	return nil
 }
 
@@ -182,7 +183,7 @@ func (f *overlaySource) reader(c *creator) *overlayReader {
 	if f == nil {
 		return nil
 	}
-	return &overlayReader{f.overlay.Format, c.parent.tree, func(err error) { c.commit.fail.CompareAndSwap(nil, &err) }}
+	return &overlayReader{f.overlay.Format, c.parent.tree, func(err error) { c.out.Commit.Fail.CompareAndSwap(nil, &err) }}
 }
 
 // fatal ends the run for an error that must not be taken for a file that cannot be

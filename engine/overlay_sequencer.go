@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -135,15 +136,15 @@ func (q *overlaySequencer) relink(ctx context.Context, k *manifest.Key) error {
 // put appends an entry of the upper directory to the batch. lower is the snapshot's
 // directory that shows where it is.
 func (q *overlaySequencer) put(ctx context.Context, dir string, d *fsys.Dirent, lower *lowerDir) error {
-	q.meter.AddFile()
-	it := item{entry: entryOf(dir, d), stat: *d, lane: laneOf(d.Name), linked: d.Nlink > 1 && !d.IsDir(), lower: lower}
+	q.out.Meter.AddFile()
+	it := item{entry: entryOf(dir, d), stat: *d, lane: write.LaneOf(d.Name), linked: d.Nlink > 1 && !d.IsDir(), lower: lower}
 	if first, ok := q.linkTo(it.entry.Key(), d); ok {
 		it.entry = manifest.Entry{Dir: dir, Name: d.Name, Type: manifest.Link, First: first}
 		return q.append(ctx, &it, false)
 	}
 	it.print = fingerprint(d, q.started.Unix())
 	if q.fork.memo.reuse(ctx, &it) {
-		q.meter.AddBytes(int64(it.entry.Size))
+		q.out.Meter.AddBytes(int64(it.entry.Size))
 		return q.append(ctx, &it, false)
 	}
 	it.settle = true

@@ -106,31 +106,31 @@ func TestOverlayByHand(t *testing.T) {
 		own := format.prefix()
 		for name, change := range map[string]func(up string){
 			"whiteouts that are files": func(up string) {
-				write(t, up+"/d/f", nil)
+				writeFile(t, up+"/d/f", nil)
 				setxattr(t, up+"/d/f", own+"whiteout", "y")
 				setxattr(t, up+"/d", own+"opaque", "x")
-				write(t, up+"/d/empty", nil)
-				write(t, up+"/file", nil)
+				writeFile(t, up+"/d/empty", nil)
+				writeFile(t, up+"/file", nil)
 				setxattr(t, up+"/file", own+"whiteout", "y")
-				write(t, up+"/x/y", nil)
+				writeFile(t, up+"/x/y", nil)
 				setxattr(t, up+"/x/y", own+"whiteout", "y") // the directory x/y/ is hidden
 				setxattr(t, up+"/x", own+"opaque", "x")
-				write(t, up+"/linked", []byte("not empty"))
+				writeFile(t, up+"/linked", []byte("not empty"))
 				setxattr(t, up+"/linked", own+"whiteout", "y")
 			},
 			"opaque directories": func(up string) {
-				write(t, up+"/d/new", []byte("1"))
+				writeFile(t, up+"/d/new", []byte("1"))
 				setxattr(t, up+"/d", own+"opaque", "y")
 				must(t, os.MkdirAll(up+"/x/y", 0o755))
 				setxattr(t, up+"/x/y", own+"opaque", "y")
 			},
 			"an opaque root":             func(up string) { setxattr(t, up, own+"opaque", "y") },
-			"directory instead of file":  func(up string) { write(t, up+"/file/in/it", []byte("1")) },
-			"file instead of directory":  func(up string) { write(t, up+"/x", []byte("1")) },
+			"directory instead of file":  func(up string) { writeFile(t, up+"/file/in/it", []byte("1")) },
+			"file instead of directory":  func(up string) { writeFile(t, up+"/x", []byte("1")) },
 			"device instead of all else": func(up string) { must(t, unix.Mknod(up+"/x", unix.S_IFCHR, 0)) },
 			"what others call whiteouts": func(up string) {
-				write(t, up+"/.wh.file", []byte("1"))
-				write(t, up+"/d/.wh..wh..opq", nil)
+				writeFile(t, up+"/.wh.file", []byte("1"))
+				writeFile(t, up+"/d/.wh..wh..opq", nil)
 				setxattr(t, up+"/d", "user.fuseoverlayfs.opaque", "y")
 			},
 			"all redirected": func(up string) {
@@ -166,7 +166,7 @@ func TestOverlayByHand(t *testing.T) {
 
 func mk(t testing.TB, path string) string {
 	t.Helper()
-	write(t, path, nil)
+	writeFile(t, path, nil)
 	return path
 }
 
@@ -205,7 +205,7 @@ func TestOverlayWhole(t *testing.T) {
 func TestOverlayPlain(t *testing.T) {
 	p := newPlace(t)
 	f := newOverlaid(p, upperTrusted, p.files("src", map[string]string{"file": "text", "d/f": "1", "d/g": "1"}))
-	write(t, f.dir+"/new", []byte("new"))
+	writeFile(t, f.dir+"/new", []byte("new"))
 	other := complete(t, f.fast, p.path("src"), nil)
 	want := scan(t, f.dir)
 	for name, c := range map[string]struct {
@@ -282,7 +282,7 @@ func TestOverlayOptions(t *testing.T) {
 func TestOverlayParents(t *testing.T) {
 	p := newPlace(t)
 	f := newOverlaid(p, upperTrusted, p.files("src", map[string]string{"file": "text", "d/f": "1"}))
-	write(t, f.dir+"/new", []byte("new"))
+	writeFile(t, f.dir+"/new", []byte("new"))
 	must(t, os.Chmod(f.dir+"/file", 0o600))
 	settleTimes(t, f.upper())
 	parent := f.base
@@ -300,8 +300,8 @@ func TestOverlayParents(t *testing.T) {
 	fast, err := f.fast.newCreator(f.dir, &CreateOptions{}, nil)
 	must(t, err)
 	defer fast.close()
-	fast.guard.start(t.Context())
-	defer fast.guard.stop()
+	fast.out.Guard.Start(t.Context())
+	defer fast.out.Guard.Stop()
 	fast.findFork()
 	if _, err := fast.findLower(t.Context()); err != nil {
 		t.Fatal(err)
@@ -355,7 +355,7 @@ func TestOverlayCost(t *testing.T) {
 		store := remote.NewMemory()
 		src := p.files("src", map[string]string{})
 		for i := range files {
-			write(t, fmt.Sprintf("%s/%03d/file-%d", src, i%200, i), []byte(fmt.Sprint("file ", i)))
+			writeFile(t, fmt.Sprintf("%s/%03d/file-%d", src, i%200, i), []byte(fmt.Sprint("file ", i)))
 		}
 		first, err := Init(t.Context(), "", initOf(t), keyed(t, &Options{CacheDir: p.cache, Store: store}))
 		must(t, err)
@@ -385,10 +385,10 @@ func TestOverlayCost(t *testing.T) {
 			last = res.ID
 		}
 		// The config and the manifest; data, tree, segment, manifest.
-		write(t, f.dir+"/017/file-217", []byte("another text"))
+		writeFile(t, f.dir+"/017/file-217", []byte("another text"))
 		check("a file has changed", 2, 4, 100<<10)
 		// And the manifest of the snapshot before. Now the root is as it was then.
-		write(t, f.dir+"/017/file-217", []byte("and another"))
+		writeFile(t, f.dir+"/017/file-217", []byte("and another"))
 		check("a file has changed again", 3, 4, 60<<10)
 		check("nothing has changed", 3, 1, 30<<10)
 		must(t, os.Remove(f.dir+"/100/file-300"))
@@ -412,11 +412,11 @@ func TestOverlayChanging(t *testing.T) {
 	}
 	f := newOverlaid(p, upperTrusted, p.files("src", content))
 	for i := range 20 {
-		write(t, fmt.Sprintf("%s/d%d/f", f.dir, i), random(uint64(i), 300_000))
-		write(t, fmt.Sprintf("%s/f%d", f.dir, i), random(uint64(100+i), 100_000))
-		write(t, fmt.Sprintf("%s/new%d/f", f.dir, i), random(uint64(200+i), 1000))
+		writeFile(t, fmt.Sprintf("%s/d%d/f", f.dir, i), random(uint64(i), 300_000))
+		writeFile(t, fmt.Sprintf("%s/f%d", f.dir, i), random(uint64(100+i), 100_000))
+		writeFile(t, fmt.Sprintf("%s/new%d/f", f.dir, i), random(uint64(200+i), 1000))
 	}
-	write(t, f.dir+"/"+firstFile, []byte("first again"))
+	writeFile(t, f.dir+"/"+firstFile, []byte("first again"))
 	r := p.open("another")
 	on(r, remote.OpList, "index/", func() {
 		for i := range 20 {
@@ -464,8 +464,8 @@ func TestOverlayGoneDirs(t *testing.T) {
 	if c.findFork(); c.fork == nil {
 		t.Skip("trusted attributes cannot be seen")
 	}
-	c.guard.start(t.Context())
-	defer c.guard.stop()
+	c.out.Guard.Start(t.Context())
+	defer c.out.Guard.Stop()
 	_, err = c.findLower(t.Context())
 	must(t, err)
 	for seed := range uint64(20) {

@@ -32,7 +32,7 @@ func (c *creator) findWhole(ctx context.Context) error {
 	if c.fork != nil || c.byFuse == nil {
 		return nil
 	}
-	m, tree, err := c.repo.repo.LiveTree(ctx, c.byFuse.Lower)
+	m, tree, err := c.repo.LiveTree(ctx, c.byFuse.Lower)
 	if ctx.Err() != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func TestOwnInOverlay(t *testing.T) {
 				defer r.Close()
 				id := complete(t, r, p.files("src", map[string]string{"f": "1"}), nil).ID.String()
 				dst := p.path(c.target)
-				write(t, dst+"/more", []byte("goes"))
+				writeFile(t, dst+"/more", []byte("goes"))
 				rec := restore(t, r, id, dst, &o)
 				if _, err := os.Stat(p.path(c.repo + "/config")); err != nil || len(rec.Kept) != 1 {
 					t.Fatalf("%v; kept are %q", err, rec.Kept)

@@ -103,7 +103,7 @@ func TestOwnStays(t *testing.T) {
 					h := newHome(t)
 					dir := target(t, h)
 					must(t, os.WriteFile(h.dir+"/a", []byte("changed"), 0o644))
-					write(t, h.dir+"/.local/share/more", []byte("more"))
+					writeFile(t, h.dir+"/.local/share/more", []byte("more"))
 					rec, err := h.r.Restore(t.Context(), h.snapshot, dir, &opts)
 					must(t, err)
 					if len(rec.Kept) == 0 && opts.Delete {

@@ -123,7 +123,7 @@ func TestCancel(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 8))
 	cancelled := map[string]int{}
 	for n := range times(24, 200) {
-		write(t, src+"/new", random(uint64(n), 12<<20))
+		writeFile(t, src+"/new", random(uint64(n), 12<<20))
 		running := runtime.NumGoroutine()
 		r := p.open("cache")
 		// Once: what was cancelled may ask for a moment still.
@@ -200,7 +200,7 @@ func TestCancelKeepsUploads(t *testing.T) {
 			r := p.init()
 			src := p.files("src", map[string]string{})
 			for i := range 5 {
-				write(t, fmt.Sprintf("%s/%d", src, i), random(uint64(i), 9<<20))
+				writeFile(t, fmt.Sprintf("%s/%d", src, i), random(uint64(i), 9<<20))
 			}
 			store := switchable(r)
 			whole := store.get()

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -19,7 +20,7 @@ func (c *creator) findParent(ctx context.Context) error {
 			return err
 		}
 	}
-	stats := repo.ReadStats(c.repo.repo.Cache, c.place)
+	stats := repo.ReadStats(c.repo.Cache, c.place)
 	var id manifest.ID
 	switch {
 	case c.opts.Parent != "":
@@ -33,27 +34,27 @@ func (c *creator) findParent(ctx context.Context) error {
 		}
 	case stats != nil:
 		id = stats.Snapshot
-		c.guard.present(byCache, repo.ReadTable(c.repo.repo.Cache, repo.DirKey(c.place), id)...)
+		c.out.Guard.Present(write.ByCache, repo.ReadTable(c.repo.Cache, repo.DirKey(c.place), id)...)
 	default:
 		return nil
 	}
-	p, err := c.repo.openParent(ctx, id)
+	p, err := openParent(ctx, c.host.repo, id)
 	switch {
 	case err == nil:
 		p.stats = stats
-		by := byManifest
+		by := write.ByManifest
 		if stats != nil {
-			by = byCache
+			by = write.ByCache
 		}
-		c.guard.present(by, p.packs...)
-		if slices.ContainsFunc(p.packs, func(p repo.SizedPack) bool { return c.guard.refuses(p.Id) }) {
-			p.avoid = c.guard.refuses
+		c.out.Guard.Present(by, p.packs...)
+		if slices.ContainsFunc(p.packs, func(p repo.SizedPack) bool { return c.out.Guard.Refuses(p.Id) }) {
+			p.avoid = c.out.Guard.Refuses
 		}
 		// As good a guess of what is to come as there is.
-		c.meter.TotalFiles.Store(int64(p.info.Entries))
-		c.meter.TotalBytes.Store(int64(p.info.Bytes))
+		c.out.Meter.TotalFiles.Store(int64(p.info.Entries))
+		c.out.Meter.TotalBytes.Store(int64(p.info.Bytes))
 		p.failed = func(err error) {
-			c.commit.sawDamage(err)
+			c.out.Commit.SawDamage(err)
 			c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
 		}
 		p.next(ctx)
@@ -64,15 +65,15 @@ func (c *creator) findParent(ctx context.Context) error {
 	case errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, snapshot.ErrExpired):
 		return nil
 	case errors.Is(repo.Integrity(err), snapshot.ErrIntegrity):
-		c.commit.sawDamage(err)
+		c.out.Commit.SawDamage(err)
 		c.warn(fmt.Errorf("snapshot %v: %w; unchanged files are read again", id, err))
 		return nil
 	}
 	return err
 }
 
-func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTree, error) {
-	m, tree, err := r.repo.LiveTree(ctx, id)
+func openParent(ctx context.Context, r *repo.Repo, id manifest.ID) (*parentTree, error) {
+	m, tree, err := r.LiveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -80,5 +81,5 @@ func (r *Repository) openParent(ctx context.Context, id manifest.ID) (*parentTre
 	if err != nil {
 		return nil, err
 	}
-	return &parentTree{id: id, info: &m.Info, packs: packsNamed(m), tree: tree, cursor: cursor}, nil
+	return &parentTree{id: id, info: &m.Info, packs: write.PacksNamed(m), tree: tree, cursor: cursor}, nil
 }

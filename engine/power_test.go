@@ -12,6 +12,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
@@ -90,7 +91,7 @@ func livePast(t testing.TB) *past {
 		_, err := r.Remove(ctx, ids[0].String())
 		must(t, err)
 		s.removed = disk.now()
-		must(t, (&lease{repo: r, name: "leases/" + ids[1].String() + "/a", object: random(9, 200)}).write(ctx))
+		must(t, (&write.Lease{Repo: r.repo, Name: "leases/" + ids[1].String() + "/a", Object: random(9, 200)}).Write(ctx))
 	}
 	disk.mu.Lock()
 	h.journal = slices.Clone(disk.journal)
@@ -144,8 +145,8 @@ func (h *past) check(t testing.TB, n int, img diskImage, more bool) (err error) 
 	}
 	// And it can be worked with.
 	must(t, os.Mkdir(dir+"/src", 0o700))
-	write(t, dir+"/src/shared", []byte("the same"))
-	write(t, dir+"/src/g", random(77, 500))
+	writeFile(t, dir+"/src/shared", []byte("the same"))
+	writeFile(t, dir+"/src/g", random(77, 500))
 	res, err := r.Create(ctx, dir+"/src", nil)
 	if err != nil {
 		return err

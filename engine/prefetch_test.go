@@ -263,7 +263,7 @@ func TestProfileOfAncestor(t *testing.T) {
 	sameFile(t, m.Dir+"/dir/6", content["dir/6"])
 	must(t, m.Unmount(false))
 	for i := range 2 {
-		write(t, w.path("src", "more"), random(uint64(100+i), 1000))
+		writeFile(t, w.path("src", "more"), random(uint64(100+i), 1000))
 		id = complete(t, first, w.path("src"), &CreateOptions{Parent: id.String()}).ID
 	}
 	m = mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchHot})
@@ -312,7 +312,7 @@ func (w *wobbly) scattered() (r *Repository, id manifest.ID, names []string) {
 	must(w, err)
 	w.Cleanup(func() { r.Close() })
 	for i := range 2000 {
-		write(w, fmt.Sprintf("%s/%d/some-file-%d", w.path("src"), i%50, i), random(uint64(i), 3000))
+		writeFile(w, fmt.Sprintf("%s/%d/some-file-%d", w.path("src"), i%50, i), random(uint64(i), 3000))
 	}
 	id = complete(w, r, w.path("src"), nil).ID
 	for i := 0; i < 2000; i += 130 {
@@ -348,7 +348,7 @@ func TestBundle(t *testing.T) {
 	if info, err := r.repo.Store.Stat(t.Context(), objects[0]); err != nil || info.Size > 1<<20 {
 		t.Errorf("a profile of %d bytes, %v", info.Size, err)
 	}
-	write(t, w.path("src", "more"), random(1, 1000))
+	writeFile(t, w.path("src", "more"), random(1, 1000))
 	child := complete(t, r, w.path("src"), &CreateOptions{Parent: id.String()}).ID
 	for _, id := range []manifest.ID{id, child} {
 		reads := w.countPackReads()
@@ -443,7 +443,7 @@ func TestMountRequests(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	for i := range 3000 {
-		write(t, fmt.Sprintf("%s/%d/%d", w.path("src"), i%50, i), []byte(fmt.Sprint("file ", i)))
+		writeFile(t, fmt.Sprintf("%s/%d/%d", w.path("src"), i%50, i), []byte(fmt.Sprint("file ", i)))
 	}
 	id := complete(t, r, w.path("src"), &CreateOptions{Name: "app"}).ID
 	for ref, want := range map[string]int64{id.String(): 2, "app": 4, "latest": 4} {
@@ -480,7 +480,7 @@ func TestTreePacks(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	for i := range 20_000 {
-		write(t, fmt.Sprintf("%s/%d/some-file-%d", w.path("src"), i%500, i), nil)
+		writeFile(t, fmt.Sprintf("%s/%d/some-file-%d", w.path("src"), i%500, i), nil)
 	}
 	id := complete(t, r, w.path("src"), nil).ID
 	entriesOf(t, r, id)
@@ -503,7 +503,7 @@ func TestSharedCacheS3(t *testing.T) {
 	r := b.init()
 	src := b.path("src")
 	for i := range 40 {
-		write(t, fmt.Sprintf("%s/%d/%d", src, i%7, i), random(uint64(i), 300_000))
+		writeFile(t, fmt.Sprintf("%s/%d/%d", src, i%7, i), random(uint64(i), 300_000))
 	}
 	id := complete(t, r, src, nil).ID
 	want := scan(t, src)
@@ -552,7 +552,7 @@ func TestProfileOnCreate(t *testing.T) {
 			if !own {
 				creator = w.openWith(&Options{CacheDir: w.path("other"), Store: opts.Store, StateDir: opts.StateDir})
 			}
-			write(t, fork.Dir+"/new", []byte("new"))
+			writeFile(t, fork.Dir+"/new", []byte("new"))
 			child := complete(t, creator, fork.Dir, nil)
 			if child.Parent == nil || *child.Parent != id {
 				t.Errorf("%+v", child)
@@ -580,7 +580,7 @@ func TestProfileOfTimes(t *testing.T) {
 	var names []string
 	for i := range 2000 {
 		name := fmt.Sprintf("%d/some-file-%d", i%50, i)
-		write(t, w.path("src", name), random(uint64(i), 3000))
+		writeFile(t, w.path("src", name), random(uint64(i), 3000))
 		if i%130 == 0 {
 			names = append(names, name)
 			// As reading it later would.

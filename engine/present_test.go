@@ -51,7 +51,7 @@ func TestCreateWithoutItsPacks(t *testing.T) {
 	wide := func(y *yard) string {
 		dir := y.dirOf("a", 2)
 		for i := range 700 {
-			write(t, fmt.Sprintf("%s/%0200d", dir, i), []byte(fmt.Sprint(i)))
+			writeFile(t, fmt.Sprintf("%s/%0200d", dir, i), []byte(fmt.Sprint(i)))
 		}
 		return dir
 	}
@@ -73,7 +73,7 @@ func TestCreateWithoutItsPacks(t *testing.T) {
 					opts := &CreateOptions{}
 					switch what {
 					case "a file more":
-						write(t, dir+"/new", []byte("new"))
+						writeFile(t, dir+"/new", []byte("new"))
 					case "no table":
 						must(t, os.RemoveAll(r.repo.Cache.Root+"/tables"))
 					case "restored":
@@ -152,7 +152,7 @@ func TestCreateCannotAsk(t *testing.T) {
 func TestForkWithoutItsPacks(t *testing.T) {
 	p := newPlace(t)
 	f := newOverlaid(p, upperTrusted, p.files("src", map[string]string{"file": "text", "d/f": "1"}))
-	write(t, f.dir+"/new", []byte("new"))
+	writeFile(t, f.dir+"/new", []byte("new"))
 	settleTimes(t, f.upper())
 	of := map[chunk.PackID]bool{}
 	for _, pack := range packsOf(t, f.fast, f.base, chunk.DataPack) {
@@ -190,10 +190,10 @@ func TestCopyWithoutItsPacks(t *testing.T) {
 				w, from := emptyRepo(t)
 				src := w.path("src")
 				for i := range 700 {
-					write(t, fmt.Sprintf("%s/%0200d", src, i), random(uint64(i), 150))
+					writeFile(t, fmt.Sprintf("%s/%0200d", src, i), random(uint64(i), 150))
 				}
 				a := complete(t, from, src, nil).ID
-				write(t, src+"/new", []byte("new"))
+				writeFile(t, src+"/new", []byte("new"))
 				b := complete(t, from, src, nil).ID
 				y := newYard(t)
 				copyTo(t, from, y.enter(), a)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -291,12 +292,12 @@ func (p *protocol) renew() {
 				// It must be there before the packs are deleted of a snapshot that was
 				// removed since the mount began.
 				h.lapsed = h.removed && at.Sub(h.at) >= protocolGrace
-			} else if at.Sub(h.written) > leaseHold {
+			} else if at.Sub(h.written) > write.LeaseHold {
 				h.lapsed = true
 			}
 			h.written = at
 		}
-		if !h.written.IsZero() && now.Sub(h.written) > leaseHold {
+		if !h.written.IsZero() && now.Sub(h.written) > write.LeaseHold {
 			h.lapsed = true
 		}
 	}
@@ -423,9 +424,9 @@ func mount1(p *protocol, a *protocolActor) *protocolRun {
 			if err != nil {
 				return err
 			}
-			l := repo.holdLeaseAs(h.prefix, encoded, func(error) {})
+			l := write.HoldLeaseAs(repo.repo, h.prefix, encoded, func(error) {})
 			<-ctx.Done()
-			l.release()
+			l.Release()
 			return nil
 		},
 		ended: func(error) { h.lapsed = true },
@@ -576,7 +577,7 @@ func (p *protocol) later(d time.Duration, awake bool) {
 		return
 	}
 	for d > 0 {
-		step := min(d, leaseHold/2)
+		step := min(d, write.LeaseHold/2)
 		d -= step
 		p.advance(step, protocolGrace/4)
 		for _, a := range p.actors {
@@ -628,7 +629,7 @@ func (p *protocol) finish() {
 	// Something to delete, so that the index is written anew: a segment that came late
 	// may list what was deleted before, until then.
 	last := p.dir + "/last"
-	write(p.t, last+"/f", random(1, 100))
+	writeFile(p.t, last+"/f", random(1, 100))
 	res, err := p.witness.Create(p.t.Context(), last, nil)
 	must(p.t, err)
 	_, err = p.witness.Remove(p.t.Context(), res.ID.String())

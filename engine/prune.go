@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sync/errgroup"
 )
@@ -192,7 +193,7 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) ([]PruneGrou
 // its head: so what a rule keeps might be lost, and what it has removed for that not.
 func (r *Repository) keptAreWhole(ctx context.Context, groups []PruneGroup) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(asksAtOnce)
+	g.SetLimit(write.AsksAtOnce)
 	for _, group := range groups {
 		if !slices.ContainsFunc(group.Snapshots, func(d PruneDecision) bool { return !d.Keep }) {
 			continue

@@ -11,6 +11,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -61,10 +62,10 @@ func (c *creator) saveRecent(ctx context.Context, m *manifest.Manifest) {
 	}
 	b, err := c.recentBundle(ctx, m)
 	if err == nil && b != nil {
-		err = access.Put(ctx, c.repo.repo, &access.Profile{Snapshot: m.ID, Bundle: b})
+		err = access.Put(ctx, c.repo, &access.Profile{Snapshot: m.ID, Bundle: b})
 	}
 	if err != nil {
-		c.repo.repo.Logger.Info("access profile from the times of files", "err", err)
+		c.repo.Logger.Info("access profile from the times of files", "err", err)
 	}
 }
 
@@ -72,7 +73,7 @@ func (c *creator) saveRecent(ctx context.Context, m *manifest.Manifest) {
 // that lead to them.
 func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byte, error) {
 	slices.SortStableFunc(c.recent.files, func(a, b recentFile) int { return cmp.Compare(a.at.Nano(), b.at.Nano()) })
-	pages := &bundledPages{Repository: c.repo, to: access.NewBundler(c.repo.repo.Codec), room: access.MaxBundle}
+	pages := &bundledPages{repo: c.repo, to: access.NewBundler(c.repo.Codec), room: access.MaxBundle}
 	tree, err := m.Tree(pages)
 	if err != nil {
 		return nil, err
@@ -87,7 +88,7 @@ func (c *creator) recentBundle(ctx context.Context, m *manifest.Manifest) ([]byt
 			continue
 		}
 		if err := c.bundleFile(&e, pages, &buf); err != nil {
-			c.repo.repo.Logger.Info("access profile from the times of files", "path", e.Path(), "err", err)
+			c.repo.Logger.Info("access profile from the times of files", "path", e.Path(), "err", err)
 		}
 	}
 	return pages.to.Finish(), nil
@@ -114,7 +115,7 @@ func (c *creator) bundleFile(e *manifest.Entry, to *bundledPages, buf *[]byte) e
 		if _, err := io.ReadFull(io.NewSectionReader(f, offset, int64(x.Length)), *buf); err != nil {
 			return err
 		}
-		if c.repo.repo.Hasher.Sum(*buf) != x.ID {
+		if c.repo.Hasher.Sum(*buf) != x.ID {
 			return errors.New("it changed since it was stored")
 		}
 		to.add(x.ID, *buf, false)
@@ -125,7 +126,7 @@ func (c *creator) bundleFile(e *manifest.Entry, to *bundledPages, buf *[]byte) e
 
 // bundledPages bundles what is read of a tree, and what else it is given, once.
 type bundledPages struct {
-	*Repository
+	repo *repo.Repo
 	to   *access.Bundler
 	room int
 	have map[chunk.ID]bool
@@ -133,7 +134,7 @@ type bundledPages struct {
 
 // Page is manifest.PageSource.
 func (p *bundledPages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
-	page, err := p.Repository.repo.Page(ctx, ref)
+	page, err := p.repo.Page(ctx, ref)
 	if err == nil {
 		p.add(ref.ID, page, true)
 	}

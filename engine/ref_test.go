@@ -355,7 +355,7 @@ func TestParentByName(t *testing.T) {
 	r := p.init()
 	src := manyFiles(p, "src")
 	first := complete(t, r, src, &CreateOptions{Name: "first"})
-	write(t, src+"/new", []byte("1"))
+	writeFile(t, src+"/new", []byte("1"))
 	must(t, os.Chmod(src+"/large", 0o600))
 	second := complete(t, p.open("empty"), src, &CreateOptions{Parent: "first"})
 	if second.Parent == nil || *second.Parent != first.ID || second.NewBytes != 1 {

@@ -49,7 +49,7 @@ func TestRegistryUnreadable(t *testing.T) {
 	must(t, Unmount(t.Context(), s.state, s.path("dead"), nil))
 
 	must(t, os.Rename(s.state+"/mounts", s.state+"/elsewhere"))
-	write(t, s.state+"/mounts", nil)
+	writeFile(t, s.state+"/mounts", nil)
 	if _, err := Mounts(t.Context(), s.state); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("a registry that cannot be read: %v", err)
 	}
@@ -78,7 +78,7 @@ func TestForksUnreadable(t *testing.T) {
 	}
 	mend()
 	must(t, os.Rename(f.state+"/forks", f.state+"/elsewhere"))
-	write(t, f.state+"/forks", nil)
+	writeFile(t, f.state+"/forks", nil)
 	if all, err := Forks(t.Context(), f.state); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("%v %v", all, err)
 	}

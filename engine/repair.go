@@ -8,6 +8,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -104,7 +105,7 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairRe
 	if opts.ReadData {
 		vo.ReadData = 1
 	}
-	x := &repairer{checkup: newCheckup(r, vo), opts: opts, guard: r.newGuard(nil), report: &RepairReport{Applied: opts.Apply}}
+	x := &repairer{checkup: newCheckup(r, vo), opts: opts, guard: write.NewGuard(r.repo, nil), report: &RepairReport{Applied: opts.Apply}}
 	x.meter.Start(snapshot.PhaseChecking)
 	defer x.meter.Stop()
 	if err := x.run(ctx); err != nil {
@@ -141,7 +142,7 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (*RepairRe
 type repairer struct {
 	*checkup
 	opts   *RepairOptions
-	guard  *guard // the repairer is a writer
+	guard  *write.Guard // the repairer is a writer
 	report *RepairReport
 
 	bad      map[chunk.PackID]bool // packs that are there, and are not what was written
@@ -151,15 +152,15 @@ type repairer struct {
 }
 
 func (x *repairer) run(ctx context.Context) error {
-	x.guard.start(ctx)
-	defer x.guard.stop()
+	x.guard.Start(ctx)
+	defer x.guard.Stop()
 	if x.opts.Apply {
 		x.repo.repo.AskTime(ctx)
 	}
 	if err := x.checkup.run(ctx, nil); err != nil {
 		return err
 	}
-	if err := x.guard.ready(ctx); err != nil {
+	if err := x.guard.Ready(ctx); err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
@@ -186,11 +187,11 @@ func (x *repairer) putManifests(ctx context.Context) error {
 		}
 		for i := range s.fresh.Packs {
 			id := s.fresh.Packs[i].ID
-			x.guard.present(byCache, repo.SizedPack{Id: id, Size: x.pack(id).size})
+			x.guard.Present(write.ByCache, repo.SizedPack{Id: id, Size: x.pack(id).size})
 		}
 		data, err := s.fresh.Encode(x.repo.repo.Codec)
 		if err == nil {
-			err = x.guard.check(ctx, s.fresh.Packs)
+			err = x.guard.Check(ctx, s.fresh.Packs)
 		}
 		if err != nil {
 			return fmt.Errorf("what is left of snapshot %v: %w", s.ID, x.again(err))
@@ -210,7 +211,7 @@ func (x *repairer) putManifests(ctx context.Context) error {
 			err = x.repo.repo.Store.Put(ctx, id.ObjectName(), data)
 		}
 		if err == nil {
-			err = x.guard.late(ctx, s.fresh.Packs)
+			err = x.guard.Late(ctx, s.fresh.Packs)
 		}
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.repo.repo.Patience.Rescue)
@@ -224,7 +225,7 @@ func (x *repairer) putManifests(ctx context.Context) error {
 
 // again says what to do where garbage collection was in the way.
 func (x *repairer) again(err error) error {
-	if errors.Is(err, errAnew) {
+	if errors.Is(err, write.ErrAnew) {
 		return fmt.Errorf("%w; run it again", err)
 	}
 	return err

@@ -39,7 +39,7 @@ func (x *repairer) condemn(ctx context.Context) error {
 			bad = err != nil
 		}
 		x.bad[id] = bad
-		if bad && !x.guard.refuses(id) {
+		if bad && !x.guard.Refuses(id) {
 			x.report.Doomed = append(x.report.Doomed, repo.PackName(id))
 		}
 	}

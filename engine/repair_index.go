@@ -9,6 +9,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -16,13 +17,13 @@ import (
 // rebuildIndex makes segments of the packs that are whole and that no good segment
 // lists, and of those that this run has put.
 func (x *repairer) rebuildIndex(ctx context.Context) error {
-	w := &segmentFiller{put: x.putSegment}
+	w := &write.SegmentFiller{Put: x.putSegment}
 	list := func(p *index.Pack) error {
-		if x.guard.refuses(p.ID) {
+		if x.guard.Refuses(p.ID) {
 			return nil
 		}
 		x.report.Indexed++
-		return w.add(ctx, p)
+		return w.Add(ctx, p)
 	}
 	good := map[chunk.PackID]bool{}
 	var replaced []segmentFacts
@@ -81,11 +82,11 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 		}
 	}
 	for i := range x.fresh {
-		if err := w.add(ctx, &x.fresh[i]); err != nil {
+		if err := w.Add(ctx, &x.fresh[i]); err != nil {
 			return err
 		}
 	}
-	return w.flush(ctx)
+	return w.Flush(ctx)
 }
 
 // misleads reports whether whoever goes by a segment may be led to what is not there.
@@ -103,10 +104,10 @@ func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
 	if !x.opts.Apply {
 		return nil
 	}
-	if err := x.guard.refresh(ctx); err != nil {
+	if err := x.guard.Refresh(ctx); err != nil {
 		return err
 	}
-	s.Packs = slices.DeleteFunc(s.Packs, func(p index.Pack) bool { return x.guard.refuses(p.ID) })
+	s.Packs = slices.DeleteFunc(s.Packs, func(p index.Pack) bool { return x.guard.Refuses(p.ID) })
 	if len(s.Packs) == 0 {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -102,7 +103,7 @@ func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest
 
 // leased gives a snapshot's manifest from a lease, nil if none has it.
 func (x *repairer) leased(ctx context.Context, id manifest.ID) (m *manifest.Manifest, err error) {
-	err = x.repo.repo.Store.List(ctx, leasePrefix+id.String()+"/", func(o remote.Info) error {
+	err = x.repo.repo.Store.List(ctx, write.LeasePrefix+id.String()+"/", func(o remote.Info) error {
 		b, err := x.repo.repo.Store.Get(ctx, o.Name)
 		if err != nil || m != nil {
 			return err
@@ -128,12 +129,12 @@ type salvage struct {
 	found map[chunk.ID]chunk.Location // of those
 	have  map[chunk.ID]savedChunk     // copied; without Apply, that could be
 	fine  map[placeKey]bool           // where they are said to be, in packs that are usable
-	fr    framer
+	fr    write.Framer
 }
 
 // savedChunk is a chunk that was copied into a frame; without Apply, into none.
 type savedChunk struct {
-	placed
+	place  write.Placed
 	length uint32
 }
 
@@ -162,7 +163,7 @@ func (s *salvage) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error
 
 // unusable reports whether nothing new may refer to a pack.
 func (x *repairer) unusable(id chunk.PackID) bool {
-	return x.pack(id).missing() || x.bad[id] || x.guard.refuses(id)
+	return x.pack(id).missing() || x.bad[id] || x.guard.Refuses(id)
 }
 
 // dubious reports whether what is said to lie in a pack may not.
@@ -179,7 +180,7 @@ const salvageRounds = 4
 func (x *repairer) salvage(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
-	x.saved.fr.pack = newPacker(gctx, g, x.repo.repo.Codec, up, runtime.GOMAXPROCS(0))
+	x.saved.fr.Pack = write.NewPacker(gctx, g, x.repo.repo.Codec, up, runtime.GOMAXPROCS(0))
 	g.Go(func() error {
 		for range salvageRounds {
 			for _, s := range x.lostOnes {
@@ -199,10 +200,10 @@ func (x *repairer) salvage(ctx context.Context) error {
 				break
 			}
 		}
-		if err := x.saved.fr.flush(gctx); err != nil {
+		if err := x.saved.fr.Flush(gctx); err != nil {
 			return err
 		}
-		x.saved.fr.pack.finish()
+		x.saved.fr.Pack.Finish()
 		return nil
 	})
 	err := g.Wait()
@@ -212,16 +213,16 @@ func (x *repairer) salvage(ctx context.Context) error {
 }
 
 // uploader gives one whose packs the new segments will list.
-func (x *repairer) uploader(g *errgroup.Group) *uploader {
-	up := newUploader(x.repo.repo.Store, g, uploads)
-	up.busy = x.meter.Transfer
-	up.onLand = func(context.Context) error { return nil }
+func (x *repairer) uploader(g *errgroup.Group) *write.Uploader {
+	up := write.NewUploader(x.repo.repo.Store, g, write.Uploads)
+	up.Busy = x.meter.Transfer
+	up.OnLand = func(context.Context) error { return nil }
 	return up
 }
 
-func (x *repairer) landed(up *uploader) {
-	for _, p := range up.take() {
-		x.guard.vouch(p.ID, p.Size)
+func (x *repairer) landed(up *write.Uploader) {
+	for _, p := range up.Take() {
+		x.guard.Vouch(p.ID, p.Size)
 		x.fresh = append(x.fresh, p)
 		x.report.BytesWritten += p.Size
 	}
@@ -264,7 +265,7 @@ func (s *salvage) file(ctx context.Context, tree *manifest.Tree, e *manifest.Ent
 		if !s.x.dubious(x.Pack) {
 			return nil
 		}
-		return s.chunk(ctx, x, laneOf(e.Name))
+		return s.chunk(ctx, x, write.LaneOf(e.Name))
 	})
 	if err != nil && repo.Damaged(ctx, err) {
 		return nil // a page of extents, which is wanted now
@@ -273,7 +274,7 @@ func (s *salvage) file(ctx context.Context, tree *manifest.Tree, e *manifest.Ent
 }
 
 // chunk copies a chunk, or notes that it is wanted.
-func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l lane) error {
+func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l write.Lane) error {
 	key := placeKey{x.ID, x.Location}
 	if _, ok := s.have[x.ID]; ok || s.fine[key] {
 		return nil
@@ -295,7 +296,7 @@ func (s *salvage) chunk(ctx context.Context, x *manifest.Extent, l lane) error {
 	}
 	at := savedChunk{length: x.Length}
 	if s.x.opts.Apply {
-		if at.frame, at.offset, err = s.fr.add(ctx, l, x.ID, data); err != nil {
+		if at.place.Frame, at.place.Offset, err = s.fr.Add(ctx, l, x.ID, data); err != nil {
 			return err
 		}
 	}
@@ -325,7 +326,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 			}
 			s.found[id] = loc
 			delete(s.want, id)
-			s.x.guard.present(byIndex, repo.SizedPack{Id: pack, Size: s.x.pack(pack).size})
+			s.x.guard.Present(write.ByIndex, repo.SizedPack{Id: pack, Size: s.x.pack(pack).size})
 			s.x.report.SavedBytes += int64(len(data))
 			pages = pages || x.Kind == chunk.TreePack
 		}
@@ -370,8 +371,8 @@ func (s *salvage) place(x *manifest.Extent) (ok bool) {
 	}
 	// What an extent says of the length may be as wrong as the rest.
 	if at, ok := s.have[x.ID]; ok && at.length == x.Length {
-		if at.frame != nil {
-			x.Pack, x.Frame, x.Offset = at.frame.pack, at.frame.at, at.offset
+		if at.place.Frame != nil {
+			x.Pack, x.Frame, x.Offset = at.place.Frame.Pack, at.place.Frame.At, at.place.Offset
 		}
 		return true
 	}

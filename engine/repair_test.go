@@ -14,6 +14,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -76,14 +77,14 @@ func TestRepairIndex(t *testing.T) {
 			in(t, func(t *testing.T, p *place, r *Repository, open func() *Repository) {
 				src := manyFiles(p, "src")
 				complete(t, r, src, nil)
-				write(t, src+"/new", random(1, 100_000))
+				writeFile(t, src+"/new", random(1, 100_000))
 				complete(t, r, src, nil)
 				segments, err := r.repo.ListSegments(t.Context())
 				must(t, err)
 				for _, id := range segments {
 					file := p.path("segment")
 					alter(t, r, repo.SegmentPrefix+id.String(), func(b []byte) []byte {
-						write(t, file, b)
+						writeFile(t, file, b)
 						must(t, damage(file))
 						b, _ = os.ReadFile(file)
 						return b // nil if it was deleted
@@ -165,7 +166,7 @@ func TestRepairData(t *testing.T) {
 		_, err := r.Change(t.Context(), &Changes{SetTags: map[string]string{"since": "then"}, Until: until}, first.ID.String())
 		must(t, err)
 		want := scan(t, src)
-		write(t, src+"/other", random(5, 100))
+		writeFile(t, src+"/other", random(5, 100))
 		second := complete(t, r, src, &CreateOptions{Name: "app"})
 		damagedPack := packsOf(t, r, first.ID, chunk.DataPack)[0]
 		alter(t, r, repo.PackName(damagedPack), flipAt(100_000))
@@ -213,7 +214,7 @@ func TestRepairData(t *testing.T) {
 		if after.Snapshots != 2 || after.Damaged() != 1 || len(after.Findings[0].Affected) != 0 {
 			t.Errorf("%+v", after)
 		}
-		write(t, src+"/large", random(9999, 3<<20)) // what it lost comes again
+		writeFile(t, src+"/large", random(9999, 3<<20)) // what it lost comes again
 		res := complete(t, open(), src, nil)
 		clean(t, r, &VerifyOptions{ReadData: 1}, res.ID.String())
 	})
@@ -258,7 +259,7 @@ func TestRepairTree(t *testing.T) {
 	r := p.init()
 	src := manyFiles(p, "src")
 	for i := range 300 { // directories whose entries are in other pages than what is in them
-		write(t, src+"/many/"+strings.Repeat("long name ", 15)+chunk.ID{byte(i), byte(i >> 8)}.String()+"/sub/f", random(uint64(i), 50))
+		writeFile(t, src+"/many/"+strings.Repeat("long name ", 15)+chunk.ID{byte(i), byte(i >> 8)}.String()+"/sub/f", random(uint64(i), 50))
 	}
 	must(t, os.Link(src+"/large", src+"/zlinked"))
 	first := complete(t, r, src, nil)
@@ -322,10 +323,10 @@ func TestRepairManifest(t *testing.T) {
 	if len(rep.Snapshots) != 1 || !rep.Snapshots[0].Nothing || !errors.Is(rep.Snapshots[0].Why, snapshot.ErrIntegrity) || rep.Snapshots[0].Removed {
 		t.Errorf("%+v", rep)
 	}
-	lease := &manifest.Lease{Hold: leaseHold, Manifest: encoded}
+	lease := &manifest.Lease{Hold: write.LeaseHold, Manifest: encoded}
 	object, err := lease.Encode()
 	must(t, err)
-	must(t, r.repo.Store.Put(t.Context(), leasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
+	must(t, r.repo.Store.Put(t.Context(), write.LeasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
 	rep = repair(t, w.open(), RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed || rep.Snapshots[0].LostEntries() != 0 {
 		t.Fatalf("%+v", rep)
@@ -404,7 +405,7 @@ func TestRepairGuarded(t *testing.T) {
 	w := newWobbly(t)
 	id, _ := w.snapshot()
 	r := w.open()
-	write(t, w.path("src", "more"), random(50, 300_000))
+	writeFile(t, w.path("src", "more"), random(50, 300_000))
 	second := complete(t, r, w.path("src"), nil)
 	shared := packsOf(t, r, id, chunk.DataPack)
 	var doomed repo.Tombstone
@@ -585,7 +586,7 @@ func TestRepairThenGC(t *testing.T) {
 		alter(t, r, name, flipAt(20))
 	}
 	lost := y.dirOf("b", 2)
-	write(t, lost+"/own", random(999, 200_000))
+	writeFile(t, lost+"/own", random(999, 200_000))
 	second := complete(t, r, lost, nil).ID
 	for name := range y.packsOf(r, second) {
 		if !y.packsOf(r, first)[name] {

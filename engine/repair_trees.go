@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
@@ -173,9 +174,9 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
-	sink := &treeSink{
-		codec: x.repo.repo.Codec, hasher: x.repo.repo.Hasher, up: up, pages: map[chunk.ID]manifest.PageRef{},
-		lookup: func(id chunk.ID) (manifest.PageRef, bool) { ref, ok := known[id]; return ref, ok },
+	sink := &write.TreeSink{
+		Codec: x.repo.repo.Codec, Hasher: x.repo.repo.Hasher, Up: up, Pages: map[chunk.ID]manifest.PageRef{},
+		Lookup: func(id chunk.ID) (manifest.PageRef, bool) { ref, ok := known[id]; return ref, ok },
 	}
 	var root *manifest.Root
 	g.Go(func() (err error) {
@@ -192,7 +193,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	x.asNoted(fresh, s)
 	fresh.Files, fresh.Bytes = uint64(s.Files), left.bytes
 	fresh.Unreadable += uint64(s.LostEntries())
-	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.storedBytes()), x.repo.repo.Ver
+	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.StoredBytes()), x.repo.repo.Ver
 	fresh.SetTree(root)
 	s.fresh = fresh
 	return nil
@@ -215,7 +216,7 @@ func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
 }
 
 // build adds what is left to a tree.
-func (x *repairer) build(ctx context.Context, s *lostSnapshot, left *remains, sink *treeSink) (*manifest.Root, error) {
+func (x *repairer) build(ctx context.Context, s *lostSnapshot, left *remains, sink *write.TreeSink) (*manifest.Root, error) {
 	b := manifest.NewBuilder(sink)
 	b.Reuse(s.tree)
 	made := left.made

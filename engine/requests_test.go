@@ -28,7 +28,7 @@ func TestRequests(t *testing.T) {
 	must(t, first.Close())
 	src := p.files("src", map[string]string{})
 	for i := range 3000 {
-		write(t, fmt.Sprintf("%s/%d/%d", src, i%50, i), []byte(fmt.Sprint("file ", i)))
+		writeFile(t, fmt.Sprintf("%s/%d/%d", src, i%50, i), []byte(fmt.Sprint("file ", i)))
 	}
 	type counts map[remote.Op]int64
 	var id string
@@ -63,7 +63,7 @@ func TestRequests(t *testing.T) {
 	const stat2, read2 = ", stat packs/, stat packs/", ", read packs/, read packs/"
 	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 2}, 3, create,
 		"get manifests/, "+lists+stat2)
-	write(t, src+"/7/new", []byte("new"))
+	writeFile(t, src+"/7/new", []byte("new"))
 	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4, remote.OpStat: 2}, 4, create,
 		"get manifests/, "+lists+stat2, "put packs/, put packs/", publish)
 	// Two packs of data and two of tree, of which only the index tells, are asked for, and

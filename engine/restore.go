@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -246,7 +247,7 @@ func (x *restorer) write(ctx context.Context) error {
 	if x.prints != nil && !x.partial.Load() {
 		err := repo.WriteStats(x.repo.repo.Cache, x.path, x.m.ID, x.prints)
 		if err == nil {
-			err = repo.WriteTable(x.repo.repo.Cache, repo.DirKey(x.path), x.m.ID, packsNamed(x.m))
+			err = repo.WriteTable(x.repo.repo.Cache, repo.DirKey(x.path), x.m.ID, write.PacksNamed(x.m))
 		}
 		if err != nil {
 			x.repo.repo.Logger.Info("caching what is known of the files", "err", err)

@@ -157,7 +157,7 @@ func TestRestoreAgain(t *testing.T) {
 		compare(t, want2, scan(t, dst))
 		restore(t, r, first, dst, part)
 		compare(t, part1, scan(t, dst))
-		write(t, dst+"/mine", nil)
+		writeFile(t, dst+"/mine", nil)
 		if _, err := r.Restore(t.Context(), first, dst, part); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}
@@ -168,7 +168,7 @@ func TestRestoreAgain(t *testing.T) {
 			restore(t, r, id, "", nil)
 		}
 		compare(t, want1, scan(t, src))
-		write(t, src+"/mine", nil)
+		writeFile(t, src+"/mine", nil)
 		for _, o := range []RestoreOptions{{}, {Delete: true}, {Into: true}, {Into: true, Delete: true}} {
 			if _, err := r.Restore(t.Context(), second, "", &o); !errors.Is(err, snapshot.ErrExists) {
 				t.Errorf("%+v: %v", o, err)
@@ -189,14 +189,14 @@ func TestRestoreAgain(t *testing.T) {
 func TestRestoreOntoFork(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
-	write(t, f.src+"/a", []byte("new"))
+	writeFile(t, f.src+"/a", []byte("new"))
 	newer, want := complete(t, r, f.src, nil).ID.String(), scan(t, f.src)
 	contents := func(dir string) {
 		t.Helper()
 		compare(t, want, scan(t, dir))
 	}
 	fork := f.fork(r, "fork", nil)
-	write(t, fork.Dir+"/mine", nil)
+	writeFile(t, fork.Dir+"/mine", nil)
 	if _, err := r.Restore(t.Context(), newer, fork.Dir, nil); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("onto one with changes: %v", err)
 	}
@@ -238,7 +238,7 @@ func TestRestoreOntoFork(t *testing.T) {
 func TestForkAgain(t *testing.T) {
 	f := newForked(t)
 	r := f.open()
-	write(t, f.src+"/a", []byte("new"))
+	writeFile(t, f.src+"/a", []byte("new"))
 	older, newer := f.id.String(), complete(t, r, f.src, nil).ID.String()
 	again := func(want ForkAction, ref, dir string, replace bool) *Fork {
 		t.Helper()
@@ -263,7 +263,7 @@ func TestForkAgain(t *testing.T) {
 	must(t, x.Unmount(t.Context(), false))
 	again(ForkResume, older, dir, false)
 	again(ForkReplace, newer, dir, false)
-	write(t, dir+"/mine", nil)
+	writeFile(t, dir+"/mine", nil)
 	for _, ref := range []string{older, newer} {
 		if _, err := r.ForkAgain(t.Context(), ref, dir, nil, false); !errors.Is(err, snapshot.ErrExists) {
 			t.Errorf("one with changes: %v", err)
@@ -282,7 +282,7 @@ func TestForkAgain(t *testing.T) {
 	restore(t, r, older, restored, nil)
 	x = again(ForkHide, newer, restored, false)
 	f.remove(x)
-	write(t, restored+"/mine", nil)
+	writeFile(t, restored+"/mine", nil)
 	if _, err := r.ForkAgain(t.Context(), newer, restored, nil, false); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("over what was changed: %v", err)
 	}

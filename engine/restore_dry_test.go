@@ -228,7 +228,7 @@ func TestRestoreDryRunObstacles(t *testing.T) {
 		t.Run(fmt.Sprintf("mounts_%v_%v", o.Into, o.Delete), func(t *testing.T) {
 			h := newHome(t)
 			for _, dir := range []string{"m", "m2", "m3/sub"} {
-				write(t, h.dir+"/"+dir+"/f", []byte("old"))
+				writeFile(t, h.dir+"/"+dir+"/f", []byte("old"))
 			}
 			id := complete(t, h.r, h.files("in", map[string]string{
 				"m/f": "new", "m/g/h": "new", "m2": "a file", "m3/sub/f": "new", "bound": "new", "ok": "new",

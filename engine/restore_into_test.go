@@ -138,7 +138,7 @@ func TestRestoreTargets(t *testing.T) {
 		restored(t, "relative/x", p.path("relative/x"))
 	})
 	t.Run("where it was made", func(t *testing.T) {
-		write(t, src+"/more", []byte("more"))
+		writeFile(t, src+"/more", []byte("more"))
 		_, err := r.Restore(t.Context(), id, "", &RestoreOptions{Delete: true})
 		if !errors.Is(err, snapshot.ErrExists) {
 			t.Errorf("the directory that it was made of, which was not named: %v", err)
@@ -196,7 +196,7 @@ func TestRestoreTargets(t *testing.T) {
 	})
 	t.Run("a mount point", func(t *testing.T) {
 		mount(t, p.path("mnt"), "size=4m")
-		write(t, p.path("mnt/old"), []byte("old"))
+		writeFile(t, p.path("mnt/old"), []byte("old"))
 		must(t, os.Mkdir(p.path("mnt/lost+found"), 0o700)) // as ext4 has
 		contents := func() tree {
 			all := scan(t, p.path("mnt"))
@@ -217,7 +217,7 @@ func TestRestoreTargets(t *testing.T) {
 				t.Error("it is not said that it was changed in place")
 			}
 			compare(t, want, contents())
-			write(t, p.path("mnt/old"), []byte("old"))
+			writeFile(t, p.path("mnt/old"), []byte("old"))
 		}
 		must(t, os.Remove(p.path("mnt/old")))
 		must(t, os.RemoveAll(p.path("mnt/a")))
@@ -231,7 +231,7 @@ func TestRestoreTargets(t *testing.T) {
 	t.Run("a mount point below", func(t *testing.T) {
 		dir := p.files("above", map[string]string{"old": "1"})
 		mount(t, dir+"/sub/mnt", "size=4m")
-		write(t, dir+"/sub/mnt/precious", []byte("of another file system"))
+		writeFile(t, dir+"/sub/mnt/precious", []byte("of another file system"))
 		for _, o := range []RestoreOptions{{Delete: true}, {Into: true, Delete: true}} {
 			if _, err := r.Restore(t.Context(), id, dir, &o); err == nil {
 				t.Errorf("%+v: no error", o)

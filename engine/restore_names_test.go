@@ -23,10 +23,10 @@ func TestFolding(t *testing.T) {
 		t.Fatalf("it is said to fold names: %v, %v", p, err)
 	}
 	p := &fsys.Folding{Made: map[fsys.Inode]string{}}
-	write(t, dir+"/old", []byte("was there"))
+	writeFile(t, dir+"/old", []byte("was there"))
 	put := func(name, text string) error {
 		return p.Put(fd, name, func() error {
-			write(t, dir+"/new", []byte(text))
+			writeFile(t, dir+"/new", []byte(text))
 			return os.Rename(dir+"/new", dir+"/"+name)
 		})
 	}

@@ -44,7 +44,7 @@ func TestRestoreInParallel(t *testing.T) {
 			for round := range times(3, 20) {
 				dst := t.TempDir() + fmt.Sprint("/", round)
 				for name, text := range c.made {
-					write(t, dst+"/"+name, []byte(text))
+					writeFile(t, dst+"/"+name, []byte(text))
 				}
 				if c.made != nil {
 					must(t, os.MkdirAll(dst, 0o755))

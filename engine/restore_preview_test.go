@@ -87,7 +87,7 @@ func TestRestoreDryRun(t *testing.T) {
 		must(t, os.RemoveAll(dst+"/d/e"))
 		must(t, os.RemoveAll(dst+"/link"))
 		must(t, os.Mkdir(dst+"/link", 0o755))
-		write(t, dst+"/mine/x/y", []byte("mine"))
+		writeFile(t, dst+"/mine/x/y", []byte("mine"))
 	}
 	for name, made := range map[string]func(dst string){
 		"missing": func(string) {}, "empty": func(dst string) { must(t, os.MkdirAll(dst, 0o700)) }, "full": change,

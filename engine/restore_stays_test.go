@@ -108,7 +108,7 @@ func TestRestoreStays(t *testing.T) {
 	t.Run("something comes meanwhile", func(t *testing.T) {
 		dst := p.files("comes", nil)
 		r := p.open("cache2")
-		r.repo.Store = &beforeRead{Store: r.repo.Store, f: func() { write(t, dst+"/mine", []byte("mine")) }}
+		r.repo.Store = &beforeRead{Store: r.repo.Store, f: func() { writeFile(t, dst+"/mine", []byte("mine")) }}
 		if _, err := r.Restore(t.Context(), id, dst, nil); !errors.Is(err, snapshot.ErrExists) {
 			t.Error(err)
 		}

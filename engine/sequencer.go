@@ -10,6 +10,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +41,7 @@ func newSequencer(c *creator) *sequencer {
 func (s *sequencer) run(ctx context.Context, workers int) error {
 	w := &walker{
 		root: s.root, dev: s.rootDir.Dev, exclude: s.exclude, oneFS: s.opts.OneFileSystem,
-		skip: s.repo.ownDirs().byInode,
+		skip: s.host.ownDirs().byInode,
 	}
 	if err := s.add(ctx, "", &s.rootDir); err != nil {
 		return err
@@ -88,9 +89,9 @@ func (s *sequencer) note(n *dirNode) {
 
 // add appends an entry to the batch.
 func (s *sequencer) add(ctx context.Context, dir string, d *fsys.Dirent) error {
-	s.meter.AddFile()
+	s.out.Meter.AddFile()
 	file := s.whole.join(ctx, dir, d)
-	it := item{entry: entryOf(dir, file), stat: *d, lane: laneOf(d.Name), linked: file.Nlink > 1 && !d.IsDir(), joined: file != d}
+	it := item{entry: entryOf(dir, file), stat: *d, lane: write.LaneOf(d.Name), linked: file.Nlink > 1 && !d.IsDir(), joined: file != d}
 	if first, ok := s.linkTo(it.entry.Key(), file); ok {
 		it.entry = manifest.Entry{Dir: dir, Name: d.Name, Type: manifest.Link, First: first}
 		return s.append(ctx, &it, false)
@@ -99,7 +100,7 @@ func (s *sequencer) add(ctx context.Context, dir string, d *fsys.Dirent) error {
 	it.print = fingerprint(d, s.started.Unix())
 	all, contents := s.parent.reuse(ctx, &it)
 	if all {
-		s.meter.AddBytes(int64(it.entry.Size))
+		s.out.Meter.AddBytes(int64(it.entry.Size))
 		return s.append(ctx, &it, false)
 	}
 	it.settle = true

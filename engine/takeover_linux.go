@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -74,7 +75,7 @@ func (m *Mount) KeepWith(k Keeper) error {
 		return ErrServerEnds
 	}
 	if s.encoded == nil {
-		f, err := memoryFile("manifest", s.lease.manifest)
+		f, err := memoryFile("manifest", s.lease.Manifest)
 		if err != nil {
 			return err
 		}
@@ -105,7 +106,7 @@ func memoryFile(name string, data []byte) (*os.File, error) {
 
 // handTo gives a keeper what it needs. The caller has changes.
 func (s *mountServer) handTo(k Keeper) error {
-	v := handover{Entry: s.entry.key, Lease: s.lease.name}
+	v := handover{Entry: s.entry.key, Lease: s.lease.Name}
 	h := &Handover{Files: []*os.File{s.entry.lock, s.encoded}}
 	s.mu.Lock()
 	systems := slices.Clone(s.systems)
@@ -232,7 +233,7 @@ func (r *Repository) takeOver(ctx context.Context, v *handover, files []*os.File
 		s.ahead.abandon()
 		return nil, err
 	}
-	s.lease = r.holdLeaseAs(v.Lease, encoded, opts.warn)
+	s.lease = write.HoldLeaseAs(r.repo, v.Lease, encoded, opts.warn)
 	for i, fs := range systems {
 		fs.Start()
 		s.addSystem(fs, v.Systems[i].Device, v.Systems[i].View)

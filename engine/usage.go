@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -156,7 +157,7 @@ type usageCount struct {
 
 // kinds of objects, by the first part of their names, in the order of a report.
 var objectKinds = [...]struct{ prefix, kind string }{
-	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {repo.SegmentPrefix, "segments"}, {leasePrefix, "leases"},
+	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {repo.SegmentPrefix, "segments"}, {write.LeasePrefix, "leases"},
 	{repo.ProfilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {crypt.KeyPrefix, "keys"}, {repo.GcPrefix, "tombstones"}, {repo.ConfigName, "config"}, {"", "others"},
 }
 

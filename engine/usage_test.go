@@ -24,9 +24,9 @@ func TestUsage(t *testing.T) {
 	}
 	src := p.files("src", map[string]string{"shared": string(random(1, 500_000)), "mine": string(random(2, 300_000))})
 	first := complete(t, r, src, &CreateOptions{Name: "one"})
-	write(t, src+"/mine", random(3, 200_000))
+	writeFile(t, src+"/mine", random(3, 200_000))
 	second := complete(t, r, src, &CreateOptions{Name: "two"})
-	write(t, src+"/more", random(4, 100_000))
+	writeFile(t, src+"/more", random(4, 100_000))
 	third := complete(t, r, src, nil)
 	changed(t, r, second.ID.String(), renamed("2"))
 	changed(t, r, "2", renamed("two"))

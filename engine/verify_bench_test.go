@@ -31,7 +31,7 @@ func BenchmarkVerifyData(b *testing.B) {
 					}
 				}
 				plain += int64(len(data))
-				write(b, fmt.Sprintf("%s/%d/%d", src, i%50, i), data)
+				writeFile(b, fmt.Sprintf("%s/%d/%d", src, i%50, i), data)
 			}
 			complete(b, r, src, nil)
 			b.ReportAllocs()

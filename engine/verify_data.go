@@ -13,6 +13,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -24,7 +25,7 @@ func (r *Repository) packsAtOnce() int {
 	if r.repo.Local() {
 		return runtime.GOMAXPROCS(0)
 	}
-	return max(2*runtime.GOMAXPROCS(0), uploads)
+	return max(2*runtime.GOMAXPROCS(0), write.Uploads)
 }
 
 // readPacks reads the packs that are to be read, in the order of their names.

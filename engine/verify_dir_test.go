@@ -67,21 +67,21 @@ func TestVerifyDir(t *testing.T) {
 	must(t, os.Symlink("one", dir+"/symlink"))
 	must(t, unix.Setxattr(dir+"/mode", "user.a", []byte("1"), 0))
 	first := complete(t, r, dir, nil).ID.String()
-	write(t, dir+"/content", []byte("new"))
+	writeFile(t, dir+"/content", []byte("new"))
 	must(t, os.Chmod(dir+"/mode", 0o4711))
 	must(t, unix.Setxattr(dir+"/both", "user.a", []byte("2"), 0))
-	write(t, dir+"/both", []byte("33"))
+	writeFile(t, dir+"/both", []byte("33"))
 	must(t, os.Remove(dir+"/gone"))
 	must(t, os.Remove(dir+"/type"))
 	must(t, os.Mkdir(dir+"/type", 0o755))
-	write(t, dir+"/type/inside", []byte("x"))
+	writeFile(t, dir+"/type/inside", []byte("x"))
 	must(t, os.Remove(dir+"/linked/b"))
 	must(t, os.Link(dir+"/linked/a", dir+"/linked/b"))
 	must(t, os.RemoveAll(dir+"/olddir"))
 	must(t, os.Remove(dir+"/symlink"))
 	must(t, os.Symlink("two", dir+"/symlink"))
 	must(t, unix.Lutimes(dir+"/touched", []unix.Timeval{{Sec: 5}, {Sec: 7}}))
-	write(t, dir+"/sub/new/file", []byte("y"))
+	writeFile(t, dir+"/sub/new/file", []byte("y"))
 	f, err := os.OpenFile(dir+"/large", os.O_WRONLY, 0)
 	must(t, err)
 	_, err = f.WriteAt([]byte{1, 2, 3}, 2<<20)
@@ -163,13 +163,13 @@ func TestVerifyDirReads(t *testing.T) {
 	must(t, os.Mkdir(src, 0o755))
 	small := func(i int) string { return fmt.Sprintf("%s/%d", src, i) }
 	for i := range 64 { // so that each of those who compare has had one
-		write(t, small(i), []byte{1})
+		writeFile(t, small(i), []byte{1})
 	}
 	large := src + "/large"
-	write(t, large, nil)
+	writeFile(t, large, nil)
 	must(t, os.Truncate(large, size))
 	id := complete(t, r, src, nil).ID.String()
-	write(t, large, make([]byte, size))
+	writeFile(t, large, make([]byte, size))
 	for _, restores := range []bool{false, true} {
 		before := readCalls(t)
 		if restores {

@@ -11,6 +11,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -98,8 +99,8 @@ func (r *Repository) checkOf(name string) *objectCheck {
 			}
 			return &objectCheck{limit: repo.MaxTombstone, read: checkTombstone}
 		}
-	case leasePrefix:
-		if _, ok := parseLeaseName(name); ok {
+	case write.LeasePrefix:
+		if _, ok := write.ParseLeaseName(name); ok {
 			return &objectCheck{limit: manifest.MaxLease, read: checkLease}
 		}
 	case repo.ProfilePrefix:
@@ -144,7 +145,7 @@ func checkLease(r *Repository, name string, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("its manifest: %w", err)
 	}
-	if id, _ := parseLeaseName(name); id != m.ID {
+	if id, _ := write.ParseLeaseName(name); id != m.ID {
 		return fmt.Errorf("%w: it is a lease of snapshot %v", snapshot.ErrIntegrity, m.ID)
 	}
 	return nil

@@ -54,7 +54,7 @@ func TestVerifyClean(t *testing.T) {
 		t.Errorf("%+v", one)
 	}
 	for i := range 5 {
-		write(t, src+"/change", random(uint64(i), 100))
+		writeFile(t, src+"/change", random(uint64(i), 100))
 		complete(t, p.open("other"), src, nil)
 	}
 	many := clean(t, r, &VerifyOptions{ReadData: 1})
@@ -134,7 +134,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 		}
 		src := p.files("src", files)
 		first := complete(t, r, src, &CreateOptions{Name: "one"})
-		write(t, src+"/later", random(77, 900_000))
+		writeFile(t, src+"/later", random(77, 900_000))
 		must(t, os.Remove(src+"/d/a"))
 		second := complete(t, r, src, &CreateOptions{Name: "two"})
 		pack := repo.PackName(packsOf(t, r, first.ID, chunk.DataPack)[0])
@@ -190,7 +190,7 @@ func TestVerifyPages(t *testing.T) {
 	r := p.init()
 	src := manyFiles(p, "src")
 	first := complete(t, r, src, nil)
-	write(t, src+"/dd/new", []byte("new"))
+	writeFile(t, src+"/dd/new", []byte("new"))
 	second := complete(t, r, src, nil)
 	clean(t, r, nil)
 
@@ -225,7 +225,7 @@ func TestVerifyExtents(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
 	src := p.files("src", map[string]string{"small": "x"})
-	write(t, src+"/huge", random(1, 210<<20)) // more than manifest.MaxInline chunks
+	writeFile(t, src+"/huge", random(1, 210<<20)) // more than manifest.MaxInline chunks
 	id := complete(t, r, src, nil).ID
 	rep := clean(t, r, &VerifyOptions{ReadData: 1})
 	if rep.ReadBytes < 210<<20 {
@@ -296,7 +296,7 @@ func TestVerifyRace(t *testing.T) {
 	w := newWobbly(t)
 	_, _ = w.snapshot()
 	r := w.open()
-	write(t, w.path("src", "dir", "more"), random(99, 200_000))
+	writeFile(t, w.path("src", "dir", "more"), random(99, 200_000))
 	second := complete(t, r, w.path("src"), nil)
 	segments, err := r.repo.ListSegments(t.Context())
 	must(t, err)
@@ -333,7 +333,7 @@ func TestVerifyResume(t *testing.T) {
 	defer r.Close()
 	src := w.path("src")
 	for i := range 2*r.packsAtOnce() + 1 {
-		write(t, src+"/f", random(uint64(i), 50_000))
+		writeFile(t, src+"/f", random(uint64(i), 50_000))
 		complete(t, r, src, nil)
 	}
 	var packs []chunk.PackID
@@ -405,7 +405,7 @@ func TestVerifySample(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	for i := range 30 {
-		write(t, w.path("src", "f"), random(uint64(i), 50_000+100*i))
+		writeFile(t, w.path("src", "f"), random(uint64(i), 50_000+100*i))
 		complete(t, r, w.path("src"), nil)
 	}
 	seen := map[int64]bool{}

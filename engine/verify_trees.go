@@ -11,6 +11,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/flow"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -101,7 +102,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 	})
 	workers := runtime.GOMAXPROCS(0)
 	if !v.repo.repo.Local() {
-		workers = max(workers, uploads) // they mostly wait
+		workers = max(workers, write.Uploads) // they mostly wait
 	}
 	for range workers {
 		g.Go(func() error {

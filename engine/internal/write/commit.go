@@ -1,4 +1,4 @@
-package engine
+package write
 
 import (
 	"context"
@@ -23,16 +23,16 @@ const (
 // committer makes what has landed known: to other machines by index segments,
 // to this run and the next by the local index.
 type committer struct {
-	repo  *Repository
-	up    *uploader
-	guard *guard
+	repo  *repo.Repo
+	up    *Uploader
+	guard *Guard
 	// ready waits for the listing of segments and, if there are any, for the index
 	// to have them.
 	ready   func() error
 	listing sync.WaitGroup
 
 	ix   atomic.Pointer[index.Index] // set when it has something to say
-	fail atomic.Pointer[error]
+	Fail atomic.Pointer[error]
 
 	flushing sync.Mutex
 	last     time.Duration     // by Repository.uptime
@@ -48,7 +48,7 @@ func (c *committer) start(ctx context.Context) {
 	}
 	listed := make(chan listing, 1)
 	c.listing.Go(func() {
-		ids, err := c.repo.repo.ListSegments(ctx)
+		ids, err := c.repo.ListSegments(ctx)
 		listed <- listing{ids, err}
 	})
 	c.ready = sync.OnceValue(func() error {
@@ -60,26 +60,26 @@ func (c *committer) start(ctx context.Context) {
 		c.segments = append(c.segments, l.ids...)
 		c.flushing.Unlock()
 		// What is doomed is excluded before packs come that hold the same.
-		ix, err := c.repo.repo.OpenIndex()
+		ix, err := c.repo.OpenIndex()
 		if err != nil {
 			return err
 		}
-		if err := c.guard.ready(ctx); err != nil {
+		if err := c.guard.Ready(ctx); err != nil {
 			return err
 		}
 		c.guard.tell(ix.Exclude)
-		if ix, err = c.repo.repo.SyncIndex(ctx, l.ids); err == nil {
+		if ix, err = c.repo.SyncIndex(ctx, l.ids); err == nil {
 			c.ix.Store(ix)
 		}
 		return err
 	})
 }
 
-// lookup tells where the repository has a chunk. If that cannot be known, err
+// Lookup tells where the repository has a chunk. If that cannot be known, err
 // says why, and the run ends: a listing that failed is not an empty listing.
-func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
+func (c *committer) Lookup(id chunk.ID) (chunk.Location, bool) {
 	if err := c.ready(); err != nil {
-		c.fail.CompareAndSwap(nil, &err)
+		c.Fail.CompareAndSwap(nil, &err)
 		return chunk.Location{}, false
 	}
 	ix := c.ix.Load()
@@ -88,29 +88,29 @@ func (c *committer) lookup(id chunk.ID) (chunk.Location, bool) {
 	}
 	loc, ok := ix.Lookup(id)
 	if ok {
-		c.guard.present(byIndex, repo.SizedPack{Id: loc.Pack, Size: ix.PackSize(loc.Pack)})
+		c.guard.Present(ByIndex, repo.SizedPack{Id: loc.Pack, Size: ix.PackSize(loc.Pack)})
 	}
 	return loc, ok
 }
 
-// sawDamage makes the index blind to the pack that an error is about, if it says
+// SawDamage makes the index blind to the pack that an error is about, if it says
 // so: what it is known to hold is stored again.
-func (c *committer) sawDamage(err error) {
+func (c *committer) SawDamage(err error) {
 	var d *repo.DamagedPack
 	if !errors.As(err, &d) {
 		return
 	}
-	ix, openErr := c.repo.repo.OpenIndex()
+	ix, openErr := c.repo.OpenIndex()
 	if openErr != nil {
-		c.fail.CompareAndSwap(nil, &openErr)
+		c.Fail.CompareAndSwap(nil, &openErr)
 		return
 	}
 	ix.Exclude([]chunk.PackID{d.Pack})
 }
 
-// err is why lookup cannot answer.
-func (c *committer) err() error {
-	if err := c.fail.Load(); err != nil {
+// Err is why lookup cannot answer.
+func (c *committer) Err() error {
+	if err := c.Fail.Load(); err != nil {
 		return *err
 	}
 	return nil
@@ -123,10 +123,10 @@ func (c *committer) flushSome(ctx context.Context) error {
 	}
 	defer c.flushing.Unlock()
 	packs, chunks := c.up.waiting()
-	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.repo.Uptime()-c.last < segmentEvery {
+	if packs == 0 || packs < segmentPacks && chunks < segmentChunks && c.repo.Uptime()-c.last < segmentEvery {
 		return nil
 	}
-	c.last = c.repo.repo.Uptime()
+	c.last = c.repo.Uptime()
 	return c.flush(ctx)
 }
 
@@ -141,7 +141,7 @@ func (c *committer) learn(ctx context.Context) error {
 	if err := c.flush(ctx); err != nil {
 		return err
 	}
-	ix, err := c.repo.repo.SyncIndex(ctx, c.segments)
+	ix, err := c.repo.SyncIndex(ctx, c.segments)
 	if err == nil {
 		c.ix.Store(ix)
 	}
@@ -158,15 +158,15 @@ func (c *committer) flushAll(ctx context.Context) error {
 
 // flush writes segments of what has landed.
 func (c *committer) flush(ctx context.Context) error {
-	packs := c.up.take()
+	packs := c.up.Take()
 	for len(packs) > 0 {
 		s, chunks := &index.Segment{}, 0
-		for len(packs) > 0 && (len(s.Packs) == 0 || chunks+chunksIn(packs[0]) <= 2*segmentChunks) {
-			chunks += chunksIn(packs[0])
+		for len(packs) > 0 && (len(s.Packs) == 0 || chunks+ChunksIn(packs[0]) <= 2*segmentChunks) {
+			chunks += ChunksIn(packs[0])
 			s.Packs = append(s.Packs, packs[0])
 			packs = packs[1:]
 		}
-		id, err := c.repo.repo.PutSegment(ctx, s)
+		id, err := c.repo.PutSegment(ctx, s)
 		if err != nil {
 			c.up.giveBack(append(s.Packs, packs...))
 			return err
@@ -178,9 +178,9 @@ func (c *committer) flush(ctx context.Context) error {
 
 // rescue makes what an interrupted create uploaded known to the next.
 func (c *committer) rescue(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.repo.Patience.Rescue)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.repo.Patience.Rescue)
 	defer cancel()
 	if err := c.flushAll(ctx); err != nil {
-		c.repo.repo.Logger.Info("what was uploaded is not in the index", "err", err)
+		c.repo.Logger.Info("what was uploaded is not in the index", "err", err)
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package write
 
 import (
 	"context"
@@ -17,24 +17,24 @@ import (
 // Sizes of what is written. See ARCHITECTURE.md, "Frame size", for the
 // measurement behind the first.
 const (
-	frameTarget = 1 << 20  // plaintext bytes of a frame
-	packTarget  = 8 << 20  // stored bytes of a pack
-	packChunks  = 32 << 10 // chunks of a pack: bounds its index
+	FrameTarget = 1 << 20  // plaintext bytes of a frame
+	PackTarget  = 8 << 20  // stored bytes of a pack
+	PackChunks  = 32 << 10 // chunks of a pack: bounds its index
 	flushEvery  = 32 << 20 // plaintext bytes between two times that all lanes are emptied
-	uploads     = 4        // packs uploaded at once
+	Uploads     = 4        // packs uploaded at once
 	localPuts   = 2        // the same where the repository is a folder: there is nothing to wait for
 )
 
-// lane is a run of frames of its own. What a program loads at start and what it
+// Lane is a run of frames of its own. What a program loads at start and what it
 // never loads lie side by side in the tree, in different lanes in the pack: a
 // frame that is fetched for one file then brings files that are needed too, and
 // like compresses with like.
-type lane int
+type Lane int
 
 const lanes = 4
 
-// laneOf goes by the name alone. It decides where bytes lie, nothing else.
-func laneOf(name string) lane {
+// LaneOf goes by the name alone. It decides where bytes lie, nothing else.
+func LaneOf(name string) Lane {
 	switch ext := path.Ext(name); ext {
 	case ".map":
 		return 1
@@ -46,8 +46,8 @@ func laneOf(name string) lane {
 	return 0
 }
 
-// frame is a run of chunks on its way into a pack.
-type frame struct {
+// Frame is a run of chunks on its way into a pack.
+type Frame struct {
 	raw        []byte
 	chunks     []chunk.SizedID
 	stored     []byte
@@ -55,12 +55,12 @@ type frame struct {
 
 	// The frame's place, when the pack that it is in is closed.
 	sealed chan struct{}
-	pack   chunk.PackID
-	at     chunk.Frame
+	Pack   chunk.PackID
+	At     chunk.Frame
 }
 
 // settled reports whether the frame's place is known.
-func (f *frame) settled() bool {
+func (f *Frame) settled() bool {
 	select {
 	case <-f.sealed:
 		return true
@@ -69,52 +69,52 @@ func (f *frame) settled() bool {
 	}
 }
 
-// framer gathers new chunks into frames. It belongs to the assembler.
-type framer struct {
-	pack  *packer
-	open  [lanes]*frame
+// Framer gathers new chunks into frames. It belongs to the assembler.
+type Framer struct {
+	Pack  *packer
+	open  [lanes]*Frame
 	since int // plaintext bytes since all lanes were emptied
 }
 
-// add appends a chunk to a frame, and tells the frame and the chunk's place in it.
-func (fr *framer) add(ctx context.Context, l lane, id chunk.ID, data []byte) (*frame, uint32, error) {
-	if f := fr.open[l]; f != nil && len(f.raw)+len(data) > frameTarget {
+// Add appends a chunk to a frame, and tells the frame and the chunk's place in it.
+func (fr *Framer) Add(ctx context.Context, l Lane, id chunk.ID, data []byte) (*Frame, uint32, error) {
+	if f := fr.open[l]; f != nil && len(f.raw)+len(data) > FrameTarget {
 		if err := fr.emptyLane(ctx, l); err != nil {
 			return nil, 0, err
 		}
 	}
 	if fr.since >= flushEvery {
-		if err := fr.flush(ctx); err != nil {
+		if err := fr.Flush(ctx); err != nil {
 			return nil, 0, err
 		}
 	}
 	f := fr.open[l]
 	if f == nil {
-		f = fr.pack.newFrame()
+		f = fr.Pack.newFrame()
 		fr.open[l] = f
 	}
 	off := uint32(len(f.raw))
 	f.raw = append(f.raw, data...)
 	f.chunks = append(f.chunks, chunk.SizedID{ID: id, Length: uint32(len(data))})
 	fr.since += len(data)
-	if len(f.chunks) >= packChunks/lanes {
+	if len(f.chunks) >= PackChunks/lanes {
 		return f, off, fr.emptyLane(ctx, l)
 	}
 	return f, off, nil
 }
 
-func (fr *framer) emptyLane(ctx context.Context, l lane) error {
+func (fr *Framer) emptyLane(ctx context.Context, l Lane) error {
 	f := fr.open[l]
 	fr.open[l] = nil
 	if f == nil {
 		return nil
 	}
-	return fr.pack.compress(ctx, f)
+	return fr.Pack.compress(ctx, f)
 }
 
-func (fr *framer) flush(ctx context.Context) error {
+func (fr *Framer) Flush(ctx context.Context) error {
 	fr.since = 0
-	for l := range lane(lanes) {
+	for l := range Lane(lanes) {
 		if err := fr.emptyLane(ctx, l); err != nil {
 			return err
 		}
@@ -126,31 +126,31 @@ func (fr *framer) flush(ctx context.Context) error {
 // which they came, and hands packs to the uploader.
 type packer struct {
 	codec  *chunk.Codec
-	up     *uploader
+	up     *Uploader
 	group  *errgroup.Group
 	slots  chan struct{} // frames being compressed
-	frames chan *frame
+	frames chan *Frame
 	raw    *flow.Buffers
 	stored *flow.Buffers
 }
 
-func newPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, up *uploader, workers int) *packer {
+func NewPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, up *Uploader, workers int) *packer {
 	p := &packer{
 		codec: codec, up: up, group: group,
-		slots: make(chan struct{}, workers), frames: make(chan *frame, 2*workers),
+		slots: make(chan struct{}, workers), frames: make(chan *Frame, 2*workers),
 	}
-	p.raw = flow.NewBuffers(lanes+4*workers, frameTarget)
-	p.stored = flow.NewBuffers(4*workers, frameTarget/2)
+	p.raw = flow.NewBuffers(lanes+4*workers, FrameTarget)
+	p.stored = flow.NewBuffers(4*workers, FrameTarget/2)
 	group.Go(func() error { return p.run(ctx) })
 	return p
 }
 
-func (p *packer) newFrame() *frame {
-	return &frame{raw: p.raw.Get(), compressed: make(chan struct{}), sealed: make(chan struct{})}
+func (p *packer) newFrame() *Frame {
+	return &Frame{raw: p.raw.Get(), compressed: make(chan struct{}), sealed: make(chan struct{})}
 }
 
 // compress queues a frame. It waits while enough are being compressed.
-func (p *packer) compress(ctx context.Context, f *frame) error {
+func (p *packer) compress(ctx context.Context, f *Frame) error {
 	if !flow.Send(ctx, p.slots, struct{}{}) {
 		return ctx.Err()
 	}
@@ -176,8 +176,8 @@ func (p *packer) seal(ctx context.Context) error {
 	return nil
 }
 
-// finish says that no frame will come. What came is in packs when the group is done.
-func (p *packer) finish() { close(p.frames) }
+// Finish says that no frame will come. What came is in packs when the group is done.
+func (p *packer) Finish() { close(p.frames) }
 
 func (p *packer) run(ctx context.Context) error {
 	var b *packBuild
@@ -216,31 +216,31 @@ func (p *packer) run(ctx context.Context) error {
 type packBuild struct {
 	*chunk.PackBuilder
 	codec  *chunk.Codec
-	frames []*frame
+	frames []*Frame
 	chunks int
 }
 
-func (b *packBuild) add(f *frame) {
-	f.at = b.Add(f.stored, f.chunks)
+func (b *packBuild) add(f *Frame) {
+	f.At = b.Add(f.stored, f.chunks)
 	b.frames = append(b.frames, f)
 	b.chunks += len(f.chunks)
 }
 
-func (b *packBuild) full() bool { return b.Size() >= packTarget || b.chunks >= packChunks }
+func (b *packBuild) full() bool { return b.Size() >= PackTarget || b.chunks >= PackChunks }
 
 // seal ends the pack, tells its frames where they are, and queues its upload.
-func (b *packBuild) seal(ctx context.Context, up *uploader) (chunk.PackID, error) {
+func (b *packBuild) seal(ctx context.Context, up *Uploader) (chunk.PackID, error) {
 	id, data, idx := b.Finish(b.codec)
 	for _, f := range b.frames {
-		f.pack = id
+		f.Pack = id
 		f.chunks = nil
 		close(f.sealed)
 	}
 	return id, up.put(ctx, index.Pack{ID: id, Size: int64(len(data)), Index: idx}, data)
 }
 
-// uploader puts packs into the repository, several at once.
-type uploader struct {
+// Uploader puts packs into the repository, several at once.
+type Uploader struct {
 	store remote.Store
 	group *errgroup.Group
 	slots chan struct{}
@@ -252,31 +252,31 @@ type uploader struct {
 	stored  int64        // bytes put
 
 	onPut  func(pack index.Pack, data []byte) // may be nil; called before data is reused
-	onLand func(ctx context.Context) error    // called when a pack has landed
-	busy   func(delta int, moved int64)       // for progress
+	OnLand func(ctx context.Context) error    // called when a pack has landed
+	Busy   func(delta int, moved int64)       // for progress
 }
 
-func newUploader(store remote.Store, group *errgroup.Group, uploads int) *uploader {
-	return &uploader{
+func NewUploader(store remote.Store, group *errgroup.Group, uploads int) *Uploader {
+	return &Uploader{
 		store: store, group: group, slots: make(chan struct{}, uploads),
-		bufs: flow.NewBuffers(uploads+1, packTarget+packTarget/4),
+		bufs: flow.NewBuffers(uploads+1, PackTarget+PackTarget/4),
 	}
 }
 
-func (up *uploader) newPack(codec *chunk.Codec, kind chunk.PackKind) *packBuild {
+func (up *Uploader) newPack(codec *chunk.Codec, kind chunk.PackKind) *packBuild {
 	return &packBuild{PackBuilder: chunk.NewPackBuilder(kind, up.bufs.Get()), codec: codec}
 }
 
 // put uploads a pack in the background. It waits while enough are on their way,
 // and owns data from then on.
-func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error {
+func (up *Uploader) put(ctx context.Context, pack index.Pack, data []byte) error {
 	if !flow.Send(ctx, up.slots, struct{}{}) {
 		return ctx.Err()
 	}
-	up.busy(1, 0)
+	up.Busy(1, 0)
 	up.group.Go(func() error {
 		size := int64(len(data))
-		defer func() { <-up.slots; up.busy(-1, size) }()
+		defer func() { <-up.slots; up.Busy(-1, size) }()
 		if err := up.store.Put(ctx, repo.PackName(pack.ID), data); err != nil {
 			return fmt.Errorf("uploading a pack: %w", err)
 		}
@@ -285,28 +285,28 @@ func (up *uploader) put(ctx context.Context, pack index.Pack, data []byte) error
 		}
 		up.land(pack, size)
 		up.bufs.Put(data)
-		return up.onLand(ctx)
+		return up.OnLand(ctx)
 	})
 	return nil
 }
 
-func (up *uploader) land(pack index.Pack, size int64) {
+func (up *Uploader) land(pack index.Pack, size int64) {
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	up.stored += size
 	up.landed = append(up.landed, pack)
-	up.inPacks += chunksIn(pack)
+	up.inPacks += ChunksIn(pack)
 }
 
-func chunksIn(pack index.Pack) (n int) {
+func ChunksIn(pack index.Pack) (n int) {
 	for _, f := range pack.Index.Frames {
 		n += len(f.Chunks)
 	}
 	return n
 }
 
-// take gives what has landed since it was called last.
-func (up *uploader) take() []index.Pack {
+// Take gives what has landed since it was called last.
+func (up *Uploader) Take() []index.Pack {
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	packs := up.landed
@@ -315,24 +315,24 @@ func (up *uploader) take() []index.Pack {
 }
 
 // giveBack undoes take for packs of which no segment was written.
-func (up *uploader) giveBack(packs []index.Pack) {
+func (up *Uploader) giveBack(packs []index.Pack) {
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	up.landed = append(up.landed, packs...)
 	for _, p := range packs {
-		up.inPacks += chunksIn(p)
+		up.inPacks += ChunksIn(p)
 	}
 }
 
 // waiting counts the chunks and packs that have landed and are in no segment.
-func (up *uploader) waiting() (packs, chunks int) {
+func (up *Uploader) waiting() (packs, chunks int) {
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	return len(up.landed), up.inPacks
 }
 
-// storedBytes is how much was put.
-func (up *uploader) storedBytes() int64 {
+// StoredBytes is how much was put.
+func (up *Uploader) StoredBytes() int64 {
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	return up.stored

@@ -1,4 +1,4 @@
-package engine
+package write
 
 import (
 	"context"
@@ -21,13 +21,13 @@ const looksAtOnce = 32
 type witness int
 
 const (
-	byIndex    witness = iota // which may not know yet that they have gone
-	byManifest                // which needs them
-	byCache                   // and a manifest: this machine has written or read them before
+	ByIndex    witness = iota // which may not know yet that they have gone
+	ByManifest                // which needs them
+	ByCache                   // and a manifest: this machine has written or read them before
 )
 
-// packsNamed gives the packs that a manifest names.
-func packsNamed(m *manifest.Manifest) []repo.SizedPack {
+// PacksNamed gives the packs that a manifest names.
+func PacksNamed(m *manifest.Manifest) []repo.SizedPack {
 	all := make([]repo.SizedPack, len(m.Packs))
 	for i := range m.Packs {
 		all[i].Id = m.Packs[i].ID
@@ -35,13 +35,13 @@ func packsNamed(m *manifest.Manifest) []repo.SizedPack {
 	return all
 }
 
-// present makes sure that packs which a writer takes over are in the store: one Stat
+// Present makes sure that packs which a writer takes over are in the store: one Stat
 // each, once, in parallel, in the background. It does not wait for the answers, which
 // check does. A pack that is missing, or of another size than known, is barred.
 //
 // Where this machine has not seen them before the footer is looked at too: that an object
 // is there does not say that it is a pack.
-func (g *guard) present(by witness, packs ...repo.SizedPack) {
+func (g *Guard) Present(by witness, packs ...repo.SizedPack) {
 	for _, p := range packs {
 		if !g.isNew(p) {
 			continue
@@ -62,7 +62,7 @@ func (g *guard) present(by witness, packs ...repo.SizedPack) {
 }
 
 // isNew notes a pack, and reports whether it is news.
-func (g *guard) isNew(p repo.SizedPack) bool {
+func (g *Guard) isNew(p repo.SizedPack) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, ok := g.known[p.Id]; ok {
@@ -73,30 +73,30 @@ func (g *guard) isNew(p repo.SizedPack) bool {
 }
 
 // ask bars a pack if it is not there, or not what it was.
-func (g *guard) ask(ctx context.Context, p repo.SizedPack, by witness) error {
-	bad, err := g.inspect(ctx, p, by != byCache)
+func (g *Guard) ask(ctx context.Context, p repo.SizedPack, by witness) error {
+	bad, err := g.inspect(ctx, p, by != ByCache)
 	if err != nil || bad == nil {
 		return err
 	}
 	// One that was repacked has a tombstone as long as a manifest names it.
-	if err := g.ready(ctx); err != nil {
+	if err := g.Ready(ctx); err != nil {
 		return err
 	}
 	doomed := g.bars(p.Id)
-	if ix, err := g.repo.repo.OpenIndex(); err == nil {
+	if ix, err := g.repo.OpenIndex(); err == nil {
 		if errors.Is(bad, remote.ErrNotExist) {
 			ix.Forget(p.Id)
 		}
 		ix.Exclude([]chunk.PackID{p.Id})
 	}
-	if !doomed && g.tellBad != nil && (by != byIndex || !errors.Is(bad, remote.ErrNotExist)) {
+	if !doomed && g.tellBad != nil && (by != ByIndex || !errors.Is(bad, remote.ErrNotExist)) {
 		g.tellBad(fmt.Errorf("%w: pack %v: %w; what it held is stored again, and 'snapctl verify' names the snapshots that need it", snapshot.ErrIntegrity, p.Id, bad))
 	}
 	return nil
 }
 
 // bars bars a pack, and reports whether it was barred before.
-func (g *guard) bars(id chunk.PackID) bool {
+func (g *Guard) bars(id chunk.PackID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, before := g.barred[id]
@@ -106,13 +106,13 @@ func (g *guard) bars(id chunk.PackID) bool {
 
 // inspect says what is wrong with a pack, nil for nothing. Where the size is known the
 // footer is read side by side with the Stat.
-func (g *guard) inspect(ctx context.Context, p repo.SizedPack, foot bool) (bad, err error) {
+func (g *Guard) inspect(ctx context.Context, p repo.SizedPack, foot bool) (bad, err error) {
 	var reading sync.WaitGroup
 	var footBad, footErr error
 	if foot && p.Size > 0 {
 		reading.Go(func() { footBad, footErr = g.footer(ctx, p) })
 	}
-	info, err := g.repo.repo.Store.Stat(ctx, repo.PackName(p.Id))
+	info, err := g.repo.Store.Stat(ctx, repo.PackName(p.Id))
 	reading.Wait()
 	switch {
 	case errors.Is(err, remote.ErrNotExist):
@@ -132,12 +132,12 @@ func (g *guard) inspect(ctx context.Context, p repo.SizedPack, foot bool) (bad, 
 }
 
 // footer says what is wrong with the end of a pack of that size.
-func (g *guard) footer(ctx context.Context, p repo.SizedPack) (bad, err error) {
+func (g *Guard) footer(ctx context.Context, p repo.SizedPack) (bad, err error) {
 	if p.Size < chunk.PackHeaderSize+chunk.PackFooterSize {
 		return fmt.Errorf("%w: %d bytes", chunk.ErrNotPack, p.Size), nil
 	}
 	b := make([]byte, chunk.PackFooterSize)
-	err = g.repo.repo.Store.ReadAt(ctx, repo.PackName(p.Id), p.Size-int64(len(b)), b)
+	err = g.repo.Store.ReadAt(ctx, repo.PackName(p.Id), p.Size-int64(len(b)), b)
 	if fsys.IsAny(err, remote.ErrNotExist, remote.ErrShort) {
 		return err, nil
 	}

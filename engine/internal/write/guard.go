@@ -1,4 +1,4 @@
-package engine
+package write
 
 import (
 	"context"
@@ -27,9 +27,9 @@ import (
 //  3. check, when all that it refers to is known and durable, and commit at once;
 //  4. late, when it has committed: if that fails, take the commit back.
 //
-// With errAnew it begins anew, with another guard that takes over what this one knows.
-type guard struct {
-	repo    *Repository
+// With ErrAnew it begins anew, with another guard that takes over what this one knows.
+type Guard struct {
+	repo    *repo.Repo
 	ctx     context.Context // of work in the background
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
@@ -51,18 +51,18 @@ type guard struct {
 	tellBad func(error)               // told of packs that a snapshot may have lost; may be nil
 }
 
-// errAnew: what was found in the repository may be gone before it is committed.
-var errAnew = errors.New("packs that it needs are gone, or are being garbage collected")
+// ErrAnew: what was found in the repository may be gone before it is committed.
+var ErrAnew = errors.New("packs that it needs are gone, or are being garbage collected")
 
-// anewTries is how often a writer begins before it gives up.
-const anewTries = 4
+// AnewTries is how often a writer begins before it gives up.
+const AnewTries = 4
 
-// asksAtOnce is how many packs are asked for in parallel.
-const asksAtOnce = 16
+// AsksAtOnce is how many packs are asked for in parallel.
+const AsksAtOnce = 16
 
-// newGuard makes a guard. before, if not nil, is that of a run that had to begin anew.
-func (r *Repository) newGuard(before *guard) *guard {
-	g := &guard{
+// NewGuard makes a guard. before, if not nil, is that of a run that had to begin anew.
+func NewGuard(r *repo.Repo, before *Guard) *Guard {
+	g := &Guard{
 		repo: r, first: make(chan struct{}),
 		read: map[string]bool{}, barred: map[chunk.PackID]struct{}{}, known: map[chunk.PackID]int64{},
 		asks: make(chan struct{}, looksAtOnce),
@@ -78,22 +78,22 @@ func (r *Repository) newGuard(before *guard) *guard {
 }
 
 // fresh is how long ago a reading may have begun for check to do without another.
-func (g *guard) fresh() time.Duration { return min(g.repo.repo.Grace()/100, 5*time.Second) }
+func (g *Guard) fresh() time.Duration { return min(g.repo.Grace()/100, 5*time.Second) }
 
-// start begins to read tombstones, in the background, until stop.
-func (g *guard) start(ctx context.Context) {
+// Start begins to read tombstones, in the background, until stop.
+func (g *Guard) Start(ctx context.Context) {
 	g.ctx, g.cancel = context.WithCancel(ctx)
-	g.started = g.repo.repo.Uptime()
-	g.repo.repo.Ahead.Forget() // a manifest that was read before may have gone since
+	g.started = g.repo.Uptime()
+	g.repo.Ahead.Forget() // a manifest that was read before may have gone since
 	g.began = g.started
 	g.work.Go(func() {
 		if err := g.readTombstones(g.ctx, g.started); err != nil {
 			g.fail(err)
 		}
 		close(g.first)
-		ticks := g.repo.repo.GuardTicks // of a test
+		ticks := g.repo.GuardTicks // of a test
 		if ticks == nil {
-			t := time.NewTicker(g.repo.repo.Grace() / 4)
+			t := time.NewTicker(g.repo.Grace() / 4)
 			defer t.Stop()
 			ticks = t.C
 		}
@@ -104,22 +104,22 @@ func (g *guard) start(ctx context.Context) {
 			case <-ticks:
 			}
 			// What fails is for check to do again, while there is time.
-			if err := g.readTombstones(g.ctx, g.repo.repo.Uptime()); err != nil && g.ctx.Err() == nil {
-				g.repo.repo.Logger.Info("reading tombstones", "err", err)
+			if err := g.readTombstones(g.ctx, g.repo.Uptime()); err != nil && g.ctx.Err() == nil {
+				g.repo.Logger.Info("reading tombstones", "err", err)
 			}
 		}
 	})
 }
 
-// stop ends what is done in the background.
-func (g *guard) stop() {
+// Stop ends what is done in the background.
+func (g *Guard) Stop() {
 	g.cancel()
 	g.work.Wait()
 	g.asking.Wait()
 }
 
 // fail says that nothing can be promised any more.
-func (g *guard) fail(err error) {
+func (g *Guard) fail(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.err == nil {
@@ -127,14 +127,14 @@ func (g *guard) fail(err error) {
 	}
 }
 
-func (g *guard) failed() error {
+func (g *Guard) failed() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.err
 }
 
-// ready waits for the first reading.
-func (g *guard) ready(ctx context.Context) error {
+// Ready waits for the first reading.
+func (g *Guard) Ready(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -145,7 +145,7 @@ func (g *guard) ready(ctx context.Context) error {
 
 // readTombstones reads those that are new. Readings must not lie further apart than
 // half a grace: a tombstone is there for longer than that.
-func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
+func (g *Guard) readTombstones(ctx context.Context, began time.Duration) error {
 	g.reading.Lock()
 	defer g.reading.Unlock()
 	g.mu.Lock()
@@ -154,19 +154,19 @@ func (g *guard) readTombstones(ctx context.Context, began time.Duration) error {
 	if err := g.readNew(ctx); err != nil {
 		return err
 	}
-	ended := g.repo.repo.Uptime()
+	ended := g.repo.Uptime()
 	g.mu.Lock()
 	g.began = max(g.began, began)
 	g.mu.Unlock()
-	if ended-before > g.repo.repo.Grace()/2 {
-		g.fail(fmt.Errorf("%w: it was stopped, or could not read tombstones, for %v", errAnew, (ended - before).Round(time.Second)))
+	if ended-before > g.repo.Grace()/2 {
+		g.fail(fmt.Errorf("%w: it was stopped, or could not read tombstones, for %v", ErrAnew, (ended - before).Round(time.Second)))
 	}
 	return nil
 }
 
 // readNew reads the tombstones that there are and that were not read before.
-func (g *guard) readNew(ctx context.Context) error {
-	names, err := g.repo.repo.ListTombstones(ctx)
+func (g *Guard) readNew(ctx context.Context) error {
+	names, err := g.repo.ListTombstones(ctx)
 	if err != nil {
 		return err
 	}
@@ -174,17 +174,17 @@ func (g *guard) readNew(ctx context.Context) error {
 	for _, name := range names {
 		all[strings.TrimPrefix(name, repo.GcPrefix)] = true
 	}
-	for _, id := range g.repo.repo.Cache.Names("tombstones") {
+	for _, id := range g.repo.Cache.Names("tombstones") {
 		if repo.ValidUUID(id) && !all[id] {
-			g.repo.repo.Cache.Remove("tombstones", id)
+			g.repo.Cache.Remove("tombstones", id)
 		}
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return g.read[name] })
 	eg, ectx := errgroup.WithContext(ctx)
-	eg.SetLimit(asksAtOnce)
+	eg.SetLimit(AsksAtOnce)
 	for _, name := range names {
 		eg.Go(func() error {
-			t, err := g.repo.repo.Tombstone(ectx, name)
+			t, err := g.repo.Tombstone(ectx, name)
 			if errors.Is(err, remote.ErrNotExist) {
 				// Its packs have been gone for a grace: for longer than this writer
 				// can have known of them.
@@ -206,7 +206,7 @@ func (g *guard) readNew(ctx context.Context) error {
 }
 
 // bar notes the packs of a tombstone.
-func (g *guard) bar(t *repo.Tombstone) {
+func (g *Guard) bar(t *repo.Tombstone) {
 	ids := make([]chunk.PackID, len(t.Packs))
 	g.mu.Lock()
 	for i := range t.Packs {
@@ -221,7 +221,7 @@ func (g *guard) bar(t *repo.Tombstone) {
 }
 
 // tell has f told of all packs that are doomed, those known already at once.
-func (g *guard) tell(f func([]chunk.PackID)) {
+func (g *Guard) tell(f func([]chunk.PackID)) {
 	g.mu.Lock()
 	g.learned = f
 	ids := slices.Collect(maps.Keys(g.barred))
@@ -231,16 +231,16 @@ func (g *guard) tell(f func([]chunk.PackID)) {
 	}
 }
 
-// refuses reports whether a pack must not be referred to.
-func (g *guard) refuses(pack chunk.PackID) bool {
+// Refuses reports whether a pack must not be referred to.
+func (g *Guard) Refuses(pack chunk.PackID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, ok := g.barred[pack]
 	return ok
 }
 
-// refusesAny reports whether one of the packs must not be referred to.
-func (g *guard) refusesAny(packs []manifest.PackUse) bool {
+// RefusesAny reports whether one of the packs must not be referred to.
+func (g *Guard) RefusesAny(packs []manifest.PackUse) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i := range packs {
@@ -251,15 +251,15 @@ func (g *guard) refusesAny(packs []manifest.PackUse) bool {
 	return false
 }
 
-// vouch says that a pack is sure to be there: this run has put it.
-func (g *guard) vouch(pack chunk.PackID, size int64) {
+// Vouch says that a pack is sure to be there: this run has put it.
+func (g *Guard) Vouch(pack chunk.PackID, size int64) {
 	g.mu.Lock()
 	g.known[pack] = size
 	g.mu.Unlock()
 }
 
-// sizes gives packs with what is known of their sizes.
-func (g *guard) sizes(packs []manifest.PackUse) []repo.SizedPack {
+// Sizes gives packs with what is known of their sizes.
+func (g *Guard) Sizes(packs []manifest.PackUse) []repo.SizedPack {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := make([]repo.SizedPack, len(packs))
@@ -269,26 +269,26 @@ func (g *guard) sizes(packs []manifest.PackUse) []repo.SizedPack {
 	return all
 }
 
-// refresh reads tombstones again, if the last reading began too long ago for check.
+// Refresh reads tombstones again, if the last reading began too long ago for check.
 // It is called when what is referred to is known, and goes side by side with the last
 // uploads.
-func (g *guard) refresh(ctx context.Context) error {
-	if err := g.ready(ctx); err != nil {
+func (g *Guard) Refresh(ctx context.Context) error {
+	if err := g.Ready(ctx); err != nil {
 		return err
 	}
 	g.mu.Lock()
 	began := g.began
 	g.mu.Unlock()
-	now := g.repo.repo.Uptime()
+	now := g.repo.Uptime()
 	if now-began <= g.fresh() {
 		return nil
 	}
 	return g.readTombstones(ctx, now)
 }
 
-// check says whether a manifest with these packs may be put, within half a grace.
-func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
-	if err := g.refresh(ctx); err != nil {
+// Check says whether a manifest with these packs may be put, within half a grace.
+func (g *Guard) Check(ctx context.Context, packs []manifest.PackUse) error {
+	if err := g.Refresh(ctx); err != nil {
 		return err
 	}
 	g.asking.Wait()
@@ -298,11 +298,11 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 	g.mu.Lock()
 	g.checked = g.began // before what was read is looked at: more may come meanwhile
 	g.mu.Unlock()
-	if g.refusesAny(packs) {
-		return errAnew
+	if g.RefusesAny(packs) {
+		return ErrAnew
 	}
 	if g.overdue() {
-		return fmt.Errorf("%w: it was stopped for too long", errAnew)
+		return fmt.Errorf("%w: it was stopped for too long", ErrAnew)
 	}
 	return nil
 }
@@ -310,19 +310,19 @@ func (g *guard) check(ctx context.Context, packs []manifest.PackUse) error {
 // overdue reports whether the reading that check went by began so long ago that what
 // was doomed since may be gone. Readings in the background go on while a manifest is
 // being put, and what they find nobody has looked at.
-func (g *guard) overdue() bool {
+func (g *Guard) overdue() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.repo.repo.Uptime()-g.checked > g.repo.repo.Grace()/2
+	return g.repo.Uptime()-g.checked > g.repo.Grace()/2
 }
 
-// late says whether a manifest with these packs, which was put after check, may stay:
+// Late says whether a manifest with these packs, which was put after check, may stay:
 // if putting it took too long, a collector may have looked before it was there.
-func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
+func (g *Guard) Late(ctx context.Context, packs []manifest.PackUse) error {
 	if !g.overdue() {
 		return nil
 	}
-	g.repo.repo.Logger.Warn("committing took longer than half a grace, looking again")
+	g.repo.Logger.Warn("committing took longer than half a grace, looking again")
 	g.reading.Lock()
 	err := g.readNew(ctx)
 	g.reading.Unlock()
@@ -331,14 +331,14 @@ func (g *guard) late(ctx context.Context, packs []manifest.PackUse) error {
 	}
 	eg, ectx := errgroup.WithContext(ctx)
 	eg.SetLimit(looksAtOnce)
-	for _, p := range g.sizes(packs) {
-		eg.Go(func() error { return g.ask(ectx, p, byCache) })
+	for _, p := range g.Sizes(packs) {
+		eg.Go(func() error { return g.ask(ectx, p, ByCache) })
 	}
 	if err := eg.Wait(); err != nil {
 		return err
 	}
-	if g.refusesAny(packs) {
-		return errAnew
+	if g.RefusesAny(packs) {
+		return ErrAnew
 	}
 	return nil
 }
