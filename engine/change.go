@@ -221,10 +221,6 @@ func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *ma
 	return err == nil, err
 }
 
-// expirySlack is how long after its expiry, by the clock of the store, a snapshot is
-// left alone by garbage collection: a note that is durable by then is seen in time.
-func (r *Repository) expirySlack() time.Duration { return min(r.repo.Grace()/2, 15*time.Minute) }
-
 // coarse is how far the store's times may be rounded down.
 const coarse = time.Second
 
@@ -275,7 +271,7 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 	if err != nil || old.ExpiresAt == nil {
 		return err
 	}
-	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.expirySlack())) {
+	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.repo.ExpirySlack())) {
 		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", snapshot.ErrExpired, old.ExpiresAt.Format(repo.TimeFormat), done.Format(repo.TimeFormat))
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -111,7 +112,7 @@ func TestClocks(t *testing.T) {
 			if !about(*all.ExpiresAt, time.Now().Add(40*time.Minute)) {
 				t.Errorf("%v ahead: extended until %v", ahead, all.ExpiresAt)
 			}
-			rep, err := right.GC(t.Context(), nil)
+			rep, err := gc.Run(t.Context(), right.repo, nil)
 			must(t, err)
 			if len(rep.Removed) > 0 {
 				t.Errorf("%v ahead: removed %v", ahead, rep.Removed)

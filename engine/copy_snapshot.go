@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
@@ -446,7 +447,7 @@ func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.
 		})
 		switch {
 		case !needs:
-		case len(names) < maxTold:
+		case len(names) < gc.MaxTold:
 			names = append(names, fmt.Sprintf("%q", e.Path()))
 		default:
 			more++

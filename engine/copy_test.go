@@ -18,6 +18,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -114,7 +115,7 @@ func packsAreUsed(t testing.TB, r *Repository, m *manifest.Manifest) {
 func storedTwice(t testing.TB, r *Repository) (twice int) {
 	t.Helper()
 	seen := map[chunk.ID]bool{}
-	must(t, r.repo.Store.List(t.Context(), packsPrefix, func(o remote.Info) error {
+	must(t, r.repo.Store.List(t.Context(), gc.PacksPrefix, func(o remote.Info) error {
 		id, err := chunk.ParsePackID(o.Name[strings.LastIndexByte(o.Name, '/')+1:])
 		must(t, err)
 		x, err := r.repo.PackIndex(t.Context(), id, o.Size)
@@ -375,7 +376,7 @@ func TestCopyContinued(t *testing.T) {
 			away := errors.New("away")
 			var puts atomic.Int64
 			there.fail(func(op remote.Op, name string) remote.Fault {
-				if op == remote.OpPut && strings.HasPrefix(name, packsPrefix) && puts.Add(1) == 4 {
+				if op == remote.OpPut && strings.HasPrefix(name, gc.PacksPrefix) && puts.Add(1) == 4 {
 					if interrupted {
 						cancel()
 					} else {
@@ -473,7 +474,7 @@ func TestCopyTwice(t *testing.T) {
 func TestCopyTaken(t *testing.T) {
 	w, from := emptyRepo(t)
 	id := complete(t, from, manyFiles(w.place, "src"), nil).ID
-	for _, before := range []string{packsPrefix, manifest.Prefix} {
+	for _, before := range []string{gc.PacksPrefix, manifest.Prefix} {
 		there, to := emptyRepo(t)
 		other := there.open()
 		lost := errors.New("lost")
@@ -536,7 +537,7 @@ func TestCopyStale(t *testing.T) {
 			copyTo(t, from, to, first)
 			must(t, there.remove(to, first))
 			there.pass(yardGrace + time.Second)
-			old := there.objects(packsPrefix)
+			old := there.objects(gc.PacksPrefix)
 			collector := there.enter()
 			there.at(remote.OpPut, manifest.Prefix, func() {
 				collect(there, collector)
@@ -732,12 +733,12 @@ func TestCopyAndGC(t *testing.T) {
 	copyTo(t, from, to, id)
 	must(t, there.remove(to, id))
 	there.pass(yardGrace + time.Second)
-	old := there.objects(packsPrefix)
+	old := there.objects(gc.PacksPrefix)
 	writeFile(t, src+"/new", random(7, 1000))
 	second := complete(t, from, src, nil).ID
 	wantSecond := scan(t, src)
 	collector := there.enter()
-	there.at(remote.OpPut, packsPrefix, func() {
+	there.at(remote.OpPut, gc.PacksPrefix, func() {
 		there.gc(collector, nil)
 		there.pass(time.Minute)
 		// Its source is removed meanwhile, and collected as far as that goes.

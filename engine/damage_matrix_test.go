@@ -16,6 +16,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -246,7 +247,7 @@ var operations = []operation{
 		return err
 	}},
 	{"gc", func(d *damagedRepository, r *Repository) error {
-		_, err := r.GC(d.Context(), &GCOptions{DryRun: true})
+		_, err := gc.Run(d.Context(), r.repo, &snapshot.GCOptions{DryRun: true})
 		return err
 	}},
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -52,7 +53,7 @@ func TestGCKeepsTheChanged(t *testing.T) {
 	_, err = other.Change(t.Context(), &Changes{Pin: true}, id.String())
 	must(t, err)
 	must(t, y.mem.Delete(t.Context(), names[0])) // by its class's lifecycle rule
-	if rep, err := other.GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), "missing") {
+	if rep, err := gc.Run(t.Context(), other.repo, nil); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), "missing") {
 		t.Errorf("%+v, %v", rep, err)
 	}
 	if left := y.objects(manifest.Prefix); len(left) != 1 || left[0] != id.KeptName() {
@@ -70,7 +71,7 @@ func TestGCKeepsNotesOfTheNew(t *testing.T) {
 	var manifests, notes sync.Once
 	y.fail(func(op remote.Op, name string) remote.Fault {
 		switch {
-		case op == remote.OpList && name == packsPrefix:
+		case op == remote.OpList && name == gc.PacksPrefix:
 			manifests.Do(func() { close(listed) })
 		case op == remote.OpList && name == manifest.NotePrefix:
 			notes.Do(func() {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -81,7 +82,7 @@ func TestGCDamagedNote(t *testing.T) {
 	must(t, y.mem.Replace(t.Context(), note, []byte("nonsense")))
 	y.pass(10 * time.Hour)
 	before := y.objects("")
-	if rep, err := y.enter().GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {
+	if rep, err := gc.Run(t.Context(), y.enter().repo, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("%+v, %v", rep, err)
 	}
 	if after := y.objects(""); !slices.Equal(before, after) {
@@ -136,7 +137,7 @@ func TestGCExtend(t *testing.T) {
 			}
 			return remote.Fault{}
 		})
-		rep, err := collector.GC(t.Context(), nil)
+		rep, err := gc.Run(t.Context(), collector.repo, nil)
 		must(t, err)
 		if len(rep.Removed) > 0 {
 			collected++

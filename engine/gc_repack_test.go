@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -37,26 +38,26 @@ func thinned(t testing.TB) (y *yard, r *Repository, dir string, id manifest.ID, 
 	return y, r, dir, id, pack
 }
 
-func (y *yard) has(pack string) bool { return slices.Contains(y.objects(packsPrefix), pack) }
+func (y *yard) has(pack string) bool { return slices.Contains(y.objects(gc.PacksPrefix), pack) }
 
 // TestGCRepack: of a pack of which little is needed that is written anew, and the pack
 // goes. The snapshot goes on naming it, and is read where it is now.
 func TestGCRepack(t *testing.T) {
 	y, r, dir, id, pack := thinned(t)
 	want := scan(t, dir)
-	dry := y.gc(r, &GCOptions{DryRun: true})
+	dry := y.gc(r, &snapshot.GCOptions{DryRun: true})
 	if dry.Repacked.Packs != 0 { // no time has passed that anybody saw
 		t.Errorf("%+v", dry)
 	}
-	if rep := y.gc(r, &GCOptions{Repack: 0.1}); rep.Repacked.Packs != 0 {
+	if rep := y.gc(r, &snapshot.GCOptions{Repack: 0.1}); rep.Repacked.Packs != 0 {
 		t.Errorf("below the threshold: %+v", rep)
 	}
 	for _, share := range []float64{0.91, math.Inf(1), math.NaN()} {
-		if _, err := r.GC(t.Context(), &GCOptions{Repack: share}); !errors.Is(err, snapshot.ErrInvalid) {
+		if _, err := gc.Run(t.Context(), r.repo, &snapshot.GCOptions{Repack: share}); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v: %v", share, err)
 		}
 	}
-	if rep := y.gc(r, &GCOptions{Repack: -1}); rep.Repacked.Packs != 0 {
+	if rep := y.gc(r, &snapshot.GCOptions{Repack: -1}); rep.Repacked.Packs != 0 {
 		t.Errorf("never: %+v", rep)
 	}
 	rep := y.gc(r, nil)
@@ -281,7 +282,7 @@ func TestGCRepackKilled(t *testing.T) {
 				}
 				return remote.Fault{}
 			})
-			_, err := r.GC(t.Context(), nil)
+			_, err := gc.Run(t.Context(), r.repo, nil)
 			y.heal()
 			if err != nil && !errors.Is(err, killed) {
 				t.Fatalf("killed at operation %d: %v", n, err)
@@ -317,10 +318,10 @@ func TestGCRepackTargetGone(t *testing.T) {
 	for _, missing := range []bool{true, false} {
 		y, r, dir, id, pack := thinned(t)
 		want := scan(t, dir)
-		before := y.objects(packsPrefix)
+		before := y.objects(gc.PacksPrefix)
 		y.gc(r, nil)
 		var target string
-		for _, name := range y.objects(packsPrefix) {
+		for _, name := range y.objects(gc.PacksPrefix) {
 			if !slices.Contains(before, name) {
 				target = name
 			}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -99,7 +100,7 @@ func TestGCScale(t *testing.T) {
 	for _, round := range []string{"dooms, and puts segments together", "has nothing to do", "deletes", "has nothing to do"} {
 		debug.FreeOSMemory()
 		grown := watchMemory(t)
-		rep, err := r.GC(t.Context(), nil)
+		rep, err := gc.Run(t.Context(), r.repo, nil)
 		memory := grown()
 		must(t, err)
 		t.Logf("a run that %s: %v, %d MB more than before; %+v", round, rep.Duration.Round(time.Millisecond), memory/1e6, rep)

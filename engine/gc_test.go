@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -84,9 +85,9 @@ func (y *yard) dirOf(name string, files int) string {
 	return y.path(name)
 }
 
-func (y *yard) gc(r *Repository, opts *GCOptions) *GCReport {
+func (y *yard) gc(r *Repository, opts *snapshot.GCOptions) *snapshot.GCReport {
 	y.Helper()
-	rep, err := r.GC(context.Background(), opts)
+	rep, err := gc.Run(context.Background(), r.repo, opts)
 	must(y, err)
 	for _, w := range rep.Waiting {
 		if w.From.Before(rep.Time) {
@@ -130,7 +131,7 @@ func (y *yard) exactly(want map[string]bool) {
 
 func (y *yard) packsAre(want map[string]bool) {
 	y.Helper()
-	if got := y.objects(packsPrefix); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+	if got := y.objects(gc.PacksPrefix); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
 		y.Errorf("packs %v\nwant %v", got, slices.Sorted(maps.Keys(want)))
 	}
 }
@@ -197,7 +198,7 @@ func TestGC(t *testing.T) {
 		t.Errorf("%d packs are of no use: %+v", dead, rep)
 	}
 	y.pass(yardGrace)
-	if rep = y.gc(r, nil); rep.Freed.Packs != 0 || rep.Doomed.Packs != 0 || rep.Waiting[0].Packs != dead || len(y.objects(packsPrefix)) != len(all) {
+	if rep = y.gc(r, nil); rep.Freed.Packs != 0 || rep.Doomed.Packs != 0 || rep.Waiting[0].Packs != dead || len(y.objects(gc.PacksPrefix)) != len(all) {
 		t.Errorf("not longer than a grace: %+v", rep)
 	}
 	y.pass(time.Second)
@@ -238,7 +239,7 @@ func TestGCDryRun(t *testing.T) {
 		}
 		return remote.Fault{}
 	})
-	rep := y.gc(dry, &GCOptions{DryRun: true})
+	rep := y.gc(dry, &snapshot.GCOptions{DryRun: true})
 	y.heal()
 	real := y.gc(r, nil)
 	if !rep.DryRun || len(rep.Removed) != 1 || rep.Removed[0] != first || rep.Doomed != real.Doomed || rep.Doomed.Packs == 0 || rep.Live != real.Live {
@@ -246,7 +247,7 @@ func TestGCDryRun(t *testing.T) {
 	}
 	y.pass(yardGrace + time.Second)
 	complete(t, r, y.dirOf("d", 1), nil)
-	rep = y.gc(dry, &GCOptions{DryRun: true})
+	rep = y.gc(dry, &snapshot.GCOptions{DryRun: true})
 	if rep.Freed != real.Doomed || rep.SegmentsAfter >= rep.SegmentsBefore {
 		t.Errorf("%+v", rep)
 	}
@@ -299,7 +300,7 @@ func TestGCKilled(t *testing.T) {
 					}
 					return remote.Fault{}
 				})
-				_, err := r.GC(t.Context(), nil)
+				_, err := gc.Run(t.Context(), r.repo, nil)
 				y.heal()
 				if err != nil && !errors.Is(err, killed) {
 					t.Fatalf("killed at operation %d: %v", n, err)
@@ -376,7 +377,7 @@ func TestGCMissingPack(t *testing.T) {
 	}
 	must(t, y.mem.Delete(t.Context(), pack))
 	before := y.objects("")
-	_, err = r.GC(t.Context(), nil)
+	_, err = gc.Run(t.Context(), r.repo, nil)
 	if !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), id.String()) || !strings.Contains(err.Error(), pack[len("packs/00/"):]) {
 		t.Errorf("%v", err)
 	}
@@ -388,7 +389,7 @@ func TestGCMissingPack(t *testing.T) {
 	must(t, err)
 	other := complete(t, r, y.dirOf("c", 1), nil).ID
 	must(t, y.mem.Replace(t.Context(), other.ObjectName(), []byte("nonsense")))
-	if _, err = y.enter().GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), other.String()) {
+	if _, err = gc.Run(t.Context(), y.enter().repo, nil); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), other.String()) {
 		t.Errorf("%v", err)
 	}
 	// With it out of the way.
@@ -466,7 +467,7 @@ func TestGCSegments(t *testing.T) {
 	y := newYard(t)
 	r := y.enter()
 	dir := y.path("a")
-	for i := range manySmall + 3 {
+	for i := range gc.ManySmall + 3 {
 		writeFile(t, fmt.Sprintf("%s/%d", dir, i), random(uint64(i), 5000))
 		complete(t, r, dir, nil)
 	}
@@ -482,7 +483,7 @@ func TestGCSegments(t *testing.T) {
 	}
 	y.pass(yardGrace + time.Second)
 	rep := y.gc(r, nil)
-	if rep.SegmentsBefore != manySmall+4 || rep.SegmentsAfter != 2 || len(y.objects(repo.SegmentPrefix)) != 2 {
+	if rep.SegmentsBefore != gc.ManySmall+4 || rep.SegmentsAfter != 2 || len(y.objects(repo.SegmentPrefix)) != 2 {
 		t.Errorf("%+v, %v", rep, y.objects(repo.SegmentPrefix))
 	}
 	other := y.enter()
@@ -490,7 +491,7 @@ func TestGCSegments(t *testing.T) {
 	must(t, err)
 	ix, err := other.repo.SyncIndex(t.Context(), have)
 	must(t, err)
-	if s := ix.Stats(); s.Packs < manySmall+2 {
+	if s := ix.Stats(); s.Packs < gc.ManySmall+2 {
 		t.Errorf("%+v", s)
 	}
 	for id := range ix.Packs() {
@@ -521,9 +522,9 @@ func TestGCOnS3(t *testing.T) {
 	second := complete(t, r, src, nil).ID
 	_, err = r.Remove(t.Context(), second.String())
 	must(t, err)
-	gc := func() *GCReport {
+	gc := func() *snapshot.GCReport {
 		t.Helper()
-		rep, err := r.GC(t.Context(), nil)
+		rep, err := gc.Run(t.Context(), r.repo, nil)
 		must(t, err)
 		return rep
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -72,7 +73,7 @@ func (y *yard) settle(r *Repository, id manifest.ID, want tree) {
 	y.Helper()
 	for range 4 {
 		y.pass(yardGrace + time.Second)
-		y.gc(r, &GCOptions{Repack: -1}) // or packs have other names
+		y.gc(r, &snapshot.GCOptions{Repack: -1}) // or packs have other names
 	}
 	y.whole(id, want)
 	// The index may still list packs that went without a collector seeing it.
@@ -109,7 +110,7 @@ func TestCreateBeforeDoom(t *testing.T) {
 	y, dir, packs := abandoned(t)
 	writeFile(t, dir+"/new", []byte("new"))
 	r, other := y.enter(), y.enter()
-	y.at(remote.OpPut, packsPrefix, func() {
+	y.at(remote.OpPut, gc.PacksPrefix, func() {
 		y.gc(other, nil)
 		y.pass(time.Minute)
 	})
@@ -210,7 +211,7 @@ func TestCreateStale(t *testing.T) {
 		},
 		"deleted without a trace": func(y *yard, r *Repository) { y.collectAll(r) },
 	} {
-		for _, when := range []string{"manifest, before", "manifest, answer", packsPrefix, repo.GcPrefix} {
+		for _, when := range []string{"manifest, before", "manifest, answer", gc.PacksPrefix, repo.GcPrefix} {
 			t.Run(name+" at "+when, func(t *testing.T) {
 				y, dir, _ := abandoned(t)
 				writeFile(t, dir+"/new", []byte("new"))
@@ -354,7 +355,7 @@ func TestGuardTellsTombstones(t *testing.T) {
 			must(t, y.mem.Replace(t.Context(), name, b))
 			for what, f := range map[string]func(*Repository) error{
 				"create": func(r *Repository) error { _, err := r.Create(t.Context(), dir, nil); return err },
-				"gc":     func(r *Repository) error { _, err := r.GC(t.Context(), nil); return err },
+				"gc":     func(r *Repository) error { _, err := gc.Run(t.Context(), r.repo, nil); return err },
 			} {
 				if err := f(y.enter()); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), name) {
 					t.Errorf("%s: %v", what, err)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -45,7 +46,7 @@ func TestRestoreMountedMeanwhile(t *testing.T) {
 	dst := y.path("dst")
 	writeFile(t, dst+"/sub/old", []byte("old"))
 	came := false
-	y.at(remote.OpReadAt, packsPrefix, func() {
+	y.at(remote.OpReadAt, gc.PacksPrefix, func() {
 		mount(t, dst+"/sub", "size=1m")
 		writeFile(t, dst+"/sub/precious", []byte("of another file system"))
 		came = true

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -133,7 +134,7 @@ func TestCreateCannotAsk(t *testing.T) {
 	r := y.enter()
 	complete(t, r, dir, nil)
 	y.fail(func(op remote.Op, name string) remote.Fault {
-		if op == remote.OpStat && strings.HasPrefix(name, packsPrefix) {
+		if op == remote.OpStat && strings.HasPrefix(name, gc.PacksPrefix) {
 			return remote.Fault{Err: remote.ErrAccess}
 		}
 		return remote.Fault{}
@@ -220,7 +221,7 @@ func TestRepairWithoutItsPacks(t *testing.T) {
 	must(t, y.remove(r, first.ID))
 	packs := y.packsOfKind(r, second.ID, chunk.DataPack)
 	y.harm(packs[0], harms["halved"])
-	y.at(remote.OpPut, packsPrefix, func() { y.harm(packs[1], harms["deleted"]) })
+	y.at(remote.OpPut, gc.PacksPrefix, func() { y.harm(packs[1], harms["deleted"]) })
 	before := len(y.objects(manifest.Prefix))
 	if _, err := y.enter().Repair(t.Context(), &RepairOptions{Apply: true}); err == nil || !strings.Contains(err.Error(), "run it again") {
 		t.Error(err)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -439,7 +440,7 @@ func collect1(p *protocol, a *protocolActor) *protocolRun {
 	return &protocolRun{
 		what: "gc",
 		run: func(ctx context.Context) error {
-			_, err := repo.GC(ctx, nil)
+			_, err := gc.Run(ctx, repo.repo, nil)
 			return err
 		},
 		ended: func(err error) {
@@ -638,7 +639,7 @@ func (p *protocol) finish() {
 	// tombstones are.
 	for range 10 {
 		p.advance(protocolGrace+time.Minute, 0)
-		if _, err := p.witness.GC(p.t.Context(), nil); err != nil {
+		if _, err := gc.Run(p.t.Context(), p.witness.repo, nil); err != nil {
 			p.fail("the last gc: %w", err)
 		}
 		p.check()
@@ -691,7 +692,7 @@ func (p *protocol) repair() {
 		if p.promises[id] != nil || p.hasAll(packIDs(m)) {
 			continue
 		}
-		if _, err := p.witness.GC(p.t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {
+		if _, err := gc.Run(p.t.Context(), p.witness.repo, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 			continue
 		}
 		_, err = p.witness.Remove(p.t.Context(), id.String())

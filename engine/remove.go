@@ -41,7 +41,7 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*snapshot.Sn
 func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error {
 	var names []string
 	for _, s := range all {
-		names = append(names, manifestNames(s.ID)...)
+		names = append(names, repo.ManifestNames(s.ID)...)
 	}
 	// Notes after all manifests: without them a snapshot might seem to have expired.
 	for _, s := range all {
@@ -59,14 +59,6 @@ func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error
 		}
 	}
 	return nil
-}
-
-// manifestNames are the names that a manifest may lie under.
-func manifestNames(id manifest.ID) []string {
-	if name := id.ObjectName(); name != id.KeptName() {
-		return []string{name, id.KeptName()}
-	}
-	return []string{id.ObjectName()}
 }
 
 // damagedSnapshot is what there is to remove of a snapshot whose manifest or notes

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -52,7 +53,7 @@ func (x *repairer) doomBad(ctx context.Context) error {
 	if !x.opts.Apply {
 		return nil
 	}
-	for names := range slices.Chunk(x.report.Doomed, stonePacks) {
+	for names := range slices.Chunk(x.report.Doomed, gc.StonePacks) {
 		t := &repo.Tombstone{}
 		for _, name := range names {
 			id, err := repo.ParsePackName(name)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -492,7 +493,7 @@ func TestVerifyRepacked(t *testing.T) {
 		t.Errorf("%+v", rep)
 	}
 	// And where that is damaged, it is damage.
-	for _, name := range y.objects(packsPrefix) {
+	for _, name := range y.objects(gc.PacksPrefix) {
 		alter(t, r, name, func(b []byte) []byte { clear(b); return b })
 	}
 	r = y.enter()
@@ -593,7 +594,7 @@ func TestRepairThenGC(t *testing.T) {
 			must(t, r.repo.Store.Delete(t.Context(), name))
 		}
 	}
-	if _, err := r.GC(t.Context(), nil); !errors.Is(err, snapshot.ErrIntegrity) {
+	if _, err := gc.Run(t.Context(), r.repo, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Fatalf("gc with a pack missing: %v", err)
 	}
 	rep := repair(t, y.enter(), RepairOptions{ReadData: true, RemoveDamaged: true})

@@ -11,6 +11,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -157,7 +158,7 @@ type usageCount struct {
 
 // kinds of objects, by the first part of their names, in the order of a report.
 var objectKinds = [...]struct{ prefix, kind string }{
-	{manifest.Prefix, "manifests"}, {packsPrefix, "packs"}, {repo.SegmentPrefix, "segments"}, {write.LeasePrefix, "leases"},
+	{manifest.Prefix, "manifests"}, {gc.PacksPrefix, "packs"}, {repo.SegmentPrefix, "segments"}, {write.LeasePrefix, "leases"},
 	{repo.ProfilePrefix, "profiles"}, {manifest.NotePrefix, "notes"}, {crypt.KeyPrefix, "keys"}, {repo.GcPrefix, "tombstones"}, {repo.ConfigName, "config"}, {"", "others"},
 }
 
@@ -253,7 +254,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []repo.SizedID, asked fu
 	}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(marksAtOnce)
+	g.SetLimit(gc.MarksAtOnce)
 	for i, id := range all {
 		g.Go(func() error {
 			m, err := c.repo.repo.Manifest(gctx, id.ID)

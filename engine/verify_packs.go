@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
@@ -107,7 +108,7 @@ func (v *checkup) placesOf(x *chunk.PackIndex) []uint64 {
 
 // listPacks finds out which packs there are.
 func (v *checkup) listPacks(ctx context.Context) error {
-	err := v.repo.repo.Store.List(ctx, packsPrefix, func(o remote.Info) error {
+	err := v.repo.repo.Store.List(ctx, gc.PacksPrefix, func(o remote.Info) error {
 		id, err := repo.ParsePackName(o.Name)
 		if err != nil {
 			v.note(o.Name, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -82,7 +83,7 @@ type objectCheck struct {
 func (r *Repository) checkOf(name string) *objectCheck {
 	kind, rest, _ := strings.Cut(name, "/")
 	switch kind + "/" {
-	case manifest.Prefix, packsPrefix:
+	case manifest.Prefix, gc.PacksPrefix:
 		return &objectCheck{}
 	case manifest.NotePrefix:
 		if _, _, err := manifest.ParseNoteName(name); err == nil {

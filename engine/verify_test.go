@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -302,7 +303,7 @@ func TestVerifyRace(t *testing.T) {
 	must(t, err)
 	var calls atomic.Int64
 	w.fail(func(op remote.Op, name string) remote.Fault {
-		if op == remote.OpList && name == packsPrefix {
+		if op == remote.OpList && name == gc.PacksPrefix {
 			calls.Add(1)
 			// The snapshot goes, and a collector takes what only it held.
 			ctx := context.Background()
@@ -337,7 +338,7 @@ func TestVerifyResume(t *testing.T) {
 		complete(t, r, src, nil)
 	}
 	var packs []chunk.PackID
-	must(t, w.mem.List(t.Context(), packsPrefix, func(o remote.Info) error {
+	must(t, w.mem.List(t.Context(), gc.PacksPrefix, func(o remote.Info) error {
 		id, err := repo.ParsePackName(o.Name)
 		packs = append(packs, id)
 		return err

@@ -13,6 +13,11 @@ type (
 	ListOptions = snapshot.ListOptions
 	History     = snapshot.History
 	InitOptions = snapshot.InitOptions
+	GCOptions   = snapshot.GCOptions
+	GCReport    = snapshot.GCReport
+	GCPacks     = snapshot.GCPacks
+	GCWaiting   = snapshot.GCWaiting
+	GCRepacked  = snapshot.GCRepacked
 )
 
 // The phases of operations.
@@ -28,3 +33,5 @@ const (
 	PhaseMarking    = snapshot.PhaseMarking
 	PhaseSweeping   = snapshot.PhaseSweeping
 )
+
+const DefaultRepack = snapshot.DefaultRepack

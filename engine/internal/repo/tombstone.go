@@ -190,3 +190,7 @@ func (r *Repo) Tombstone(ctx context.Context, name string) (*Tombstone, error) {
 	}
 	return t, nil
 }
+
+// ExpirySlack is how long after its expiry, by the clock of the store, a snapshot is
+// left alone by garbage collection: a note that is durable by then is seen in time.
+func (r *Repo) ExpirySlack() time.Duration { return min(r.Grace()/2, 15*time.Minute) }

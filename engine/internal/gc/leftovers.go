@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func (c *collector) removeLeftovers(ctx context.Context) error {
 				return err
 			}
 			if err != nil { // its snapshot is there, or mark would have failed
-				c.repo.repo.Logger.Warn("gc: damaged lease, left alone", "err", err)
+				c.repo.Logger.Warn("gc: damaged lease, left alone", "err", err)
 				continue
 			}
 		}

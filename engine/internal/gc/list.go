@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -123,7 +123,7 @@ func (c *collector) pack(id chunk.PackID) *packState {
 // each lists the objects below a prefix.
 func (c *collector) each(ctx context.Context, prefix, what string, yield func(remote.Info)) error {
 	var newest time.Time
-	err := c.repo.repo.Store.List(ctx, prefix, func(o remote.Info) error {
+	err := c.repo.Store.List(ctx, prefix, func(o remote.Info) error {
 		if o.ModTime.After(newest) {
 			newest = o.ModTime
 		}
@@ -142,7 +142,7 @@ func (c *collector) each(ctx context.Context, prefix, what string, yield func(re
 }
 
 func (c *collector) foreign(o remote.Info) {
-	c.repo.repo.Logger.Warn("gc: not an object of a repository, left alone", "object", o.Name)
+	c.repo.Logger.Warn("gc: not an object of a repository, left alone", "object", o.Name)
 }
 
 func (c *collector) listStones(ctx context.Context) error {
@@ -184,7 +184,7 @@ func (c *collector) listStones(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			t, err := c.repo.repo.Tombstone(ctx, s.name())
+			t, err := c.repo.Tombstone(ctx, s.name())
 			if errors.Is(err, remote.ErrNotExist) { // another collector was here
 				s.put = false
 				return nil
@@ -223,11 +223,11 @@ func (c *collector) listManifests(ctx context.Context) error {
 	return err
 }
 
-// packsPrefix is where packs lie.
-const packsPrefix = "packs/"
+// PacksPrefix is where packs lie.
+const PacksPrefix = "packs/"
 
 func (c *collector) listPacks(ctx context.Context) error {
-	return c.each(ctx, packsPrefix, "packs", func(o remote.Info) {
+	return c.each(ctx, PacksPrefix, "packs", func(o remote.Info) {
 		id, err := repo.ParsePackName(o.Name)
 		if err != nil {
 			c.foreign(o)

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ type chunksUsed map[chunk.PackID]map[chunk.ID]struct{}
 func (c *collector) repack(ctx context.Context) error {
 	threshold := c.opts.Repack
 	if threshold == 0 {
-		threshold = DefaultRepack
+		threshold = snapshot.DefaultRepack
 	}
 	if threshold < 0 {
 		return nil
@@ -58,7 +58,7 @@ func (c *collector) repack(ctx context.Context) error {
 		if float64(needed) >= threshold*float64(total) {
 			continue
 		}
-		c.report.Repacked.add(c.packs[id].size)
+		count(&c.report.Repacked.GCPacks, c.packs[id].size)
 		c.report.Repacked.NewBytes += needed
 		if c.opts.DryRun {
 			continue
@@ -114,7 +114,7 @@ func (c *collector) repackable(ctx context.Context, threshold float64) (map[chun
 	g.SetLimit(write.AsksAtOnce)
 	for i, id := range ids {
 		g.Go(func() (err error) {
-			all[i], err = c.repo.repo.PackIndex(gctx, id, c.packs[id].size)
+			all[i], err = c.repo.PackIndex(gctx, id, c.packs[id].size)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil
 			}
@@ -146,7 +146,7 @@ func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
 		if !slices.ContainsFunc(m.Packs, func(p manifest.PackUse) bool { _, ok := used[p.ID]; return ok }) {
 			return nil
 		}
-		t, err := m.Tree(c.repo.repo)
+		t, err := m.Tree(c.repo)
 		if err == nil {
 			err = t.Uses(ctx, func(page chunk.ID) bool {
 				first := !seen[page]
@@ -167,7 +167,7 @@ func (c *collector) findUsed(ctx context.Context, used chunksUsed) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		m, err := c.repo.repo.Manifest(ctx, c.listed.manifests[i].id)
+		m, err := c.repo.Manifest(ctx, c.listed.manifests[i].id)
 		if errors.Is(err, snapshot.ErrNotFound) {
 			continue // removed since, or by this run
 		}
@@ -219,14 +219,14 @@ func (rp *repacker) take(ctx context.Context, id chunk.PackID, x *chunk.PackInde
 			continue
 		}
 		stored := make([]byte, f.Stored)
-		if err := rp.repo.repo.Store.ReadAt(ctx, repo.PackName(id), int64(f.Offset), stored); err != nil {
+		if err := rp.repo.Store.ReadAt(ctx, repo.PackName(id), int64(f.Offset), stored); err != nil {
 			return err
 		}
 		at := chunk.Location{Pack: id, Frame: f.Frame}
 		for _, c := range f.Chunks {
 			at.Length = c.Length
 			if _, ok := used[c.ID]; ok {
-				data, err := rp.repo.repo.DecodeChunk(c.ID, at, stored)
+				data, err := rp.repo.DecodeChunk(c.ID, at, stored)
 				if err == nil {
 					err = rp.add(ctx, id, x.Kind, c, data)
 				}
@@ -264,7 +264,7 @@ func (rp *repacker) add(ctx context.Context, from chunk.PackID, kind chunk.PackK
 
 func (rp *repacker) endFrame() {
 	if len(rp.raw) > 0 {
-		rp.open.Add(rp.repo.repo.Codec.Encode(nil, rp.raw), rp.ids)
+		rp.open.Add(rp.repo.Codec.Encode(nil, rp.raw), rp.ids)
 		rp.raw, rp.ids = rp.raw[:0], nil
 	}
 }
@@ -275,8 +275,8 @@ func (rp *repacker) seal(ctx context.Context) error {
 		return nil
 	}
 	rp.endFrame()
-	id, data, x := rp.open.Finish(rp.repo.repo.Codec)
-	if err := rp.repo.repo.Store.Put(ctx, repo.PackName(id), data); err != nil {
+	id, data, x := rp.open.Finish(rp.repo.Codec)
+	if err := rp.repo.Store.Put(ctx, repo.PackName(id), data); err != nil {
 		return fmt.Errorf("writing a pack: %w", err)
 	}
 	rp.packs[id] = &packState{there: true, live: true, size: int64(len(data)), time: rp.now}
@@ -303,7 +303,7 @@ func (rp *repacker) finish(ctx context.Context) error {
 		slices.SortFunc(to, func(a, b chunk.PackID) int { return bytes.Compare(a[:], b[:]) })
 		t.Packs = append(t.Packs, repo.DoomedPack{Id: id, Size: rp.packs[id].size, Moved: slices.Compact(to)})
 	}
-	for packs := range slices.Chunk(t.Packs, stonePacks) {
+	for packs := range slices.Chunk(t.Packs, StonePacks) {
 		if err := rp.putStone(ctx, &repo.Tombstone{Packs: packs}); err != nil {
 			return err
 		}
@@ -336,7 +336,7 @@ func (c *collector) movedWhole(ctx context.Context, packs []chunk.PackID) ([]chu
 	for _, id := range sortedPacks(used) {
 		need := used[id]
 		for _, to := range c.packs[id].moved {
-			x, err := c.repo.repo.PackIndex(ctx, to, c.packs[to].size)
+			x, err := c.repo.PackIndex(ctx, to, c.packs[to].size)
 			if err != nil {
 				return nil, err
 			}
@@ -347,7 +347,7 @@ func (c *collector) movedWhole(ctx context.Context, packs []chunk.PackID) ([]chu
 		if len(need) == 0 {
 			gone = append(gone, id)
 		} else {
-			c.repo.repo.Logger.Warn("gc: a pack that was repacked is needed still", "pack", id, "chunks", len(need))
+			c.repo.Logger.Warn("gc: a pack that was repacked is needed still", "pack", id, "chunks", len(need))
 		}
 	}
 	return gone, nil

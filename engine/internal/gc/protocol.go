@@ -1,4 +1,4 @@
-package engine
+package gc
 
 // The protocol of garbage collection.
 //

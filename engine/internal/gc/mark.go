@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// marksAtOnce is how many manifests are read in parallel.
-const marksAtOnce = 16
+// MarksAtOnce is how many manifests are read in parallel.
+const MarksAtOnce = 16
 
 // named is a pack that a snapshot names and that is not there.
 type named struct {
@@ -36,13 +36,13 @@ func (c *collector) mark(ctx context.Context) error {
 	var missing []named
 	var bad []error
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(marksAtOnce)
+	g.SetLimit(MarksAtOnce)
 	for _, at := range c.listed.manifests {
 		g.Go(func() error {
-			m, err := c.repo.repo.Manifest(gctx, at.id)
+			m, err := c.repo.Manifest(gctx, at.id)
 			var notes []*manifest.Note
 			if err == nil {
-				notes, err = c.repo.repo.ReadNotes(gctx, at.id, c.listed.notes[at.id])
+				notes, err = c.repo.ReadNotes(gctx, at.id, c.listed.notes[at.id])
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -51,7 +51,7 @@ func (c *collector) mark(ctx context.Context) error {
 			switch {
 			case errors.Is(err, snapshot.ErrNotFound):
 				return nil // removed since it was listed
-			case errors.Is(err, snapshot.ErrIntegrity) && len(bad) < maxTold:
+			case errors.Is(err, snapshot.ErrIntegrity) && len(bad) < MaxTold:
 				bad = append(bad, err)
 				return nil
 			case err != nil:
@@ -74,8 +74,8 @@ func (c *collector) mark(ctx context.Context) error {
 	return c.settleMissing(ctx, missing)
 }
 
-// maxTold bounds how many damaged objects an error names.
-const maxTold = 20
+// MaxTold bounds how many damaged objects an error names.
+const MaxTold = 20
 
 // markSnapshot marks what a snapshot needs, and gives what is not there.
 func (c *collector) markSnapshot(m *manifest.Manifest, notes []*manifest.Note, at listedManifest) (missing []named) {
@@ -126,7 +126,7 @@ func (c *collector) markLeases(ctx context.Context) error {
 }
 
 func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.Lease, *manifest.Manifest, error) {
-	b, err := c.repo.repo.Store.Get(ctx, at.Name)
+	b, err := c.repo.Store.Get(ctx, at.Name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,7 +134,7 @@ func (c *collector) readLease(ctx context.Context, at *listedLease) (*manifest.L
 	if err != nil {
 		return nil, nil, fmt.Errorf("object %s: %w; delete it if that mount is gone", at.Name, err)
 	}
-	m, err := manifest.Decode(c.repo.repo.Codec, l.Manifest)
+	m, err := manifest.Decode(c.repo.Codec, l.Manifest)
 	if err == nil && m.ID != at.snapshot {
 		err = fmt.Errorf("%w: it is of snapshot %v", snapshot.ErrIntegrity, m.ID)
 	}
@@ -192,7 +192,7 @@ func (c *collector) settleMissing(ctx context.Context, missing []named) error {
 			void[n.by.id] = true
 			c.voids = append(c.voids, n.by)
 			delete(c.live, n.by.id)
-		case len(bad) < maxTold:
+		case len(bad) < MaxTold:
 			bad = append(bad, fmt.Errorf("%w: snapshot %v needs pack %v, which is missing", snapshot.ErrIntegrity, n.by.id, n.pack))
 		}
 	}
@@ -205,12 +205,12 @@ func (c *collector) settleMissing(ctx context.Context, missing []named) error {
 // reallyMissing looks again: the snapshot may have been removed since it was listed,
 // and its packs deleted.
 func (c *collector) reallyMissing(ctx context.Context, n named) (bool, error) {
-	_, err := c.repo.repo.Store.Stat(ctx, repo.PackName(n.pack))
+	_, err := c.repo.Store.Stat(ctx, repo.PackName(n.pack))
 	if !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
-	for _, name := range manifestNames(n.by.id) {
-		if _, err = c.repo.repo.Store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
+	for _, name := range repo.ManifestNames(n.by.id) {
+		if _, err = c.repo.Store.Stat(ctx, name); !errors.Is(err, remote.ErrNotExist) {
 			return err == nil, err
 		}
 	}

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"bytes"
@@ -47,7 +47,7 @@ func (c *collector) sweep(ctx context.Context) error {
 		return fmt.Errorf("deleting packs: %w", err)
 	}
 	for _, id := range dead {
-		c.report.Freed.add(c.packs[id].size)
+		count(&c.report.Freed, c.packs[id].size)
 	}
 	return c.tendStones(ctx)
 }
@@ -100,14 +100,14 @@ func (c *collector) note(ctx context.Context, s *standing, suffix string) error 
 	if c.opts.DryRun {
 		return nil
 	}
-	if err := c.repo.repo.Store.Put(ctx, s.name()+suffix, nil); err != nil {
+	if err := c.repo.Store.Put(ctx, s.name()+suffix, nil); err != nil {
 		return fmt.Errorf("writing a note beside a tombstone: %w", err)
 	}
 	return nil
 }
 
-// stonePacks is how many packs a tombstone names at most: writers read all of it.
-const stonePacks = 8 << 10
+// StonePacks is how many packs a tombstone names at most: writers read all of it.
+const StonePacks = 8 << 10
 
 // doom announces packs that nothing needs.
 func (c *collector) doom(ctx context.Context) error {
@@ -115,11 +115,11 @@ func (c *collector) doom(ctx context.Context) error {
 	for id, p := range c.packs {
 		if p.there && p.stone == nil && !p.live && !p.leased && c.now.Sub(p.time) > c.grace {
 			t.Packs = append(t.Packs, repo.DoomedPack{Id: id, Size: p.size})
-			c.report.Doomed.add(p.size)
+			count(&c.report.Doomed, p.size)
 		}
 	}
 	t.Sort()
-	for packs := range slices.Chunk(t.Packs, stonePacks) {
+	for packs := range slices.Chunk(t.Packs, StonePacks) {
 		if err := c.putStone(ctx, &repo.Tombstone{Packs: packs}); err != nil {
 			return err
 		}
@@ -144,13 +144,13 @@ func (c *collector) putStone(ctx context.Context, t *repo.Tombstone) error {
 	if err := c.inTime(); err != nil {
 		return err
 	}
-	if err := c.repo.repo.Store.Put(ctx, s.name(), t.Encode()); err != nil {
+	if err := c.repo.Store.Put(ctx, s.name(), t.Encode()); err != nil {
 		return fmt.Errorf("writing a tombstone: %w", err)
 	}
 	if err := c.note(ctx, s, repo.SeenSuffix); err != nil {
 		return err
 	}
-	info, err := c.repo.repo.Store.Stat(ctx, s.name()+repo.SeenSuffix)
+	info, err := c.repo.Store.Stat(ctx, s.name()+repo.SeenSuffix)
 	if err != nil {
 		return fmt.Errorf("asking when a tombstone was written: %w", err)
 	}

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // index yet fetches them all.
 const (
 	smallSegment = 1 << 20 // bytes
-	manySmall    = 32
+	ManySmall    = 32
 	// segmentsAhead is how many segments are fetched before they are wanted.
 	segmentsAhead = 4
 )
@@ -35,7 +35,7 @@ func (c *collector) compact(ctx context.Context, dying bool) error {
 			small++
 		}
 	}
-	merge := small >= manySmall
+	merge := small >= ManySmall
 	if !merge && !dying {
 		return nil
 	}
@@ -112,7 +112,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 		defer close(queue)
 		for i := range c.listed.segments {
 			at := &c.listed.segments[i]
-			f := fetched{at, repo.Begin(func() (*index.Segment, error) { return c.repo.repo.Segment(ctx, at.id) })}
+			f := fetched{at, repo.Begin(func() (*index.Segment, error) { return c.repo.Segment(ctx, at.id) })}
 			if !flow.Send(ctx, queue, f) {
 				return
 			}
@@ -124,7 +124,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 			continue // another collector was here
 		}
 		if err != nil && repo.Damaged(ctx, err) {
-			c.repo.repo.Logger.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
+			c.repo.Logger.Warn("gc: index segment left alone", "object", f.at.Name, "err", err)
 			continue
 		}
 		if err != nil {
@@ -145,6 +145,6 @@ func (c *collector) putSegment(ctx context.Context, s *index.Segment) error {
 	// Never the name of a segment that was, which another collector may be about to
 	// delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := c.repo.repo.PutSegment(ctx, s)
+	_, err := c.repo.PutSegment(ctx, s)
 	return err
 }
