@@ -92,53 +92,79 @@ func mayReplace(parent int, name string, st *unix.Stat_t) error {
 	return nil
 }
 
-// dryRemove fails where an entry of an open directory could not be removed with all that
-// is below it. It notes what would be removed all the same, and calls gone, if that is not
-// nil, for each file that would be.
-func (d *dryRun) dryRemove(ctx context.Context, parent int, name, path string, gone func(*unix.Stat_t)) error {
+// dryRemove fails where an entry of a tree could not be removed with all that is below it.
+// It notes what would be removed all the same, and calls gone, if that is not nil, for each
+// file that would be. However deep that is, only dir is open.
+func (d *dryRun) dryRemove(ctx context.Context, dir *openDir, path string, gone func(*unix.Stat_t)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	key := keyAt(path)
+	parent, err := dir.get(key.Dir)
+	if err != nil {
+		return err
+	}
 	var st unix.Stat_t
-	if err := fstatat(parent, name, &st); err != nil {
+	if err := fstatat(parent, key.Name, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		err := mayReplace(parent, name, &st)
+		err := mayReplace(parent, key.Name, &st)
 		if err == nil && gone != nil {
 			gone(&st)
 		}
 		return err
 	}
-	fd, err := openBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	names, err := namesOf(parent, key.Name)
 	if errors.Is(err, unix.EACCES) && !foreign(&st) {
-		return mayReplace(parent, name, &st) // it is opened up
+		return mayReplace(parent, key.Name, &st) // it is opened up
 	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	names, err := readNames(fd)
 	if err != nil {
 		return err
 	}
 	var removed []string
 	for _, sub := range names {
 		at := manifest.Join(path, sub)
-		switch serr := d.dryRemove(ctx, fd, sub, at, gone); {
+		switch serr := d.dryRemove(ctx, dir, at, gone); {
 		case serr == nil:
 			removed = append(removed, at)
-		case !errors.Is(serr, unix.ENOENT):
-			err = fmt.Errorf("%s: %w", at, serr)
+		case errors.Is(serr, unix.ENOENT):
+		case errors.As(serr, new(*os.PathError)): // it names what is below
+			err = serr
+		default:
+			err = &os.PathError{Op: "removing", Path: at, Err: serr}
 		}
 	}
 	if err == nil {
-		err = mayReplace(parent, name, &st)
+		if parent, err = dir.get(key.Dir); err == nil {
+			err = mayReplace(parent, key.Name, &st)
+		}
 	}
 	if err != nil {
 		for _, at := range removed {
 			d.remove(at)
 		}
+	}
+	return err
+}
+
+// namesOf lists a directory in an open one.
+func namesOf(parent int, name string) ([]string, error) {
+	fd, err := openBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return readNames(fd)
+}
+
+// dryRemoveAt is removeAt.
+func (x *restorer) dryRemoveAt(ctx context.Context, path string, gone func(*unix.Stat_t)) error {
+	dir := &openDir{root: x.root}
+	defer dir.close()
+	err := x.dry.dryRemove(ctx, dir, path, gone)
+	if err == nil {
+		x.dry.remove(path)
 	}
 	return err
 }
@@ -152,8 +178,10 @@ func (x *restorer) dryRemoveOld(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	dir := &openDir{root: x.old}
+	defer dir.close()
 	for _, name := range names {
-		if err := x.dry.dryRemove(ctx, x.old, name, name, nil); err != nil {
+		if err := x.dry.dryRemove(ctx, dir, name, nil); err != nil {
 			return err
 		}
 	}
@@ -259,14 +287,12 @@ func (x *restorer) dryPutOverDir(ctx context.Context, parent int, e *manifest.En
 	if err := mayReplace(parent, e.Name, st); err != nil {
 		return err
 	}
-	fd, err := openBelow(parent, e.Name, unix.O_RDONLY|unix.O_DIRECTORY)
+	names, err := namesOf(parent, e.Name)
 	if err != nil {
 		return fmt.Errorf("looking into the directory that is there: %w", err)
 	}
-	defer unix.Close(fd)
-	names, err := readNames(fd)
-	if err != nil || len(names) == 0 {
-		return err
+	if len(names) == 0 {
+		return nil
 	}
 	if !x.opts.Delete {
 		return unix.ENOTEMPTY
@@ -275,10 +301,9 @@ func (x *restorer) dryPutOverDir(ctx context.Context, parent int, e *manifest.En
 	if later {
 		gone = nil
 	}
-	if err := x.dry.dryRemove(ctx, parent, e.Name, e.Path(), gone); err != nil {
+	if err := x.dryRemoveAt(ctx, e.Path(), gone); err != nil {
 		return err
 	}
-	x.dry.remove(e.Path())
 	x.changes.Deleted += x.beneath[e.Key()]
 	return nil
 }
