@@ -169,15 +169,15 @@ func TestForkHeldAgain(t *testing.T) {
 	must(t, err)
 	defer held.Close()
 	must(t, unix.Unmount(one.Dir, unix.MNT_DETACH))
-	if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+	if err := resumeBriefly(t, r, "one"); !errors.Is(err, fusefs.ErrBusy) {
 		t.Errorf("a second time: %v", err)
 	}
-	if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
+	if err := removeBriefly(t, one); !errors.Is(err, fusefs.ErrBusy) {
 		t.Errorf("removed: %v", err)
 	}
 	held.Close()
 	eventually(t, "the end of the mount", func() bool {
-		_, err = r.ResumeFork(briefly(t), "one", nil)
+		_, err = r.ResumeFork(t.Context(), "one", nil)
 		return !errors.Is(err, fusefs.ErrBusy)
 	})
 	must(t, err)

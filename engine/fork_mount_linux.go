@@ -323,15 +323,15 @@ func powerless(m *mountinfo.Info) bool {
 }
 
 // probe asks for a file that there is not, which the server of the snapshot has to
-// say. It fails with fusefs.ErrNoServer or ErrNoAnswer, and with ErrBusy where something
+// say, and waits that long for its answer. It fails with fusefs.ErrNoServer or ErrNoAnswer, and with ErrBusy where something
 // else is mounted over the fork.
-func (e *forkEntry) probe() error {
+func (e *forkEntry) probe(patience time.Duration) error {
 	if e.over != nil {
 		return fusefs.CoveredError(e.over)
 	}
 	dir := e.where()
 	if e.rec.Mode == ForkFuse {
-		if err := fusefs.Probe(dir, statusPatience); err != nil {
+		if err := fusefs.Probe(dir, patience); err != nil {
 			return err
 		}
 	}
@@ -342,7 +342,7 @@ func (e *forkEntry) probe() error {
 		var st unix.Stat_t
 		answer <- unix.Lstat(fmt.Sprintf("%s/\x01snapctl-%016x", dir, rand.Uint64()), &st)
 	}()
-	timer := time.NewTimer(statusPatience)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case err := <-answer:
