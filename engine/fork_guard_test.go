@@ -39,6 +39,34 @@ func (f *forked) killedForkIn(t *testing.T, mode ForkMode, upper string, before 
 	return one
 }
 
+// TestForkFuseDeadListed: when the server of forks by fuse-overlayfs is killed whose
+// directories somebody has listed, they are dead, and each comes back.
+func TestForkFuseDeadListed(t *testing.T) {
+	f := newForked(t)
+	tryMode(t, f.state, ForkFuse)
+	j := f.job("one")
+	must(t, os.Remove(f.path("one")))
+	j.Op, j.Keep, j.Mode = "fork", true, ForkFuse
+	server := startKept(t, j, nil)
+	r := f.open()
+	f.fork(r, "two", &ForkOptions{Mode: ForkFuse})
+	for _, name := range []string{"one", "two"} {
+		_, err := os.ReadDir(f.path(name))
+		must(t, err)
+	}
+	server.kill(t)
+	want := map[string]ForkState{"one": ForkDead, "two": ForkDead}
+	f.forkStates("killed", want)
+	for _, name := range []string{"one", "two"} {
+		x, err := r.ResumeFork(t.Context(), name, nil)
+		must(t, err)
+		defer f.remove(x)
+		want[name] = ForkMounted
+		f.forkStates(name+" resumed", want)
+		sameContents(t, f.src, x.Dir)
+	}
+}
+
 // A busyWriter makes files in a directory as fast as it can, and goes on when it may not.
 type busyWriter struct {
 	dir    string
@@ -170,15 +198,15 @@ func TestForkHeldAgain(t *testing.T) {
 	must(t, err)
 	defer held.Close()
 	must(t, unix.Unmount(one.Dir, unix.MNT_DETACH))
-	if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+	if err := resumeBriefly(t, r, "one"); !errors.Is(err, fusefs.ErrBusy) {
 		t.Errorf("a second time: %v", err)
 	}
-	if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
+	if err := removeBriefly(t, one); !errors.Is(err, fusefs.ErrBusy) {
 		t.Errorf("removed: %v", err)
 	}
 	held.Close()
 	eventually(t, "the end of the mount", func() bool {
-		_, err = r.ResumeFork(briefly(t), "one", nil)
+		_, err = r.ResumeFork(t.Context(), "one", nil)
 		return !errors.Is(err, fusefs.ErrBusy)
 	})
 	must(t, err)

@@ -164,6 +164,44 @@ func TestForkFuseWhole(t *testing.T) {
 	hasTexts(t, "snapshot", f.path("out"), map[string]string{"a": "text", "b": "text"})
 }
 
+// TestForkFuseBelow: what is mounted below a fork by fuse-overlayfs, a directory of the fork
+// itself included, is not what the snapshot has by those names.
+func TestForkFuseBelow(t *testing.T) {
+	f := newForked(t)
+	tryMode(t, f.state, ForkFuse)
+	src := f.files("linked", map[string]string{"a/one": "text", "b/one": "other b/one", "b/two": "other b/two", "file": "other file"})
+	must(t, os.Mkdir(src+"/c", 0o755))
+	for _, name := range []string{"a/two", "c/one", "c/two", "d"} {
+		must(t, os.Link(src+"/a/one", src+"/"+name))
+	}
+	r := f.open()
+	f.id = complete(t, r, src, nil).ID
+	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
+	texts := map[string]string{"d": "other file", "file": "other file"}
+	for _, name := range []string{"b/one", "b/two", "c/one", "c/two"} {
+		texts[name] = "other b" + name[1:]
+	}
+	tmpfs := one.Dir + "/a"
+	must(t, unix.Mount("other", tmpfs, "tmpfs", 0, ""))
+	t.Cleanup(func() { unix.Unmount(tmpfs, unix.MNT_DETACH) })
+	for _, name := range []string{"a/one", "a/two"} {
+		texts[name] = "other " + name
+		writeFile(t, one.Dir+"/"+name, []byte(texts[name]))
+	}
+	for from, to := range map[string]string{"b": "c", "file": "d"} {
+		at := one.Dir + "/" + to
+		must(t, unix.Mount(one.Dir+"/"+from, at, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+	}
+	made := complete(t, r, one.Dir, nil)
+	restore(t, r, made.ID.String(), f.path("out"), nil)
+	hasTexts(t, "snapshot", f.path("out"), texts)
+	for _, at := range []string{"a", "c", "d"} {
+		must(t, unix.Unmount(one.Dir+"/"+at, 0))
+	}
+	f.remove(one)
+}
+
 // TestForkJoinedChanges: a file of a fork that changes while it is read is no longer the one
 // that other names were joined with.
 func TestForkJoinedChanges(t *testing.T) {

@@ -250,8 +250,8 @@ func (x *forker) lowerThere(k lowerKey) (*snapshot.Snapshot, error) {
 		return nil, nil
 	}
 	// The server may have died, or be stopped, which the mount of an overlay would
-	// wait for.
-	switch err := fusefs.Probe(lower, statusPatience); {
+	// wait for. One that has little of a busy machine is given time.
+	switch err := fusefs.Probe(lower, pointPatience); {
 	case errors.Is(err, fusefs.ErrNoServer):
 		return nil, nil
 	case err != nil:

@@ -314,8 +314,13 @@ func (e *forkEntry) mountFuse(ctx context.Context, o *overlayMount) error {
 		err := fmt.Errorf("fuse-overlayfs has mounted with the options %s, in which setuid programs or devices have power", m.Options)
 		return errors.Join(err, fusefs.UnmountAt(e.where(), true))
 	}
+	if m := table.at(o.lower); m != nil {
+		e.rec.Mounted.Below = deviceOf(m)
+	}
 	return nil
 }
+
+func deviceOf(m *mountinfo.Info) string { return fmt.Sprintf("%d:%d", m.Major, m.Minor) }
 
 // powerless reports whether setuid programs and device files have no power in a mount.
 func powerless(m *mountinfo.Info) bool {
@@ -324,15 +329,18 @@ func powerless(m *mountinfo.Info) bool {
 }
 
 // probe asks for a file that there is not, which the server of the snapshot has to
-// say. It fails with fusefs.ErrNoServer or ErrNoAnswer, and with ErrBusy where something
+// say, and waits that long for its answer. It fails with fusefs.ErrNoServer or ErrNoAnswer, and with ErrBusy where something
 // else is mounted over the fork.
-func (e *forkEntry) probe() error {
+func (e *forkEntry) probe(patience time.Duration) error {
 	if e.over != nil {
 		return fusefs.CoveredError(e.over)
 	}
 	dir := e.where()
 	if e.rec.Mode == ForkFuse {
-		if err := fusefs.Probe(dir, statusPatience); err != nil {
+		if err := fusefs.Probe(dir, patience); err != nil {
+			return err
+		}
+		if err := e.probeLower(); err != nil {
 			return err
 		}
 	}
@@ -343,7 +351,7 @@ func (e *forkEntry) probe() error {
 		var st unix.Stat_t
 		answer <- unix.Lstat(fmt.Sprintf("%s/\x01snapctl-%016x", dir, rand.Uint64()), &st)
 	}()
-	timer := time.NewTimer(statusPatience)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case err := <-answer:
@@ -354,4 +362,22 @@ func (e *forkEntry) probe() error {
 	case <-timer.C:
 		return fusefs.ErrNoAnswer
 	}
+}
+
+// probeLower asks the server of the snapshot by its own mount: fuse-overlayfs itself says what
+// there is not in a directory that somebody has listed. If that mount is another by now, the
+// one that the fork lies over was dead.
+func (e *forkEntry) probeLower() error {
+	table, err := readMountTable()
+	if err != nil {
+		return err
+	}
+	m := table.at(e.g.lower(e.rec.lower()))
+	if m == nil || m.FSType != fusefs.FSType {
+		return nil // what there is to ask is the fork
+	}
+	if p := e.rec.Mounted; p != nil && p.Below != "" && p.isHere() && p.Below != deviceOf(m) {
+		return fusefs.ErrNoServer
+	}
+	return fusefs.Probe(m.Mountpoint, statusPatience)
 }

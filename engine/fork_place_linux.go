@@ -34,6 +34,8 @@ type forkPlace struct {
 	// Mount is the number of the mount, as statx(2) has it, in mode fuse-overlayfs;
 	// 0 before Linux 6.8.
 	Mount uint64 `json:"mount,omitempty"`
+	// Below is the device of the snapshot's mount that fuse-overlayfs lies over.
+	Below string `json:"below,omitempty"`
 }
 
 func placeHere() *forkPlace { return &forkPlace{Boot: bootID(), Namespace: mountNamespace()} }

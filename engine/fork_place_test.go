@@ -83,11 +83,33 @@ func forModes(t *testing.T, test func(t *testing.T, f *forked, mode ForkMode)) {
 	}
 }
 
-// briefly is for what fails only after it has waited for others: it waits no longer.
-func briefly(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	t.Cleanup(cancel)
-	return ctx
+// briefly runs what fails with fusefs.ErrBusy only after it has waited for others, and ends
+// the wait. On a slow machine it may not come to the wait in that time: then it gets longer.
+func briefly(t *testing.T, do func(context.Context) error) error {
+	t.Helper()
+	for patience := 50 * time.Millisecond; ; patience *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		err := do(ctx)
+		cancel()
+		if errors.Is(err, fusefs.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) || patience > tooLong {
+			return err
+		}
+	}
+}
+
+// resumeBriefly is ResumeFork, and removeBriefly Remove, of what somebody uses: see briefly.
+func resumeBriefly(t *testing.T, r *Repository, name string) error {
+	return briefly(t, func(ctx context.Context) error {
+		_, err := r.ResumeFork(ctx, name, nil)
+		return err
+	})
+}
+
+func removeBriefly(t *testing.T, x *Fork) error {
+	return briefly(t, func(ctx context.Context) error {
+		_, err := x.Remove(ctx, nil)
+		return err
+	})
 }
 
 // mountsOf is how often a fork is mounted in this namespace.
@@ -172,17 +194,17 @@ func TestForkElsewhere(t *testing.T) {
 		c := startContainer(t, f.dir, "private")
 		inside := filepath.Join("/proc", strconv.Itoa(c.Process.Pid), "root", one.Dir)
 		if mode != ForkFuse { // of which nothing tells whose another namespace's is
-			if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) || !strings.Contains(err.Error(), "process "+strconv.Itoa(c.Process.Pid)) {
+			if err := removeBriefly(t, one); !errors.Is(err, fusefs.ErrBusy) || !strings.Contains(err.Error(), "process "+strconv.Itoa(c.Process.Pid)) {
 				t.Error(err)
 			}
 			f.forkStates("not removed", map[string]ForkState{"one": ForkMounted})
 		}
 		must(t, one.Unmount(t.Context(), false))
 		f.forkStates("unmounted here", map[string]ForkState{"one": ForkElsewhere})
-		if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+		if err := resumeBriefly(t, r, "one"); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("a second time: %v", err)
 		}
-		if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
+		if err := removeBriefly(t, one); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("removed beneath a container: %v", err)
 		}
 		// There it works on, and its server lives.
@@ -260,16 +282,20 @@ func TestForkHeld(t *testing.T) {
 		must(t, err)
 		defer held.Close()
 		must(t, one.Unmount(t.Context(), true))
-		if _, err := r.ResumeFork(briefly(t), "one", nil); !errors.Is(err, fusefs.ErrBusy) {
+		if err := resumeBriefly(t, r, "one"); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("a second time: %v", err)
 		}
-		if _, err := one.Remove(briefly(t), nil); !errors.Is(err, fusefs.ErrBusy) {
+		if err := removeBriefly(t, one); !errors.Is(err, fusefs.ErrBusy) {
 			t.Errorf("removed: %v", err)
 		}
 		kept, err := one.Remove(t.Context(), &RemoveForkOptions{Keep: true, Force: true})
 		must(t, err)
 		if mode != ForkFuse { // which it would take as long to wait for
-			if _, err := r.Fork(t.Context(), f.id.String(), f.path("two"), &ForkOptions{Upper: kept}); !errors.Is(err, fusefs.ErrBusy) {
+			err := briefly(t, func(ctx context.Context) error {
+				_, err := r.Fork(ctx, f.id.String(), f.path("two"), &ForkOptions{Upper: kept})
+				return err
+			})
+			if !errors.Is(err, fusefs.ErrBusy) {
 				t.Errorf("another fork has it: %v", err)
 			}
 		}

@@ -103,7 +103,7 @@ func (e *forkEntry) look(ctx context.Context) (dead *mountinfo.Info, err error) 
 		if !e.mountedIn(table) {
 			return nil, fusefs.ErrNotMounted
 		}
-		if err := e.probe(); !errors.Is(err, fusefs.ErrNoServer) {
+		if err := e.probe(pointPatience); !errors.Is(err, fusefs.ErrNoServer) {
 			return nil, err
 		}
 		dead = e.pointIn(table)

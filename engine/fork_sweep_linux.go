@@ -195,7 +195,7 @@ func (s *sweeper) unfinished(ctx context.Context, key string) {
 	switch {
 	case !mounted && m != nil && m.Boot == bootID() && !m.isHere():
 		return // it is for who can see it to say
-	case mounted && e.probe() != fusefs.ErrNoServer, !mounted && m != nil && !m.isHere(), !e.untouched():
+	case mounted && e.probe(statusPatience) != fusefs.ErrNoServer, !mounted && m != nil && !m.isHere(), !e.untouched():
 		e.finished()
 		return
 	case mounted:

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,7 +200,11 @@ func TestFork(t *testing.T) {
 		t.Errorf("%+v", x)
 	}
 	// All over one file system, which is listed for what it is.
-	mounts := f.mounts()
+	var mounts map[string]*MountStatus
+	eventually(t, "an answer", func() bool {
+		mounts = f.mounts()
+		return !slices.ContainsFunc(slices.Collect(maps.Values(mounts)), func(x *MountStatus) bool { return x.State == MountSilent })
+	})
 	lower := mounts["state/lower/"+f.id.String()]
 	if len(mounts) != 1 || lower == nil || !lower.Lower || lower.State != MountServing {
 		t.Errorf("%+v", mounts)
@@ -274,11 +279,11 @@ func TestForkMany(t *testing.T) {
 			t.Errorf("%d: %q %v", i, b, err)
 		}
 	}
-	listed, err := Forks(t.Context(), f.state)
-	must(t, err)
-	if len(listed) != len(forks) || slices.ContainsFunc(listed, func(s *ForkStatus) bool { return s.State != ForkMounted }) {
-		t.Errorf("%d are listed", len(listed))
+	want := map[string]ForkState{}
+	for _, x := range forks {
+		want[x.Name] = ForkMounted
 	}
+	f.forkStates("all", want)
 	for i, x := range forks {
 		all.Go(func() {
 			if i%3 == 0 {

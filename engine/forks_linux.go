@@ -79,7 +79,7 @@ func (e *forkEntry) state(t *mountTable, foreign []seenMount) ForkState {
 		}
 		return ForkLost
 	case e.mountedIn(t):
-		switch err := e.probe(); {
+		switch err := e.probe(statusPatience); {
 		case errors.Is(err, fusefs.ErrNoServer):
 			return ForkDead
 		case errors.Is(err, fusefs.ErrNoAnswer):

@@ -105,5 +105,8 @@ func (r *Repository) overlayOf(path string) (*overlayInfo, bool) {
 // askStat has nothing to ask.
 func askStat(int) {}
 
+// sameMount is asked of forks alone.
+func sameMount(int, string) bool { return false }
+
 // askForProfile would have whoever serves a snapshot save what was read of it.
 func (r *Repository) askForProfile(context.Context, manifest.ID) {}

@@ -113,6 +113,18 @@ func askStat(fd int) {
 	_ = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
+// sameMount reports whether what is at a path below an open directory is in the mount that the
+// directory is in: a bind mount shows files of the same device. Before Linux 5.8 that is all
+// that there is to go by.
+func sameMount(root int, path string) bool {
+	var there, here unix.Statx_t
+	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	if unix.Statx(root, path, flags, unix.STATX_MNT_ID, &there) != nil || unix.Statx(root, "", flags|unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &here) != nil {
+		return false
+	}
+	return there.Mnt_id == here.Mnt_id && there.Dev_major == here.Dev_major && there.Dev_minor == here.Dev_minor
+}
+
 // nothingBelow reports whether nothing is mounted below a path.
 func nothingBelow(path string) (bool, error) {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(path))

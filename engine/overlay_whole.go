@@ -17,6 +17,7 @@ import (
 // wholeFork is a fork by fuse-overlayfs of which all is read that shows.
 type wholeFork struct {
 	tree  *manifest.Tree // of the snapshot
+	root  int            // file descriptor of the fork, which is not this one's to close
 	upper int            // file descriptor
 }
 
@@ -46,7 +47,7 @@ func (c *creator) findWhole(ctx context.Context) error {
 	if err != nil || !m.HardLinks {
 		defer unix.Close(fd)
 	} else {
-		c.whole = &wholeFork{tree, fd}
+		c.whole = &wholeFork{tree, c.root, fd}
 	}
 	w := &walker{root: fd, exclude: &ignore.Rules{}, upper: &c.byFuse.Format}
 	return w.walk(ctx, 1, func(n *dirNode) error {
@@ -56,7 +57,8 @@ func (c *creator) findWhole(ctx context.Context) error {
 }
 
 // join undoes what fusefs.View does for fuse-overlayfs: an entry that is as it was in the
-// snapshot is the file again, by number and links, that it is a name of there.
+// snapshot is the file again, by number and links, that it is a name of there. What
+// something else shows that is mounted below the fork is not the snapshot's.
 func (f *wholeFork) join(ctx context.Context, dir string, d *fsys.Dirent) *fsys.Dirent {
 	if f == nil || d.IsDir() {
 		return d
@@ -64,7 +66,7 @@ func (f *wholeFork) join(ctx context.Context, dir string, d *fsys.Dirent) *fsys.
 	k := manifest.Key{Dir: dir, Name: d.Name}
 	var e manifest.Entry
 	rank, err := f.tree.Lookup(ctx, k, &e)
-	if err != nil || !hasLinks(&e) {
+	if err != nil || !hasLinks(&e) || !sameMount(f.root, k.Path()) {
 		return d
 	}
 	// No directory of it is redirected, so what is not in the upper one is the snapshot's.

@@ -70,16 +70,10 @@ func (x *restorer) below(e *manifest.Entry) bool {
 	return true
 }
 
-// foreign reports whether another user than this one owns a file, whose metadata are then
-// not ours to change.
-func foreign(st *unix.Stat_t) bool {
-	return os.Geteuid() != 0 && st.Uid != uint32(os.Geteuid())
-}
-
 // openUp lets this user write into a directory of theirs that is in the target already,
 // until it is finished. path is below the target's root.
 func (t *target) openUp(parent int, name, path string, st *unix.Stat_t) error {
-	if st.Mode&0o700 == 0o700 || os.Geteuid() == 0 || foreign(st) {
+	if st.Mode&0o700 == 0o700 || os.Geteuid() == 0 || fsys.Foreign(st) {
 		return nil
 	}
 	// It is no link: that was looked at.

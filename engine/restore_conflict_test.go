@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -336,5 +338,29 @@ func TestRestoreLinkConflict(t *testing.T) {
 	}
 	if b, err := os.ReadFile(dst + "/c"); err != nil || string(b) != "file" {
 		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestRestoreReadOnlyTarget: where nothing can be written, each file is named, those that
+// are written in several pieces as well.
+func TestRestoreReadOnlyTarget(t *testing.T) {
+	needRoot(t)
+	p := newPlace(t)
+	r := p.init()
+	id := complete(t, r, p.files("src", map[string]string{"big": string(random(1, 5<<20)), "empty": "", "small": "new"}), nil).ID.String()
+	dst := p.files("dst", map[string]string{"small": "old"})
+	bind(t, dst, dst)
+	must(t, unix.Mount("", dst, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	for _, o := range []RestoreOptions{{Into: true}, {Delete: true}, {Into: true, DryRun: true}} {
+		rec, err := r.Restore(t.Context(), id, dst, &o)
+		must(t, err)
+		for _, name := range []string{"big", "empty", "small"} {
+			if !strings.Contains(problemTexts(rec.Problems), name) {
+				t.Errorf("%+v: nothing is said of %s: %v", o, name, rec.Problems)
+			}
+		}
+		if rec.Files != 0 || rec.Bytes != 0 {
+			t.Errorf("%+v: %d files, %d bytes", o, rec.Files, rec.Bytes)
+		}
 	}
 }

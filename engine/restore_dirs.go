@@ -176,5 +176,5 @@ func (x *restorer) finishOpenDir(fd int, rank uint64, e *manifest.Entry) error {
 // onlyForeign reports whether nothing is to be changed of a directory but what is not ours to
 // change.
 func onlyForeign(e *manifest.Entry, st *unix.Stat_t) bool {
-	return foreign(st) && uint32(st.Mode)&manifest.PermMask == e.Mode && fsys.DirentOf("", st).Mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)})
+	return fsys.Foreign(st) && uint32(st.Mode)&manifest.PermMask == e.Mode && fsys.DirentOf("", st).Mtime == (unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)})
 }

@@ -63,7 +63,7 @@ type fileAttributes struct {
 func mayWrite(parent int, name string) error {
 	err := unix.Faccessat(parent, name, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 	var st unix.Stat_t
-	if errors.Is(err, unix.EACCES) && fsys.StatAt(parent, name, &st) == nil && !foreign(&st) {
+	if errors.Is(err, unix.EACCES) && fsys.StatAt(parent, name, &st) == nil && !fsys.Foreign(&st) {
 		return nil // see openUp
 	}
 	return err
@@ -78,7 +78,7 @@ func mayReplace(parent int, name string, st *unix.Stat_t) error {
 	if err := fsys.StatAt(parent, ".", &dir); err != nil {
 		return err
 	}
-	if dir.Mode&unix.S_ISVTX != 0 && foreign(&dir) && foreign(st) {
+	if dir.Mode&unix.S_ISVTX != 0 && fsys.Foreign(&dir) && fsys.Foreign(st) {
 		return unix.EPERM
 	}
 	a, err := attributesOf(parent, name)
@@ -93,53 +93,79 @@ func mayReplace(parent int, name string, st *unix.Stat_t) error {
 	return nil
 }
 
-// dryRemove fails where an entry of an open directory could not be removed with all that
-// is below it. It notes what would be removed all the same, and calls gone, if that is not
-// nil, for each file that would be.
-func (d *dryRun) dryRemove(ctx context.Context, parent int, name, path string, gone func(*unix.Stat_t)) error {
+// dryRemove fails where an entry of a tree could not be removed with all that is below it.
+// It notes what would be removed all the same, and calls gone, if that is not nil, for each
+// file that would be. However deep that is, only dir is open.
+func (d *dryRun) dryRemove(ctx context.Context, dir *openDir, path string, gone func(*unix.Stat_t)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	key := keyAt(path)
+	parent, err := dir.get(key.Dir)
+	if err != nil {
+		return err
+	}
 	var st unix.Stat_t
-	if err := fsys.StatAt(parent, name, &st); err != nil {
+	if err := fsys.StatAt(parent, key.Name, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		err := mayReplace(parent, name, &st)
+		err := mayReplace(parent, key.Name, &st)
 		if err == nil && gone != nil {
 			gone(&st)
 		}
 		return err
 	}
-	fd, err := fsys.OpenBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if errors.Is(err, unix.EACCES) && !foreign(&st) {
-		return mayReplace(parent, name, &st) // it is opened up
+	names, err := namesOf(parent, key.Name)
+	if errors.Is(err, unix.EACCES) && !fsys.Foreign(&st) {
+		return mayReplace(parent, key.Name, &st) // it is opened up
 	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	names, err := fsys.ReadNames(fd)
 	if err != nil {
 		return err
 	}
 	var removed []string
 	for _, sub := range names {
 		at := manifest.Join(path, sub)
-		switch serr := d.dryRemove(ctx, fd, sub, at, gone); {
+		switch serr := d.dryRemove(ctx, dir, at, gone); {
 		case serr == nil:
 			removed = append(removed, at)
-		case !errors.Is(serr, unix.ENOENT):
-			err = fmt.Errorf("%s: %w", at, serr)
+		case errors.Is(serr, unix.ENOENT):
+		case errors.As(serr, new(*os.PathError)): // it names what is below
+			err = serr
+		default:
+			err = &os.PathError{Op: "removing", Path: at, Err: serr}
 		}
 	}
 	if err == nil {
-		err = mayReplace(parent, name, &st)
+		if parent, err = dir.get(key.Dir); err == nil {
+			err = mayReplace(parent, key.Name, &st)
+		}
 	}
 	if err != nil {
 		for _, at := range removed {
 			d.remove(at)
 		}
+	}
+	return err
+}
+
+// namesOf lists a directory in an open one.
+func namesOf(parent int, name string) ([]string, error) {
+	fd, err := fsys.OpenBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return fsys.ReadNames(fd)
+}
+
+// dryRemoveAt is removeAt.
+func (x *restorer) dryRemoveAt(ctx context.Context, path string, gone func(*unix.Stat_t)) error {
+	dir := &openDir{root: x.root}
+	defer dir.close()
+	err := x.dry.dryRemove(ctx, dir, path, gone)
+	if err == nil {
+		x.dry.remove(path)
 	}
 	return err
 }
@@ -153,8 +179,10 @@ func (x *restorer) dryRemoveOld(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	dir := &openDir{root: x.old}
+	defer dir.close()
 	for _, name := range names {
-		if err := x.dry.dryRemove(ctx, x.old, name, name, nil); err != nil {
+		if err := x.dry.dryRemove(ctx, dir, name, nil); err != nil {
 			return err
 		}
 	}
@@ -260,14 +288,12 @@ func (x *restorer) dryPutOverDir(ctx context.Context, parent int, e *manifest.En
 	if err := mayReplace(parent, e.Name, st); err != nil {
 		return err
 	}
-	fd, err := fsys.OpenBelow(parent, e.Name, unix.O_RDONLY|unix.O_DIRECTORY)
+	names, err := namesOf(parent, e.Name)
 	if err != nil {
 		return fmt.Errorf("looking into the directory that is there: %w", err)
 	}
-	defer unix.Close(fd)
-	names, err := fsys.ReadNames(fd)
-	if err != nil || len(names) == 0 {
-		return err
+	if len(names) == 0 {
+		return nil
 	}
 	if !x.opts.Delete {
 		return unix.ENOTEMPTY
@@ -276,10 +302,9 @@ func (x *restorer) dryPutOverDir(ctx context.Context, parent int, e *manifest.En
 	if later {
 		gone = nil
 	}
-	if err := x.dry.dryRemove(ctx, parent, e.Name, e.Path(), gone); err != nil {
+	if err := x.dryRemoveAt(ctx, e.Path(), gone); err != nil {
 		return err
 	}
-	x.dry.remove(e.Path())
 	x.changes.Deleted += x.beneath[e.Key()]
 	return nil
 }
@@ -348,7 +373,7 @@ func (x *restorer) mayLink(parent int, name string, st *unix.Stat_t) error {
 		return err
 	}
 	// See fs.protected_hardlinks in proc_sys_fs(5).
-	own := !foreign(st) || st.Mode&unix.S_IFMT == unix.S_IFREG &&
+	own := !fsys.Foreign(st) || st.Mode&unix.S_IFMT == unix.S_IFREG &&
 		unix.Faccessat(parent, name, unix.R_OK|unix.W_OK, unix.AT_EACCESS) == nil
 	if a.immutable || !own {
 		return unix.EPERM
@@ -382,7 +407,7 @@ func (x *restorer) dryFinish(dir *openDir, e *manifest.Entry) error {
 // mayChange fails where the metadata of an entry could not be changed.
 func mayChange(parent int, name string, st *unix.Stat_t) error {
 	a, err := attributesOf(parent, name)
-	if err == nil && (a.immutable || foreign(st)) {
+	if err == nil && (a.immutable || fsys.Foreign(st)) {
 		err = unix.EPERM
 	}
 	return err

@@ -68,8 +68,8 @@ func (x *restorer) remove(ctx context.Context, dir int, name, path string) error
 	if !found {
 		if x.dry == nil {
 			err = fsys.RemoveAt(dir, name)
-		} else if err = x.dry.dryRemove(ctx, dir, name, path, nil); err == nil {
-			x.dry.remove(path)
+		} else {
+			err = x.dryRemoveAt(ctx, path, nil)
 		}
 		if err != nil {
 			return err

@@ -284,25 +284,32 @@ func (x *restorer) planFile(ctx context.Context, dir *openDir, rank uint64, e *m
 		x.plan.want(rank, 0, &e.Extents[0])
 		return nil
 	}
-	var pieces int64
+	return x.makeParted(ctx, dir, rank, e)
+}
+
+// makeParted makes a file that is written in any number of pieces but one, and plans those.
+// Nothing is planned of a file that could not be made.
+func (x *restorer) makeParted(ctx context.Context, dir *openDir, rank uint64, e *manifest.Entry) error {
+	planned := len(x.plan.wants)
 	err := x.tree.Extents(ctx, e, func(at uint64, ext *manifest.Extent) error {
-		pieces++
 		x.plan.want(rank, at, ext)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	pieces := len(x.plan.wants) - planned
 	parent, err := x.openDir(dir, e.Dir)
 	if err != nil {
 		return err
 	}
-	x.plan.parted[rank] = &partedFile{left: pieces}
 	fd, err := x.createFile(parent, rank, e, pieces > 0)
 	if err != nil {
+		x.plan.wants = x.plan.wants[:planned]
 		return err
 	}
 	defer unix.Close(fd)
+	x.plan.parted[rank] = &partedFile{left: int64(pieces)}
 	if err := unix.Ftruncate(fd, int64(e.Size)); err != nil {
 		return err
 	}

@@ -210,7 +210,7 @@ func (x *restorer) unchanged(ctx context.Context, dir *openDir, e *manifest.Entr
 		return false, nil
 	}
 	same := x.sameMeta(e, &st, fsys.XattrsAt(parent, e.Name))
-	if !same && foreign(&st) {
+	if !same && fsys.Foreign(&st) {
 		return false, nil // it is not ours to change, but to replace
 	}
 	fd := -1

@@ -99,9 +99,7 @@ func TestBusyServer(t *testing.T) {
 	go func() { kept <- a.KeepWith(slow) }()
 	<-slow.asked
 	stop := time.AfterFunc(tooLong, func() { close(slow.may) }) // not to wait for ever for the other
-	if all := s.mounts(); all["a"] == nil || all["a"].State != MountServing {
-		t.Errorf("it is %+v", all["a"])
-	}
+	s.states("asked", map[string]MountState{"a": MountServing})
 	if x := a.Stats(); x.Errors != 0 { // which it tells without a request too
 		t.Errorf("%+v", x)
 	}

@@ -21,7 +21,7 @@ what fork --json prints, state, changed (bytes, -1 if not known), changedMore.
 States:
   mounted      it can be used
   silent       the process that serves its snapshot does not answer
-  covered      something else is mounted over it, which has to be unmounted first
+  covered      something else is mounted over it, and has to be unmounted first
   server dead  that process is gone; snapctl resume brings the fork back
   detached     it was unmounted; snapctl fork --resume mounts it
   lost         it was mounted when the machine was stopped; snapctl resume

@@ -51,8 +51,9 @@ time are taken for the same, unless --verify has them read. With --dry-run
 nothing is changed, and what would be is printed as snapctl diff prints it; what
 could not be restored is named, and the exit code is that of the restore.
 
-Restores of one DIR take turns, by a lock on it (flock), and say so after a second.
-One that another program holds for a minute is an error. A dry run takes none.
+Restores of one DIR take turns, by a lock on it (flock), and say so after a
+second. One that another program holds for a minute is an error. A dry run takes
+none.
 
 With --into, what cannot take its place (a directory that is not empty is where
 the snapshot has a file, say) is named and left out, and the rest is restored.
@@ -69,12 +70,12 @@ which is hidden, not replaced, until snapctl unfork DIR.
 Prints one line, the path; with --json one object, the receipt: snapshot,
 target, files, dirs, bytes, fetchedBytes, digest, verified, durationMs, changes
 (how much was written, adjusted, which is other metadata alone, deleted and left
-unchanged: where another directory takes the place of DIR, all that is in the one
-is written and all in the other deleted), inPlace (why, if it was not asked for), kept (what is snapctl's own
-in the target), and problems, what could not be restored as it was. If there are
-any, each is named on standard error and the exit code is 3. With --dry-run the
-object has snapshot, target, dryRun, paths, as diff --json prints them, changes,
-inPlace, kept and problems.
+unchanged: where another directory takes the place of DIR, all that is in the
+one is written and all in the other deleted), inPlace (why, if it was not asked
+for), kept (what is snapctl's own in the target), and problems, what could not
+be restored as it was. If there are any, each is named on standard error and the
+exit code is 3. With --dry-run the object has snapshot, target, dryRun, paths,
+as diff --json prints them, changes, inPlace, kept and problems.
 
 Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 		Example: `  snapctl restore latest /tmp/copy

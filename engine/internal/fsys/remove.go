@@ -27,16 +27,15 @@ func RemoveIn(root *os.Root, name string) error {
 		return root.RemoveAll(name) // a link must not be followed
 	}
 	removeBelow(root, name, 2)
-	if err := root.RemoveAll(name); err == nil || os.Geteuid() == 0 {
+	if root.RemoveAll(name) == nil {
+		return nil
+	}
+	dir, err := root.Open(".")
+	if err != nil {
 		return err
 	}
-	fs.WalkDir(root.FS(), name, func(p string, d fs.DirEntry, _ error) error {
-		if d != nil && d.IsDir() {
-			root.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return root.RemoveAll(name)
+	defer dir.Close()
+	return RemoveWhole(int(dir.Fd()), name)
 }
 
 // removeBelow removes most of a large tree in parallel: what lies a few levels
