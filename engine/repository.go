@@ -6,7 +6,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
-	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -136,5 +135,3 @@ func (o *Options) forRepo() *repo.Options {
 		Patience: o.patience,
 	}
 }
-
-var _ = snapshot.ErrExists

@@ -34,4 +34,5 @@ const (
 	PhaseSweeping   = snapshot.PhaseSweeping
 )
 
+// DefaultRepack is the default of GCOptions.Repack.
 const DefaultRepack = snapshot.DefaultRepack

@@ -28,7 +28,7 @@ type GCReport struct {
 	DryRun bool      `json:"dryRun"`
 
 	Removed   []manifest.ID `json:"removed"`   // snapshots that had expired
-	Withdrawn []manifest.ID `json:"withdrawn"` // snapshots that no create has told anybody of: see gc_protocol.go
+	Withdrawn []manifest.ID `json:"withdrawn"` // snapshots that no create has told anybody of: see package gc
 	Snapshots int           `json:"snapshots"` // that are left
 
 	Live    GCPacks `json:"live"`    // packs that snapshots need

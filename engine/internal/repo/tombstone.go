@@ -19,7 +19,7 @@ import (
 
 // A tombstone says that packs are doomed: no writer may refer to them any more, and
 // when a grace has passed they are deleted. Doomed is for ever. See
-// gc_protocol.go. It is an object gc/ID, where ID is a UUIDv7. All numbers are
+// engine/internal/gc/protocol.go. It is an object gc/ID, where ID is a UUIDv7. All numbers are
 // little-endian:
 //
 //	offset  size  field

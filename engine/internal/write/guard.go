@@ -19,7 +19,7 @@ import (
 
 // A guard keeps a writer from committing what refers to packs that garbage collection
 // is about to delete. It is the writers' half of a protocol without locks: see
-// gc_protocol.go. What a writer has to do:
+// engine/internal/gc/protocol.go. What a writer has to do:
 //
 //  1. start, before it looks at anything in the repository that tells it of packs;
 //  2. vouch for packs that it has put, and have every other one that it takes over
