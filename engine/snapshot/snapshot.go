@@ -33,7 +33,8 @@ type Snapshot struct {
 	Unreadable  int64 `json:"unreadable,omitempty"`
 	Incomplete  bool  `json:"incomplete"` // something that was asked for is not in it
 
-	Notes []manifest.NoteID // that Name, Tags, ExpiresAt and Pinned have come from, in order
+	// Notes are those that Name, Tags, ExpiresAt and Pinned have come from, in order.
+	Notes []manifest.NoteID `json:"-"`
 }
 
 // Expired reports whether the time to live has passed.
