@@ -117,10 +117,13 @@ func MakeLocked(parent, prefix string) (fd int, name string, err error) {
 			}
 			unix.Close(fd)
 		}
-		if err == nil || IsAny(err, unix.ENOENT, unix.EWOULDBLOCK) {
+		if err == nil || errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		os.Remove(path)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			continue // whoever sweeps holds it, to remove it or only to look at it
+		}
 		return -1, "", fmt.Errorf("locking %s: %w", path, err)
 	}
 	return -1, "", fmt.Errorf("making a directory in %s: others remove it, %d times", parent, lockTries)
