@@ -363,3 +363,43 @@ func TestCreateOfNothing(t *testing.T) {
 		t.Errorf("snapshots: %v, %v", all, err)
 	}
 }
+
+// TestCreateReplaced: a directory that another one replaces while its files are deleted, as
+// restore --delete does, makes no snapshot of what was left; one that is only moved does.
+func TestCreateReplaced(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		delete, swap bool
+		fails        bool
+	}{
+		{"replaced", true, true, true},
+		{"moved", false, true, false},
+		{"files removed", true, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ch := newChanging(t)
+			ch.put("a", []byte("a"))
+			ch.put("b", []byte("b"))
+			var res *CreateResult
+			var err error
+			on(ch.repo, remote.OpGet, repo.SegmentPrefix, func() {
+				if c.delete {
+					must(t, errors.Join(os.Remove(ch.dir+"/a"), os.Remove(ch.dir+"/b")))
+				}
+				if c.swap {
+					must(t, os.Rename(ch.dir, ch.dir+".old"))
+					ch.put("new", []byte("new"))
+				}
+			})
+			res, err = ch.repo.Create(t.Context(), ch.dir, nil)
+			if (err != nil) != c.fails || c.fails && !strings.Contains(err.Error(), "replaced") {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			all, lerr := ch.repo.List(t.Context(), nil)
+			must(t, lerr)
+			if want := 2; c.fails && len(all) != want-1 || !c.fails && len(all) != want {
+				t.Errorf("%d snapshots", len(all))
+			}
+		})
+	}
+}

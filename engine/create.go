@@ -147,6 +147,7 @@ type creator struct {
 		all []error
 	}
 	sockets atomic.Int64
+	removed atomic.Int64 // files that were gone when they were to be read
 	leftOut []string
 }
 
@@ -222,6 +223,7 @@ func (c *creator) problem(err error) {
 }
 
 func (c *creator) vanished(path string) {
+	c.removed.Add(1)
 	c.warn(fmt.Errorf("%q was removed while the snapshot was made, and is not in it", path))
 }
 
@@ -302,8 +304,25 @@ func (c *creator) pipeline(ctx context.Context, g *errgroup.Group) (*assembler, 
 	return asm, asm.run(ctx, seq.order, rd)
 }
 
+// checkReplaced fails if files are gone because the directory is no longer the one at its
+// path, as when a restore replaces it: what was left of the old one is no snapshot of it.
+func (c *creator) checkReplaced() error {
+	if c.removed.Load() == 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	err := unix.Stat(c.dir, &st)
+	if err == nil && uint64(st.Dev) == c.rootDir.Dev && st.Ino == c.rootDir.Ino {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("the directory was replaced while the snapshot was made, and %d files of it are gone: make the snapshot again", c.removed.Load()), err)
+}
+
 // finish commits: the index segment and the manifest, when all packs are there.
 func (c *creator) finish(ctx context.Context, asm *assembler) (*CreateResult, error) {
+	if err := c.checkReplaced(); err != nil {
+		return nil, err
+	}
 	c.repo.AskTime(ctx)
 	info, err := c.info(asm)
 	if err != nil {
