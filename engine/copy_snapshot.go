@@ -314,7 +314,7 @@ func (x *snapshotCopy) emit(ctx context.Context, e *manifest.Entry, emit func(re
 // take takes a piece: the next chunk of an entry that is missing, or an entry of which
 // none is.
 func (x *snapshotCopy) take(ctx context.Context, p *read.Piece) error {
-	it := p.Copied.(*copiedEntry)
+	it, _ := p.Copied.(*copiedEntry) // nil where there is none
 	switch {
 	case x.out.Commit.Err() != nil:
 		return x.out.Commit.Err()
