@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
@@ -30,7 +31,7 @@ func Init(ctx context.Context, url string, init *InitOptions, opts *Options) (*R
 	if err != nil {
 		return nil, err
 	}
-	return with(r)
+	return with(r, "making")
 }
 
 // Open opens the repository at a URL: a path, file:///path,
@@ -43,15 +44,15 @@ func Open(ctx context.Context, url string, opts *Options) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return with(r)
+	return with(r, "opening")
 }
 
 // with adds what is mounted on this machine to a repository.
-func with(r *repo.Repo) (*Repository, error) {
+func with(r *repo.Repo, doing string) (*Repository, error) {
 	reg, err := newRegistry(r.State)
 	if err != nil {
 		r.Close()
-		return nil, err
+		return nil, fmt.Errorf("%s repository %s: %w", doing, r.URL(), err)
 	}
 	r.NoteUse()
 	return &Repository{repo: r, registry: reg}, nil
