@@ -287,9 +287,9 @@ func TestHostileProfile(t *testing.T) {
 		must(t, w.mem.Put(t.Context(), access.Prefix(id)+hex.EncodeToString(sum[:]), b))
 	}
 	put([]byte("no profile"))
-	put(access.Encode((&Repository{}).repo, someProfile(manifest.NewID(0))))
-	put(access.Encode((&Repository{}).repo, someProfile(id))) // of packs that there are not, with a bundle that is none
-	must(t, w.mem.Put(t.Context(), access.Prefix(id)+"another-name", access.Encode((&Repository{}).repo, someProfile(id))))
+	put(access.Encode(&repo.Repo{}, someProfile(manifest.NewID(0))))
+	put(access.Encode(&repo.Repo{}, someProfile(id))) // of packs that there are not, with a bundle that is none
+	must(t, w.mem.Put(t.Context(), access.Prefix(id)+"another-name", access.Encode(&repo.Repo{}, someProfile(id))))
 	var log syncWriter
 	opts := w.options()
 	opts.Log = slog.New(slog.NewTextHandler(&log, nil))

@@ -48,7 +48,7 @@ func TestProfileEncoding(t *testing.T) {
 }
 
 func FuzzProfile(f *testing.F) {
-	r := &Repository{}
+	r := &Repository{repo: &repo.Repo{}}
 	f.Add(access.Encode(r.repo, someProfile(manifest.NewID(0))))
 	f.Add(access.Encode(r.repo, &access.Profile{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
