@@ -75,10 +75,9 @@ func apart(t *testing.T, cmd *exec.Cmd, dir, propagation string) {
 func forModes(t *testing.T, test func(t *testing.T, f *forked, mode ForkMode)) {
 	for _, mode := range []ForkMode{ForkOverlay, ForkFuse} {
 		t.Run(string(mode), func(t *testing.T) {
-			if _, err := exec.LookPath("fuse-overlayfs"); mode == ForkFuse && err != nil {
-				t.Skip(err)
-			}
-			test(t, newForked(t), mode)
+			f := newForked(t)
+			tryMode(t, f.state, mode)
+			test(t, f, mode)
 		})
 	}
 }

@@ -748,14 +748,7 @@ func TestForkModes(t *testing.T) {
 	for _, mode := range []ForkMode{ForkUserOverlay, ForkFuse} {
 		t.Run(string(mode), func(t *testing.T) {
 			f := newForked(t)
-			if mode == ForkFuse {
-				if _, err := exec.LookPath("fuse-overlayfs"); err != nil {
-					t.Skip(err)
-				}
-			}
-			if err := TryFork(t.Context(), f.state, mode); err != nil {
-				t.Fatal(err)
-			}
+			tryMode(t, f.state, mode)
 			j := f.job("one")
 			j.Op, j.Mode = "fork", mode
 			if o := j.do(t, nil); o.Err != "" || o.Problems[0] != string(mode) {
@@ -785,9 +778,7 @@ func TestForkModes(t *testing.T) {
 // too: the registry tells where it is. If something is mounted in it all is read.
 func TestForkFuseCreate(t *testing.T) {
 	f := newForked(t)
-	if _, err := exec.LookPath("fuse-overlayfs"); err != nil {
-		t.Skip(err)
-	}
+	tryMode(t, f.state, ForkFuse)
 	r := f.open()
 	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
 	writeFile(t, one.Dir+"/new", []byte("new"))
@@ -839,9 +830,7 @@ func (f *forked) killFuseOverlay(x *Fork) {
 // TestForkFuseDead: a fork whose fuse-overlayfs was killed is dead, and comes back.
 func TestForkFuseDead(t *testing.T) {
 	f := newForked(t)
-	if _, err := exec.LookPath("fuse-overlayfs"); err != nil {
-		t.Skip(err)
-	}
+	tryMode(t, f.state, ForkFuse)
 	r := f.open()
 	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
 	writeFile(t, one.Dir+"/new", []byte("new"))

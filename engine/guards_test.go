@@ -5,7 +5,6 @@ package engine
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/snapctl/snapctl/engine/internal/gc"
@@ -91,9 +90,7 @@ func TestRestoreLeavesOthersAlone(t *testing.T) {
 // kernel keeps as long as the file is open, is in the snapshot.
 func TestForkFuseWritten(t *testing.T) {
 	f := newForked(t)
-	if _, err := exec.LookPath("fuse-overlayfs"); err != nil {
-		t.Skip(err)
-	}
+	tryMode(t, f.state, ForkFuse)
 	r := f.open()
 	one := f.fork(r, "one", &ForkOptions{Mode: ForkFuse})
 	file, err := os.Create(one.Dir + "/open")
