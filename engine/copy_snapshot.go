@@ -39,7 +39,7 @@ import (
 //     entries in which the source's trees differ (manifest.Revised: to the last field, unlike
 //     Diff). Else it is a Builder's, of every entry.
 //  3. produce goes through entries and asks the destination's index for each chunk. Of what
-//     is missing the source's frames are decoded ahead (read.ReadAhead), in the order of the
+//     is missing the source's frames are decoded ahead (read.Chunks.ReadAhead), in the order of the
 //     tree, mostly each once; placer puts it into frames and packs, and an entry goes into
 //     the tree when its chunks have places. Keyed ids (chunkNames) are known when the bytes
 //     are: then every chunk that no base has is read.

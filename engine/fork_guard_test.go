@@ -213,7 +213,7 @@ func TestForkHeldAgain(t *testing.T) {
 	f.remove(one)
 }
 
-// overlayOf gives the overlay that would be mounted for a fork, mounted nowhere, and its
+// overlayFor gives the overlay that would be mounted for a fork, mounted nowhere, and its
 // entry, locked.
 func (f *forked) overlayFor(x *Fork) (*forkEntry, int) {
 	f.Helper()

@@ -30,7 +30,7 @@ func handleOf(f *os.File) *dirHandle {
 	return &dirHandle{h.Type(), h.Bytes()}
 }
 
-// fsys.OpenBelow opens the directory, if it is on the file system that another is on. The caller
+// openBelow opens the directory, if it is on the file system that another is on. The caller
 // looks whether it is the one: another file system may have one of that handle.
 func (h *dirHandle) openBelow(dir string) (*os.File, error) {
 	at, err := fsys.OpenDir(dir)
@@ -134,7 +134,7 @@ func MovedForks(stateDir string) (moved []MovedFork, err error) {
 	return moved, err
 }
 
-// repo.MovedTo is where the directory of a fork was moved to that is not mounted; "" if it was
+// movedTo is where the directory of a fork was moved to that is not mounted; "" if it was
 // not, or if that is not known.
 func (e *forkEntry) movedTo(t *mountTable) string {
 	if e.rec.Bare == nil || e.rec.Mode == ForkRestore || e.mountedIn(t) {

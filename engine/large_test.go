@@ -20,8 +20,8 @@ func (p *place) smallChunks() *Repository {
 	r := p.init()
 	cfg := *r.repo.Cfg
 	cfg.Chunker = chunk.CDCParams{Polynomial: cfg.Chunker.Polynomial, Min: 4 << 10, AverageBits: 10, Max: 8 << 10}
-	if r.repo.Master != nil {
-		cfg.Encrypt(r.repo.Master)
+	if r.repo.Encrypted() {
+		cfg.Encrypt(r.repo.Key())
 	}
 	must(p, os.Remove(p.repo+"/"+repo.ConfigName))
 	must(p, os.WriteFile(p.repo+"/"+repo.ConfigName, cfg.Encode(), 0o400))

@@ -162,7 +162,7 @@ func TestMountStress(t *testing.T) {
 	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= before+2 })
 }
 
-// repo.SnapshotOf makes the repository and a snapshot of files; of parts of them each has
+// snapshotOf makes the repository and a snapshot of files; of parts of them each has
 // packs of its own.
 func (w *wobbly) snapshotOf(parts ...map[string][]byte) (id manifest.ID) {
 	w.Helper()

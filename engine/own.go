@@ -260,6 +260,3 @@ func (o *ownDirs) addUsed(stateDir string) {
 	}
 	o.addOverlays()
 }
-
-// What is in a state folder, and in that of caches beside a folder for each repository.
-const ()

@@ -60,7 +60,7 @@ func (h *home) well(t *testing.T) {
 	for _, s := range all {
 		restore(t, r, s.ID.String(), t.TempDir()+"/out", nil)
 	}
-	if repo.UsedHere(h.state, h.r.repo.Address) == nil {
+	if repo.UsedHere(h.state, h.r.repo.URL()) == nil {
 		t.Error("the state is gone")
 	}
 }

@@ -38,7 +38,7 @@ func (c *creator) findParent(ctx context.Context) error {
 	default:
 		return nil
 	}
-	p, err := openParent(ctx, c.host.repo, id)
+	p, err := openParent(ctx, c.repo, id)
 	switch {
 	case err == nil:
 		p.stats = stats

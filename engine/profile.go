@@ -157,7 +157,7 @@ func (p *prefetcher) readProfiles(ctx context.Context) ([]access.Frame, []*acces
 	return nil, nil, nil
 }
 
-// access.Prefix gives the bundles of a snapshot's newest profiles, and their frames as
+// profilesOf gives the bundles of a snapshot's newest profiles, and their frames as
 // far as they lie in packs of the mounted one; the newest profile's first.
 func (p *prefetcher) profilesOf(ctx context.Context, id manifest.ID) ([]access.Frame, []*access.Bundle, error) {
 	var found []remote.Info

@@ -99,7 +99,7 @@ func (x *repairer) misleads(s *segmentFacts) bool {
 	return false
 }
 
-// repo.PutSegment puts a segment, but for the packs of it that are about to be deleted.
+// putSegment puts a segment, but for the packs of it that are about to be deleted.
 func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
 	if !x.opts.Apply {
 		return nil

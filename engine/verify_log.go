@@ -85,7 +85,7 @@ func (v *checkup) openReadLog() (*readLog, error) {
 	return l, nil
 }
 
-// readLog gives the state of the run that was stopped last, nil for none.
+// cachedLog gives the state of the run that was stopped last, nil for none.
 func cachedLog(c local.Dir) *readState {
 	b := c.Read(readLogKind, readLogName)
 	sum, text, ok := bytes.Cut(b, []byte("\n"))

@@ -10,7 +10,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 )
 
-// A bundle is the part of an access profile that holds contents: copies of chunks
+// A Bundle is the part of an access profile that holds contents: copies of chunks
 // and tree pages that were touched, in the order in which they were, in the form of
 // a pack. What a program reads when it starts lies scattered: the start of node that
 // prefetcher tells of touches 13 MB in 65 frames of 65 MB, which are 14 MB stored.

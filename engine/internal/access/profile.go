@@ -26,7 +26,7 @@ import (
 //	offset  size  field
 //	0       4     length of the head as it is stored, h, little-endian
 //	4       h     head; in an encrypted repository sealed, together with the snapshot's
-//	              id (Repository.repo.SealObject)
+//	              id (repo.Repo.SealObject)
 //	4+h     ...   bundle: nothing, or a data pack (see chunk), up to the end
 //
 // and the head, whose numbers are little-endian:
@@ -50,26 +50,27 @@ type Profile struct {
 	Bundle   []byte // a pack, whose index is for OpenBundle to read; at the end of the object
 }
 
+// A Frame is a frame that was touched, and where it lies.
 type Frame struct {
 	Pack   chunk.PackID
 	Offset uint32
 	Stored uint32
 }
 
-const ProfileMagic = "snaphot\x00"
+const (
+	ProfileMagic   = "snaphot\x00"
+	profileVersion = 2
+	ProfileHead    = 16
 
-const profileVersion = 2
+	MaxProfileFrames = 64 << 10
+	maxHead          = 4 << 20  // bytes
+	MaxProfile       = 24 << 20 // bytes
+)
 
-const ProfileHead = 16
-
-const MaxProfileFrames = 64 << 10
-
-const maxHead = 4 << 20 // bytes
-
-const MaxProfile = 24 << 20 // bytes
-
+// ErrDamaged: the object is no access profile, or not the one that its name says.
 var ErrDamaged = errors.New("damaged access profile")
 
+// Prefix begins the names of the profiles of a snapshot.
 func Prefix(id manifest.ID) string { return repo.ProfilePrefix + id.String() + "/" }
 
 // ParseName tells which snapshot the object is a profile of that has the name.
@@ -171,6 +172,7 @@ func DecodeHead(b, bundle []byte) (*Profile, error) {
 	return p, nil
 }
 
+// Put stores a profile.
 func Put(ctx context.Context, r *repo.Repo, p *Profile) error {
 	b := Encode(r, p)
 	return r.Store.Put(ctx, Prefix(p.Snapshot)+crypt.SumHex(b), b)

@@ -9,15 +9,16 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
-const useKeyCheck chunk.Use = "snapctl 2026-11-26 key check"
-
-const UseConfig chunk.Use = "snapctl 2026-11-26 config"
-
-const UseKeyDetails chunk.Use = "snapctl 2026-11-26 details of keys"
-
-const UseProfile chunk.Use = "snapctl 2026-11-26 access profiles"
-
-const UseNote chunk.Use = "snapctl 2026-11-26 notes"
+// An encrypted repository has a random master key, from which all others are derived
+// (chunk.Key). It lies in the repository only as key objects (see Object), each of
+// which somebody can open. What it is used for, beside what stands at chunk.Use:
+const (
+	useKeyCheck   chunk.Use = "snapctl 2026-11-26 key check"
+	UseConfig     chunk.Use = "snapctl 2026-11-26 config"
+	UseKeyDetails chunk.Use = "snapctl 2026-11-26 details of keys"
+	UseProfile    chunk.Use = "snapctl 2026-11-26 access profiles"
+	UseNote       chunk.Use = "snapctl 2026-11-26 notes"
+)
 
 // Config is what the config of an encrypted repository says of that.
 type Config struct {

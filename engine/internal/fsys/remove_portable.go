@@ -2,6 +2,6 @@
 
 package fsys
 
-// removeAt removes an entry of an open directory and all below it, whatever the modes of
+// RemoveAt removes an entry of an open directory and all below it, whatever the modes of
 // directories that are ours.
 func RemoveAt(parent int, name string) error { return RemoveWhole(parent, name) }

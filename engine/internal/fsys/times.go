@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A spot is an entry of an open directory.
+// A Spot is an entry of an open directory.
 type Spot struct {
 	Dir  int
 	Name string

@@ -270,7 +270,7 @@ func (c *collector) listProfiles(ctx context.Context) error {
 	})
 }
 
-// repo.ListNotes lists notes, in the order in which they apply.
+// listNotes lists notes, in the order in which they apply.
 func (c *collector) listNotes(ctx context.Context) error {
 	return c.each(ctx, manifest.NotePrefix, "notes", func(o remote.Info) {
 		id, note, err := manifest.ParseNoteName(o.Name)

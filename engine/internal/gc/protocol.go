@@ -68,7 +68,7 @@ package gc
 //
 // A repacked pack is doomed by a tombstone that says which packs hold what is needed of it
 // (moved). Manifests go on naming the old pack; while one does, the new packs count as
-// needed and the tombstone stays. Readers who find it gone look there (repo.MovedTo), and
+// needed and the tombstone stays. Readers who find it gone look there (repo.Repo.MovedTo), and
 // then into the index. Before the old pack is deleted a sweep walks the trees of all
 // that name it once more (movedWhole), each page once: a snapshot that was put between
 // the first walk and the tombstone may need what was not moved, and then the pack stays.

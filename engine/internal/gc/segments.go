@@ -137,7 +137,7 @@ func (c *collector) eachSegment(ctx context.Context, yield func(*listedSegment, 
 	return ctx.Err()
 }
 
-// repo.PutSegment puts a segment in the place of others.
+// putSegment puts a segment in the place of others.
 func (c *collector) putSegment(ctx context.Context, s *index.Segment) error {
 	if c.opts.DryRun {
 		return nil

@@ -2,7 +2,7 @@ package ignore
 
 import "strings"
 
-// A glob is one pattern of '*', '?', '[a-z]', '**' and '\', that means to a byte what it
+// A Glob is one pattern of '*', '?', '[a-z]', '**' and '\', that means to a byte what it
 // means to git (its wildmatch, with WM_PATHNAME). Of the libraries none is both equal to
 // git and quick on every pattern, and patterns come from strangers.
 type Glob struct {

@@ -13,7 +13,7 @@ import (
 // files alike: one syntax to know. The matching is glob's; here are only gitignore's
 // own rules around it.
 
-// A pattern is one line of a .gitignore file.
+// A Pattern is one line of a .gitignore file.
 type Pattern struct {
 	Glob    Glob
 	Negate  bool // '!': takes back an earlier match

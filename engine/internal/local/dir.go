@@ -35,12 +35,28 @@ const (
 	Logs  = "logs"
 )
 
+// What is in a state directory, and in that of caches beside a directory for each
+// repository.
+const (
+	Pins = "encrypted" // see crypt.Pin
+
+	Mounts   = "mounts"   // see engine's registry
+	Forks    = "forks"    // see engine's forkRegistry, as the next two
+	Kept     = "kept"     //
+	Lowers   = "lower"    //
+	Restored = "restored" // see engine's restoredRecord
+	Used     = "used"     // see repo's usedRepository
+)
+
+// ForRepository gives the directory of a repository in a directory of caches.
 func ForRepository(base string, repo uuid.UUID) Dir {
 	return Dir{filepath.Join(base, repo.String())}
 }
 
+// Path is where the file of that kind and name is.
 func (c Dir) Path(kind, name string) string { return filepath.Join(c.Root, kind, name) }
 
+// IndexDir is the directory of the index of chunks.
 func (c Dir) IndexDir() string { return filepath.Join(c.Root, "index") }
 
 // Read gives a file's content, nil where there is none.
@@ -82,6 +98,7 @@ func (c Dir) Write(kind, name string, content ...[]byte) error {
 
 const tempPattern = ".tmp-*"
 
+// Remove deletes the file of that kind and name, if it is there.
 func (c Dir) Remove(kind, name string) { os.Remove(c.Path(kind, name)) }
 
 // Names lists a kind.
@@ -121,36 +138,6 @@ func (c Dir) Trim(kind string, limit int64) {
 		total -= f.Size()
 	}
 }
-
-// Bounds of the cache in bytes.
-const ()
-
-// A pack table tells which packs the snapshot of a stat cache or an overlayMemo names, and
-// how large they were when this machine last saw them. With it the next create asks for
-// them side by side with the manifest. The file is
-//
-//	offset  size  field
-//	0       8     magic "snaptabl"
-//	8       16    snapshot id
-//	24      40n   pack id, 32, and size in bytes, 8, little-endian, 0 for not known
-//	24+40n  8     the first bytes of the BLAKE3 of all before
-const ()
-
-// Segments, as the cache keeps them.
-
-const Pins = "encrypted" // see pin
-
-const Mounts = "mounts" // see registry
-
-const Forks = "forks" // see forkRegistry, as the next two
-
-const Kept = "kept" //
-
-const Lowers = "lower" //
-
-const Restored = "restored" // see restoredRecord
-
-const Used = "used" // see usedRepository
 
 // KeepNewest deletes the files of a kind that were written longest ago, but for so many,
 // if there are twice as many.

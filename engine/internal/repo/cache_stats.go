@@ -12,11 +12,12 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-const MaxCachedDirs = 256 << 20
-
-const maxCachedSegments = 256 << 20
-
-const maxCachedTables = 64 << 20
+// Bounds of the cache in bytes.
+const (
+	MaxCachedDirs     = 256 << 20
+	maxCachedSegments = 256 << 20
+	maxCachedTables   = 64 << 20
+)
 
 // StatCache is what a machine knows of the files of a directory, as they were
 // when a snapshot was made of it or restored to it: one fingerprint for each
@@ -75,9 +76,19 @@ func WriteStats(c local.Dir, dir string, id manifest.ID, prints []uint64) error 
 	return err
 }
 
-const tableMagic = "snaptabl"
-
-const tableEntry = chunk.IDSize + 8
+// A pack table tells which packs the snapshot of a stat cache or an overlayMemo names, and
+// how large they were when this machine last saw them. With it the next create asks for
+// them side by side with the manifest. The file is
+//
+//	offset  size  field
+//	0       8     magic "snaptabl"
+//	8       16    snapshot id
+//	24      40n   pack id, 32, and size in bytes, 8, little-endian, 0 for not known
+//	24+40n  8     the first bytes of the BLAKE3 of all before
+const (
+	tableMagic = "snaptabl"
+	tableEntry = chunk.IDSize + 8
+)
 
 // ReadTable gives the pack table of a snapshot, nothing where there is none.
 func ReadTable(c local.Dir, key string, id manifest.ID) []SizedPack {

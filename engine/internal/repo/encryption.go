@@ -13,11 +13,6 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// An encrypted repository has a random master key, from which all others are derived
-// (chunk.Key). It lies in the repository only as key objects (see crypt.Object), each of
-// which somebody can open. What it is used for, beside what stands at chunk.Use:
-const ()
-
 // Encrypt makes the config that of a repository with this master key. It is done
 // last, as what is changed after it no longer matches.
 func (c *Config) Encrypt(key *chunk.Key) {
@@ -72,7 +67,7 @@ func (r *Repo) unlock(ctx context.Context, cfg *Config, opts *Options) error {
 	if err := pin.Check(cfg.Encryption.KeyCheck); err != nil {
 		return err
 	}
-	r.Master = key
+	r.key = key
 	return nil
 }
 
@@ -106,7 +101,7 @@ func (r *Repo) masterKey(ctx context.Context, cfg *Config, opts *Options) (*chun
 	}
 	if opts.Passphrase != nil && countKeys(keys, crypt.PassphraseKey) > 0 {
 		asked := r.Uptime()
-		passphrase, err := opts.Passphrase(ctx, r.Address)
+		passphrase, err := opts.Passphrase(ctx, r.url)
 		switch {
 		case err != nil && u.other != nil:
 			return nil, u.failed(keys, opts, damaged)
@@ -199,20 +194,20 @@ func (u *unlocking) failed(keys []*crypt.Object, opts *Options, damaged error) e
 // without encryption. Whoever has it can read, and forge, all that is in the
 // repository, for ever.
 func (r *Repo) Key() *chunk.Key {
-	if r.Master == nil {
+	if r.key == nil {
 		return nil
 	}
-	key := *r.Master
+	key := *r.key
 	return &key
 }
 
 // Encrypted reports whether the repository is.
-func (r *Repo) Encrypted() bool { return r.Master != nil }
+func (r *Repo) Encrypted() bool { return r.key != nil }
 
 // SealObject gives what is stored of a small object, where the repository is encrypted:
 // authenticated with about, which names its place.
 func (r *Repo) SealObject(use chunk.Use, about string, object []byte) []byte {
-	if r.Master == nil {
+	if r.key == nil {
 		return object
 	}
 	return r.Codec.For(use, []byte(about)).Seal(nil, object)
@@ -220,7 +215,7 @@ func (r *Repo) SealObject(use chunk.Use, about string, object []byte) []byte {
 
 // OpenObject is the inverse of SealObject. Errors are ErrIntegrity.
 func (r *Repo) OpenObject(use chunk.Use, about string, stored []byte) ([]byte, error) {
-	if r.Master == nil {
+	if r.key == nil {
 		return stored, nil
 	}
 	b, err := r.Codec.For(use, []byte(about)).Open(nil, stored)

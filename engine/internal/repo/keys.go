@@ -25,19 +25,19 @@ import (
 func (r *Repo) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	keys, err := r.keys(ctx)
 	if err != nil {
-		err = fmt.Errorf("keys of %s: %w", r.Address, err)
+		err = fmt.Errorf("keys of %s: %w", r.url, err)
 	}
 	return keys, err
 }
 
 func (r *Repo) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
-	if r.Master == nil {
+	if r.key == nil {
 		return nil, snapshot.ErrNotEncrypted
 	}
 	objects, errs := r.keyObjects(ctx)
 	var all []*snapshot.KeyInfo
 	for _, k := range objects {
-		d, err := k.Details(r.Master)
+		d, err := k.Details(r.key)
 		if err != nil {
 			errs = errors.Join(errs, fmt.Errorf("object %s%s: %w", crypt.KeyPrefix, k.Id, err))
 			continue
@@ -50,12 +50,12 @@ func (r *Repo) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 
 // AddKey lets somebody else open the repository, or the same in another way.
 func (r *Repo) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
-	if r.Master == nil {
-		return nil, fmt.Errorf("adding a key to %s: %w", r.Address, snapshot.ErrNotEncrypted)
+	if r.key == nil {
+		return nil, fmt.Errorf("adding a key to %s: %w", r.url, snapshot.ErrNotEncrypted)
 	}
-	info, err := r.putKey(ctx, r.Master, key)
+	info, err := r.putKey(ctx, r.key, key)
 	if err != nil {
-		return nil, fmt.Errorf("adding a key to %s: %w", r.Address, err)
+		return nil, fmt.Errorf("adding a key to %s: %w", r.url, err)
 	}
 	return info, nil
 }
@@ -78,7 +78,7 @@ func (r *Repo) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewK
 func (r *Repo) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	k, err := r.removeKey(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("removing key %s from %s: %w", id, r.Address, err)
+		return nil, fmt.Errorf("removing key %s from %s: %w", id, r.url, err)
 	}
 	return k, nil
 }
@@ -235,13 +235,13 @@ func (r *Repo) listKeys(ctx context.Context) (names []string, err error) {
 }
 
 func (r *Repo) pin(opts *Options) crypt.Pin {
-	if r.Address == "" {
+	if r.url == "" {
 		return crypt.Pin{}
 	}
 	base := opts.CacheDir
 	if base == "" {
 		base = defaultCacheDir()
 	}
-	sum := blake3.Sum256([]byte(r.Address))
+	sum := blake3.Sum256([]byte(r.url))
 	return crypt.Pin{Path: filepath.Join(base, local.Pins, fmt.Sprintf("%x", sum[:16]))}
 }

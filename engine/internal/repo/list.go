@@ -20,10 +20,10 @@ func (r *Repo) List(ctx context.Context, opts *snapshot.ListOptions) ([]*snapsho
 	}
 	all, damaged, err := r.snapshots(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing snapshots of %s: %w", r.Address, err)
+		return nil, fmt.Errorf("listing snapshots of %s: %w", r.url, err)
 	}
 	if len(damaged) > 0 {
-		err = fmt.Errorf("listing snapshots of %s: %w", r.Address, damaged[0].err)
+		err = fmt.Errorf("listing snapshots of %s: %w", r.url, damaged[0].err)
 		for _, d := range damaged[1:] {
 			err = errors.Join(err, d.err)
 		}

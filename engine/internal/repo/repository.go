@@ -24,16 +24,16 @@ import (
 
 // A Repository holds snapshots. It is safe for parallel use.
 type Repo struct {
-	Address string // for messages
-	Dir     string // of the store, if it is a folder of this machine; else ""
-	Ver     string // of the program
-	Store   remote.Store
-	count   *remote.Counter
-	Cfg     *Config
-	Master  *chunk.Key // nil without encryption
-	Cache   local.Dir
-	Logger  *slog.Logger
-	Now     func() time.Time // by this machine's clock; time is by the store's
+	url    string // for messages
+	Dir    string // of the store, if it is a folder of this machine; else ""
+	Ver    string // of the program
+	Store  remote.Store
+	count  *remote.Counter
+	Cfg    *Config
+	key    *chunk.Key // nil without encryption
+	Cache  local.Dir
+	Logger *slog.Logger
+	Now    func() time.Time // by this machine's clock; time is by the store's
 
 	Clock     heardClock
 	StoreTime func(context.Context) (time.Time, error) // what clock goes by, for tests; nil asks the store
@@ -73,7 +73,7 @@ func Init(ctx context.Context, url string, init *snapshot.InitOptions, opts *Opt
 		err = r.use(cfg, opts)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("making repository %s: %w", r.Address, err)
+		return nil, fmt.Errorf("making repository %s: %w", r.url, err)
 	}
 	return r, nil
 }
@@ -93,11 +93,11 @@ func (r *Repo) make(ctx context.Context, cfg *Config, init *snapshot.InitOptions
 	r.AskTime(ctx)
 	cfg.CreatedAt = r.Time().UTC().Truncate(time.Second)
 	if init != nil && len(init.Keys) > 0 {
-		r.Master = chunk.NewKey()
-		cfg.Encrypt(r.Master)
+		r.key = chunk.NewKey()
+		cfg.Encrypt(r.key)
 		check = cfg.Encryption.KeyCheck
 		var err error
-		if undo, err = r.makeKeys(ctx, r.Master, init.Keys); err != nil {
+		if undo, err = r.makeKeys(ctx, r.key, init.Keys); err != nil {
 			return err
 		}
 	} else if opts.wantsEncryption() {
@@ -201,7 +201,7 @@ func Open(ctx context.Context, url string, opts *Options) (*Repo, error) {
 	}
 	if err != nil {
 		r.Ahead.close()
-		return nil, fmt.Errorf("opening repository %s: %w", r.Address, err)
+		return nil, fmt.Errorf("opening repository %s: %w", r.url, err)
 	}
 	return r, nil
 }
@@ -212,7 +212,7 @@ func (r *Repo) notHere(opts *Options) error {
 	if r == nil || opts == nil {
 		return snapshot.ErrNotInitialised
 	}
-	if u := UsedHere(opts.StateDir, r.Address); u != nil {
+	if u := UsedHere(opts.StateDir, r.url); u != nil {
 		return fmt.Errorf("%w: %w (%v)%s; snapctl init begins an empty one", snapshot.ErrNotInitialised, snapshot.ErrGone, u.ID, whyGone(string(u.Dir)))
 	}
 	return snapshot.ErrNotInitialised
@@ -253,7 +253,7 @@ func (r *Repo) Where() string {
 	if r == nil {
 		return ""
 	}
-	return " " + r.Address
+	return " " + r.url
 }
 
 // connect opens the store without looking at what it holds.
@@ -262,7 +262,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repo,
 		opts = &Options{}
 	}
 	r := &Repo{
-		Address: url, Logger: opts.Log, Now: opts.Now, Ver: Label(opts.Version, nil), Hasher: &chunk.Hasher{},
+		url: url, Logger: opts.Log, Now: opts.Now, Ver: Label(opts.Version, nil), Hasher: &chunk.Hasher{},
 		Uptime: fsys.Uptime, Patience: opts.Patience, count: opts.Requests, onClock: opts.OnClock,
 	}
 	if r.Patience == (Patience{}) {
@@ -291,7 +291,7 @@ func connect(ctx context.Context, url string, opts *Options, mkdir bool) (*Repo,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
-	r.Address, r.Dir = loc.String(), loc.Dir
+	r.url, r.Dir = loc.String(), loc.Dir
 	if r.Local() && mkdir {
 		if err := remote.MakeDir(loc.Dir); err != nil {
 			return r, err
@@ -314,11 +314,11 @@ func (r *Repo) use(cfg *Config, opts *Options) (err error) {
 	if r.Splitter, err = chunk.NewSplitter(cfg.Chunker); err != nil {
 		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
 	}
-	if r.Master == nil {
+	if r.key == nil {
 		r.Codec, err = chunk.NewCodec(cfg.Compression.Level)
 	} else {
-		r.Hasher = chunk.NewKeyedHasher(r.Master.Derive(chunk.UseChunkID))
-		r.Codec, err = chunk.NewSealingCodec(cfg.Compression.Level, r.Master)
+		r.Hasher = chunk.NewKeyedHasher(r.key.Derive(chunk.UseChunkID))
+		r.Codec, err = chunk.NewSealingCodec(cfg.Compression.Level, r.key)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: config: %w", snapshot.ErrIntegrity, err)
@@ -370,7 +370,7 @@ func (r *Repo) Close() error {
 func (r *Repo) Local() bool { return r.Dir != "" }
 
 // URL is where the repository is, in its canonical form.
-func (r *Repo) URL() string { return r.Address }
+func (r *Repo) URL() string { return r.url }
 
 // ID identifies the repository, wherever it is moved to.
 func (r *Repo) ID() uuid.UUID { return r.Cfg.ID }

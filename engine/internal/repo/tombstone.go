@@ -17,7 +17,7 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// A tombstone says that packs are doomed: no writer may refer to them any more, and
+// A Tombstone says that packs are doomed: no writer may refer to them any more, and
 // when a grace has passed they are deleted. Doomed is for ever. See
 // engine/internal/gc/protocol.go. It is an object gc/ID, where ID is a UUIDv7. All numbers are
 // little-endian:

@@ -31,16 +31,16 @@ func usedName(url string) string {
 
 // NoteUse remembers this repository.
 func (r *Repo) NoteUse() {
-	if r.State == "" || r.Address == "" {
+	if r.State == "" || r.url == "" {
 		return
 	}
-	b, err := json.Marshal(usedRepository{usedVersion, r.Address, r.Cfg.ID, []byte(r.Dir), []byte(r.CacheDir())})
+	b, err := json.Marshal(usedRepository{usedVersion, r.url, r.Cfg.ID, []byte(r.Dir), []byte(r.CacheDir())})
 	if err != nil {
 		r.Logger.Info("remembering the repository", "err", err)
 		return
 	}
 	state := local.Dir{Root: r.State}
-	if name := usedName(r.Address); string(state.Read(local.Used, name)) != string(b) {
+	if name := usedName(r.url); string(state.Read(local.Used, name)) != string(b) {
 		if err := state.Write(local.Used, name, b); err != nil {
 			r.Logger.Info("remembering the repository", "err", err)
 		}

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A guard keeps a writer from committing what refers to packs that garbage collection
+// A Guard keeps a writer from committing what refers to packs that garbage collection
 // is about to delete. It is the writers' half of a protocol without locks: see
 // engine/internal/gc/protocol.go. What a writer has to do:
 //

@@ -32,7 +32,7 @@ func ParseLeaseName(name string) (manifest.ID, bool) {
 	return id, ok && err == nil && repo.ValidUUID(own)
 }
 
-// A lease keeps what a snapshot needs from garbage collection, also when the
+// A Lease keeps what a snapshot needs from garbage collection, also when the
 // snapshot is removed, as long as it is held. See manifest.Lease.
 type Lease struct {
 	Repo     *repo.Repo
