@@ -68,7 +68,8 @@ func (r *Repository) URL() string { return r.repo.URL() }
 // ID identifies the repository, wherever it is moved to.
 func (r *Repository) ID() uuid.UUID { return r.repo.ID() }
 
-// CacheDir is the directory of caches, Options.CacheDir or its default.
+// CacheDir is where this machine keeps what makes the next operation fast, of
+// this repository and others.
 func (r *Repository) CacheDir() string { return r.repo.CacheDir() }
 
 // Requests tells what was asked of the object store, from the first request of Open or
@@ -87,7 +88,10 @@ func (r *Repository) List(ctx context.Context, opts *ListOptions) ([]*Snapshot, 
 //   - an id, or a prefix of one, of at least four digits, that no other has;
 //   - a handle: a JSON object with an "id";
 //   - a name: the newest snapshot of that name;
-//   - NAME~N: the one N before it; "latest" for the newest of all.
+//   - name~N: the Nth before that;
+//   - latest, latest~N: the same among all snapshots.
+//
+// It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
 func (r *Repository) Get(ctx context.Context, ref string) (*Snapshot, error) {
 	return r.repo.Get(ctx, ref)
 }
@@ -102,8 +106,10 @@ func (r *Repository) Log(ctx context.Context, ref string) (*History, error) {
 // Encrypted reports whether the repository is encrypted.
 func (r *Repository) Encrypted() bool { return r.repo.Encrypted() }
 
-// Key is the master key, nil without encryption: for a process that this one starts, as
-// Options.Key.
+// Key is the master key of an encrypted repository that this process has opened:
+// for Options.Key of another process of the same user. It is nil for a repository
+// without encryption. Whoever has it can read, and forge, all that is in the
+// repository, for ever.
 func (r *Repository) Key() *chunk.Key { return r.repo.Key() }
 
 // Keys gives the keys of an encrypted repository, the oldest first. If some are damaged
@@ -111,13 +117,14 @@ func (r *Repository) Key() *chunk.Key { return r.repo.Key() }
 // ErrIntegrity.
 func (r *Repository) Keys(ctx context.Context) ([]*KeyInfo, error) { return r.repo.Keys(ctx) }
 
-// AddKey lets somebody more open an encrypted repository.
+// AddKey lets somebody else open the repository, or the same in another way.
 func (r *Repository) AddKey(ctx context.Context, key *NewKey) (*KeyInfo, error) {
 	return r.repo.AddKey(ctx, key)
 }
 
-// RemoveKey removes a key by its id or a prefix of it. It fails with ErrNoKey where there
-// is none, and with ErrLastKey for the last.
+// RemoveKey takes a key away, by its ID or the beginning of it. It refuses to take the
+// last one, with ErrLastKey. The master key stays what it is: who has had a key, and
+// kept what was in it, is shut out of a new repository only.
 func (r *Repository) RemoveKey(ctx context.Context, id string) (*KeyInfo, error) {
 	return r.repo.RemoveKey(ctx, id)
 }

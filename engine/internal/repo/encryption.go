@@ -189,10 +189,7 @@ func (u *unlocking) failed(keys []*crypt.Object, opts *Options, damaged error) e
 	return err
 }
 
-// Key is the master key of an encrypted repository that this process has opened:
-// for Options.Key of another process of the same user. It is nil for a repository
-// without encryption. Whoever has it can read, and forge, all that is in the
-// repository, for ever.
+// Key is engine.Repository.Key.
 func (r *Repo) Key() *chunk.Key {
 	if r.key == nil {
 		return nil
@@ -201,7 +198,7 @@ func (r *Repo) Key() *chunk.Key {
 	return &key
 }
 
-// Encrypted reports whether the repository is.
+// Encrypted is engine.Repository.Encrypted.
 func (r *Repo) Encrypted() bool { return r.key != nil }
 
 // SealObject gives what is stored of a small object, where the repository is encrypted:

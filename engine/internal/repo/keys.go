@@ -19,9 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Keys gives the keys of an encrypted repository, the oldest first. If some are damaged
-// or of another repository, it gives the others together with an error that is
-// ErrIntegrity.
+// Keys is engine.Repository.Keys.
 func (r *Repo) Keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	keys, err := r.keys(ctx)
 	if err != nil {
@@ -48,7 +46,7 @@ func (r *Repo) keys(ctx context.Context) ([]*snapshot.KeyInfo, error) {
 	return all, errs
 }
 
-// AddKey lets somebody else open the repository, or the same in another way.
+// AddKey is engine.Repository.AddKey.
 func (r *Repo) AddKey(ctx context.Context, key *snapshot.NewKey) (*snapshot.KeyInfo, error) {
 	if r.key == nil {
 		return nil, fmt.Errorf("adding a key to %s: %w", r.url, snapshot.ErrNotEncrypted)
@@ -72,9 +70,7 @@ func (r *Repo) putKey(ctx context.Context, master *chunk.Key, key *snapshot.NewK
 	return k.Info(d), r.Store.Put(ctx, crypt.KeyPrefix+k.Id, k.Encode())
 }
 
-// RemoveKey takes a key away, by its ID or the beginning of it. It refuses to take the
-// last one, with ErrLastKey. The master key stays what it is: who has had a key, and
-// kept what was in it, is shut out of a new repository only.
+// RemoveKey is engine.Repository.RemoveKey.
 func (r *Repo) RemoveKey(ctx context.Context, id string) (*snapshot.KeyInfo, error) {
 	k, err := r.removeKey(ctx, id)
 	if err != nil {

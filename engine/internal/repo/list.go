@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// List gives snapshots, newest first. If some manifests are damaged, it gives the
-// other snapshots together with an error that is ErrIntegrity and names them.
+// List is engine.Repository.List.
 func (r *Repo) List(ctx context.Context, opts *snapshot.ListOptions) ([]*snapshot.Snapshot, error) {
 	if opts == nil {
 		opts = &snapshot.ListOptions{}

@@ -8,9 +8,7 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// Log gives a snapshot and its ancestors, newest first. It takes a listing and
-// the heads of manifests that the cache does not have. If an ancestor's manifest
-// is damaged, it gives those before it together with an error that is ErrIntegrity.
+// Log is engine.Repository.Log.
 func (r *Repo) Log(ctx context.Context, ref string) (*snapshot.History, error) {
 	s, err := r.Get(ctx, ref)
 	if err != nil {

@@ -150,8 +150,7 @@ func (r *Repo) KeepTree(id chunk.PackID, data []byte) {
 	}
 }
 
-// CacheDir is where this machine keeps what makes the next operation fast, of
-// this repository and others.
+// CacheDir is engine.Repository.CacheDir.
 func (r *Repo) CacheDir() string { return filepath.Dir(r.Cache.Root) }
 
 // PackIndex reads what a pack holds from its end, mostly in one request.

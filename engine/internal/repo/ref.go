@@ -54,15 +54,7 @@ func CheckTag(key, value string) error {
 	return nil
 }
 
-// Get finds the snapshot that a reference names. A reference is
-//
-//   - an id, or a prefix of one, of at least four digits, that no other has;
-//   - a handle: a JSON object with an "id";
-//   - a name: the newest snapshot of that name;
-//   - name~N: the Nth before that;
-//   - latest, latest~N: the same among all snapshots.
-//
-// It fails with ErrNotFound, ErrAmbiguous, or ErrExpired.
+// Get is engine.Repository.Get.
 func (r *Repo) Get(ctx context.Context, ref string) (*snapshot.Snapshot, error) {
 	return r.NewResolver(ctx, 1).Get(ref)
 }

@@ -56,10 +56,7 @@ type Repo struct {
 	Patience Patience
 }
 
-// Init makes a repository at the URL and opens it. It fails with ErrExists
-// where there is one, with ErrIntegrity where there is what is left of one that a
-// new config would not help, and with errors.ErrUnsupported where the store replaces
-// objects.
+// Init is engine.Init.
 func Init(ctx context.Context, url string, init *snapshot.InitOptions, opts *Options) (*Repo, error) {
 	cfg, err := NewConfig(init)
 	if err != nil {
@@ -163,11 +160,7 @@ func (r *Repo) neverReplaces(ctx context.Context) error {
 	return err
 }
 
-// Open opens the repository at a URL: a path, file:///path,
-// s3://bucket/prefix or r2://ACCOUNT/bucket/prefix. It fails with
-// ErrNotInitialised where there is none, and ErrGone too if Options.StateDir knows that
-// there was one, with ErrIntegrity where its config is damaged or
-// missing, and with ErrLocked where there is an encrypted one that opts do not open.
+// Open is engine.Open.
 func Open(ctx context.Context, url string, opts *Options) (*Repo, error) {
 	r, err := connect(ctx, url, opts, false)
 	if errors.Is(err, remote.ErrNoBucket) {
@@ -352,8 +345,7 @@ func defaultCacheDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-cache-%d", os.Getuid()))
 }
 
-// Close releases what the repository holds, and ends what it fetches in the
-// background.
+// Close is engine.Repository.Close.
 func (r *Repo) Close() error {
 	if err := r.index.close(); err != nil {
 		// The index is a cache: what it could not keep is read again.
@@ -369,15 +361,13 @@ func (r *Repo) Close() error {
 // Local reports whether the store is a folder of this machine.
 func (r *Repo) Local() bool { return r.Dir != "" }
 
-// URL is where the repository is, in its canonical form.
+// URL is engine.Repository.URL.
 func (r *Repo) URL() string { return r.url }
 
-// ID identifies the repository, wherever it is moved to.
+// ID is engine.Repository.ID.
 func (r *Repo) ID() uuid.UUID { return r.Cfg.ID }
 
-// Requests tells what was asked of the object store, from the first request of Open or
-// Init on: of S3 and R2 every request that was sent, else every operation, retries
-// included.
+// Requests is engine.Repository.Requests.
 func (r *Repo) Requests() remote.Requests { return r.count.Requests() }
 
 // Label drops what a manifest cannot keep.
