@@ -356,10 +356,10 @@ func TestMountCache(t *testing.T) {
 	for name, want := range content {
 		sameFile(t, m.Dir+"/"+name, want)
 	}
+	must(t, m.Unmount(false)) // which ends what is being written to the cache
 	if s := m.Stats(); s.Fetched < 8<<20 || s.CacheUsed < 8<<20 {
 		t.Errorf("%+v", s)
 	}
-	must(t, m.Unmount(false)) // which ends what is being written to the cache
 	second := open()
 	m = mountAt(t, second, id, w.path("mnt2"), &MountOptions{Prefetch: PrefetchNone})
 	for name, want := range content {

@@ -94,12 +94,15 @@ func TestAheadTurmoil(t *testing.T) {
 		return nil
 	})
 	var failed, stored atomic.Int64
-	// Nobody has read anything yet.
-	store := s.fs.ahead.store
-	s.fs.ahead.store = func(inode uint64, off int64, data []byte) fuse.Status {
+	// Nobody has read anything yet. The lock orders this before what readers start.
+	a := s.fs.ahead
+	a.mu.Lock()
+	store := a.store
+	a.store = func(inode uint64, off int64, data []byte) fuse.Status {
 		stored.Add(1)
 		return store(inode, off, data)
 	}
+	a.mu.Unlock()
 	read := func(name string, drop bool) {
 		f, err := os.Open(s.dir + "/" + name)
 		if err == nil {
@@ -150,7 +153,7 @@ func TestAheadTurmoil(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	s.fs.ahead.wait()
+	a.wait()
 	if failed.Load() == 0 || stored.Load() == 0 {
 		t.Errorf("%d reads failed, %d files were put into the page cache", failed.Load(), stored.Load())
 	}
