@@ -52,9 +52,9 @@ type forkRegistry struct {
 
 const (
 	forkFileName   = "fork.json"
-	layerFileName  = "layer.json"
+	layerFileName  = layerFile
 	forksLock      = ".lock"
-	upperName      = "upper"
+	upperName      = layerUpper
 	workName       = "work" // begins the names of all such folders; the rest is random: see workDirs
 	memoryName     = "memory"
 	goneForkPrefix = ".gone-"

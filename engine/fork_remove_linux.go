@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -177,8 +178,10 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 	if e.rec.Mode == ForkRestore {
 		return e.removeCopy(ctx, opts.Keep)
 	}
-	if err := e.holdsOurs(); err != nil && !opts.Keep {
-		return "", err
+	if !opts.Keep {
+		if err := e.holdsOurs(ctx); err != nil {
+			return "", err
+		}
 	}
 	// What can fail comes first, and what cannot be undone last.
 	points, err := e.removable(ctx, opts.Force)
@@ -214,8 +217,9 @@ func (g *forkRegistry) remove(ctx context.Context, nameOrDir string, opts *Remov
 
 // holdsOurs fails with ErrOwn where a repository that this machine uses, or what another
 // fork changed, lies in what the fork changed. It goes by paths: in the upper directory
-// they have other inodes than in the mount, and the fork may not be mounted.
-func (e *forkEntry) holdsOurs() error {
+// they have other inodes than in the mount, and the fork may not be mounted. What is on no
+// record is found by what is in it.
+func (e *forkEntry) holdsOurs(ctx context.Context) error {
 	var ours []string
 	for _, u := range repo.UsedRepositories(e.g.state) {
 		ours = append(ours, string(u.Dir))
@@ -227,11 +231,27 @@ func (e *forkEntry) holdsOurs() error {
 				continue
 			}
 			if _, err := os.Lstat(filepath.Join(e.upper(), rel)); err == nil {
-				return fmt.Errorf("%w: %s would be deleted; move it elsewhere first, or keep what the fork changed with --keep", snapshot.ErrOwn, path)
+				return wouldDelete(path)
 			}
 		}
 	}
-	return nil
+	fd, err := fsys.OpenDir(e.upper())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	at, found, _, err := (&ownDirs{}).below(ctx, fd, ".")
+	if found {
+		return wouldDelete(filepath.Join(e.where(), at))
+	}
+	return err
+}
+
+func wouldDelete(path string) error {
+	return fmt.Errorf("%w: %s would be deleted; move it elsewhere first, or keep what the fork changed with --keep", snapshot.ErrOwn, path)
 }
 
 // removable gives the fork's mounts in this namespace, if it can be removed: if it has

@@ -22,7 +22,7 @@ import (
 
 // Nothing that snapctl keeps on this machine is part of a snapshot, and nothing that
 // writes to a directory deletes or replaces it. It is known by its inodes, whatever
-// links and bind mounts lead to it.
+// links and bind mounts lead to it, or by what is in it: see found.
 
 // ownDirs are directories of snapctl's own that are there.
 type ownDirs struct {
@@ -34,6 +34,8 @@ type ownDirs struct {
 	// seeing what is in them.
 	ways     map[fsys.Inode]string
 	wayPaths []string
+
+	recorded bool // only what is on record is ours, whatever found would find
 }
 
 func (o *ownDirs) add(what, dir string) {
@@ -95,8 +97,9 @@ func (o *ownDirs) is(st *unix.Stat_t) string {
 
 // around gives what a path is of ours, or lies in; "" for nothing.
 func (o *ownDirs) around(path string) string {
-	for dir := path; ; dir = filepath.Dir(dir) {
-		if what := o.at(dir); what != "" {
+	in := "" // of dir, what the path goes through
+	for dir := path; ; dir, in = filepath.Dir(dir), filepath.Base(dir) {
+		if what := cmp.Or(o.at(dir), o.foundAround(dir, in)); what != "" {
 			return what
 		}
 		if dir == filepath.Dir(dir) {
@@ -111,6 +114,9 @@ func (o *ownDirs) hiddenBy(path string) string {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil {
 		return ""
+	}
+	if o.foundAt(path) != "" {
+		return path
 	}
 	return o.within(&st)
 }
@@ -160,6 +166,10 @@ func (o *ownDirs) below(ctx context.Context, dir int, name string) (path string,
 	err = w.walk(ctx, 1, func(n *dirNode) error {
 		if len(n.own) > 0 {
 			path, ok = manifest.Join(n.path, n.own[0]), true
+			return repo.ErrFound
+		}
+		if showsShape(n.entries) && o.found(fd, cmp.Or(n.path, ".")) != "" {
+			path, ok = n.path, true
 			return repo.ErrFound
 		}
 		if n.err != nil && !isGone(n.err) && !fsys.IsAny(n.err, unix.EACCES) {
@@ -225,12 +235,17 @@ func (o *ownDirs) addCache(base string) {
 	}
 }
 
+// inState are the names of what is ours in a state folder: it may have other things in it.
+func inState() []string {
+	return []string{local.Mounts, local.Forks, local.Kept, local.Lowers, local.Restored, local.Used}
+}
+
 // addState adds what is in a state folder.
 func (o *ownDirs) addState(dir string) {
 	if dir == "" {
 		return
 	}
-	for _, name := range []string{local.Mounts, local.Forks, local.Kept, local.Lowers, local.Restored, local.Used} {
+	for _, name := range inState() {
 		o.add("the state of this machine", filepath.Join(dir, name))
 	}
 }

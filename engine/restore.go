@@ -91,7 +91,8 @@ type Receipt struct {
 //
 // What snapctl keeps on this machine, its repositories, caches and state, is neither
 // deleted nor replaced: a target in it is ErrOwn, and where it lies in a target it stays.
-// So does a symbolic link on the way to it.
+// So does a symbolic link on the way to it. A repository that was moved, or is another
+// machine's, is known by its config.
 func (r *Repository) Restore(ctx context.Context, ref, dir string, opts *RestoreOptions) (*Receipt, error) {
 	if opts == nil {
 		opts = &RestoreOptions{}

@@ -28,6 +28,9 @@ func (x *restorer) meetsOurs(ctx context.Context, dir *openDir, e *manifest.Entr
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	what := x.own.is(&st)
+	if what == "" && isDir {
+		what = x.own.found(parent, e.Name)
+	}
 	if what != "" && !isDir && e.Type == manifest.Symlink && leadsAlike(parent, e) {
 		return false, nil
 	}

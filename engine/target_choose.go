@@ -75,6 +75,7 @@ func (r *Repository) aimAtTree(ctx context.Context, t *target, m *manifest.Manif
 	if err != nil {
 		return err
 	}
+	own.recorded = last != nil // all of it is a snapshot's, should that hold a repository
 	ours := last != nil || fork != nil && !fork.changed
 	switch {
 	case ours:

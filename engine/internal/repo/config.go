@@ -136,3 +136,18 @@ func DecodeConfig(b []byte) (*Config, error) {
 	}
 	return c, c.check()
 }
+
+// IsConfig reports whether a file is the config of a repository, of this version or a newer
+// one. A damaged one is one too.
+func IsConfig(b []byte) bool {
+	var c struct {
+		Version  int       `json:"version"`
+		ID       uuid.UUID `json:"id"`
+		Checksum string    `json:"checksum"`
+	}
+	if len(b) > maxConfig || json.Unmarshal(b, &c) != nil {
+		return false
+	}
+	sum, err := hex.DecodeString(c.Checksum)
+	return err == nil && len(sum) == 32 && c.Version > 0 && c.ID != uuid.Nil
+}

@@ -68,6 +68,12 @@ func UsedRepositories(stateDir string) (all []*usedRepository) {
 	return all
 }
 
+// IsUsed reports whether a file is the record of a used repository that its name says.
+func IsUsed(name string, b []byte) bool {
+	u := readUsed(b)
+	return u != nil && name == usedName(u.URL)
+}
+
 // readUsed reads a record; nil for one that is damaged, or a newer program's.
 func readUsed(b []byte) *usedRepository {
 	u := &usedRepository{}
