@@ -180,10 +180,14 @@ func (e *forkEntry) giveBack(dir string) error {
 }
 
 // dropDir makes the directory of a fork that is unmounted what it was, or removes it if it
-// was made for it, and nobody put anything there. It warns if it cannot find it.
+// was made for it, and nobody put anything there. One that is another fork's as well stays.
+// It warns if it cannot find it.
 func (e *forkEntry) dropDir(warn func(error)) error {
 	if e.rec.Mode == ForkRestore || e.rec.Bare == nil { // it is a copy, or was never guarded
 		return e.dropUnknownDir()
+	}
+	if e.sharesBare() {
+		return nil
 	}
 	found := false
 	for _, dir := range []string{e.where(), string(e.rec.Dir)} {

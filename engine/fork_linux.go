@@ -131,7 +131,7 @@ func (x *forker) fork(ctx context.Context, ref, dir string) (_ *Fork, err error)
 		if path, err = mountPoint(path, x.opts.Force); err != nil {
 			return nil, err
 		}
-		if bare, err = bareAt(path); err != nil {
+		if bare, err = x.g.bareFor(path, ""); err != nil {
 			return nil, err
 		}
 	}

@@ -82,6 +82,9 @@ func (e *forkEntry) movedBare() (*os.File, error) {
 // dropMoved makes the directory beneath the fork what it was, wherever it was moved to, and
 // removes it if it was made for the fork. It warns if it cannot find that.
 func (e *forkEntry) dropMoved(warn func(error)) error {
+	if e.sharesBare() {
+		return nil
+	}
 	f, err := e.movedBare()
 	if err != nil {
 		if warn != nil {
@@ -96,7 +99,10 @@ func (e *forkEntry) dropMoved(warn func(error)) error {
 	if err := e.rec.Bare.restore(f); err != nil {
 		return err
 	}
-	if there, err := openBare(f.Name()); err == nil && e.rec.MadeDir {
+	if !e.rec.MadeDir {
+		return nil
+	}
+	if there, err := openBare(f.Name()); err == nil {
 		defer there.Close()
 		now := &bareDir{}
 		if err := now.stat(there); err == nil && now.forkCopy == e.rec.Bare.forkCopy {

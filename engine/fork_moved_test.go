@@ -129,3 +129,37 @@ func TestForkDirLost(t *testing.T) {
 	}
 	must(t, (&bareDir{Mode: 0o755}).restore(bare))
 }
+
+// TestForkDirShared: a fork that was made over the moved directory of another has its guard
+// as long as it is there, whichever of them goes first, and leaves what was there before both.
+func TestForkDirShared(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		first  bool // the older fork goes first
+		resume bool // and is resumed before, at its own path
+	}{{"older_first", true, false}, {"newer_first", false, false}, {"resumed", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newForked(t)
+			r := f.open()
+			one, now := f.movedFork(r, "one", false)
+			two, err := r.Fork(t.Context(), f.id.String(), now, &ForkOptions{Name: "two"})
+			must(t, err)
+			if c.resume {
+				one, err = r.ResumeFork(t.Context(), "one", nil)
+				must(t, err)
+			}
+			if !c.first {
+				one, two = two, one
+			}
+			f.remove(one)
+			if c.first {
+				must(t, two.Unmount(t.Context(), false))
+			}
+			if err := os.Mkdir(now+"/x", 0o755); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("the directory is not guarded any more: %v", err)
+			}
+			f.remove(two)
+			f.asItWas(now, false)
+		})
+	}
+}

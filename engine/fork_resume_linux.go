@@ -141,7 +141,7 @@ func (x *forker) prepare(ctx context.Context, e *forkEntry) error {
 	}
 	var bare *bareDir
 	if err == nil {
-		bare, err = bareAt(dir)
+		bare, err = e.g.bareFor(dir, e.rec.ID)
 	}
 	guard()
 	switch {
