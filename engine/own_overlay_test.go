@@ -56,3 +56,36 @@ func TestOwnInOverlay(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnInRelativeOverlay: where the table of mounts does not say what the upper directory
+// is, a repository in it is known by what is in it.
+func TestOwnInRelativeOverlay(t *testing.T) {
+	needRoot(t)
+	for _, o := range []RestoreOptions{{Delete: true}, {Into: true, Delete: true}} {
+		p := newPlace(t)
+		for _, dir := range []string{"lower", "upper/home", "work", "merged"} {
+			must(t, os.MkdirAll(p.path(dir), 0o755))
+		}
+		t.Chdir(p.path())
+		if err := unix.Mount("overlay", "merged", "overlay", 0, "lowerdir=lower,upperdir=upper,workdir=work"); err != nil {
+			t.Skipf("there is no overlay here: %v", err)
+		}
+		t.Cleanup(func() { must(t, unix.Unmount(p.path("merged"), unix.MNT_DETACH)) })
+		home := p.path("merged/home")
+		r, err := Init(t.Context(), home+"/repo", nil, &Options{CacheDir: p.cache, StateDir: home + "/state"})
+		must(t, err)
+		defer r.Close()
+		id := complete(t, r, p.files("src", map[string]string{"f": "1"}), nil).ID.String()
+		dst := p.path("upper/home")
+		writeFile(t, dst+"/more", []byte("goes"))
+		rec := restore(t, r, id, dst, &o)
+		if want := []string{dst + "/repo", dst + "/state"}; !slices.Equal(rec.Kept, want) {
+			t.Errorf("kept are %q", rec.Kept)
+		}
+		for _, at := range []string{"/repo/config", "/state/used"} {
+			if _, err := os.Stat(dst + at); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
