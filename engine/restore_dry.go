@@ -182,7 +182,11 @@ func (x *restorer) dryRemoveOld(ctx context.Context) error {
 	dir := &openDir{root: x.old}
 	defer dir.close()
 	for _, name := range names {
-		if err := x.dry.dryRemove(ctx, dir, name, nil); err != nil {
+		err := x.dry.dryRemove(ctx, dir, name, nil)
+		if err != nil && ctx.Err() == nil && !errors.As(err, new(*os.PathError)) {
+			err = &os.PathError{Op: "removing", Path: name, Err: err}
+		}
+		if err != nil {
 			return err
 		}
 	}

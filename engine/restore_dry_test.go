@@ -281,3 +281,26 @@ func TestRestoreDryRunForeign(t *testing.T) {
 		}
 	}
 }
+
+// TestRestoreDryRunImmutable: what could not be removed is named, also at the top.
+func TestRestoreDryRunImmutable(t *testing.T) {
+	needRoot(t)
+	p := newPlace(t)
+	r := p.init()
+	id := complete(t, r, p.files("src", map[string]string{"x": "1"}), nil).ID.String()
+	for _, at := range []string{"f", "d/f"} {
+		dst := p.files("dst-"+filepath.Base(filepath.Dir(at)), map[string]string{at: "1"})
+		f, err := os.Open(dst + "/" + at)
+		must(t, err)
+		t.Cleanup(func() { must(t, f.Close()) })
+		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, immutableFlag); err != nil {
+			t.Skipf("nothing can be made immutable here: %v", err)
+		}
+		t.Cleanup(func() { must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0)) })
+		rec, err := r.Restore(t.Context(), id, dst, &RestoreOptions{Delete: true, DryRun: true})
+		must(t, err)
+		if len(rec.Problems) != 1 || !strings.Contains(rec.Problems[0].Error(), "removing "+at+": ") {
+			t.Errorf("%q", rec.Problems)
+		}
+	}
+}
