@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +24,9 @@ type fsPlace struct {
 // does not say, as in a chroot.
 func placeOf(mounts []*mountinfo.Info, path string) (p fsPlace, ok bool) {
 	var at *mountinfo.Info
-	for _, m := range mounts { // the topmost is the last
-		if pathWithin(path, m.Mountpoint) && (at == nil || len(m.Mountpoint) >= len(at.Mountpoint)) {
+	covered := fusefs.Covered(mounts) // those no path leads to
+	for _, m := range mounts {
+		if covered[m] == nil && pathWithin(path, m.Mountpoint) && (at == nil || len(m.Mountpoint) >= len(at.Mountpoint)) {
 			at = m
 		}
 	}

@@ -209,11 +209,21 @@ func lockFile(ctx context.Context, path string, how int) (*os.File, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for the lock of %s, which another process has: %w", path, ctx.Err())
+			return nil, fmt.Errorf("waiting for the lock of %s, which is held %v: %w", path, lockedBy(path), ctx.Err())
 		case <-time.After(wait):
 			wait = min(2*wait, 10*time.Millisecond)
 		}
 	}
+}
+
+// lockedBy finds out who holds the lock of a file.
+func lockedBy(path string) holder {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return holder{}
+	}
+	defer f.Close()
+	return lockHolder(int(f.Fd()))
 }
 
 // dropLock removes the file of a lock that nobody has.
