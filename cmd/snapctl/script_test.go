@@ -61,6 +61,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":    exits,
+			"until":    until,
 			"json":     jsonIs,
 			"jsonkeys": jsonKeys,
 			"save":     save,
@@ -95,6 +96,22 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: exits CODE COMMAND...")
 	}
 	checkExit(ts, args[0], ts.Exec(args[1], args[2:]...))
+}
+
+// until PATTERN COMMAND... runs a command again and again, until a line of its output
+// matches: a server that has little of a busy machine is listed as silent for a while.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until PATTERN COMMAND...")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	if !await(func() bool {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		return pattern.MatchString(ts.ReadFile("stdout"))
+	}) {
+		ts.Fatalf("%v never said %s", args[1:], args[0])
+	}
 }
 
 func checkExit(ts *testscript.TestScript, want string, err error) {
