@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/snapctl/snapctl/remote"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/remote"
 )
 
 // mountOutput is what mount --json prints.
