@@ -29,14 +29,14 @@ func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Chang
 	for _, s := range changed {
 		ids.WriteString(s.ID.String() + "\n")
 	}
-	if a.json {
-		return errors.Join(err, a.printJSON(changed))
+	if a.ui.json {
+		return errors.Join(err, a.ui.printJSON(changed))
 	}
 	if len(changed) > 0 && (c.TTL != 0 || !c.Until.IsZero()) {
 		did += " on " + localTime(*changed[0].ExpiresAt)
 	}
-	err = errors.Join(err, a.print(ids.String()))
-	a.say(plural(int64(len(changed)), "snapshot") + " " + did)
+	err = errors.Join(err, a.ui.print(ids.String()))
+	a.ui.say(plural(int64(len(changed)), "snapshot") + " " + did)
 	return err
 }
 

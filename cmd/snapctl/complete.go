@@ -67,14 +67,14 @@ func (a *app) snapshotsToComplete(ctx context.Context) []*engine.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, a.menuPatience)
 	defer cancel()
 	a.terminal = nil
-	a.console = &console{out: io.Discard} // as would be a warning
-	a.quiet = true                        // a retry's message would land in the middle of the user's line
-	snapshots, _ := a.snapshots(ctx, nil) // an error has no place in a shell's menu
+	a.ui.console = &console{out: io.Discard} // as would be a warning
+	a.ui.quiet = true                        // a retry's message would land in the middle of the user's line
+	snapshots, _ := a.snapshots(ctx, nil)    // an error has no place in a shell's menu
 	return snapshots
 }
 
 func (a *app) aboutSnapshot(s *engine.Snapshot) string {
-	return a.relative(s.CreatedAt) + ", " + printable(s.Dir)
+	return a.ui.relative(s.CreatedAt) + ", " + printable(s.Dir)
 }
 
 // noCompletions says that a flag's value is not a file's name.

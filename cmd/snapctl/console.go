@@ -24,6 +24,9 @@ type console struct {
 // line prints one line, whatever s holds.
 func (c *console) line(s string) { io.WriteString(c, printable(s)+"\n") }
 
+// warn prints a line that is a warning.
+func (c *console) warn(s string) { c.line("warning: " + s) }
+
 // Write prints whole lines as they are.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
@@ -59,13 +62,6 @@ func (c *console) hide() {
 		c.bar.Abort(true)
 		c.bars.Wait()
 		c.bars, c.bar = nil, nil
-	}
-}
-
-// say tells people something that --quiet silences.
-func (a *app) say(s string) {
-	if !a.quiet {
-		a.console.line(s)
 	}
 }
 

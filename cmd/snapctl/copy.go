@@ -93,7 +93,7 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	}
 	defer a.closeRepo(to)
 
-	p := a.startProgress()
+	p := a.ui.startProgress()
 	result, err := from.Copy(ctx, to, refs, &engine.CopyOptions{Progress: p})
 	p.stop(nil)
 	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
@@ -107,7 +107,7 @@ func (a *app) printCopied(result *engine.CopyResult, url string) error {
 	var out strings.Builder
 	for _, s := range result.Snapshots {
 		line := s.ID.String() + "\n"
-		if a.json {
+		if a.ui.json {
 			var err error
 			if line, err = jsonLine(copyOutput{s, s.Duration.Milliseconds()}); err != nil {
 				return err
@@ -115,11 +115,11 @@ func (a *app) printCopied(result *engine.CopyResult, url string) error {
 		}
 		out.WriteString(line)
 	}
-	if err := a.print(out.String()); err != nil || a.json {
+	if err := a.ui.print(out.String()); err != nil || a.ui.json {
 		return err
 	}
 	for _, s := range result.Snapshots {
-		a.say(copySummary(s, url))
+		a.ui.say(copySummary(s, url))
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions)
 	}
 	defer a.closeRepo(repo)
 
-	p := a.startProgress()
+	p := a.ui.startProgress()
 	opts.Progress = p
 	result, err := repo.Create(ctx, dir, &opts)
 	if err != nil {
@@ -107,16 +107,16 @@ func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions)
 	}
 	p.stop(result.Problems)
 
-	if a.json {
-		err = a.printJSON(createOutput{
+	if a.ui.json {
+		err = a.ui.printJSON(createOutput{
 			Snapshot:   &result.Snapshot,
 			DurationMs: result.Duration.Milliseconds(),
 			Problems:   messages(result.Problems),
 			LeftOut:    result.LeftOut,
 		})
 	} else {
-		err = a.print(result.ID.String() + "\n")
-		a.say(createSummary(result))
+		err = a.ui.print(result.ID.String() + "\n")
+		a.ui.say(createSummary(result))
 	}
 	if err == nil && result.Incomplete {
 		err = fmt.Errorf("create: snapshot %s is %w: %s, named above", result.ID, errIncomplete, plural(int64(len(result.Problems)), "problem"))

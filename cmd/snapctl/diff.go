@@ -58,7 +58,7 @@ in base64.`,
 			return a.completeRef(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if a.json && opts.namesOnly {
+			if a.ui.json && opts.namesOnly {
 				return usagef(cmd, "diff: --json and --name-only do not go together")
 			}
 			refs := make([]string, 2)
@@ -91,10 +91,10 @@ func (a *app) diff(ctx context.Context, old, new, path string, opts *diffOptions
 		return about(old, err)
 	}
 	defer a.closeRepo(repo)
-	p := &diffPrinter{app: a, namesOnly: opts.namesOnly, terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
+	p := &diffPrinter{app: a, namesOnly: opts.namesOnly, terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
 	err = p.finish(repo.Diff(ctx, old, new, path, &opts.DiffOptions, p.print))
 	if err == nil {
-		a.say(p.summary())
+		a.ui.say(p.summary())
 	}
 	if err == nil && opts.exitCode && p.counts != ([3]int64{}) {
 		err = errDifferences
@@ -137,7 +137,7 @@ func (p *diffPrinter) print(c *engine.Change) error {
 		p.counts[2]++
 	}
 	line, err := p.line(c)
-	if err == nil && p.app.json {
+	if err == nil && p.app.ui.json {
 		begin := ",\n"
 		if first {
 			begin = p.before + "["
@@ -156,7 +156,7 @@ func (p *diffPrinter) print(c *engine.Change) error {
 func (p *diffPrinter) line(c *engine.Change) (string, error) {
 	path := c.Path
 	switch {
-	case p.app.json:
+	case p.app.ui.json:
 		o := changeOutput{Path: c.Path, PathBytes: bytesUnlessText(c.Path), Kind: string(c.Kind), Changed: c.What.Words()}
 		if c.Old != nil {
 			o.Old = newFileOutput("", c.Old)
@@ -190,7 +190,7 @@ func (p *diffPrinter) line(c *engine.Change) (string, error) {
 func (p *diffPrinter) finish(err error) error {
 	var werr error
 	switch {
-	case !p.app.json:
+	case !p.app.ui.json:
 	case p.counts != [3]int64{}:
 		werr = p.end("]", err)
 	case err == nil:

@@ -60,7 +60,7 @@ With --json, prints an array of objects: name, state, text, hint.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.getenv(doctorEnv) != "" {
-				return a.printJSON(a.tryNamespace(cmd.Context()))
+				return a.ui.printJSON(a.tryNamespace(cmd.Context()))
 			}
 			return a.doctor(cmd.Context())
 		},
@@ -97,10 +97,10 @@ func (a *app) doctor(ctx context.Context) error {
 		}
 	}
 	var err error
-	if a.json {
-		err = a.printJSON(checks)
+	if a.ui.json {
+		err = a.ui.printJSON(checks)
 	} else {
-		err = a.print(b.String())
+		err = a.ui.print(b.String())
 	}
 	if err == nil && failed > 0 {
 		err = fmt.Errorf("doctor: %s failed", plural(int64(failed), "check"))

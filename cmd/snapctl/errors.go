@@ -57,13 +57,6 @@ type hintError struct {
 func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
 
-// An outputError is a failed write to standard output, which is told from the
-// same error on a connection: only a reader of ours who left is no failure.
-type outputError struct{ err error }
-
-func (e *outputError) Error() string { return "writing to standard output: " + e.err.Error() }
-func (e *outputError) Unwrap() error { return e.err }
-
 // exitCode is the exit code for an error of a command that was not interrupted.
 func exitCode(err error) int {
 	var usage *usageError
@@ -111,10 +104,10 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		}
 	}
 	for _, err := range separate(err) {
-		a.console.line("snapctl: " + err.Error())
+		a.ui.console.line("snapctl: " + err.Error())
 	}
 	if hint != "" {
-		a.console.line(hint)
+		a.ui.console.line(hint)
 	}
 	return code
 }

@@ -49,7 +49,7 @@ type fileLister struct {
 }
 
 func (a *app) newFileLister(long, null bool) *fileLister {
-	l := &fileLister{app: a, long: long, end: "\n", terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
+	l := &fileLister{app: a, long: long, end: "\n", terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
 	if null {
 		l.end = "\x00"
 	}
@@ -59,7 +59,7 @@ func (a *app) newFileLister(long, null bool) *fileLister {
 // print prints a file under a name. snapshot is its id, where there are several.
 func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	l.n++
-	if l.app.json {
+	if l.app.ui.json {
 		return l.printJSON(snapshot, i)
 	}
 	if snapshot != "" {
@@ -83,7 +83,7 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 func (l *fileLister) finish(err error) error {
 	var werr error
 	switch {
-	case !l.app.json:
+	case !l.app.ui.json:
 	case l.n > 0:
 		_, werr = l.out.WriteString("]\n")
 	case err == nil:

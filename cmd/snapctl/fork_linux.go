@@ -146,7 +146,7 @@ func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions
 
 // prepareFork says what of a fork is the command's: who serves, and what is said.
 func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
-	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+	opts.Warn = a.ui.warn
 	opts.Serve = func(ctx context.Context, id manifest.ID, dir string, prefetch engine.Prefetch) error {
 		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
 	}
@@ -168,11 +168,11 @@ func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string)
 }
 
 func (a *app) printFork(f *engine.Fork, done string) error {
-	if a.json {
-		return a.printJSON(f)
+	if a.ui.json {
+		return a.ui.printJSON(f)
 	}
-	err := a.printLine(f.Dir)
-	a.say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
+	err := a.ui.printLine(f.Dir)
+	a.ui.say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
 	return err
 }
 
@@ -239,7 +239,7 @@ With --json, prints an array of objects: fork, as it was named, and kept.`,
 			if slices.Contains(args, "") {
 				return usagef(cmd, "unfork: a DIR is empty")
 			}
-			opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+			opts.Warn = a.ui.warn
 			return a.unfork(cmd.Context(), args, &opts)
 		},
 	}
@@ -275,12 +275,12 @@ func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveFork
 			}
 		}
 		done = append(done, unforkOutput{arg, kept})
-		if kept != "" && !a.json {
-			errs = append(errs, a.printLine(kept))
+		if kept != "" && !a.ui.json {
+			errs = append(errs, a.ui.printLine(kept))
 		}
 	}
-	if a.json {
-		errs = append(errs, a.printJSON(done))
+	if a.ui.json {
+		errs = append(errs, a.ui.printJSON(done))
 	}
 	return errors.Join(errs...)
 }

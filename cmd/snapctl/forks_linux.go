@@ -40,18 +40,18 @@ func (a *app) forks(ctx context.Context) error {
 	forks, err := engine.Forks(ctx, a.state())
 	var perr error
 	switch {
-	case a.json && forks == nil:
-		perr = a.printJSON([]*engine.ForkStatus{}) // [], not null
-	case a.json:
-		perr = a.printJSON(forks)
+	case a.ui.json && forks == nil:
+		perr = a.ui.printJSON([]*engine.ForkStatus{}) // [], not null
+	case a.ui.json:
+		perr = a.ui.printJSON(forks)
 	case len(forks) > 0:
-		perr = a.print(a.forkTable(forks))
+		perr = a.ui.print(a.forkTable(forks))
 	}
 	return errors.Join(err, perr)
 }
 
 func (a *app) forkTable(forks []*engine.ForkStatus) string {
-	when := a.when()
+	when := a.ui.when()
 	t := table{right: []bool{3: true, 6: false}}
 	t.add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
 	for _, f := range forks {

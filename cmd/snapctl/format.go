@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -14,46 +13,6 @@ import (
 
 	"github.com/dustin/go-humanize"
 )
-
-// An output is standard output. It remembers that a write failed: cobra, which
-// prints the helps, does not.
-type output struct {
-	w   io.Writer
-	err error
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	n, err := o.w.Write(p)
-	if err != nil {
-		err = &outputError{err}
-		o.err = err
-	}
-	return n, err
-}
-
-// print writes data to standard output.
-func (a *app) print(s string) error {
-	_, err := io.WriteString(a.out, s)
-	return err
-}
-
-// printLine writes a line of data: as it is for a program, and such that it
-// does no harm for a person.
-func (a *app) printLine(s string) error {
-	if isTerminal(a.stdout) {
-		s = quoted(s)
-	}
-	return a.print(s + "\n")
-}
-
-// printJSON writes v as one line of JSON.
-func (a *app) printJSON(v any) error {
-	line, err := jsonLine(v)
-	if err != nil {
-		return err
-	}
-	return a.print(line)
-}
 
 // jsonLine is v as one line of JSON.
 func jsonLine(v any) (string, error) {
@@ -156,52 +115,3 @@ func round(d time.Duration) time.Duration {
 
 // localTime is a time for a person.
 func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
-
-// when is how tables show times: as seen from now on a terminal, and in full elsewhere.
-func (a *app) when() func(time.Time) string {
-	if isTerminal(a.stdout) {
-		return a.relative
-	}
-	return func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-}
-
-// relative is a time as seen from now: 3 hours ago, 2 days from now.
-func (a *app) relative(t time.Time) string {
-	return humanize.RelTime(t, a.now(), "ago", "from now")
-}
-
-// A table is rows of fields in aligned columns.
-type table struct {
-	right []bool // columns of numbers
-	rows  [][]string
-}
-
-func (t *table) add(fields ...string) { t.rows = append(t.rows, fields) }
-
-func (t *table) String() string {
-	widths := make([]int, len(t.right))
-	for _, row := range t.rows {
-		for i, field := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(field))
-		}
-	}
-	var b strings.Builder
-	for _, row := range t.rows {
-		for i, field := range row {
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(field))
-			switch {
-			case t.right[i]:
-				b.WriteString(pad + field)
-			case i < len(row)-1:
-				b.WriteString(field + pad)
-			default:
-				b.WriteString(field)
-			}
-			if i < len(row)-1 {
-				b.WriteString("  ")
-			}
-		}
-		b.WriteByte('\n')
-	}
-	return b.String()
-}

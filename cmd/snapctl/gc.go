@@ -65,7 +65,7 @@ func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
 		return err
 	}
 	defer a.closeRepo(repo)
-	p := a.startProgress()
+	p := a.ui.startProgress()
 	opts.Progress = p
 	report, err := repo.GC(ctx, opts)
 	p.stop(nil)
@@ -75,16 +75,16 @@ func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(gcOutput{report, report.Duration.Milliseconds()})
+	if a.ui.json {
+		return a.ui.printJSON(gcOutput{report, report.Duration.Milliseconds()})
 	}
 	var ids strings.Builder
 	for _, id := range report.Removed {
 		ids.WriteString(id.String() + "\n")
 	}
-	err = a.print(ids.String())
+	err = a.ui.print(ids.String())
 	for _, line := range gcSummary(report) {
-		a.say(line)
+		a.ui.say(line)
 	}
 	return err
 }

@@ -57,8 +57,8 @@ snapctl help encryption.`,
 				return err
 			}
 			a.closeRepo(repo)
-			if a.json {
-				return a.printJSON(struct {
+			if a.ui.json {
+				return a.ui.printJSON(struct {
 					Repo string `json:"repo"`
 				}{location})
 			}
@@ -66,7 +66,7 @@ snapctl help encryption.`,
 			if len(opts.Keys) > 0 {
 				made = "made an encrypted repository at "
 			}
-			a.say(made + location)
+			a.ui.say(made + location)
 			return nil
 		},
 	}

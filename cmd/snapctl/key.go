@@ -54,22 +54,22 @@ With --json, prints an array of objects: id, kind, label, recipient, createdAt.`
 }
 
 func (a *app) printKeys(keys []*engine.KeyInfo) error {
-	if a.json {
+	if a.ui.json {
 		if keys == nil {
 			keys = []*engine.KeyInfo{}
 		}
-		return a.printJSON(keys)
+		return a.ui.printJSON(keys)
 	}
 	if len(keys) == 0 {
 		return nil
 	}
-	when := a.when()
+	when := a.ui.when()
 	t := &table{right: []bool{4: false}}
 	t.add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
 	for _, k := range keys {
 		t.add(shortKey(k.ID), when(k.CreatedAt), k.Kind, cell(k.Label), cell(shorten(k.Recipient)))
 	}
-	return a.print(t.String())
+	return a.ui.print(t.String())
 }
 
 // shorten keeps a post-quantum recipient, of 2,000 characters, from filling the
@@ -174,11 +174,11 @@ func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
 			break
 		}
 		added = append(added, info)
-		if !a.json {
-			err = errors.Join(err, a.printLine(info.ID))
+		if !a.ui.json {
+			err = errors.Join(err, a.ui.printLine(info.ID))
 		}
 	}
-	if a.json {
+	if a.ui.json {
 		err = errors.Join(a.printKeys(added), err)
 	}
 	return err
@@ -212,10 +212,10 @@ Prints nothing; with --json the key, as key list does.`,
 				return &hintError{err: err, hint: "see what there is: snapctl key list"}
 			case err != nil:
 				return err
-			case a.json:
-				return a.printJSON(k)
+			case a.ui.json:
+				return a.ui.printJSON(k)
 			}
-			a.say("removed the key " + shortKey(k.ID))
+			a.ui.say("removed the key " + shortKey(k.ID))
 			return nil
 		},
 	}

@@ -80,17 +80,17 @@ func (a *app) lifecycle(ctx context.Context, do func(*engine.Repository, context
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(l)
+	if a.ui.json {
+		return a.ui.printJSON(l)
 	}
 	t := table{right: []bool{1: true, 3: false}}
 	t.add("PREFIX", "DAYS", "STATE", "ID")
 	for _, r := range l.Rules {
 		t.add(r.Prefix, strconv.Itoa(r.Days), string(r.State), r.ID)
 	}
-	if err := a.print(t.String()); err != nil {
+	if err := a.ui.print(t.String()); err != nil {
 		return err
 	}
-	a.say(plural(int64(l.Others), "other rule") + " in the bucket")
+	a.ui.say(plural(int64(l.Others), "other rule") + " in the bucket")
 	return nil
 }

@@ -55,14 +55,14 @@ func (a *app) list(ctx context.Context, opts *engine.ListOptions) error {
 
 func (a *app) printList(snapshots []*engine.Snapshot) error {
 	switch {
-	case a.json && snapshots == nil:
-		return a.printJSON([]*engine.Snapshot{}) // [], not null
-	case a.json:
-		return a.printJSON(snapshots)
+	case a.ui.json && snapshots == nil:
+		return a.ui.printJSON([]*engine.Snapshot{}) // [], not null
+	case a.ui.json:
+		return a.ui.printJSON(snapshots)
 	case len(snapshots) == 0:
 		return nil
 	}
-	return a.print(a.snapshotTable(snapshots).String())
+	return a.ui.print(a.snapshotTable(snapshots).String())
 }
 
 // snapshots gives what List gives, some snapshots together with an error too.
@@ -79,7 +79,7 @@ func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engin
 }
 
 func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
-	when := a.when()
+	when := a.ui.when()
 	t := &table{right: []bool{4: true, 5: true, 7: false}}
 	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {

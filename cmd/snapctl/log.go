@@ -50,12 +50,12 @@ func (a *app) history(ctx context.Context, ref string) error {
 }
 
 func (a *app) printHistory(h *engine.History) error {
-	if a.json {
-		return a.printJSON(h.Snapshots)
+	if a.ui.json {
+		return a.ui.printJSON(h.Snapshots)
 	}
 	t := a.snapshotTable(h.Snapshots)
 	if h.Removed != nil {
 		t.add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
 	}
-	return a.print(t.String())
+	return a.ui.print(t.String())
 }

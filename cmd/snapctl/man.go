@@ -68,14 +68,14 @@ func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 		if err != nil {
 			return err
 		}
-		if files = append(files, path); !a.json {
-			if err := a.printLine(path); err != nil {
+		if files = append(files, path); !a.ui.json {
+			if err := a.ui.printLine(path); err != nil {
 				return err
 			}
 		}
 	}
-	if a.json {
-		return a.printJSON(files)
+	if a.ui.json {
+		return a.ui.printJSON(files)
 	}
 	return nil
 }

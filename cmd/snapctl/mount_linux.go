@@ -134,11 +134,11 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	if err != nil {
 		return a.mountHint(err, dir)
 	}
-	if a.json {
-		err = a.printJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
+	if a.ui.json {
+		err = a.ui.printJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
 	} else {
-		err = a.printLine(m.Dir)
-		a.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
+		err = a.ui.printLine(m.Dir)
+		a.ui.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
 	}
 	a.tellRequests("it served") // before the log goes to a file
 	serves := m.Pid() == os.Getpid()
@@ -184,8 +184,18 @@ func (a *app) mountHint(err error, folder string) error {
 
 // told has what happens to a mount said.
 func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
-	opts.Fail = (&failures{a.console, seldom{now: time.Now}}).tell
-	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+	failures := &seldom{console: a.ui.console, now: time.Now}
+	opts.Fail = func(op, path string, err error) {
+		at := time.Now().Format(time.RFC3339)
+		failures.tell(func(unsaid int64) string {
+			s := fmt.Sprintf("%s %s of %s: %v", at, op, quoted(path), err)
+			if unsaid > 0 {
+				s += fmt.Sprintf(" (and %s before)", plural(unsaid, "other"))
+			}
+			return s
+		})
+	}
+	opts.Warn = a.ui.warn
 	return &opts
 }
 
@@ -207,27 +217,9 @@ func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
 func (a *app) endMount(m *engine.Mount) error {
 	inUse, err := m.Shutdown()
 	for _, dir := range inUse {
-		a.console.line("warning: " + quoted(dir) + " was in use")
+		a.ui.console.warn(quoted(dir) + " was in use")
 	}
 	return err
-}
-
-// failures tells of requests that failed, but not of all of many.
-type failures struct {
-	console *console
-	seldom
-}
-
-func (f *failures) tell(op, path string, err error) {
-	unsaid, ok := f.may()
-	if !ok {
-		return
-	}
-	s := fmt.Sprintf("%s %s of %s: %v", f.now().Format(time.RFC3339), op, quoted(path), err)
-	if unsaid > 0 {
-		s += fmt.Sprintf(" (and %s before)", plural(unsaid, "other"))
-	}
-	f.console.line(s)
 }
 
 // A prefetchFlag is a word for what a mount fetches ahead.

@@ -50,18 +50,18 @@ func (a *app) mounts(ctx context.Context) error {
 	mounts, err := engine.Mounts(ctx, a.state())
 	var perr error
 	switch {
-	case a.json && mounts == nil:
-		perr = a.printJSON([]*engine.MountStatus{}) // [], not null
-	case a.json:
-		perr = a.printJSON(mounts)
+	case a.ui.json && mounts == nil:
+		perr = a.ui.printJSON([]*engine.MountStatus{}) // [], not null
+	case a.ui.json:
+		perr = a.ui.printJSON(mounts)
 	case len(mounts) > 0:
-		perr = a.print(a.mountTable(mounts))
+		perr = a.ui.print(a.mountTable(mounts))
 	}
 	return errors.Join(err, perr)
 }
 
 func (a *app) mountTable(mounts []*engine.MountStatus) string {
-	when := a.when()
+	when := a.ui.when()
 	t := table{right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
 	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
 	for _, m := range mounts {

@@ -123,7 +123,7 @@ func (a *app) openSecret(path string) (*os.File, error) {
 		a.openSecrets = map[string]bool{}
 	}
 	a.openSecrets[path] = true
-	a.console.line("warning: others can read " + quoted(path) + ", which opens the repository; to keep them from it: chmod go= " + shellQuote(path))
+	a.ui.console.warn("others can read " + quoted(path) + ", which opens the repository; to keep them from it: chmod go= " + shellQuote(path))
 	return f, nil
 }
 

@@ -65,7 +65,7 @@ func readUntil(t *testing.T, user io.Reader, end string) string {
 
 func TestAskSecret(t *testing.T) {
 	user, open := openTerminal(t)
-	a := newApp(&env{terminal: open})
+	a := newApp(&env{terminal: open, getenv: func(string) string { return "" }})
 	if !shows(t, user) {
 		t.Fatal("the terminal shows nothing from the beginning")
 	}

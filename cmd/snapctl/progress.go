@@ -41,11 +41,11 @@ const (
 
 // startProgress makes the progress of an operation. The caller stops it before
 // it prints results.
-func (a *app) startProgress() *progress {
-	p := &progress{console: a.console, warned: make(map[string]bool)}
+func (s *streams) startProgress() *progress {
+	p := &progress{console: s.console, warned: make(map[string]bool)}
 	switch {
-	case a.quiet:
-	case canDraw(a.stderr) && a.getenv("TERM") != "dumb":
+	case s.quiet:
+	case canDraw(s.console.out) && !s.dumb:
 		p.style = progressBar
 	default:
 		p.style = progressLines
@@ -79,7 +79,7 @@ func (p *progress) Warn(err error) {
 	p.mu.Lock()
 	p.warned[err.Error()] = true
 	p.mu.Unlock()
-	p.console.line("warning: " + err.Error())
+	p.console.warn(err.Error())
 }
 
 // stop ends the drawing, and names the problems that no warning has named.
@@ -90,7 +90,7 @@ func (p *progress) stop(problems []error) {
 	p.console.hide()
 	for _, err := range problems {
 		if !p.warned[err.Error()] {
-			p.console.line("warning: " + err.Error())
+			p.console.warn(err.Error())
 		}
 	}
 }

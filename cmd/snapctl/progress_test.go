@@ -86,14 +86,12 @@ func TestMeterForgetsSlowly(t *testing.T) {
 	}
 }
 
-// testApp is an app whose standard error is w.
-func testApp(w io.Writer) *app {
-	return newApp(&env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: w, getenv: func(string) string { return "" }, now: time.Now})
-}
+// testStreams are streams whose standard error is w.
+func testStreams(w io.Writer) *streams { return newStreams(io.Discard, w, time.Now, false) }
 
 func TestProgressWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
-	p := testApp(&out).startProgress()
+	p := testStreams(&out).startProgress()
 	for i := range 250 { // 25 s
 		p.Update(engine.Stats{Phase: engine.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
 	}
@@ -111,11 +109,11 @@ func TestProgressWithoutTerminal(t *testing.T) {
 
 func TestQuietProgress(t *testing.T) {
 	var out bytes.Buffer
-	a := testApp(&out)
-	a.quiet = true
-	p := a.startProgress()
+	s := testStreams(&out)
+	s.quiet = true
+	p := s.startProgress()
 	p.Update(engine.Stats{Phase: engine.PhaseReading, Elapsed: time.Minute})
-	a.say("summary")
+	s.say("summary")
 	p.Warn(errors.New("unreadable"))
 	p.stop(nil)
 	if want := "warning: unreadable\n"; out.String() != want {
@@ -125,14 +123,14 @@ func TestQuietProgress(t *testing.T) {
 
 func TestProgressOnTerminal(t *testing.T) {
 	master, tty := openPTY(t, 100)
-	var shown terminalText
+	shown := terminalText{more: make(chan struct{}, 1)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_, _ = io.Copy(&shown, master) // ends with EIO when the tty is closed
 	}()
 
-	p := testApp(tty).startProgress()
+	p := testStreams(tty).startProgress()
 	s := engine.Stats{Phase: engine.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
 	p.Update(s) // too early for a bar
 	for s.Elapsed = barDelay; s.Files < 4; s.Elapsed += 200 * time.Millisecond {
@@ -160,13 +158,18 @@ func TestProgressOnTerminal(t *testing.T) {
 
 // terminalText is what was written to a terminal.
 type terminalText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	more chan struct{} // holds one when something was written
 }
 
 func (x *terminalText) Write(p []byte) (int, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	select {
+	case x.more <- struct{}{}:
+	default:
+	}
 	return x.b.Write(p)
 }
 
@@ -179,8 +182,13 @@ func (x *terminalText) String() string {
 // wait waits until there is that text.
 func (x *terminalText) wait(t *testing.T, want string) {
 	t.Helper()
-	if !await(func() bool { return strings.Contains(x.String(), want) }) {
-		t.Fatalf("never shown: %q, but %q", want, x.String())
+	const tooLong = 5 * time.Minute
+	for late := time.After(tooLong); !strings.Contains(x.String(), want); {
+		select {
+		case <-x.more:
+		case <-late:
+			t.Fatalf("never shown: %q, but %q", want, x.String())
+		}
 	}
 }
 

@@ -87,28 +87,28 @@ func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
 	if err != nil && groups == nil {
 		return err
 	}
-	if a.json {
+	if a.ui.json {
 		if groups == nil {
 			groups = []engine.PruneGroup{}
 		}
-		return errors.Join(err, a.printJSON(struct {
+		return errors.Join(err, a.ui.printJSON(struct {
 			DryRun bool                `json:"dryRun"`
 			Groups []engine.PruneGroup `json:"groups"`
 		}{opts.DryRun, groups}))
 	}
 	kept, gone, table := a.pruneTable(groups)
 	if kept+gone > 0 {
-		err = errors.Join(err, a.print(table.String()))
+		err = errors.Join(err, a.ui.print(table.String()))
 	}
 	removed := ", removed "
 	if opts.DryRun {
 		removed = ", would remove "
 	}
 	if n := fromFuture(groups); n > 0 {
-		a.say(plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
+		a.ui.say(plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
 	}
 	if err == nil {
-		a.say("kept " + plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
+		a.ui.say("kept " + plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
 	}
 	return err
 }
@@ -138,7 +138,7 @@ func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]eng
 }
 
 func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table) {
-	when := a.when()
+	when := a.ui.when()
 	t = &table{right: []bool{5: false}}
 	t.add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
 	for _, g := range groups {

@@ -98,7 +98,7 @@ func (a *app) completeRefPath(cmd *cobra.Command, args []string, typed string) (
 	dir, base := path.Split(p.path)
 	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
 	defer cancel()
-	a.quiet = true
+	a.ui.quiet = true
 	var all []cobra.Completion
 	directive := cobra.ShellCompDirectiveNoFileComp
 	_ = a.withFS(ctx, p, func(s *engine.SnapshotFS) error { // an error has no place in a shell's menu

@@ -75,18 +75,18 @@ func (a *app) repair(ctx context.Context, opts engine.RepairOptions) error {
 		return err
 	}
 	defer a.closeRepo(repo)
-	p := a.startProgress()
+	p := a.ui.startProgress()
 	opts.Progress = p
 	report, err := repo.Repair(ctx, &opts)
 	p.stop(nil)
 	if err != nil {
 		return err
 	}
-	if a.json {
-		err = a.printJSON(newRepairOutput(report))
+	if a.ui.json {
+		err = a.ui.printJSON(newRepairOutput(report))
 	} else {
-		err = a.print(repairText(report))
-		a.say(repairSummary(report))
+		err = a.ui.print(repairText(report))
+		a.ui.say(repairSummary(report))
 	}
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ func (a *app) tellRequests(until string) {
 		if until != "" {
 			what += " until " + until
 		}
-		a.console.line(what + ": " + requestsText(r))
+		a.ui.console.line(what + ": " + requestsText(r))
 		a.logger().Debug("requests", "repository", s.url, "until", until, "server", r.Server,
 			"put", r.Put, "list", r.List, "get", r.Get, "head", r.Head, "delete", r.Delete, "failed", r.Failed,
 			"waits", r.Waits, "sent", r.Sent, "received", r.Received, "dollars", dollars(r))

@@ -143,7 +143,7 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	if opts.DryRun {
 		return a.previewRestore(ctx, repo, ref, dir, opts)
 	}
-	p := a.startProgress()
+	p := a.ui.startProgress()
 	opts.Progress = p
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
@@ -152,15 +152,15 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	}
 	p.stop(receipt.Problems)
 
-	if a.json {
-		err = a.printJSON(restoreOutput{
+	if a.ui.json {
+		err = a.ui.printJSON(restoreOutput{
 			Receipt:    receipt,
 			DurationMs: receipt.Duration.Milliseconds(),
 			Problems:   messages(receipt.Problems),
 		})
 	} else {
-		err = a.printLine(receipt.Target)
-		a.say(restoreSummary(receipt))
+		err = a.ui.printLine(receipt.Target)
+		a.ui.say(restoreSummary(receipt))
 	}
 	if err == nil && len(receipt.Problems) > 0 {
 		err = fmt.Errorf("restore: %s is %w: %s, named above", quoted(receipt.Target), errIncomplete, plural(int64(len(receipt.Problems)), "problem"))

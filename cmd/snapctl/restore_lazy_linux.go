@@ -41,8 +41,8 @@ func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir
 	if err != nil {
 		return lazyHint(err, ref, dir)
 	}
-	if a.json {
-		return a.printJSON(struct {
+	if a.ui.json {
+		return a.ui.printJSON(struct {
 			*engine.ForkPlan
 			DryRun bool `json:"dryRun"`
 		}{p, true})
@@ -52,7 +52,7 @@ func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir
 		engine.ForkResume: "would mount the fork of %s at %s again", engine.ForkReplace: "would remove the fork that is there, and make one of %s at %s",
 		engine.ForkHide: "would make a fork of %s at %s, over what that holds",
 	}[p.Action]
-	a.say(fmt.Sprintf(what, p.Snapshot.ID, quoted(p.Dir)))
+	a.ui.say(fmt.Sprintf(what, p.Snapshot.ID, quoted(p.Dir)))
 	return nil
 }
 

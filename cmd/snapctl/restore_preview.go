@@ -21,11 +21,11 @@ type previewOutput struct {
 
 // previewRestore prints what a restore would change.
 func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
-	progress := a.startProgress()
+	progress := a.ui.startProgress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
+	p := &diffPrinter{app: a, terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
 	opts.Would = p.print
-	if a.json {
+	if a.ui.json {
 		p.before = `{"paths":`
 	}
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
@@ -54,7 +54,7 @@ func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, 
 	if len(receipt.Kept) > 0 {
 		s += "; left alone, as snapctl's own: " + quotedList(receipt.Kept)
 	}
-	a.say(s)
+	a.ui.say(s)
 	if len(receipt.Problems) > 0 {
 		return fmt.Errorf("restore: what would change is %w: %s, named above", errIncomplete, plural(int64(len(receipt.Problems)), "problem"))
 	}

@@ -49,7 +49,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 	}
 	defer unlock()
 	if _, err := engine.Sweep(ctx, a.state()); err != nil {
-		a.console.line("warning: " + err.Error())
+		a.ui.warn(err)
 	}
 	done := []string{}
 	var errs []error
@@ -57,10 +57,10 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case a.json:
+		case a.ui.json:
 			done = append(done, dir)
 		default:
-			errs = append(errs, a.printLine(dir))
+			errs = append(errs, a.ui.printLine(dir))
 		}
 	}
 	mounts, err := engine.Mounts(ctx, a.state())
@@ -80,7 +80,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		}
 		err := a.remountFork(ctx, f, repos)
 		if errors.Is(err, engine.ErrForkLost) {
-			a.console.line("warning: " + err.Error())
+			a.ui.warn(err)
 			continue
 		}
 		back(f.Dir, err)
@@ -88,8 +88,8 @@ func (a *app) resume(ctx context.Context, all bool) error {
 	for _, r := range repos {
 		a.closeRepo(r)
 	}
-	if a.json {
-		errs = append(errs, a.printJSON(done))
+	if a.ui.json {
+		errs = append(errs, a.ui.printJSON(done))
 	}
 	return errors.Join(errs...)
 }

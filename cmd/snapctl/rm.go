@@ -48,11 +48,11 @@ func (a *app) rm(ctx context.Context, refs []string) error {
 	for _, s := range removed {
 		ids.WriteString(s.ID.String() + "\n")
 	}
-	if a.json {
-		return errors.Join(err, a.printJSON(removed))
+	if a.ui.json {
+		return errors.Join(err, a.ui.printJSON(removed))
 	}
-	err = errors.Join(err, a.print(ids.String()))
-	a.say("removed " + plural(int64(len(removed)), "snapshot"))
+	err = errors.Join(err, a.ui.print(ids.String()))
+	a.ui.say("removed " + plural(int64(len(removed)), "snapshot"))
 	return err
 }
 

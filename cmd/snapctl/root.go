@@ -23,16 +23,13 @@ import (
 type app struct {
 	*env
 	args    []string // of the command line
-	out     *output
-	console *console
+	ui      *streams
 	started bool // the command line was understood
 
 	repo       string
 	cacheDir   string
 	cacheSize  int64
 	stateDir   string
-	json       bool
-	quiet      bool
 	verbose    int
 	cpuProfile string
 	memProfile string
@@ -53,8 +50,7 @@ type app struct {
 func newApp(e *env) *app {
 	return &app{
 		env:          e,
-		out:          &output{w: e.stdout},
-		console:      &console{out: e.stderr},
+		ui:           newStreams(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb"),
 		stopProfiles: func() error { return nil },
 	}
 }
@@ -107,7 +103,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		},
 	}
 	root.SetIn(a.stdin)
-	root.SetOut(a.out)
+	root.SetOut(a.ui.out)
 	root.SetErr(a.stderr)
 	root.SetVersionTemplate("snapctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -127,8 +123,8 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	flags.StringVar(&a.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
 	flags.Var((*sizeFlag)(&a.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
 	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
-	flags.BoolVar(&a.json, "json", false, "print JSON on standard output")
-	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
+	flags.BoolVar(&a.ui.json, "json", false, "print JSON on standard output")
+	flags.BoolVarP(&a.ui.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
 	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
 
 	// For developers, hence hidden: profiles of one command, to be read with
@@ -309,7 +305,7 @@ func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
 		return a.open(ctx)
 	}
 	if err == nil {
-		a.say("made the default repository " + location)
+		a.ui.say("made the default repository " + location)
 	}
 	return repo, err
 }
@@ -317,7 +313,7 @@ func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
 // closeRepo closes a repository. By then the work is done, and safe.
 func (a *app) closeRepo(repo *engine.Repository) {
 	if err := repo.Close(); err != nil {
-		a.console.line("warning: " + err.Error())
+		a.ui.warn(err)
 	}
 }
 
@@ -346,9 +342,11 @@ func (a *app) engineOptions() *engine.Options {
 	if a.verbose == 0 { // the log has it
 		opts.OnClock = a.tellClock
 	}
-	if !a.quiet && a.verbose == 0 { // the log has them
-		r := &retries{console: a.console, seldom: seldom{now: a.now}}
-		opts.OnRetry = r.tell
+	if !a.ui.quiet && a.verbose == 0 { // the log has them
+		retries := &seldom{console: a.ui.console, now: a.now}
+		opts.OnRetry = func(err error, wait time.Duration) {
+			retries.tell(func(int64) string { return fmt.Sprintf("retrying in %s: %v", round(wait), err) })
+		}
 	}
 	return &opts
 }
@@ -356,14 +354,14 @@ func (a *app) engineOptions() *engine.Options {
 // tellClock warns that this machine's clock is off.
 func (a *app) tellClock(ahead time.Duration) {
 	at := time.Unix(0, 0)
-	a.console.line("warning: the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
+	a.ui.console.warn("the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
 		" that of the repository, which says what has expired")
 }
 
 // logger is where -v sends what a developer wants to know.
 func (a *app) logger() *slog.Logger {
 	if a.log == nil {
-		var w io.Writer = a.console
+		var w io.Writer = a.ui.console
 		level := slog.LevelDebug
 		switch a.verbose {
 		case 0:

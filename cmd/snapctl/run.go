@@ -96,7 +96,7 @@ func execute(ctx context.Context, e *env, args []string) int {
 		err = perr
 	}
 	if err == nil {
-		err = a.out.err
+		err = a.ui.out.err
 	}
 	a.tellRequests("")
 	if a.verbose > 0 {

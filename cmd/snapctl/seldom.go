@@ -5,14 +5,23 @@ import (
 	"time"
 )
 
-// seldom lets people be told of one thing a second: when a server cannot be reached, all
-// requests that are under way side by side fail.
+// A seldom tells people of one thing a second: when a server cannot be reached, all
+// requests that are under way side by side fail. It is safe for parallel use.
 type seldom struct {
-	now func() time.Time
+	console *console
+	now     func() time.Time
 
 	mu     sync.Mutex
 	next   time.Time // until then nothing is said
 	unsaid int64
+}
+
+// tell prints the line that text gives, unless something was told of a moment ago. text
+// gets how many things were not told of before.
+func (s *seldom) tell(text func(unsaid int64) string) {
+	if unsaid, ok := s.may(); ok {
+		s.console.line(text(unsaid))
+	}
 }
 
 // may reports whether it may be told of now, and of how many before it was not.

@@ -45,10 +45,10 @@ func (a *app) show(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(s)
+	if a.ui.json {
+		return a.ui.printJSON(s)
 	}
-	return a.print(a.describeSnapshot(s))
+	return a.ui.print(a.describeSnapshot(s))
 }
 
 func (a *app) describeSnapshot(s *engine.Snapshot) string {
@@ -61,9 +61,9 @@ func (a *app) describeSnapshot(s *engine.Snapshot) string {
 	if len(s.Tags) > 0 {
 		t.add("tags", quoted(tagList(s.Tags, ", ")))
 	}
-	t.add("created", localTime(s.CreatedAt)+" ("+a.relative(s.CreatedAt)+")")
+	t.add("created", localTime(s.CreatedAt)+" ("+a.ui.relative(s.CreatedAt)+")")
 	if s.ExpiresAt != nil {
-		t.add("expires", localTime(*s.ExpiresAt)+" ("+a.relative(*s.ExpiresAt)+")")
+		t.add("expires", localTime(*s.ExpiresAt)+" ("+a.ui.relative(*s.ExpiresAt)+")")
 	}
 	if s.Pinned {
 		t.add("pinned", "never expires, and prune keeps it")

@@ -121,10 +121,10 @@ func (a *app) stats(ctx context.Context, refs []string) error {
 		return err
 	}
 	// A damaged snapshot is an error, which does not hide the others.
-	if a.json {
-		return errors.Join(a.printJSON(newStatsOutput(u)), err)
+	if a.ui.json {
+		return errors.Join(a.ui.printJSON(newStatsOutput(u)), err)
 	}
-	return errors.Join(a.print(a.statsText(u, len(refs) > 0)), err)
+	return errors.Join(a.ui.print(a.statsText(u, len(refs) > 0)), err)
 }
 
 func (a *app) statsText(u *engine.Usage, named bool) string {
@@ -174,7 +174,7 @@ func trimLines(s string) string {
 }
 
 func (a *app) usageTable(all []engine.SnapshotUsage) *table {
-	when := a.when()
+	when := a.ui.when()
 	t := &table{right: []bool{3: true, 4: true, 5: true, 6: false}}
 	t.add("ID", "CREATED", "NAME", "SIZE", "REFERRED", "ONLY", "DIR")
 	for i := range all {

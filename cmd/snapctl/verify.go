@@ -126,10 +126,10 @@ func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptio
 		return err
 	}
 	defer a.closeRepo(repo)
-	if a.json {
+	if a.ui.json {
 		opts.MaxFiles = -1
 	}
-	p := a.startProgress()
+	p := a.ui.startProgress()
 	opts.Progress = p
 	report, err := repo.Verify(ctx, refs, &opts)
 	p.stop(nil)
@@ -144,11 +144,11 @@ func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptio
 	if err != nil {
 		return err
 	}
-	if a.json {
-		err = a.printJSON(newVerifyOutput(report))
+	if a.ui.json {
+		err = a.ui.printJSON(newVerifyOutput(report))
 	} else {
-		err = a.print(findingsText(report.Findings))
-		a.say(verifySummary(report, &opts))
+		err = a.ui.print(findingsText(report.Findings))
+		a.ui.say(verifySummary(report, &opts))
 	}
 	if err == nil {
 		err = report.Err()
@@ -346,15 +346,15 @@ func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.Verif
 		return about(ref, err)
 	}
 	defer a.closeRepo(repo)
-	progress := a.startProgress()
+	progress := a.ui.startProgress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
+	p := &diffPrinter{app: a, terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
 	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)
 	progress.stop(nil)
 	if err = p.finish(err); err != nil {
 		return err
 	}
-	a.say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), size(report.Bytes), report.Snapshot.ID))
+	a.ui.say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), size(report.Bytes), report.Snapshot.ID))
 	switch n := len(report.Problems); {
 	case n > 0:
 		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", quoted(dir), errIncomplete, plural(int64(n), "problem"))
