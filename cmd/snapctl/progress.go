@@ -9,7 +9,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 const (
@@ -25,7 +25,7 @@ type progress struct {
 	style   progressStyle
 
 	mu       sync.Mutex
-	stats    engine.Stats
+	stats    snapshot.Stats
 	meter    meter
 	lastLine time.Duration
 	warned   map[string]bool // what Warn has told of
@@ -54,7 +54,7 @@ func (s *streams) startProgress() *progress {
 }
 
 // Update implements engine.Progress.
-func (p *progress) Update(s engine.Stats) {
+func (p *progress) Update(s snapshot.Stats) {
 	p.mu.Lock()
 	p.stats = s
 	p.meter.update(s)
@@ -103,20 +103,20 @@ func (p *progress) barLine(columns int) string {
 
 // A meter measures how fast an operation gets on.
 type meter struct {
-	last engine.Stats
+	last snapshot.Stats
 	rate float64 // units a second, 0 while unknown
 }
 
 // units is what the rate and the time left are measured by: bytes, but files
 // where all of them are empty.
-func units(s engine.Stats) (done, total int64) {
+func units(s snapshot.Stats) (done, total int64) {
 	if s.TotalFiles > 0 && s.TotalBytes == 0 {
 		return s.Files, s.TotalFiles
 	}
 	return s.Bytes, s.TotalBytes
 }
 
-func (m *meter) update(s engine.Stats) {
+func (m *meter) update(s snapshot.Stats) {
 	before, _ := units(m.last)
 	now, _ := units(s)
 	seconds := (s.Elapsed - m.last.Elapsed).Seconds()
@@ -148,7 +148,7 @@ func (m *meter) left() time.Duration {
 }
 
 // describe says in words how far an operation is, what matters most first.
-func describe(s engine.Stats, m *meter) []string {
+func describe(s snapshot.Stats, m *meter) []string {
 	words := []string{string(s.Phase)}
 	done, total := units(s)
 	if total > 0 {
@@ -162,10 +162,10 @@ func describe(s engine.Stats, m *meter) []string {
 	if s.TotalBytes > 0 {
 		bytes += "/" + size(s.TotalBytes)
 	}
-	if s.Phase != engine.PhaseData { // of packs
+	if s.Phase != snapshot.PhaseData { // of packs
 		words = append(words, entries+" entries")
 	}
-	if s.Phase != engine.PhaseChecking { // of what has no contents
+	if s.Phase != snapshot.PhaseChecking { // of what has no contents
 		words = append(words, bytes)
 	}
 	if left := m.left(); left > 0 {
@@ -174,12 +174,12 @@ func describe(s engine.Stats, m *meter) []string {
 	if m.rate >= 1 && s.Bytes > 0 {
 		words = append(words, size(int64(m.rate))+"/s")
 	}
-	if s.Phase == engine.PhaseReading || s.Phase == engine.PhaseCopying || s.Phase == engine.PhaseCommitting {
+	if s.Phase == snapshot.PhaseReading || s.Phase == snapshot.PhaseCopying || s.Phase == snapshot.PhaseCommitting {
 		words = append(words, size(s.NewBytes)+" new")
 		if s.InFlight > 0 {
 			words = append(words, plural(int64(s.InFlight), "upload"))
 		}
-	} else if s.InFlight > 0 && s.Phase != engine.PhaseData {
+	} else if s.InFlight > 0 && s.Phase != snapshot.PhaseData {
 		words = append(words, plural(int64(s.InFlight), "download"))
 	}
 	return words
@@ -192,7 +192,7 @@ const (
 
 // barLine is describe in at most width columns, with a bar where there is room
 // and the end is known.
-func barLine(s engine.Stats, m *meter, width int) string {
+func barLine(s snapshot.Stats, m *meter, width int) string {
 	words := describe(s, m)
 	line := strings.Join(words, ", ")
 	for len(line) > width && len(words) > 1 {

@@ -15,19 +15,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 func TestBarLine(t *testing.T) {
-	reading := engine.Stats{
-		Phase: engine.PhaseReading, Files: 68123, TotalFiles: 110534,
+	reading := snapshot.Stats{
+		Phase: snapshot.PhaseReading, Files: 68123, TotalFiles: 110534,
 		Bytes: 512 << 20, TotalBytes: 1 << 30, NewBytes: 23 << 20, InFlight: 4, Elapsed: 2 * time.Second,
 	}
 	unknown := reading
 	unknown.TotalFiles, unknown.TotalBytes, unknown.InFlight = 0, 0, 0
-	empties := engine.Stats{Phase: engine.PhaseWriting, Files: 100, TotalFiles: 400, Elapsed: time.Second}
+	empties := snapshot.Stats{Phase: snapshot.PhaseWriting, Files: 100, TotalFiles: 400, Elapsed: time.Second}
 	for _, c := range []struct {
-		stats engine.Stats
+		stats snapshot.Stats
 		width int
 		want  string
 	}{
@@ -40,11 +40,11 @@ func TestBarLine(t *testing.T) {
 		{reading, -1, ""},
 		{unknown, 160, "reading, 68,123 entries, 512 MiB, 256 MiB/s, 23 MiB new"},
 		{empties, 80, "writing 25% [=======                       ], 100/400 entries, 0 B, 3s left"},
-		{engine.Stats{Phase: engine.PhaseWriting, Files: 9, TotalFiles: 8, Bytes: 9, TotalBytes: 8}, 80,
+		{snapshot.Stats{Phase: snapshot.PhaseWriting, Files: 9, TotalFiles: 8, Bytes: 9, TotalBytes: 8}, 80,
 			"writing 100% [==============================], 9/8 entries, 9 B/8 B"},
 	} {
 		var m meter
-		m.update(engine.Stats{Phase: c.stats.Phase})
+		m.update(snapshot.Stats{Phase: c.stats.Phase})
 		m.update(c.stats)
 		if got := barLine(c.stats, &m, c.width); got != c.want {
 			t.Errorf("%d columns:\n%s\nwant\n%s", c.width, got, c.want)
@@ -54,7 +54,7 @@ func TestBarLine(t *testing.T) {
 
 func TestMeterForgetsSlowly(t *testing.T) {
 	var m meter
-	s := engine.Stats{Phase: engine.PhaseReading, TotalBytes: 1 << 40}
+	s := snapshot.Stats{Phase: snapshot.PhaseReading, TotalBytes: 1 << 40}
 	m.update(s)
 	run := func(rate int64, seconds int) {
 		for range 10 * seconds {
@@ -79,7 +79,7 @@ func TestMeterForgetsSlowly(t *testing.T) {
 	if left := m.left(); left != 0 {
 		t.Errorf("of a stalled operation %s are left", left)
 	}
-	s.Phase = engine.PhaseCommitting
+	s.Phase = snapshot.PhaseCommitting
 	m.update(s)
 	if m.rate != 0 {
 		t.Errorf("a new phase begins with the rate %g", m.rate)
@@ -93,7 +93,7 @@ func TestProgressWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
 	p := testStreams(&out).startProgress()
 	for i := range 250 { // 25 s
-		p.Update(engine.Stats{Phase: engine.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
+		p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
 	}
 	told := errors.New("open a\x1bb: permission denied")
 	p.Warn(told)
@@ -112,7 +112,7 @@ func TestQuietProgress(t *testing.T) {
 	s := testStreams(&out)
 	s.quiet = true
 	p := s.startProgress()
-	p.Update(engine.Stats{Phase: engine.PhaseReading, Elapsed: time.Minute})
+	p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Elapsed: time.Minute})
 	s.say("summary")
 	p.Warn(errors.New("unreadable"))
 	p.stop(nil)
@@ -131,7 +131,7 @@ func TestProgressOnTerminal(t *testing.T) {
 	}()
 
 	p := testStreams(tty).startProgress()
-	s := engine.Stats{Phase: engine.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
+	s := snapshot.Stats{Phase: snapshot.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
 	p.Update(s) // too early for a bar
 	for s.Elapsed = barDelay; s.Files < 4; s.Elapsed += 200 * time.Millisecond {
 		s.Files++
