@@ -23,7 +23,7 @@ before it is printed, and an error ends the output.`,
 		Args:              takes("REF:PATH..."),
 		ValidArgsFunction: a.completeRefPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if a.ui.json {
+			if a.ui.JSON {
 				return usagef(cmd, "cat: there is no JSON of it")
 			}
 			var all []refPath
@@ -70,6 +70,6 @@ func (a *app) catFile(s *engine.SnapshotFS, path string) error {
 		return err
 	}
 	defer f.Close()
-	_, err = io.Copy(a.ui.out, f)
+	_, err = io.Copy(a.ui.Out, f)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -29,14 +30,14 @@ func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Chang
 	for _, s := range changed {
 		ids.WriteString(s.ID.String() + "\n")
 	}
-	if a.ui.json {
-		return errors.Join(err, a.ui.printJSON(changed))
+	if a.ui.JSON {
+		return errors.Join(err, a.ui.PrintJSON(changed))
 	}
 	if len(changed) > 0 && (c.TTL != 0 || !c.Until.IsZero()) {
-		did += " on " + localTime(*changed[0].ExpiresAt)
+		did += " on " + ui.LocalTime(*changed[0].ExpiresAt)
 	}
-	err = errors.Join(err, a.ui.print(ids.String()))
-	a.ui.say(plural(int64(len(changed)), "snapshot") + " " + did)
+	err = errors.Join(err, a.ui.Print(ids.String()))
+	a.ui.Say(ui.Plural(int64(len(changed)), "snapshot") + " " + did)
 	return err
 }
 

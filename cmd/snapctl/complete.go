@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -17,7 +18,7 @@ func (a *app) completeRef(cmd *cobra.Command, args []string, typed string) ([]co
 	snapshots := a.snapshotsToComplete(cmd.Context())
 	var all []cobra.Completion
 	offer := func(ref, about string) {
-		if strings.HasPrefix(ref, typed) && isPrintable(ref) && !slices.Contains(args, ref) {
+		if strings.HasPrefix(ref, typed) && ui.IsPrintable(ref) && !slices.Contains(args, ref) {
 			all = append(all, cobra.CompletionWithDesc(ref, about))
 		}
 	}
@@ -49,7 +50,7 @@ func (a *app) completeFirstRef(cmd *cobra.Command, args []string, typed string) 
 func (a *app) completeName(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var names []cobra.Completion
 	for _, s := range a.snapshotsToComplete(cmd.Context()) {
-		if s.Name != "" && strings.HasPrefix(s.Name, typed) && isPrintable(s.Name) && !slices.Contains(names, s.Name) {
+		if s.Name != "" && strings.HasPrefix(s.Name, typed) && ui.IsPrintable(s.Name) && !slices.Contains(names, s.Name) {
 			names = append(names, s.Name)
 		}
 	}
@@ -67,14 +68,14 @@ func (a *app) snapshotsToComplete(ctx context.Context) []*engine.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, a.menuPatience)
 	defer cancel()
 	a.terminal = nil
-	a.ui.console = &console{out: io.Discard} // as would be a warning
-	a.ui.quiet = true                        // a retry's message would land in the middle of the user's line
-	snapshots, _ := a.snapshots(ctx, nil)    // an error has no place in a shell's menu
+	a.ui.Console = &ui.Console{Out: io.Discard} // as would be a warning
+	a.ui.Quiet = true                           // a retry's message would land in the middle of the user's line
+	snapshots, _ := a.snapshots(ctx, nil)       // an error has no place in a shell's menu
 	return snapshots
 }
 
 func (a *app) aboutSnapshot(s *engine.Snapshot) string {
-	return a.ui.relative(s.CreatedAt) + ", " + printable(s.Dir)
+	return a.ui.Relative(s.CreatedAt) + ", " + ui.Printable(s.Dir)
 }
 
 // noCompletions says that a flag's value is not a file's name.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -51,7 +52,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 				return usagef(cmd, "copy: --to is missing")
 			}
 			if plain != "" && plain != "from" && plain != "to" {
-				return usagef(cmd, "copy: --unencrypted is %s, not from or to", quoted(plain))
+				return usagef(cmd, "copy: --unencrypted is %s, not from or to", ui.Quoted(plain))
 			}
 			if _, err := remote.ParseURL(to); err != nil {
 				return &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
@@ -86,16 +87,16 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
-		return &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(url)}
+		return &hintError{err: err, hint: "make one with: snapctl init --repo " + ui.ShellQuote(url)}
 	}
 	if err != nil {
 		return err
 	}
 	defer a.closeRepo(to)
 
-	p := a.ui.startProgress()
+	p := a.ui.Progress()
 	result, err := from.Copy(ctx, to, refs, &engine.CopyOptions{Progress: p})
-	p.stop(nil)
+	p.Stop(nil)
 	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
 		err = &hintError{err: err, hint: "run the same command again, and it continues"}
 	}
@@ -107,27 +108,27 @@ func (a *app) printCopied(result *engine.CopyResult, url string) error {
 	var out strings.Builder
 	for _, s := range result.Snapshots {
 		line := s.ID.String() + "\n"
-		if a.ui.json {
+		if a.ui.JSON {
 			var err error
-			if line, err = jsonLine(copyOutput{s, s.Duration.Milliseconds()}); err != nil {
+			if line, err = ui.JSONLine(copyOutput{s, s.Duration.Milliseconds()}); err != nil {
 				return err
 			}
 		}
 		out.WriteString(line)
 	}
-	if err := a.ui.print(out.String()); err != nil || a.ui.json {
+	if err := a.ui.Print(out.String()); err != nil || a.ui.JSON {
 		return err
 	}
 	for _, s := range result.Snapshots {
-		a.ui.say(copySummary(s, url))
+		a.ui.Say(copySummary(s, url))
 	}
 	return nil
 }
 
 func copySummary(s *engine.Copied, url string) string {
-	what := s.ID.String() + ": " + plural(s.Files, "file") + ", " + size(s.Bytes)
+	what := s.ID.String() + ": " + ui.Plural(s.Files, "file") + ", " + ui.Size(s.Bytes)
 	if s.Existed {
 		return what + "; it was in " + url + " already"
 	}
-	return "copied " + what + ", to " + url + "; " + size(s.CopiedBytes) + " new there, stored in " + size(s.PutBytes) + "; took " + round(s.Duration).String()
+	return "copied " + what + ", to " + url + "; " + ui.Size(s.CopiedBytes) + " new there, stored in " + ui.Size(s.PutBytes) + "; took " + ui.Round(s.Duration).String()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -95,46 +96,46 @@ func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions)
 	}
 	defer a.closeRepo(repo)
 
-	p := a.ui.startProgress()
+	p := a.ui.Progress()
 	opts.Progress = p
 	result, err := repo.Create(ctx, dir, &opts)
 	if err != nil {
-		p.stop(nil)
+		p.Stop(nil)
 		if errors.Is(context.Cause(ctx), errInterrupted) {
 			return &hintError{err: err, hint: "no snapshot was made; run the same command again, and it reuses what was uploaded"}
 		}
 		return err
 	}
-	p.stop(result.Problems)
+	p.Stop(result.Problems)
 
-	if a.ui.json {
-		err = a.ui.printJSON(createOutput{
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(createOutput{
 			Snapshot:   &result.Snapshot,
 			DurationMs: result.Duration.Milliseconds(),
 			Problems:   messages(result.Problems),
 			LeftOut:    result.LeftOut,
 		})
 	} else {
-		err = a.ui.print(result.ID.String() + "\n")
-		a.ui.say(createSummary(result))
+		err = a.ui.Print(result.ID.String() + "\n")
+		a.ui.Say(createSummary(result))
 	}
 	if err == nil && result.Incomplete {
-		err = fmt.Errorf("create: snapshot %s is %w: %s, named above", result.ID, errIncomplete, plural(int64(len(result.Problems)), "problem"))
+		err = fmt.Errorf("create: snapshot %s is %w: %s, named above", result.ID, errIncomplete, ui.Plural(int64(len(result.Problems)), "problem"))
 	}
 	return err
 }
 
 func createSummary(r *engine.CreateResult) string {
 	s := fmt.Sprintf("snapshot of %s: %s, %s; %s new, stored in %s; took %s",
-		quoted(r.Dir), plural(r.Files, "file"), size(r.Bytes), size(r.NewBytes), size(r.StoredBytes), round(r.Duration))
+		ui.Quoted(r.Dir), ui.Plural(r.Files, "file"), ui.Size(r.Bytes), ui.Size(r.NewBytes), ui.Size(r.StoredBytes), ui.Round(r.Duration))
 	if r.Skipped > 0 {
-		s += fmt.Sprintf("; %s skipped", plural(r.Skipped, "socket"))
+		s += fmt.Sprintf("; %s skipped", ui.Plural(r.Skipped, "socket"))
 	}
 	if len(r.LeftOut) > 0 {
 		s += "; left out, as snapctl's own: " + quotedList(r.LeftOut)
 	}
 	if r.ExpiresAt != nil {
-		s += "; expires " + localTime(*r.ExpiresAt)
+		s += "; expires " + ui.LocalTime(*r.ExpiresAt)
 	}
 	return s
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -58,7 +59,7 @@ in base64.`,
 			return a.completeRef(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if a.ui.json && opts.namesOnly {
+			if a.ui.JSON && opts.namesOnly {
 				return usagef(cmd, "diff: --json and --name-only do not go together")
 			}
 			refs := make([]string, 2)
@@ -91,10 +92,10 @@ func (a *app) diff(ctx context.Context, old, new, path string, opts *diffOptions
 		return about(old, err)
 	}
 	defer a.closeRepo(repo)
-	p := &diffPrinter{app: a, namesOnly: opts.namesOnly, terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
+	p := &diffPrinter{app: a, namesOnly: opts.namesOnly, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
 	err = p.finish(repo.Diff(ctx, old, new, path, &opts.DiffOptions, p.print))
 	if err == nil {
-		a.ui.say(p.summary())
+		a.ui.Say(p.summary())
 	}
 	if err == nil && opts.exitCode && p.counts != ([3]int64{}) {
 		err = errDifferences
@@ -137,7 +138,7 @@ func (p *diffPrinter) print(c *engine.Change) error {
 		p.counts[2]++
 	}
 	line, err := p.line(c)
-	if err == nil && p.app.ui.json {
+	if err == nil && p.app.ui.JSON {
 		begin := ",\n"
 		if first {
 			begin = p.before + "["
@@ -156,7 +157,7 @@ func (p *diffPrinter) print(c *engine.Change) error {
 func (p *diffPrinter) line(c *engine.Change) (string, error) {
 	path := c.Path
 	switch {
-	case p.app.ui.json:
+	case p.app.ui.JSON:
 		o := changeOutput{Path: c.Path, PathBytes: bytesUnlessText(c.Path), Kind: string(c.Kind), Changed: c.What.Words()}
 		if c.Old != nil {
 			o.Old = newFileOutput("", c.Old)
@@ -164,11 +165,11 @@ func (p *diffPrinter) line(c *engine.Change) (string, error) {
 		if c.New != nil {
 			o.New = newFileOutput("", c.New)
 		}
-		return jsonLine(o)
+		return ui.JSONLine(o)
 	case path == "":
 		path = "."
 	case p.namesOnly && p.terminal, !p.namesOnly:
-		path = quoted(path)
+		path = ui.Quoted(path)
 		if strings.Contains(c.Path, " (") && path == c.Path {
 			path = strconv.Quote(path) // what follows the path begins like this
 		}
@@ -190,7 +191,7 @@ func (p *diffPrinter) line(c *engine.Change) (string, error) {
 func (p *diffPrinter) finish(err error) error {
 	var werr error
 	switch {
-	case !p.app.ui.json:
+	case !p.app.ui.JSON:
 	case p.counts != [3]int64{}:
 		werr = p.end("]", err)
 	case err == nil:

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/remote"
@@ -60,7 +61,7 @@ With --json, prints an array of objects: name, state, text, hint.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.getenv(doctorEnv) != "" {
-				return a.ui.printJSON(a.tryNamespace(cmd.Context()))
+				return a.ui.PrintJSON(a.tryNamespace(cmd.Context()))
 			}
 			return a.doctor(cmd.Context())
 		},
@@ -91,19 +92,19 @@ func (a *app) doctor(ctx context.Context) error {
 		if c.State == checkFailed {
 			failed++
 		}
-		fmt.Fprintf(&b, "%-8s%s: %s\n", c.State, c.Name, printable(c.Text))
+		fmt.Fprintf(&b, "%-8s%s: %s\n", c.State, c.Name, ui.Printable(c.Text))
 		if c.Hint != "" {
-			fmt.Fprintf(&b, "%8s%s\n", "", printable(c.Hint))
+			fmt.Fprintf(&b, "%8s%s\n", "", ui.Printable(c.Hint))
 		}
 	}
 	var err error
-	if a.ui.json {
-		err = a.ui.printJSON(checks)
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(checks)
 	} else {
-		err = a.ui.print(b.String())
+		err = a.ui.Print(b.String())
 	}
 	if err == nil && failed > 0 {
-		err = fmt.Errorf("doctor: %s failed", plural(int64(failed), "check"))
+		err = fmt.Errorf("doctor: %s failed", ui.Plural(int64(failed), "check"))
 	}
 	return err
 }
@@ -307,7 +308,7 @@ func memoryCheck() check {
 		c.Hint = "users other than root need one for fork --ephemeral"
 		return c
 	}
-	c.Text = fmt.Sprintf("/dev/shm has room for %s", size(int64(fs.Bavail)*fs.Bsize))
+	c.Text = fmt.Sprintf("/dev/shm has room for %s", ui.Size(int64(fs.Bavail)*fs.Bsize))
 	return c
 }
 
@@ -347,7 +348,7 @@ func folderCheck(name, dir, hint string) check {
 	c.Text = dir
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err == nil {
-		c.Text += fmt.Sprintf(" on %s, %s free", fileSystem(dir), size(int64(fs.Bavail)*fs.Bsize))
+		c.Text += fmt.Sprintf(" on %s, %s free", fileSystem(dir), ui.Size(int64(fs.Bavail)*fs.Bsize))
 	}
 	return c
 }
@@ -417,6 +418,6 @@ func (a *app) repositoryCheck(ctx context.Context) check {
 		return c
 	}
 	defer a.closeRepo(repo)
-	c.Text = fmt.Sprintf("%s answers, in %s", repo.URL(), round(time.Since(began)))
+	c.Text = fmt.Sprintf("%s answers, in %s", repo.URL(), ui.Round(time.Since(began)))
 	return c
 }

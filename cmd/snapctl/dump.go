@@ -28,9 +28,9 @@ fails half way, the archive is left without an end, so that tar fails too.`,
 		ValidArgsFunction: a.completeFirstRefPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case a.ui.json:
+			case a.ui.JSON:
 				return usagef(cmd, "dump: there is no JSON of it")
-			case a.ui.out.terminal():
+			case a.ui.Out.Terminal():
 				return usagef(cmd, "dump: standard output is a terminal")
 			}
 			p, err := a.refPath(cmd, args[0])
@@ -38,7 +38,7 @@ fails half way, the archive is left without an end, so that tar fails too.`,
 				return err
 			}
 			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
-				return s.Dump(a.ui.out, p.path)
+				return s.Dump(a.ui.Out, p.path)
 			})
 		},
 	}

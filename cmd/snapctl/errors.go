@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -60,7 +61,7 @@ func (e *hintError) Unwrap() error { return e.err }
 // exitCode is the exit code for an error of a command that was not interrupted.
 func exitCode(err error) int {
 	var usage *usageError
-	var output *outputError
+	var output *ui.OutputError
 	switch {
 	case err == nil:
 		return exitDone
@@ -104,10 +105,10 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		}
 	}
 	for _, err := range separate(err) {
-		a.ui.console.line("snapctl: " + err.Error())
+		a.ui.Console.Line("snapctl: " + err.Error())
 	}
 	if hint != "" {
-		a.ui.console.line(hint)
+		a.ui.Console.Line(hint)
 	}
 	return code
 }

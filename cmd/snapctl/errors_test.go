@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -29,8 +30,8 @@ func TestExitCode(t *testing.T) {
 		{errNothingYet, exitNotFound},
 		{engine.ErrExpired, exitExpired},
 		{engine.ErrIntegrity, exitIntegrity},
-		{&outputError{syscall.EPIPE}, exitPipe},
-		{&outputError{syscall.ENOSPC}, exitFailed},
+		{&ui.OutputError{Err: syscall.EPIPE}, exitPipe},
+		{&ui.OutputError{Err: syscall.ENOSPC}, exitFailed},
 		{syscall.EPIPE, exitFailed}, // of a connection
 	} {
 		err := c.err

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -49,7 +50,7 @@ type fileLister struct {
 }
 
 func (a *app) newFileLister(long, null bool) *fileLister {
-	l := &fileLister{app: a, long: long, end: "\n", terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
+	l := &fileLister{app: a, long: long, end: "\n", terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
 	if null {
 		l.end = "\x00"
 	}
@@ -59,7 +60,7 @@ func (a *app) newFileLister(long, null bool) *fileLister {
 // print prints a file under a name. snapshot is its id, where there are several.
 func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	l.n++
-	if l.app.ui.json {
+	if l.app.ui.JSON {
 		return l.printJSON(snapshot, i)
 	}
 	if snapshot != "" {
@@ -70,7 +71,7 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	case l.long:
 		line = l.longLine(name, i)
 	case l.terminal && l.end == "\n":
-		line = quoted(name) + l.end
+		line = ui.Quoted(name) + l.end
 	}
 	_, err := l.out.WriteString(line)
 	if err == nil && l.terminal {
@@ -83,7 +84,7 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 func (l *fileLister) finish(err error) error {
 	var werr error
 	switch {
-	case !l.app.ui.json:
+	case !l.app.ui.JSON:
 	case l.n > 0:
 		_, werr = l.out.WriteString("]\n")
 	case err == nil:
@@ -108,9 +109,9 @@ func (l *fileLister) longLine(name string, i *engine.FileInfo) string {
 	if l.terminal {
 		when = i.ModTime().Local().Format(time.DateTime)
 	}
-	line := fmt.Sprintf("%s %3d %5d %5d %10s %s  %s", modeText(i.Mode()), a.Links, a.UID, a.GID, size, when, quoted(name))
+	line := fmt.Sprintf("%s %3d %5d %5d %10s %s  %s", modeText(i.Mode()), a.Links, a.UID, a.GID, size, when, ui.Quoted(name))
 	if i.Type() == fs.ModeSymlink {
-		line += " -> " + quoted(a.Target)
+		line += " -> " + ui.Quoted(a.Target)
 	}
 	return line + l.end
 }
@@ -120,7 +121,7 @@ func (l *fileLister) printJSON(snapshot string, i *engine.FileInfo) error {
 	if l.n == 1 {
 		begin = "["
 	}
-	text, err := jsonLine(newFileOutput(snapshot, i))
+	text, err := ui.JSONLine(newFileOutput(snapshot, i))
 	if err == nil {
 		_, err = l.out.WriteString(begin + strings.TrimSuffix(text, "\n"))
 	}

@@ -58,7 +58,7 @@ objects with the fields snapshot (with --all),
 			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune("fdlpcb", r) }); i >= 0 {
 				return usagef(cmd, "find: --type %q: not of f, d, l, p, c and b", opts.types)
 			}
-			if a.ui.json && opts.null {
+			if a.ui.JSON && opts.null {
 				return usagef(cmd, "find: --json and --null do not go together")
 			}
 			if opts.all {

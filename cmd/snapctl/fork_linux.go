@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
@@ -146,7 +147,7 @@ func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions
 
 // prepareFork says what of a fork is the command's: who serves, and what is said.
 func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
-	opts.Warn = a.ui.warn
+	opts.Warn = a.ui.Warn
 	opts.Serve = func(ctx context.Context, id manifest.ID, dir string, prefetch engine.Prefetch) error {
 		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
 	}
@@ -168,11 +169,11 @@ func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string)
 }
 
 func (a *app) printFork(f *engine.Fork, done string) error {
-	if a.ui.json {
-		return a.ui.printJSON(f)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(f)
 	}
-	err := a.ui.printLine(f.Dir)
-	a.ui.say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
+	err := a.ui.PrintLine(f.Dir)
+	a.ui.Say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, ui.Plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
 	return err
 }
 
@@ -239,7 +240,7 @@ With --json, prints an array of objects: fork, as it was named, and kept.`,
 			if slices.Contains(args, "") {
 				return usagef(cmd, "unfork: a DIR is empty")
 			}
-			opts.Warn = a.ui.warn
+			opts.Warn = a.ui.Warn
 			return a.unfork(cmd.Context(), args, &opts)
 		},
 	}
@@ -275,12 +276,12 @@ func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveFork
 			}
 		}
 		done = append(done, unforkOutput{arg, kept})
-		if kept != "" && !a.ui.json {
-			errs = append(errs, a.ui.printLine(kept))
+		if kept != "" && !a.ui.JSON {
+			errs = append(errs, a.ui.PrintLine(kept))
 		}
 	}
-	if a.ui.json {
-		errs = append(errs, a.ui.printJSON(done))
+	if a.ui.JSON {
+		errs = append(errs, a.ui.PrintJSON(done))
 	}
 	return errors.Join(errs...)
 }
@@ -301,7 +302,7 @@ func (a *app) completeFork(cmd *cobra.Command, args []string, _ string) ([]cobra
 	var all []cobra.Completion
 	for _, f := range forks {
 		if !slices.Contains(args, f.Name) {
-			all = append(all, cobra.CompletionWithDesc(f.Name, string(f.State)+", "+printable(filepath.Clean(f.Dir))))
+			all = append(all, cobra.CompletionWithDesc(f.Name, string(f.State)+", "+ui.Printable(filepath.Clean(f.Dir))))
 		}
 	}
 	return all, cobra.ShellCompDirectiveDefault

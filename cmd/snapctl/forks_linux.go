@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -40,29 +41,29 @@ func (a *app) forks(ctx context.Context) error {
 	forks, err := engine.Forks(ctx, a.state())
 	var perr error
 	switch {
-	case a.ui.json && forks == nil:
-		perr = a.ui.printJSON([]*engine.ForkStatus{}) // [], not null
-	case a.ui.json:
-		perr = a.ui.printJSON(forks)
+	case a.ui.JSON && forks == nil:
+		perr = a.ui.PrintJSON([]*engine.ForkStatus{}) // [], not null
+	case a.ui.JSON:
+		perr = a.ui.PrintJSON(forks)
 	case len(forks) > 0:
-		perr = a.ui.print(a.forkTable(forks))
+		perr = a.ui.Print(a.forkTable(forks))
 	}
 	return errors.Join(err, perr)
 }
 
 func (a *app) forkTable(forks []*engine.ForkStatus) string {
-	when := a.ui.when()
-	t := table{right: []bool{3: true, 6: false}}
-	t.add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
+	when := a.ui.When()
+	t := ui.Table{Right: []bool{3: true, 6: false}}
+	t.Add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
 	for _, f := range forks {
 		changed := "-"
 		if f.Changed >= 0 {
-			changed = size(f.Changed)
+			changed = ui.Size(f.Changed)
 		}
 		if f.ChangedMore {
 			changed = ">" + changed
 		}
-		t.add(f.Name, f.Snapshot.ID.String(), when(f.Created), changed, cell(string(f.State)), string(f.Mode), cell(f.Dir))
+		t.Add(f.Name, f.Snapshot.ID.String(), when(f.Created), changed, ui.Cell(string(f.State)), string(f.Mode), ui.Cell(f.Dir))
 	}
 	return t.String()
 }

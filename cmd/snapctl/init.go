@@ -57,8 +57,8 @@ snapctl help encryption.`,
 				return err
 			}
 			a.closeRepo(repo)
-			if a.ui.json {
-				return a.ui.printJSON(struct {
+			if a.ui.JSON {
+				return a.ui.PrintJSON(struct {
 					Repo string `json:"repo"`
 				}{location})
 			}
@@ -66,7 +66,7 @@ snapctl help encryption.`,
 			if len(opts.Keys) > 0 {
 				made = "made an encrypted repository at "
 			}
-			a.ui.say(made + location)
+			a.ui.Say(made + location)
 			return nil
 		},
 	}

@@ -69,7 +69,7 @@ func (a *app) watchKeeper(m *engine.Mount, k *keeperOf, err error, start func() 
 				wait = 0
 			}
 		}
-		a.ui.console.line(fmt.Sprintf("%s warning: nobody restarts this process if it dies: %v", time.Now().Format(time.RFC3339), err))
+		a.ui.Console.Line(fmt.Sprintf("%s warning: nobody restarts this process if it dies: %v", time.Now().Format(time.RFC3339), err))
 		select {
 		case <-m.ServerEnded():
 			return
@@ -80,7 +80,7 @@ func (a *app) watchKeeper(m *engine.Mount, k *keeperOf, err error, start func() 
 			return
 		}
 		if err == nil {
-			a.ui.console.line(fmt.Sprintf("%s process %d is its keeper now", time.Now().Format(time.RFC3339), k.pid))
+			a.ui.Console.Line(fmt.Sprintf("%s process %d is its keeper now", time.Now().Format(time.RFC3339), k.pid))
 		}
 	}
 }
@@ -108,7 +108,7 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 	if a.cacheSize > 0 {
 		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
 	}
-	if a.ui.quiet {
+	if a.ui.Quiet {
 		args = append(args, "--quiet")
 	}
 	if a.verbose > 0 {
@@ -154,7 +154,7 @@ func (a *app) takeOver(ctx context.Context, socket *os.File) error {
 	if err != nil {
 		return err
 	}
-	a.ui.console.line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
+	a.ui.Console.Line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
 	a.keepMount(m, func() (*keeperOf, error) { return keeperBehind(conn, message.Args, message.Key) }, message.Args, message.Key)
 	return a.untilEnded(ctx, m)
 }

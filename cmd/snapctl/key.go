@@ -8,6 +8,7 @@ import (
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -54,22 +55,22 @@ With --json, prints an array of objects: id, kind, label, recipient, createdAt.`
 }
 
 func (a *app) printKeys(keys []*engine.KeyInfo) error {
-	if a.ui.json {
+	if a.ui.JSON {
 		if keys == nil {
 			keys = []*engine.KeyInfo{}
 		}
-		return a.ui.printJSON(keys)
+		return a.ui.PrintJSON(keys)
 	}
 	if len(keys) == 0 {
 		return nil
 	}
-	when := a.ui.when()
-	t := &table{right: []bool{4: false}}
-	t.add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
+	when := a.ui.When()
+	t := &ui.Table{Right: []bool{4: false}}
+	t.Add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
 	for _, k := range keys {
-		t.add(shortKey(k.ID), when(k.CreatedAt), k.Kind, cell(k.Label), cell(shorten(k.Recipient)))
+		t.Add(shortKey(k.ID), when(k.CreatedAt), k.Kind, ui.Cell(k.Label), ui.Cell(shorten(k.Recipient)))
 	}
-	return a.ui.print(t.String())
+	return a.ui.Print(t.String())
 }
 
 // shorten keeps a post-quantum recipient, of 2,000 characters, from filling the
@@ -174,11 +175,11 @@ func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
 			break
 		}
 		added = append(added, info)
-		if !a.ui.json {
-			err = errors.Join(err, a.ui.printLine(info.ID))
+		if !a.ui.JSON {
+			err = errors.Join(err, a.ui.PrintLine(info.ID))
 		}
 	}
-	if a.ui.json {
+	if a.ui.JSON {
 		err = errors.Join(a.printKeys(added), err)
 	}
 	return err
@@ -212,10 +213,10 @@ Prints nothing; with --json the key, as key list does.`,
 				return &hintError{err: err, hint: "see what there is: snapctl key list"}
 			case err != nil:
 				return err
-			case a.ui.json:
-				return a.ui.printJSON(k)
+			case a.ui.JSON:
+				return a.ui.PrintJSON(k)
 			}
-			a.ui.say("removed the key " + shortKey(k.ID))
+			a.ui.Say("removed the key " + shortKey(k.ID))
 			return nil
 		},
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -32,7 +33,7 @@ applied, missing, or altered: somebody changed the rule.`,
 			if len(args) == 0 {
 				return errors.New("lifecycle: show, apply or remove is missing")
 			}
-			return errors.New("lifecycle: not show, apply or remove: " + quoted(args[0]))
+			return errors.New("lifecycle: not show, apply or remove: " + ui.Quoted(args[0]))
 		},
 		Example: `  snapctl lifecycle show
   snapctl lifecycle apply
@@ -80,17 +81,17 @@ func (a *app) lifecycle(ctx context.Context, do func(*engine.Repository, context
 	if err != nil {
 		return err
 	}
-	if a.ui.json {
-		return a.ui.printJSON(l)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(l)
 	}
-	t := table{right: []bool{1: true, 3: false}}
-	t.add("PREFIX", "DAYS", "STATE", "ID")
+	t := ui.Table{Right: []bool{1: true, 3: false}}
+	t.Add("PREFIX", "DAYS", "STATE", "ID")
 	for _, r := range l.Rules {
-		t.add(r.Prefix, strconv.Itoa(r.Days), string(r.State), r.ID)
+		t.Add(r.Prefix, strconv.Itoa(r.Days), string(r.State), r.ID)
 	}
-	if err := a.ui.print(t.String()); err != nil {
+	if err := a.ui.Print(t.String()); err != nil {
 		return err
 	}
-	a.ui.say(plural(int64(l.Others), "other rule") + " in the bucket")
+	a.ui.Say(ui.Plural(int64(l.Others), "other rule") + " in the bucket")
 	return nil
 }

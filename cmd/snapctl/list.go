@@ -7,6 +7,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -55,14 +56,14 @@ func (a *app) list(ctx context.Context, opts *engine.ListOptions) error {
 
 func (a *app) printList(snapshots []*engine.Snapshot) error {
 	switch {
-	case a.ui.json && snapshots == nil:
-		return a.ui.printJSON([]*engine.Snapshot{}) // [], not null
-	case a.ui.json:
-		return a.ui.printJSON(snapshots)
+	case a.ui.JSON && snapshots == nil:
+		return a.ui.PrintJSON([]*engine.Snapshot{}) // [], not null
+	case a.ui.JSON:
+		return a.ui.PrintJSON(snapshots)
 	case len(snapshots) == 0:
 		return nil
 	}
-	return a.ui.print(a.snapshotTable(snapshots).String())
+	return a.ui.Print(a.snapshotTable(snapshots).String())
 }
 
 // snapshots gives what List gives, some snapshots together with an error too.
@@ -78,10 +79,10 @@ func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engin
 	return repo.List(ctx, opts)
 }
 
-func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
-	when := a.ui.when()
-	t := &table{right: []bool{4: true, 5: true, 7: false}}
-	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
+func (a *app) snapshotTable(snapshots []*engine.Snapshot) *ui.Table {
+	when := a.ui.When()
+	t := &ui.Table{Right: []bool{4: true, 5: true, 7: false}}
+	t.Add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {
 		expires := "-"
 		switch {
@@ -90,8 +91,8 @@ func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
 		case s.ExpiresAt != nil:
 			expires = when(*s.ExpiresAt)
 		}
-		t.add(s.ID.String(), when(s.CreatedAt), cell(s.Name), cell(tagList(s.Tags, ",")),
-			humanize.Comma(s.Files), size(s.Bytes), expires, cell(s.Dir))
+		t.Add(s.ID.String(), when(s.CreatedAt), ui.Cell(s.Name), ui.Cell(ui.TagList(s.Tags, ",")),
+			humanize.Comma(s.Files), ui.Size(s.Bytes), expires, ui.Cell(s.Dir))
 	}
 	return t
 }

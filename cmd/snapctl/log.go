@@ -50,12 +50,12 @@ func (a *app) history(ctx context.Context, ref string) error {
 }
 
 func (a *app) printHistory(h *engine.History) error {
-	if a.ui.json {
-		return a.ui.printJSON(h.Snapshots)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(h.Snapshots)
 	}
 	t := a.snapshotTable(h.Snapshots)
 	if h.Removed != nil {
-		t.add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
+		t.Add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
 	}
-	return a.ui.print(t.String())
+	return a.ui.Print(t.String())
 }

@@ -68,14 +68,14 @@ func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 		if err != nil {
 			return err
 		}
-		if files = append(files, path); !a.ui.json {
-			if err := a.ui.printLine(path); err != nil {
+		if files = append(files, path); !a.ui.JSON {
+			if err := a.ui.PrintLine(path); err != nil {
 				return err
 			}
 		}
 	}
-	if a.ui.json {
-		return a.ui.printJSON(files)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(files)
 	}
 	return nil
 }

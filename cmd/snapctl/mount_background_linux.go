@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
 // A mount in the background is this program once more, with the same arguments,
@@ -137,7 +138,7 @@ func openLog(dir, mountPoint string) (*os.File, error) {
 	name := fmt.Sprintf("mount-%.8x.log", sha256.Sum256([]byte(mountPoint)))
 	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err == nil {
-		fmt.Fprintf(f, "%s, process %d\n", quoted(mountPoint), os.Getpid())
+		fmt.Fprintf(f, "%s, process %d\n", ui.Quoted(mountPoint), os.Getpid())
 	}
 	return f, err
 }

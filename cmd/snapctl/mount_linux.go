@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/remote"
@@ -134,11 +135,11 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	if err != nil {
 		return a.mountHint(err, dir)
 	}
-	if a.ui.json {
-		err = a.ui.printJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
 	} else {
-		err = a.ui.printLine(m.Dir)
-		a.ui.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
+		err = a.ui.PrintLine(m.Dir)
+		a.ui.Say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, ui.Plural(m.Snapshot.Files, "file"), ui.ShellQuote(m.Dir)))
 	}
 	a.tellRequests("it served") // before the log goes to a file
 	serves := m.Pid() == os.Getpid()
@@ -171,7 +172,7 @@ func (a *app) mountHint(err error, folder string) error {
 		return err
 	}
 	if _, serr := os.Stat(folder); errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
-		return &hintError{err: err, hint: "make it first: mkdir -p " + shellQuote(folder)}
+		return &hintError{err: err, hint: "make it first: mkdir -p " + ui.ShellQuote(folder)}
 	}
 	if errors.Is(err, fusefs.ErrNoMtab) {
 		return &hintError{err: err, hint: mtabHint}
@@ -184,18 +185,18 @@ func (a *app) mountHint(err error, folder string) error {
 
 // told has what happens to a mount said.
 func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
-	failures := &seldom{console: a.ui.console, now: time.Now}
+	failures := &ui.Seldom{Console: a.ui.Console, Now: time.Now}
 	opts.Fail = func(op, path string, err error) {
 		at := time.Now().Format(time.RFC3339)
-		failures.tell(func(unsaid int64) string {
-			s := fmt.Sprintf("%s %s of %s: %v", at, op, quoted(path), err)
+		failures.Tell(func(unsaid int64) string {
+			s := fmt.Sprintf("%s %s of %s: %v", at, op, ui.Quoted(path), err)
 			if unsaid > 0 {
-				s += fmt.Sprintf(" (and %s before)", plural(unsaid, "other"))
+				s += fmt.Sprintf(" (and %s before)", ui.Plural(unsaid, "other"))
 			}
 			return s
 		})
 	}
-	opts.Warn = a.ui.warn
+	opts.Warn = a.ui.Warn
 	return &opts
 }
 
@@ -217,7 +218,7 @@ func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
 func (a *app) endMount(m *engine.Mount) error {
 	inUse, err := m.Shutdown()
 	for _, dir := range inUse {
-		a.ui.console.warn(quoted(dir) + " was in use")
+		a.ui.Console.Warn(ui.Quoted(dir) + " was in use")
 	}
 	return err
 }

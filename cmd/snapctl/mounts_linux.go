@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -50,20 +51,20 @@ func (a *app) mounts(ctx context.Context) error {
 	mounts, err := engine.Mounts(ctx, a.state())
 	var perr error
 	switch {
-	case a.ui.json && mounts == nil:
-		perr = a.ui.printJSON([]*engine.MountStatus{}) // [], not null
-	case a.ui.json:
-		perr = a.ui.printJSON(mounts)
+	case a.ui.JSON && mounts == nil:
+		perr = a.ui.PrintJSON([]*engine.MountStatus{}) // [], not null
+	case a.ui.JSON:
+		perr = a.ui.PrintJSON(mounts)
 	case len(mounts) > 0:
-		perr = a.ui.print(a.mountTable(mounts))
+		perr = a.ui.Print(a.mountTable(mounts))
 	}
 	return errors.Join(err, perr)
 }
 
 func (a *app) mountTable(mounts []*engine.MountStatus) string {
-	when := a.ui.when()
-	t := table{right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
-	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
+	when := a.ui.When()
+	t := ui.Table{Right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
+	t.Add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
 	for _, m := range mounts {
 		since, pid, keeper, restarts, requests, fetched, hits, failed := "-", "-", "-", "-", "-", "-", "-", "-"
 		if m.Since != nil {
@@ -79,9 +80,9 @@ func (a *app) mountTable(mounts []*engine.MountStatus) string {
 		}
 		if s := m.Stats; s != nil {
 			requests = humanize.Comma(s.Requests.Total())
-			fetched, hits, failed = size(s.Fetched), humanize.Comma(s.Hits), humanize.Comma(s.Errors)
+			fetched, hits, failed = ui.Size(s.Fetched), humanize.Comma(s.Hits), humanize.Comma(s.Errors)
 		}
-		t.add(cell(m.Dir), m.Snapshot.ID.String(), cell(m.Snapshot.Name), since, string(m.State), pid, keeper, restarts, requests, fetched, hits, failed)
+		t.Add(ui.Cell(m.Dir), m.Snapshot.ID.String(), ui.Cell(m.Snapshot.Name), since, string(m.State), pid, keeper, restarts, requests, fetched, hits, failed)
 	}
 	return t.String()
 }
@@ -93,7 +94,7 @@ func (a *app) completeMounted(cmd *cobra.Command, args []string, _ string) ([]co
 	mounts, _ := engine.Mounts(ctx, a.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion
 	for _, m := range mounts {
-		if isPrintable(m.Dir) && !slices.Contains(args, m.Dir) && m.State != engine.MountDetached && m.State != engine.MountElsewhere {
+		if ui.IsPrintable(m.Dir) && !slices.Contains(args, m.Dir) && m.State != engine.MountDetached && m.State != engine.MountElsewhere {
 			all = append(all, cobra.CompletionWithDesc(m.Dir, string(m.State)+", "+m.Snapshot.ID.String()))
 		}
 	}

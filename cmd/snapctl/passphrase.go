@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -56,7 +57,7 @@ func (a *app) readIdentities() error {
 	}
 	defer f.Close()
 	if a.identities, err = age.ParseIdentities(io.LimitReader(f, maxIdentities)); err != nil {
-		return &hintError{err: &usageError{err: fmt.Errorf("%s: %s is not a file that age-keygen made: %w", identityFileEnv, quoted(path), err)}, hint: encryptionHint}
+		return &hintError{err: &usageError{err: fmt.Errorf("%s: %s is not a file that age-keygen made: %w", identityFileEnv, ui.Quoted(path), err)}, hint: encryptionHint}
 	}
 	return nil
 }
@@ -84,7 +85,7 @@ func (a *app) findPassphrase(ctx context.Context, url string) (string, error) {
 	if path := a.getenv(passphraseFileEnv); path != "" {
 		return a.readPassphrase(path)
 	}
-	return a.askSecret(ctx, "Passphrase of "+quoted(url)+": ")
+	return a.askSecret(ctx, "Passphrase of "+ui.Quoted(url)+": ")
 }
 
 // newPassphrase gets a passphrase for a key that is to be made: from a file, if it is
@@ -123,7 +124,7 @@ func (a *app) openSecret(path string) (*os.File, error) {
 		a.openSecrets = map[string]bool{}
 	}
 	a.openSecrets[path] = true
-	a.ui.console.warn("others can read " + quoted(path) + ", which opens the repository; to keep them from it: chmod go= " + shellQuote(path))
+	a.ui.Console.Warn("others can read " + ui.Quoted(path) + ", which opens the repository; to keep them from it: chmod go= " + ui.ShellQuote(path))
 	return f, nil
 }
 
@@ -141,11 +142,11 @@ func (a *app) readPassphrase(path string) (string, error) {
 	p := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	switch {
 	case len(b) > maxPassphrase:
-		return "", fmt.Errorf("%s: more than %d bytes", quoted(path), maxPassphrase)
+		return "", fmt.Errorf("%s: more than %d bytes", ui.Quoted(path), maxPassphrase)
 	case p == "":
-		return "", fmt.Errorf("%s is empty", quoted(path))
+		return "", fmt.Errorf("%s is empty", ui.Quoted(path))
 	case strings.Contains(p, "\n"):
-		return "", fmt.Errorf("%s has more than one line", quoted(path))
+		return "", fmt.Errorf("%s has more than one line", ui.Quoted(path))
 	}
 	return p, nil
 }
@@ -165,7 +166,7 @@ func (a *app) askSecret(ctx context.Context, prompt string) (string, error) {
 		tty.Close()
 		return "", errNoTerminal
 	}
-	fmt.Fprint(tty, printable(prompt))
+	fmt.Fprint(tty, ui.Printable(prompt))
 	type answer struct {
 		line []byte
 		err  error

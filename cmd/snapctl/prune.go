@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -87,28 +88,28 @@ func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
 	if err != nil && groups == nil {
 		return err
 	}
-	if a.ui.json {
+	if a.ui.JSON {
 		if groups == nil {
 			groups = []engine.PruneGroup{}
 		}
-		return errors.Join(err, a.ui.printJSON(struct {
+		return errors.Join(err, a.ui.PrintJSON(struct {
 			DryRun bool                `json:"dryRun"`
 			Groups []engine.PruneGroup `json:"groups"`
 		}{opts.DryRun, groups}))
 	}
 	kept, gone, table := a.pruneTable(groups)
 	if kept+gone > 0 {
-		err = errors.Join(err, a.ui.print(table.String()))
+		err = errors.Join(err, a.ui.Print(table.String()))
 	}
 	removed := ", removed "
 	if opts.DryRun {
 		removed = ", would remove "
 	}
 	if n := fromFuture(groups); n > 0 {
-		a.ui.say(plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
+		a.ui.Say(ui.Plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
 	}
 	if err == nil {
-		a.ui.say("kept " + plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
+		a.ui.Say("kept " + ui.Plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
 	}
 	return err
 }
@@ -137,10 +138,10 @@ func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]eng
 	return repo.Prune(ctx, opts)
 }
 
-func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table) {
-	when := a.ui.when()
-	t = &table{right: []bool{5: false}}
-	t.add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
+func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *ui.Table) {
+	when := a.ui.When()
+	t = &ui.Table{Right: []bool{5: false}}
+	t.Add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
 	for _, g := range groups {
 		for _, d := range g.Snapshots {
 			what := "remove"
@@ -150,7 +151,7 @@ func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table
 			} else {
 				gone++
 			}
-			t.add(what, d.Snapshot.ID.String(), when(d.Snapshot.CreatedAt), cell(d.Snapshot.Name), cell(d.Snapshot.Dir), cell(strings.Join(d.Reasons, ",")))
+			t.Add(what, d.Snapshot.ID.String(), when(d.Snapshot.CreatedAt), ui.Cell(d.Snapshot.Name), ui.Cell(d.Snapshot.Dir), ui.Cell(strings.Join(d.Reasons, ",")))
 		}
 	}
 	return kept, gone, t
@@ -205,7 +206,7 @@ func (f *groupFlag) Set(s string) error {
 		case engine.GroupName, engine.GroupDir, engine.GroupHost, engine.GroupAll:
 			*f = append(*f, g)
 		default:
-			return errors.New("not name, dir, host or all: " + quoted(word))
+			return errors.New("not name, dir, host or all: " + ui.Quoted(word))
 		}
 	}
 	return nil

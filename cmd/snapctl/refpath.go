@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -53,14 +54,14 @@ func (a *app) refPath(cmd *cobra.Command, arg string) (refPath, error) {
 // inSnapshot says which snapshot and which path an error is about.
 func inSnapshot(ref string, err error) error {
 	var pe *fs.PathError
-	var output *outputError
+	var output *ui.OutputError
 	if errors.As(err, &output) || !errors.As(err, &pe) {
 		return err
 	}
 	if pe.Path == "" {
-		return fmt.Errorf("snapshot %s: %w", quoted(ref), pe.Err)
+		return fmt.Errorf("snapshot %s: %w", ui.Quoted(ref), pe.Err)
 	}
-	return fmt.Errorf("snapshot %s: %s: %w", quoted(ref), quoted(pe.Path), pe.Err)
+	return fmt.Errorf("snapshot %s: %s: %w", ui.Quoted(ref), ui.Quoted(pe.Path), pe.Err)
 }
 
 // withFS calls f with a snapshot.
@@ -98,7 +99,7 @@ func (a *app) completeRefPath(cmd *cobra.Command, args []string, typed string) (
 	dir, base := path.Split(p.path)
 	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
 	defer cancel()
-	a.ui.quiet = true
+	a.ui.Quiet = true
 	var all []cobra.Completion
 	directive := cobra.ShellCompDirectiveNoFileComp
 	_ = a.withFS(ctx, p, func(s *engine.SnapshotFS) error { // an error has no place in a shell's menu
@@ -114,7 +115,7 @@ func (a *app) completeRefPath(cmd *cobra.Command, args []string, typed string) (
 		for len(all) < maxCompletions {
 			entries, err := d.ReadDir(maxCompletions)
 			for _, e := range entries {
-				if !strings.HasPrefix(e.Name(), base) || !isPrintable(e.Name()) {
+				if !strings.HasPrefix(e.Name(), base) || !ui.IsPrintable(e.Name()) {
 					continue
 				}
 				word := p.ref + ":" + dir + e.Name()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -23,7 +24,7 @@ const maxStdin = 256 << 20
 // about says which reference has no snapshot, where no repository could say so.
 func about(ref string, err error) error {
 	if errors.Is(err, errNothingYet) {
-		return fmt.Errorf("snapshot %s: %w", quoted(ref), err)
+		return fmt.Errorf("snapshot %s: %w", ui.Quoted(ref), err)
 	}
 	return err
 }

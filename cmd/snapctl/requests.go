@@ -5,6 +5,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -58,7 +59,7 @@ func (a *app) tellRequests(until string) {
 		if until != "" {
 			what += " until " + until
 		}
-		a.ui.console.line(what + ": " + requestsText(r))
+		a.ui.Console.Line(what + ": " + requestsText(r))
 		a.logger().Debug("requests", "repository", s.url, "until", until, "server", r.Server,
 			"put", r.Put, "list", r.List, "get", r.Get, "head", r.Head, "delete", r.Delete, "failed", r.Failed,
 			"waits", r.Waits, "sent", r.Sent, "received", r.Received, "dollars", dollars(r))
@@ -76,7 +77,7 @@ func requestsText(r remote.Requests) string {
 	}
 	bytes := func(what string, n int64) {
 		if n > 0 {
-			moved = append(moved, what+" "+size(n))
+			moved = append(moved, what+" "+ui.Size(n))
 		}
 	}
 	cost := "they cost nothing"
@@ -96,7 +97,7 @@ func requestsText(r remote.Requests) string {
 		bytes("wrote", r.Sent)
 		bytes("read", r.Received)
 	}
-	parts := []string{strings.Join(asked, ", ") + " in " + plural(r.Waits, "wait")}
+	parts := []string{strings.Join(asked, ", ") + " in " + ui.Plural(r.Waits, "wait")}
 	if moved != nil {
 		parts = append(parts, strings.Join(moved, ", "))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -143,27 +144,27 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	if opts.DryRun {
 		return a.previewRestore(ctx, repo, ref, dir, opts)
 	}
-	p := a.ui.startProgress()
+	p := a.ui.Progress()
 	opts.Progress = p
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
-		p.stop(nil)
+		p.Stop(nil)
 		return restoreHint(ctx, repo, err, ref, dir, opts)
 	}
-	p.stop(receipt.Problems)
+	p.Stop(receipt.Problems)
 
-	if a.ui.json {
-		err = a.ui.printJSON(restoreOutput{
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(restoreOutput{
 			Receipt:    receipt,
 			DurationMs: receipt.Duration.Milliseconds(),
 			Problems:   messages(receipt.Problems),
 		})
 	} else {
-		err = a.ui.printLine(receipt.Target)
-		a.ui.say(restoreSummary(receipt))
+		err = a.ui.PrintLine(receipt.Target)
+		a.ui.Say(restoreSummary(receipt))
 	}
 	if err == nil && len(receipt.Problems) > 0 {
-		err = fmt.Errorf("restore: %s is %w: %s, named above", quoted(receipt.Target), errIncomplete, plural(int64(len(receipt.Problems)), "problem"))
+		err = fmt.Errorf("restore: %s is %w: %s, named above", ui.Quoted(receipt.Target), errIncomplete, ui.Plural(int64(len(receipt.Problems)), "problem"))
 	}
 	return err
 }
@@ -178,7 +179,9 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 		}
 		dir = s.Dir
 	}
-	again := func(flags string) string { return "snapctl restore " + flags + shellQuote(ref) + " " + shellQuote(dir) }
+	again := func(flags string) string {
+		return "snapctl restore " + flags + ui.ShellQuote(ref) + " " + ui.ShellQuote(dir)
+	}
 	switch {
 	case errors.Is(err, engine.ErrNotEmpty):
 		if (opts.Delete || opts.Into) && !implied {
@@ -188,7 +191,7 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 			return &hintError{err: err, hint: "with --into a part is written into it, and what else it holds is kept"}
 		}
 		if implied {
-			return &hintError{err: err, hint: "to another directory: snapctl restore " + shellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}
+			return &hintError{err: err, hint: "to another directory: snapctl restore " + ui.ShellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}
 		}
 		return &hintError{err: err, hint: "to replace it: " + again("--delete ") + "; to keep what else it holds: " + again("--into ")}
 	case errors.Is(err, engine.ErrPartlyWritten):
@@ -201,7 +204,7 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 
 func restoreSummary(r *engine.Receipt) string {
 	s := fmt.Sprintf("restored %s: %s, %s, of which %s fetched; took %s; digest %s",
-		r.Snapshot.ID, plural(r.Files, "file"), size(r.Bytes), size(r.Fetched), round(r.Duration), r.Digest)
+		r.Snapshot.ID, ui.Plural(r.Files, "file"), ui.Size(r.Bytes), ui.Size(r.Fetched), ui.Round(r.Duration), r.Digest)
 	if r.Verified {
 		s += "; read back and verified"
 	}
@@ -215,7 +218,7 @@ func restoreSummary(r *engine.Receipt) string {
 		s += "; left alone, as snapctl's own: " + quotedList(r.Kept)
 	}
 	if r.Snapshot.Incomplete {
-		s += fmt.Sprintf("; the snapshot itself is incomplete: %s could not be read when it was made", plural(r.Snapshot.Unreadable, "file"))
+		s += fmt.Sprintf("; the snapshot itself is incomplete: %s could not be read when it was made", ui.Plural(r.Snapshot.Unreadable, "file"))
 	}
 	return s
 }
@@ -230,7 +233,7 @@ func changesText(c engine.RestoreChanges) string {
 func quotedList(paths []string) string {
 	var all []string
 	for _, p := range paths {
-		all = append(all, quoted(p))
+		all = append(all, ui.Quoted(p))
 	}
 	return strings.Join(all, ", ")
 }

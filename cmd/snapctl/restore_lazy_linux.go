@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 )
@@ -41,8 +42,8 @@ func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir
 	if err != nil {
 		return lazyHint(err, ref, dir)
 	}
-	if a.ui.json {
-		return a.ui.printJSON(struct {
+	if a.ui.JSON {
+		return a.ui.PrintJSON(struct {
 			*engine.ForkPlan
 			DryRun bool `json:"dryRun"`
 		}{p, true})
@@ -52,14 +53,14 @@ func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir
 		engine.ForkResume: "would mount the fork of %s at %s again", engine.ForkReplace: "would remove the fork that is there, and make one of %s at %s",
 		engine.ForkHide: "would make a fork of %s at %s, over what that holds",
 	}[p.Action]
-	a.ui.say(fmt.Sprintf(what, p.Snapshot.ID, quoted(p.Dir)))
+	a.ui.Say(fmt.Sprintf(what, p.Snapshot.ID, ui.Quoted(p.Dir)))
 	return nil
 }
 
 // lazyHint names the commands that work.
 func lazyHint(err error, ref, dir string) error {
 	again := func(flags string) string {
-		return "snapctl restore --lazy " + flags + shellQuote(ref) + " " + shellQuote(dir)
+		return "snapctl restore --lazy " + flags + ui.ShellQuote(ref) + " " + ui.ShellQuote(dir)
 	}
 	switch {
 	case errors.Is(err, fusefs.ErrBusy):

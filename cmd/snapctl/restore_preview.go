@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -21,24 +22,24 @@ type previewOutput struct {
 
 // previewRestore prints what a restore would change.
 func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
-	progress := a.ui.startProgress()
+	progress := a.ui.Progress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
+	p := &diffPrinter{app: a, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
 	opts.Would = p.print
-	if a.ui.json {
+	if a.ui.JSON {
 		p.before = `{"paths":`
 	}
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
-		progress.stop(nil)
+		progress.Stop(nil)
 		if p.counts != ([3]int64{}) {
 			err = p.finish(err)
 		}
 		return restoreHint(ctx, repo, err, ref, dir, opts)
 	}
-	progress.stop(receipt.Problems)
+	progress.Stop(receipt.Problems)
 	p.after = func() (string, error) {
-		rest, err := jsonLine(previewOutput{
+		rest, err := ui.JSONLine(previewOutput{
 			Snapshot: receipt.Snapshot, Target: receipt.Target, DryRun: true, Changes: receipt.Changes,
 			InPlace: receipt.InPlace, Kept: receipt.Kept, Problems: messages(receipt.Problems),
 		})
@@ -47,16 +48,16 @@ func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, 
 	if err := p.finish(nil); err != nil {
 		return err
 	}
-	s := fmt.Sprintf("would restore %s to %s: %s", receipt.Snapshot.ID, quoted(receipt.Target), changesText(receipt.Changes))
+	s := fmt.Sprintf("would restore %s to %s: %s", receipt.Snapshot.ID, ui.Quoted(receipt.Target), changesText(receipt.Changes))
 	if receipt.InPlace != "" {
 		s += "; in place, since " + receipt.InPlace
 	}
 	if len(receipt.Kept) > 0 {
 		s += "; left alone, as snapctl's own: " + quotedList(receipt.Kept)
 	}
-	a.ui.say(s)
+	a.ui.Say(s)
 	if len(receipt.Problems) > 0 {
-		return fmt.Errorf("restore: what would change is %w: %s, named above", errIncomplete, plural(int64(len(receipt.Problems)), "problem"))
+		return fmt.Errorf("restore: what would change is %w: %s, named above", errIncomplete, ui.Plural(int64(len(receipt.Problems)), "problem"))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -49,7 +50,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 	}
 	defer unlock()
 	if _, err := engine.Sweep(ctx, a.state()); err != nil {
-		a.ui.warn(err)
+		a.ui.Warn(err)
 	}
 	done := []string{}
 	var errs []error
@@ -57,10 +58,10 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case a.ui.json:
+		case a.ui.JSON:
 			done = append(done, dir)
 		default:
-			errs = append(errs, a.ui.printLine(dir))
+			errs = append(errs, a.ui.PrintLine(dir))
 		}
 	}
 	mounts, err := engine.Mounts(ctx, a.state())
@@ -80,7 +81,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		}
 		err := a.remountFork(ctx, f, repos)
 		if errors.Is(err, engine.ErrForkLost) {
-			a.ui.warn(err)
+			a.ui.Warn(err)
 			continue
 		}
 		back(f.Dir, err)
@@ -88,8 +89,8 @@ func (a *app) resume(ctx context.Context, all bool) error {
 	for _, r := range repos {
 		a.closeRepo(r)
 	}
-	if a.ui.json {
-		errs = append(errs, a.ui.printJSON(done))
+	if a.ui.JSON {
+		errs = append(errs, a.ui.PrintJSON(done))
 	}
 	return errors.Join(errs...)
 }
@@ -109,7 +110,7 @@ func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
 	err := a.startInBackground(ctx, a.serverOf(m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
 	var said *exitError
 	if errors.As(err, &said) {
-		err = fmt.Errorf("%s is not mounted again", quoted(m.Dir)) // it said why
+		err = fmt.Errorf("%s is not mounted again", ui.Quoted(m.Dir)) // it said why
 	}
 	return err
 }

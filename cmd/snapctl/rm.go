@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -48,11 +49,11 @@ func (a *app) rm(ctx context.Context, refs []string) error {
 	for _, s := range removed {
 		ids.WriteString(s.ID.String() + "\n")
 	}
-	if a.ui.json {
-		return errors.Join(err, a.ui.printJSON(removed))
+	if a.ui.JSON {
+		return errors.Join(err, a.ui.PrintJSON(removed))
 	}
-	err = errors.Join(err, a.ui.print(ids.String()))
-	a.ui.say("removed " + plural(int64(len(removed)), "snapshot"))
+	err = errors.Join(err, a.ui.Print(ids.String()))
+	a.ui.Say("removed " + ui.Plural(int64(len(removed)), "snapshot"))
 	return err
 }
 

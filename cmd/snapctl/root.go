@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -23,7 +24,7 @@ import (
 type app struct {
 	*env
 	args    []string // of the command line
-	ui      *streams
+	ui      *ui.Streams
 	started bool // the command line was understood
 
 	repo       string
@@ -50,7 +51,7 @@ type app struct {
 func newApp(e *env) *app {
 	return &app{
 		env:          e,
-		ui:           newStreams(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb"),
+		ui:           ui.New(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb"),
 		stopProfiles: func() error { return nil },
 	}
 }
@@ -103,7 +104,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		},
 	}
 	root.SetIn(a.stdin)
-	root.SetOut(a.ui.out)
+	root.SetOut(a.ui.Out)
 	root.SetErr(a.stderr)
 	root.SetVersionTemplate("snapctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -123,8 +124,8 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	flags.StringVar(&a.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
 	flags.Var((*sizeFlag)(&a.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
 	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
-	flags.BoolVar(&a.ui.json, "json", false, "print JSON on standard output")
-	flags.BoolVarP(&a.ui.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
+	flags.BoolVar(&a.ui.JSON, "json", false, "print JSON on standard output")
+	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
 	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
 
 	// For developers, hence hidden: profiles of one command, to be read with
@@ -266,7 +267,7 @@ func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.
 	if errors.Is(err, engine.ErrGone) {
 		begin := "snapctl init"
 		if chosen {
-			begin += " --repo " + shellQuote(location)
+			begin += " --repo " + ui.ShellQuote(location)
 		}
 		return nil, &hintError{err: err, hint: "put it back from a copy, or begin an empty one: " + begin}
 	}
@@ -274,7 +275,7 @@ func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.
 		if !chosen {
 			return nil, fmt.Errorf("%w in the default repository %s", errNothingYet, location)
 		}
-		return nil, &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(location)}
+		return nil, &hintError{err: err, hint: "make one with: snapctl init --repo " + ui.ShellQuote(location)}
 	}
 	return repo, err
 }
@@ -284,7 +285,7 @@ func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.
 func privateRepository(dir string) error {
 	if err := engine.CheckPrivate(dir); err != nil {
 		err = fmt.Errorf("default repository: %w", err)
-		return &hintError{err: err, hint: "if it is to be shared, name it: --repo " + shellQuote(dir)}
+		return &hintError{err: err, hint: "if it is to be shared, name it: --repo " + ui.ShellQuote(dir)}
 	}
 	return nil
 }
@@ -305,7 +306,7 @@ func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
 		return a.open(ctx)
 	}
 	if err == nil {
-		a.ui.say("made the default repository " + location)
+		a.ui.Say("made the default repository " + location)
 	}
 	return repo, err
 }
@@ -313,7 +314,7 @@ func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
 // closeRepo closes a repository. By then the work is done, and safe.
 func (a *app) closeRepo(repo *engine.Repository) {
 	if err := repo.Close(); err != nil {
-		a.ui.warn(err)
+		a.ui.Warn(err)
 	}
 }
 
@@ -342,10 +343,10 @@ func (a *app) engineOptions() *engine.Options {
 	if a.verbose == 0 { // the log has it
 		opts.OnClock = a.tellClock
 	}
-	if !a.ui.quiet && a.verbose == 0 { // the log has them
-		retries := &seldom{console: a.ui.console, now: a.now}
+	if !a.ui.Quiet && a.verbose == 0 { // the log has them
+		retries := &ui.Seldom{Console: a.ui.Console, Now: a.now}
 		opts.OnRetry = func(err error, wait time.Duration) {
-			retries.tell(func(int64) string { return fmt.Sprintf("retrying in %s: %v", round(wait), err) })
+			retries.Tell(func(int64) string { return fmt.Sprintf("retrying in %s: %v", ui.Round(wait), err) })
 		}
 	}
 	return &opts
@@ -354,14 +355,14 @@ func (a *app) engineOptions() *engine.Options {
 // tellClock warns that this machine's clock is off.
 func (a *app) tellClock(ahead time.Duration) {
 	at := time.Unix(0, 0)
-	a.ui.console.warn("the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
+	a.ui.Console.Warn("the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
 		" that of the repository, which says what has expired")
 }
 
 // logger is where -v sends what a developer wants to know.
 func (a *app) logger() *slog.Logger {
 	if a.log == nil {
-		var w io.Writer = a.ui.console
+		var w io.Writer = a.ui.Console
 		level := slog.LevelDebug
 		switch a.verbose {
 		case 0:

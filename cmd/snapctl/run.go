@@ -96,7 +96,7 @@ func execute(ctx context.Context, e *env, args []string) int {
 		err = perr
 	}
 	if err == nil {
-		err = a.ui.out.err
+		err = a.ui.Out.Err
 	}
 	a.tellRequests("")
 	if a.verbose > 0 {

@@ -7,6 +7,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -45,47 +46,47 @@ func (a *app) show(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if a.ui.json {
-		return a.ui.printJSON(s)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(s)
 	}
-	return a.ui.print(a.describeSnapshot(s))
+	return a.ui.Print(a.describeSnapshot(s))
 }
 
 func (a *app) describeSnapshot(s *engine.Snapshot) string {
-	t := table{right: []bool{false, false}}
-	t.add("id", s.ID.String())
-	t.add("dir", quoted(s.Dir))
+	t := ui.Table{Right: []bool{false, false}}
+	t.Add("id", s.ID.String())
+	t.Add("dir", ui.Quoted(s.Dir))
 	if s.Name != "" {
-		t.add("name", quoted(s.Name))
+		t.Add("name", ui.Quoted(s.Name))
 	}
 	if len(s.Tags) > 0 {
-		t.add("tags", quoted(tagList(s.Tags, ", ")))
+		t.Add("tags", ui.Quoted(ui.TagList(s.Tags, ", ")))
 	}
-	t.add("created", localTime(s.CreatedAt)+" ("+a.ui.relative(s.CreatedAt)+")")
+	t.Add("created", ui.LocalTime(s.CreatedAt)+" ("+a.ui.Relative(s.CreatedAt)+")")
 	if s.ExpiresAt != nil {
-		t.add("expires", localTime(*s.ExpiresAt)+" ("+a.ui.relative(*s.ExpiresAt)+")")
+		t.Add("expires", ui.LocalTime(*s.ExpiresAt)+" ("+a.ui.Relative(*s.ExpiresAt)+")")
 	}
 	if s.Pinned {
-		t.add("pinned", "never expires, and prune keeps it")
+		t.Add("pinned", "never expires, and prune keeps it")
 	}
 	if s.Parent != nil {
-		t.add("parent", s.Parent.String())
+		t.Add("parent", s.Parent.String())
 	}
 	if s.User != "" || s.Host != "" {
-		t.add("by", quoted(s.User+"@"+s.Host))
+		t.Add("by", ui.Quoted(s.User+"@"+s.Host))
 	}
 	if s.Version != "" {
-		t.add("snapctl", quoted(s.Version))
+		t.Add("snapctl", ui.Quoted(s.Version))
 	}
-	t.add("files", humanize.Comma(s.Files))
-	t.add("directories", humanize.Comma(s.Dirs))
-	t.add("size", size(s.Bytes))
-	t.add("new", fmt.Sprintf("%s, stored in %s", size(s.NewBytes), size(s.StoredBytes)))
+	t.Add("files", humanize.Comma(s.Files))
+	t.Add("directories", humanize.Comma(s.Dirs))
+	t.Add("size", ui.Size(s.Bytes))
+	t.Add("new", fmt.Sprintf("%s, stored in %s", ui.Size(s.NewBytes), ui.Size(s.StoredBytes)))
 	if s.Skipped > 0 {
-		t.add("skipped", plural(s.Skipped, "socket"))
+		t.Add("skipped", ui.Plural(s.Skipped, "socket"))
 	}
 	if s.Incomplete {
-		t.add("incomplete", plural(s.Unreadable, "file")+" could not be read")
+		t.Add("incomplete", ui.Plural(s.Unreadable, "file")+" could not be read")
 	}
 	return t.String()
 }

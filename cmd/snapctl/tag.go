@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -31,7 +32,7 @@ id here.`,
 				if strings.HasPrefix(arg, "{") || !strings.Contains(arg, "=") {
 					refs = append(refs, arg)
 				} else if err := tags.Set(arg); err != nil {
-					return usagef(cmd, "tag: %s: %w", quoted(arg), err)
+					return usagef(cmd, "tag: %s: %w", ui.Quoted(arg), err)
 				}
 			}
 			switch {

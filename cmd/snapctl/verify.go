@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -126,29 +127,29 @@ func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptio
 		return err
 	}
 	defer a.closeRepo(repo)
-	if a.ui.json {
+	if a.ui.JSON {
 		opts.MaxFiles = -1
 	}
-	p := a.ui.startProgress()
+	p := a.ui.Progress()
 	opts.Progress = p
 	report, err := repo.Verify(ctx, refs, &opts)
-	p.stop(nil)
+	p.Stop(nil)
 	switch {
 	case errors.Is(context.Cause(ctx), errInterrupted) && opts.ReadData > 0 && err != nil:
 		return &hintError{err: err, hint: "go on with the same command and --resume"}
 	case len(refs) == 2 && errors.Is(err, engine.ErrNotFound):
 		if st, serr := os.Stat(refs[1]); serr == nil && st.IsDir() {
-			return &hintError{err: err, hint: "to compare with that directory: snapctl verify " + shellQuote(refs[0]) + " " + shellQuote("./"+refs[1])}
+			return &hintError{err: err, hint: "to compare with that directory: snapctl verify " + ui.ShellQuote(refs[0]) + " " + ui.ShellQuote("./"+refs[1])}
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if a.ui.json {
-		err = a.ui.printJSON(newVerifyOutput(report))
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(newVerifyOutput(report))
 	} else {
-		err = a.ui.print(findingsText(report.Findings))
-		a.ui.say(verifySummary(report, &opts))
+		err = a.ui.Print(findingsText(report.Findings))
+		a.ui.Say(verifySummary(report, &opts))
 	}
 	if err == nil {
 		err = report.Err()
@@ -160,18 +161,18 @@ func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptio
 }
 
 func verifySummary(r *engine.VerifyReport, opts *engine.VerifyOptions) string {
-	s := fmt.Sprintf("verified %s: %s, %s, %s of %s", plural(int64(r.Snapshots), "snapshot"),
-		countEntries(r.Entries), plural(r.Pages, "page"), plural(int64(r.Packs), "pack"), size(r.PackBytes))
+	s := fmt.Sprintf("verified %s: %s, %s, %s of %s", ui.Plural(int64(r.Snapshots), "snapshot"),
+		countEntries(r.Entries), ui.Plural(r.Pages, "page"), ui.Plural(int64(r.Packs), "pack"), ui.Size(r.PackBytes))
 	if opts.ReadData > 0 {
-		s += fmt.Sprintf(", %s of data read", size(r.ReadBytes))
+		s += fmt.Sprintf(", %s of data read", ui.Size(r.ReadBytes))
 	}
 	if r.Skipped > 0 {
-		s += fmt.Sprintf(", %s passed over that the run of %s had read", size(r.SkippedBytes), localTime(r.SkippedSince))
+		s += fmt.Sprintf(", %s passed over that the run of %s had read", ui.Size(r.SkippedBytes), ui.LocalTime(r.SkippedSince))
 	}
 	if r.Damaged() == 0 {
 		s += "; nothing is damaged"
 	}
-	return s + "; took " + round(r.Duration).String()
+	return s + "; took " + ui.Round(r.Duration).String()
 }
 
 func countEntries(n int64) string {
@@ -190,7 +191,7 @@ func findingsText(all []engine.Finding) string {
 		if f.Note {
 			kind = "note"
 		}
-		fmt.Fprintf(&b, "%s %s: %s\n", kind, quoted(f.Object), printable(f.Problem.Error()))
+		fmt.Fprintf(&b, "%s %s: %s\n", kind, ui.Quoted(f.Object), ui.Printable(f.Problem.Error()))
 		for j := range f.Affected {
 			b.WriteString(affectedText(&f.Affected[j]))
 		}
@@ -202,10 +203,10 @@ func affectedText(a *engine.Affected) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  snapshot %s", a.ID)
 	if a.Name != "" {
-		b.WriteString(" " + quoted(a.Name))
+		b.WriteString(" " + ui.Quoted(a.Name))
 	}
 	if a.Dir != "" {
-		b.WriteString(" of " + quoted(a.Dir))
+		b.WriteString(" of " + ui.Quoted(a.Dir))
 	}
 	lost := int64(0)
 	for _, r := range a.Ranges {
@@ -216,14 +217,14 @@ func affectedText(a *engine.Affected) string {
 		b.WriteString(" cannot be read\n")
 		return b.String()
 	case a.Files > 0 && lost > 0:
-		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", plural(a.Files, "file"), countEntries(lost))
+		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", ui.Plural(a.Files, "file"), countEntries(lost))
 	case lost > 0:
 		fmt.Fprintf(&b, ": %s cannot be found\n", countEntries(lost))
 	default:
-		fmt.Fprintf(&b, ": %s cannot be read\n", plural(a.Files, "file"))
+		fmt.Fprintf(&b, ": %s cannot be read\n", ui.Plural(a.Files, "file"))
 	}
 	for _, path := range a.Paths {
-		b.WriteString("    " + quoted(path) + "\n")
+		b.WriteString("    " + ui.Quoted(path) + "\n")
 	}
 	if more := a.Files - int64(len(a.Paths)); more > 0 {
 		fmt.Fprintf(&b, "    and %s more\n", humanize.Comma(more))
@@ -240,9 +241,9 @@ func rangeText(r *engine.LostRange) string {
 		from = "."
 	}
 	if r.Before != "" {
-		to = "and before " + quoted(r.Before)
+		to = "and before " + ui.Quoted(r.Before)
 	}
-	return fmt.Sprintf("%s from %s on %s", countEntries(r.Entries), quoted(from), to)
+	return fmt.Sprintf("%s from %s on %s", countEntries(r.Entries), ui.Quoted(from), to)
 }
 
 // verifyOutput is what verify --json prints.
@@ -346,18 +347,18 @@ func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.Verif
 		return about(ref, err)
 	}
 	defer a.closeRepo(repo)
-	progress := a.ui.startProgress()
+	progress := a.ui.Progress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: a.ui.out.terminal(), out: bufio.NewWriterSize(a.ui.out, 64<<10)}
+	p := &diffPrinter{app: a, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
 	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)
-	progress.stop(nil)
+	progress.Stop(nil)
 	if err = p.finish(err); err != nil {
 		return err
 	}
-	a.ui.say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), size(report.Bytes), report.Snapshot.ID))
+	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), ui.Size(report.Bytes), report.Snapshot.ID))
 	switch n := len(report.Problems); {
 	case n > 0:
-		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", quoted(dir), errIncomplete, plural(int64(n), "problem"))
+		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", ui.Quoted(dir), errIncomplete, ui.Plural(int64(n), "problem"))
 	case p.counts != [3]int64{}:
 		return errDifferences
 	}

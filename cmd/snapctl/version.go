@@ -67,10 +67,10 @@ go, os and arch; what is not known is missing.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			v := readVersion()
-			if a.ui.json {
-				return a.ui.printJSON(v)
+			if a.ui.JSON {
+				return a.ui.PrintJSON(v)
 			}
-			return a.ui.print("snapctl " + v.Version + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n")
+			return a.ui.Print("snapctl " + v.Version + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n")
 		},
 	}
 }

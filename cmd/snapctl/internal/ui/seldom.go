@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"sync"
@@ -7,28 +7,28 @@ import (
 
 // A seldom tells people of one thing a second: when a server cannot be reached, all
 // requests that are under way side by side fail. It is safe for parallel use.
-type seldom struct {
-	console *console
-	now     func() time.Time
+type Seldom struct {
+	Console *Console
+	Now     func() time.Time
 
 	mu     sync.Mutex
 	next   time.Time // until then nothing is said
 	unsaid int64
 }
 
-// tell prints the line that text gives, unless something was told of a moment ago. text
+// Tell prints the line that text gives, unless something was told of a moment ago. text
 // gets how many things were not told of before.
-func (s *seldom) tell(text func(unsaid int64) string) {
+func (s *Seldom) Tell(text func(unsaid int64) string) {
 	if unsaid, ok := s.may(); ok {
-		s.console.line(text(unsaid))
+		s.Console.Line(text(unsaid))
 	}
 }
 
 // may reports whether it may be told of now, and of how many before it was not.
-func (s *seldom) may() (unsaid int64, ok bool) {
+func (s *Seldom) may() (unsaid int64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
+	now := s.Now()
 	if now.Before(s.next) {
 		s.unsaid++
 		return 0, false

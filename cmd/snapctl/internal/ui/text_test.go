@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"testing"
@@ -21,13 +21,13 @@ func TestQuoting(t *testing.T) {
 		{"\u009b31m", `\u009b31m`, `"\u009b31m"`, `"\u009b31m"`},
 		{"\uFFFD", "\uFFFD", "\uFFFD", "\uFFFD"},
 	} {
-		if got := printable(c.in); got != c.printable {
+		if got := Printable(c.in); got != c.printable {
 			t.Errorf("printable(%q) = %s; want %s", c.in, got, c.printable)
 		}
-		if got := quoted(c.in); got != c.quoted {
+		if got := Quoted(c.in); got != c.quoted {
 			t.Errorf("quoted(%q) = %s; want %s", c.in, got, c.quoted)
 		}
-		if got := cell(c.in); got != c.cell {
+		if got := Cell(c.in); got != c.cell {
 			t.Errorf("cell(%q) = %s; want %s", c.in, got, c.cell)
 		}
 	}
@@ -41,7 +41,7 @@ func TestShellQuote(t *testing.T) {
 		"":                          "''",
 		"~/x":                       "'~/x'",
 	} {
-		if got := shellQuote(in); got != want {
+		if got := ShellQuote(in); got != want {
 			t.Errorf("shellQuote(%q) = %s; want %s", in, got, want)
 		}
 	}
@@ -49,17 +49,17 @@ func TestShellQuote(t *testing.T) {
 
 func TestHumanFigures(t *testing.T) {
 	for want, got := range map[string]string{
-		"0 files":        plural(0, "file"),
-		"1 file":         plural(1, "file"),
-		"12,345 files":   plural(12345, "file"),
-		"2 directories":  plural(2, "directory"),
-		"1 directory":    plural(1, "directory"),
-		"827 MiB":        size(827 << 20),
-		"0 B":            size(-1),
-		"2m5s":           round(125*time.Second + 499*time.Millisecond).String(),
-		"2.1s":           round(2123 * time.Millisecond).String(),
-		"340ms":          round(340123 * time.Microsecond).String(),
-		"a=1, b=2 and 3": tagList(map[string]string{"b": "2 and 3", "a": "1"}, ", "),
+		"0 files":        Plural(0, "file"),
+		"1 file":         Plural(1, "file"),
+		"12,345 files":   Plural(12345, "file"),
+		"2 directories":  Plural(2, "directory"),
+		"1 directory":    Plural(1, "directory"),
+		"827 MiB":        Size(827 << 20),
+		"0 B":            Size(-1),
+		"2m5s":           Round(125*time.Second + 499*time.Millisecond).String(),
+		"2.1s":           Round(2123 * time.Millisecond).String(),
+		"340ms":          Round(340123 * time.Microsecond).String(),
+		"a=1, b=2 and 3": TagList(map[string]string{"b": "2 and 3", "a": "1"}, ", "),
 	} {
 		if got != want {
 			t.Errorf("%q; want %q", got, want)

@@ -1,14 +1,14 @@
-package main
+package ui
 
 import (
 	"testing"
 )
 
 func TestTable(t *testing.T) {
-	table := table{right: []bool{false, true, false}}
-	table.add("ID", "SIZE", "DIR")
-	table.add("größe", "1 B", "/a")
-	table.add("x", "1,024 KiB", "-")
+	table := Table{Right: []bool{false, true, false}}
+	table.Add("ID", "SIZE", "DIR")
+	table.Add("größe", "1 B", "/a")
+	table.Add("x", "1,024 KiB", "-")
 	want := "ID          SIZE  DIR\n" +
 		"größe        1 B  /a\n" +
 		"x      1,024 KiB  -\n"

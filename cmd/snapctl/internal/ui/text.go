@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"encoding/json"
@@ -14,8 +14,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// jsonLine is v as one line of JSON.
-func jsonLine(v any) (string, error) {
+// JSONLine is v as one line of JSON.
+func JSONLine(v any) (string, error) {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -23,10 +23,10 @@ func jsonLine(v any) (string, error) {
 	return b.String(), err
 }
 
-// printable escapes what a terminal or a line of a log would not take as text:
+// Printable escapes what a terminal or a line of a log would not take as text:
 // names and paths hold any bytes, those that move the cursor too.
-func printable(s string) string {
-	if isPrintable(s) {
+func Printable(s string) string {
+	if IsPrintable(s) {
 		return s
 	}
 	var b strings.Builder
@@ -45,32 +45,32 @@ func printable(s string) string {
 	return b.String()
 }
 
-func isPrintable(s string) bool {
+func IsPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// quoted is s, as a Go string literal unless it is plain to see.
-func quoted(s string) string {
-	if s != "" && isPrintable(s) && !strings.ContainsAny(s, `"`) {
+// Quoted is s, as a Go string literal unless it is plain to see.
+func Quoted(s string) string {
+	if s != "" && IsPrintable(s) && !strings.ContainsAny(s, `"`) {
 		return s
 	}
 	return strconv.Quote(s)
 }
 
-// cell is s as a field of a table: never empty, and without spaces outside
+// Cell is s as a field of a table: never empty, and without spaces outside
 // quotes.
-func cell(s string) string {
+func Cell(s string) string {
 	switch {
 	case s == "":
 		return "-"
 	case s == "-", strings.Contains(s, " "):
 		return strconv.Quote(s)
 	}
-	return quoted(s)
+	return Quoted(s)
 }
 
-// shellQuote is s as a word of a command that a person can copy.
-func shellQuote(s string) string {
+// ShellQuote is s as a word of a command that a person can copy.
+func ShellQuote(s string) string {
 	plain := func(r rune) bool {
 		return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/._-+:@%", r))
 	}
@@ -80,8 +80,8 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// tagList is tags in the order of their keys: k=v,k2=v2.
-func tagList(tags map[string]string, sep string) string {
+// TagList is tags in the order of their keys: k=v,k2=v2.
+func TagList(tags map[string]string, sep string) string {
 	var words []string
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		words = append(words, key+"="+tags[key])
@@ -89,10 +89,10 @@ func tagList(tags map[string]string, sep string) string {
 	return strings.Join(words, sep)
 }
 
-func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+func Size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// plural counts things: 1 file, 2,000 files.
-func plural(n int64, thing string) string {
+// Plural counts things: 1 file, 2,000 files.
+func Plural(n int64, thing string) string {
 	if n != 1 {
 		if strings.HasSuffix(thing, "y") {
 			thing = strings.TrimSuffix(thing, "y") + "ie"
@@ -102,8 +102,8 @@ func plural(n int64, thing string) string {
 	return humanize.Comma(n) + " " + thing
 }
 
-// round gives a duration the digits that a person reads.
-func round(d time.Duration) time.Duration {
+// Round gives a duration the digits that a person reads.
+func Round(d time.Duration) time.Duration {
 	switch {
 	case d >= 10*time.Second:
 		return d.Round(time.Second)
@@ -113,5 +113,5 @@ func round(d time.Duration) time.Duration {
 	return d.Round(time.Millisecond)
 }
 
-// localTime is a time for a person.
-func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+// LocalTime is a time for a person.
+func LocalTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }

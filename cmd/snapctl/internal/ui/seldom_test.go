@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"bytes"
@@ -11,9 +11,9 @@ import (
 func TestSeldom(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(1e9, 0)
-	s := seldom{console: &console{out: &out}, now: func() time.Time { return now }}
+	s := Seldom{Console: &Console{Out: &out}, Now: func() time.Time { return now }}
 	tell := func(name string) {
-		s.tell(func(unsaid int64) string { return fmt.Sprintf("%s, %d before", name, unsaid) })
+		s.Tell(func(unsaid int64) string { return fmt.Sprintf("%s, %d before", name, unsaid) })
 	}
 	tell("config")
 	tell("manifests")

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package ui
 
 import (
 	"bytes"
@@ -87,17 +87,17 @@ func TestMeterForgetsSlowly(t *testing.T) {
 }
 
 // testStreams are streams whose standard error is w.
-func testStreams(w io.Writer) *streams { return newStreams(io.Discard, w, time.Now, false) }
+func testStreams(w io.Writer) *Streams { return New(io.Discard, w, time.Now, false) }
 
 func TestProgressWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
-	p := testStreams(&out).startProgress()
+	p := testStreams(&out).Progress()
 	for i := range 250 { // 25 s
 		p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
 	}
 	told := errors.New("open a\x1bb: permission denied")
 	p.Warn(told)
-	p.stop([]error{told, errors.New("late\n")})
+	p.Stop([]error{told, errors.New("late\n")})
 	want := "reading 40%, 0 entries, 100 MiB/250 MiB, 15s left, 10 MiB/s, 0 B new\n" +
 		"reading 80%, 0 entries, 200 MiB/250 MiB, 5s left, 10 MiB/s, 0 B new\n" +
 		"warning: open a\\x1bb: permission denied\n" +
@@ -110,12 +110,12 @@ func TestProgressWithoutTerminal(t *testing.T) {
 func TestQuietProgress(t *testing.T) {
 	var out bytes.Buffer
 	s := testStreams(&out)
-	s.quiet = true
-	p := s.startProgress()
+	s.Quiet = true
+	p := s.Progress()
 	p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Elapsed: time.Minute})
-	s.say("summary")
+	s.Say("summary")
 	p.Warn(errors.New("unreadable"))
-	p.stop(nil)
+	p.Stop(nil)
 	if want := "warning: unreadable\n"; out.String() != want {
 		t.Errorf("got %q, want %q", &out, want)
 	}
@@ -130,7 +130,7 @@ func TestProgressOnTerminal(t *testing.T) {
 		_, _ = io.Copy(&shown, master) // ends with EIO when the tty is closed
 	}()
 
-	p := testStreams(tty).startProgress()
+	p := testStreams(tty).Progress()
 	s := snapshot.Stats{Phase: snapshot.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
 	p.Update(s) // too early for a bar
 	for s.Elapsed = barDelay; s.Files < 4; s.Elapsed += 200 * time.Millisecond {
@@ -144,9 +144,9 @@ func TestProgressOnTerminal(t *testing.T) {
 			p.Warn(errors.New("half way"))
 		}
 	}
-	p.stop(nil)
+	p.Stop(nil)
 	p.Update(s) // too late
-	p.console.line("done")
+	p.console.Line("done")
 	tty.Close()
 
 	<-ended

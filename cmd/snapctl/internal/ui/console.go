@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"io"
@@ -13,22 +13,22 @@ import (
 // A console is standard error: lines for people, above the progress bar while
 // there is one. It is safe for parallel use. Nothing useful can be done about
 // an error of writing to it.
-type console struct {
-	out io.Writer
+type Console struct {
+	Out io.Writer
 
 	mu   sync.Mutex
 	bars *mpb.Progress // nil while there is none
 	bar  *mpb.Bar      // the one in it
 }
 
-// line prints one line, whatever s holds.
-func (c *console) line(s string) { io.WriteString(c, printable(s)+"\n") }
+// Line prints one line, whatever s holds.
+func (c *Console) Line(s string) { io.WriteString(c, Printable(s)+"\n") }
 
-// warn prints a line that is a warning.
-func (c *console) warn(s string) { c.line("warning: " + s) }
+// Warn prints a line that is a warning.
+func (c *Console) Warn(s string) { c.Line("warning: " + s) }
 
 // Write prints whole lines as they are.
-func (c *console) Write(p []byte) (int, error) {
+func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bars != nil {
@@ -36,18 +36,18 @@ func (c *console) Write(p []byte) (int, error) {
 			return n, nil
 		}
 	}
-	return c.out.Write(p)
+	return c.Out.Write(p)
 }
 
 // show draws a bar below all further lines, until hide. It takes its text, at
 // most so many columns, from line.
-func (c *console) show(line func(columns int) string) {
+func (c *Console) show(line func(columns int) string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bars != nil {
 		return
 	}
-	c.bars = mpb.New(mpb.WithOutput(c.out))
+	c.bars = mpb.New(mpb.WithOutput(c.Out))
 	c.bar = c.bars.MustAdd(0, mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
 		_, err := io.WriteString(w, line(st.AvailableWidth-1)) // some terminals wrap after the last column
 		return err
@@ -55,7 +55,7 @@ func (c *console) show(line func(columns int) string) {
 }
 
 // hide ends the drawing, and leaves the lines that were printed above it.
-func (c *console) hide() {
+func (c *Console) hide() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bars != nil {

@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"fmt"
@@ -20,8 +20,8 @@ const (
 
 // A progress shows how an operation gets on: a bar on a terminal, a line now
 // and then in a log, or nothing. It implements engine.Progress.
-type progress struct {
-	console *console
+type Progress struct {
+	console *Console
 	style   progressStyle
 
 	mu       sync.Mutex
@@ -39,13 +39,13 @@ const (
 	progressBar
 )
 
-// startProgress makes the progress of an operation. The caller stops it before
+// Progress makes the progress of an operation. The caller stops it before
 // it prints results.
-func (s *streams) startProgress() *progress {
-	p := &progress{console: s.console, warned: make(map[string]bool)}
+func (s *Streams) Progress() *Progress {
+	p := &Progress{console: s.Console, warned: make(map[string]bool)}
 	switch {
-	case s.quiet:
-	case canDraw(s.console.out) && !s.dumb:
+	case s.Quiet:
+	case canDraw(s.Console.Out) && !s.dumb:
 		p.style = progressBar
 	default:
 		p.style = progressLines
@@ -54,7 +54,7 @@ func (s *streams) startProgress() *progress {
 }
 
 // Update implements engine.Progress.
-func (p *progress) Update(s snapshot.Stats) {
+func (p *Progress) Update(s snapshot.Stats) {
 	p.mu.Lock()
 	p.stats = s
 	p.meter.update(s)
@@ -67,7 +67,7 @@ func (p *progress) Update(s snapshot.Stats) {
 	p.mu.Unlock()
 
 	if line != "" {
-		p.console.line(line)
+		p.console.Line(line)
 	}
 	if bar {
 		p.console.show(p.barLine)
@@ -75,27 +75,27 @@ func (p *progress) Update(s snapshot.Stats) {
 }
 
 // Warn implements engine.Progress.
-func (p *progress) Warn(err error) {
+func (p *Progress) Warn(err error) {
 	p.mu.Lock()
 	p.warned[err.Error()] = true
 	p.mu.Unlock()
-	p.console.warn(err.Error())
+	p.console.Warn(err.Error())
 }
 
-// stop ends the drawing, and names the problems that no warning has named.
-func (p *progress) stop(problems []error) {
+// Stop ends the drawing, and names the problems that no warning has named.
+func (p *Progress) Stop(problems []error) {
 	p.mu.Lock()
 	p.style = noProgress
 	p.mu.Unlock()
 	p.console.hide()
 	for _, err := range problems {
 		if !p.warned[err.Error()] {
-			p.console.warn(err.Error())
+			p.console.Warn(err.Error())
 		}
 	}
 }
 
-func (p *progress) barLine(columns int) string {
+func (p *Progress) barLine(columns int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return barLine(p.stats, &p.meter, columns)
@@ -158,9 +158,9 @@ func describe(s snapshot.Stats, m *meter) []string {
 	if s.TotalFiles > 0 {
 		entries += "/" + humanize.Comma(s.TotalFiles)
 	}
-	bytes := size(s.Bytes)
+	bytes := Size(s.Bytes)
 	if s.TotalBytes > 0 {
-		bytes += "/" + size(s.TotalBytes)
+		bytes += "/" + Size(s.TotalBytes)
 	}
 	if s.Phase != snapshot.PhaseData { // of packs
 		words = append(words, entries+" entries")
@@ -172,15 +172,15 @@ func describe(s snapshot.Stats, m *meter) []string {
 		words = append(words, max(left.Round(time.Second), time.Second).String()+" left")
 	}
 	if m.rate >= 1 && s.Bytes > 0 {
-		words = append(words, size(int64(m.rate))+"/s")
+		words = append(words, Size(int64(m.rate))+"/s")
 	}
 	if s.Phase == snapshot.PhaseReading || s.Phase == snapshot.PhaseCopying || s.Phase == snapshot.PhaseCommitting {
-		words = append(words, size(s.NewBytes)+" new")
+		words = append(words, Size(s.NewBytes)+" new")
 		if s.InFlight > 0 {
-			words = append(words, plural(int64(s.InFlight), "upload"))
+			words = append(words, Plural(int64(s.InFlight), "upload"))
 		}
 	} else if s.InFlight > 0 && s.Phase != snapshot.PhaseData {
-		words = append(words, plural(int64(s.InFlight), "download"))
+		words = append(words, Plural(int64(s.InFlight), "download"))
 	}
 	return words
 }

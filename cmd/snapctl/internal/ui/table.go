@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"strings"
@@ -6,15 +6,15 @@ import (
 )
 
 // A table is rows of fields in aligned columns.
-type table struct {
-	right []bool // columns of numbers
+type Table struct {
+	Right []bool // columns of numbers
 	rows  [][]string
 }
 
-func (t *table) add(fields ...string) { t.rows = append(t.rows, fields) }
+func (t *Table) Add(fields ...string) { t.rows = append(t.rows, fields) }
 
-func (t *table) String() string {
-	widths := make([]int, len(t.right))
+func (t *Table) String() string {
+	widths := make([]int, len(t.Right))
 	for _, row := range t.rows {
 		for i, field := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(field))
@@ -25,7 +25,7 @@ func (t *table) String() string {
 		for i, field := range row {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(field))
 			switch {
-			case t.right[i]:
+			case t.Right[i]:
 				b.WriteString(pad + field)
 			case i < len(row)-1:
 				b.WriteString(field + pad)
