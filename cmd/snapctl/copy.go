@@ -94,7 +94,7 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	}
 	defer a.closeRepo(to)
 
-	p := a.ui.Progress()
+	p := a.ui.StartProgress()
 	result, err := from.Copy(ctx, to, refs, &engine.CopyOptions{Progress: p})
 	p.Stop(nil)
 	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {

@@ -96,7 +96,7 @@ func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions)
 	}
 	defer a.closeRepo(repo)
 
-	p := a.ui.Progress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	result, err := repo.Create(ctx, dir, &opts)
 	if err != nil {

@@ -66,7 +66,7 @@ func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
 		return err
 	}
 	defer a.closeRepo(repo)
-	p := a.ui.Progress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.GC(ctx, opts)
 	p.Stop(nil)

@@ -76,7 +76,7 @@ func (a *app) repair(ctx context.Context, opts engine.RepairOptions) error {
 		return err
 	}
 	defer a.closeRepo(repo)
-	p := a.ui.Progress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.Repair(ctx, &opts)
 	p.Stop(nil)

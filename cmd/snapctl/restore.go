@@ -144,7 +144,7 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	if opts.DryRun {
 		return a.previewRestore(ctx, repo, ref, dir, opts)
 	}
-	p := a.ui.Progress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {

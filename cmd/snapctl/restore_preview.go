@@ -22,7 +22,7 @@ type previewOutput struct {
 
 // previewRestore prints what a restore would change.
 func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
-	progress := a.ui.Progress()
+	progress := a.ui.StartProgress()
 	opts.Progress = progress
 	p := &diffPrinter{app: a, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
 	opts.Would = p.print

@@ -130,7 +130,7 @@ func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptio
 	if a.ui.JSON {
 		opts.MaxFiles = -1
 	}
-	p := a.ui.Progress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.Verify(ctx, refs, &opts)
 	p.Stop(nil)
@@ -347,7 +347,7 @@ func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.Verif
 		return about(ref, err)
 	}
 	defer a.closeRepo(repo)
-	progress := a.ui.Progress()
+	progress := a.ui.StartProgress()
 	opts.Progress = progress
 	p := &diffPrinter{app: a, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
 	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)

@@ -10,16 +10,19 @@ import (
 	"golang.org/x/term"
 )
 
-// A console is standard error: lines for people, above the progress bar while
+// A Console is standard error: lines for people, above the progress bar while
 // there is one. It is safe for parallel use. Nothing useful can be done about
 // an error of writing to it.
 type Console struct {
-	Out io.Writer
+	out io.Writer
 
 	mu   sync.Mutex
 	bars *mpb.Progress // nil while there is none
 	bar  *mpb.Bar      // the one in it
 }
+
+// NewConsole gives the console that writes to out.
+func NewConsole(out io.Writer) *Console { return &Console{out: out} }
 
 // Line prints one line, whatever s holds.
 func (c *Console) Line(s string) { io.WriteString(c, Printable(s)+"\n") }
@@ -36,7 +39,7 @@ func (c *Console) Write(p []byte) (int, error) {
 			return n, nil
 		}
 	}
-	return c.Out.Write(p)
+	return c.out.Write(p)
 }
 
 // show draws a bar below all further lines, until hide. It takes its text, at
@@ -47,7 +50,7 @@ func (c *Console) show(line func(columns int) string) {
 	if c.bars != nil {
 		return
 	}
-	c.bars = mpb.New(mpb.WithOutput(c.Out))
+	c.bars = mpb.New(mpb.WithOutput(c.out))
 	c.bar = c.bars.MustAdd(0, mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
 		_, err := io.WriteString(w, line(st.AvailableWidth-1)) // some terminals wrap after the last column
 		return err

@@ -18,7 +18,7 @@ const (
 	rateMemory   = 3 * time.Second        // over which the rate is averaged
 )
 
-// A progress shows how an operation gets on: a bar on a terminal, a line now
+// A Progress shows how an operation gets on: a bar on a terminal, a line now
 // and then in a log, or nothing. It implements engine.Progress.
 type Progress struct {
 	console *Console
@@ -39,13 +39,13 @@ const (
 	progressBar
 )
 
-// Progress makes the progress of an operation. The caller stops it before
+// StartProgress makes the progress of an operation. The caller stops it before
 // it prints results.
-func (s *Streams) Progress() *Progress {
+func (s *Streams) StartProgress() *Progress {
 	p := &Progress{console: s.Console, warned: make(map[string]bool)}
 	switch {
 	case s.Quiet:
-	case canDraw(s.Console.Out) && !s.dumb:
+	case canDraw(s.Console.out) && !s.dumb:
 		p.style = progressBar
 	default:
 		p.style = progressLines

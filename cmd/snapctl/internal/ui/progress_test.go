@@ -91,7 +91,7 @@ func testStreams(w io.Writer) *Streams { return New(io.Discard, w, time.Now, fal
 
 func TestProgressWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
-	p := testStreams(&out).Progress()
+	p := testStreams(&out).StartProgress()
 	for i := range 250 { // 25 s
 		p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
 	}
@@ -111,7 +111,7 @@ func TestQuietProgress(t *testing.T) {
 	var out bytes.Buffer
 	s := testStreams(&out)
 	s.Quiet = true
-	p := s.Progress()
+	p := s.StartProgress()
 	p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Elapsed: time.Minute})
 	s.Say("summary")
 	p.Warn(errors.New("unreadable"))
@@ -130,7 +130,7 @@ func TestProgressOnTerminal(t *testing.T) {
 		_, _ = io.Copy(&shown, master) // ends with EIO when the tty is closed
 	}()
 
-	p := testStreams(tty).Progress()
+	p := testStreams(tty).StartProgress()
 	s := snapshot.Stats{Phase: snapshot.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
 	p.Update(s) // too early for a bar
 	for s.Elapsed = barDelay; s.Files < 4; s.Elapsed += 200 * time.Millisecond {

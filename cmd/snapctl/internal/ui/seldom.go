@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A seldom tells people of one thing a second: when a server cannot be reached, all
+// A Seldom tells people of one thing a second: when a server cannot be reached, all
 // requests that are under way side by side fail. It is safe for parallel use.
 type Seldom struct {
 	Console *Console

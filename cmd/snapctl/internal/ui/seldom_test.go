@@ -11,7 +11,7 @@ import (
 func TestSeldom(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(1e9, 0)
-	s := Seldom{Console: &Console{Out: &out}, Now: func() time.Time { return now }}
+	s := Seldom{Console: NewConsole(&out), Now: func() time.Time { return now }}
 	tell := func(name string) {
 		s.Tell(func(unsaid int64) string { return fmt.Sprintf("%s, %d before", name, unsaid) })
 	}

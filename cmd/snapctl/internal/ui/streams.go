@@ -1,3 +1,7 @@
+// Package ui is how the command talks: data on standard output, and messages, warnings
+// and progress on standard error. It also has the words for both: tables, sizes, times,
+// and names of files that may hold any bytes. It knows nothing of commands and flags;
+// New is where to start.
 package ui
 
 import (
@@ -12,23 +16,28 @@ import (
 type Streams struct {
 	Out     *Output
 	Console *Console
-	now     func() time.Time
-	dumb    bool // standard error is a terminal that cannot move its cursor
+	JSON    bool // data is JSON
+	Quiet   bool // there is no progress and no summary
 
-	JSON  bool // data is JSON
-	Quiet bool // there is no progress and no summary
+	now  func() time.Time
+	dumb bool // standard error is a terminal that cannot move its cursor
 }
 
+// New gives the streams of a command. Times are told as seen from now. dumb says that
+// standard error, if it is a terminal, cannot move its cursor.
 func New(stdout, stderr io.Writer, now func() time.Time, dumb bool) *Streams {
-	return &Streams{Out: &Output{w: stdout}, Console: &Console{Out: stderr}, now: now, dumb: dumb}
+	return &Streams{Out: &Output{w: stdout}, Console: NewConsole(stderr), now: now, dumb: dumb}
 }
 
-// An output is standard output. It remembers that a write failed: cobra, which
+// An Output is standard output. It remembers that a write failed: cobra, which
 // prints the helps, does not.
 type Output struct {
-	w   io.Writer
-	Err error
+	Err error // of the last write that failed
+
+	w io.Writer
 }
+
+// Write writes to standard output. Its error is an *OutputError.
 
 func (o *Output) Write(p []byte) (int, error) {
 	n, err := o.w.Write(p)

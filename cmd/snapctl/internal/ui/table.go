@@ -5,14 +5,16 @@ import (
 	"unicode/utf8"
 )
 
-// A table is rows of fields in aligned columns.
+// A Table is rows of fields in aligned columns.
 type Table struct {
-	Right []bool // columns of numbers
+	Right []bool // which columns hold numbers; as many as there are columns
 	rows  [][]string
 }
 
+// Add adds a row.
 func (t *Table) Add(fields ...string) { t.rows = append(t.rows, fields) }
 
+// String is the table, a line for each row.
 func (t *Table) String() string {
 	widths := make([]int, len(t.Right))
 	for _, row := range t.rows {

@@ -45,6 +45,7 @@ func Printable(s string) string {
 	return b.String()
 }
 
+// IsPrintable reports whether Printable has nothing to escape.
 func IsPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
@@ -89,6 +90,7 @@ func TagList(tags map[string]string, sep string) string {
 	return strings.Join(words, sep)
 }
 
+// Size is a number of bytes: 827 MiB.
 func Size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 // Plural counts things: 1 file, 2,000 files.
