@@ -50,6 +50,7 @@ func (a *app) manDate() (string, error) {
 	return at.UTC().Format(time.DateOnly), nil
 }
 
+// writeManPages writes the pages of a command and of all below it into a directory.
 func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -61,7 +62,7 @@ func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 		if err != nil {
 			return err
 		}
-		_, err = f.WriteString(manPage(cmd, date))
+		_, err = f.WriteString(manPage(cmd, readVersion().Version, date))
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}
@@ -78,15 +79,4 @@ func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 		return a.ui.PrintJSON(files)
 	}
 	return nil
-}
-
-// documented is a command and all below it that has a page of its own.
-func documented(cmd *cobra.Command) []*cobra.Command {
-	all := []*cobra.Command{cmd}
-	for _, c := range cmd.Commands() {
-		if !c.Hidden && c.Name() != "help" {
-			all = append(all, documented(c)...)
-		}
-	}
-	return all
 }

@@ -15,6 +15,17 @@ import (
 // paragraphs to be filled. Of Markdown, in which help topics are written, headings that
 // are underlined, **strong** and `code` are known. The macros are those of man(7).
 
+// documented is a command and all below it that has a page of its own.
+func documented(cmd *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{cmd}
+	for _, c := range cmd.Commands() {
+		if !c.Hidden && c.Name() != "help" {
+			all = append(all, documented(c)...)
+		}
+	}
+	return all
+}
+
 // manName is a page's name: snapctl-key-add.
 func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
 
@@ -29,22 +40,24 @@ func manSection(cmd *cobra.Command) string {
 func isTopic(cmd *cobra.Command) bool { return !cmd.Runnable() && !cmd.HasSubCommands() }
 
 type manWriter struct {
-	strings.Builder
+	page  strings.Builder
 	begun bool // a section, and nothing in it yet
 }
 
 func (w *manWriter) line(parts ...string) {
 	w.begun = strings.HasPrefix(parts[0], ".SH") || strings.HasPrefix(parts[0], ".SS")
 	for _, p := range parts {
-		w.WriteString(p)
+		w.page.WriteString(p)
 	}
-	w.WriteByte('\n')
+	w.page.WriteByte('\n')
 }
 
-func manPage(cmd *cobra.Command, date string) string {
+// manPage is the page of a command or help topic. date is the day it is of, "" if that is
+// not known.
+func manPage(cmd *cobra.Command, version, date string) string {
 	w := &manWriter{}
 	name := manName(cmd)
-	w.line(`.TH "`, roff(strings.ToUpper(name)), `" "`, manSection(cmd), `" "`, date, `" "snapctl `, roff(readVersion().Version), `" "snapctl"`)
+	w.line(`.TH "`, roff(strings.ToUpper(name)), `" "`, manSection(cmd), `" "`, date, `" "snapctl `, roff(version), `" "snapctl"`)
 	w.line(".SH NAME")
 	w.line(roff(name), ` \- `, roff(lowerFirst(cmd.Short)))
 	if !isTopic(cmd) {
@@ -73,7 +86,7 @@ func manPage(cmd *cobra.Command, date string) string {
 		w.text(manEnvironment)
 	}
 	w.seeAlso(cmd)
-	return w.String()
+	return w.page.String()
 }
 
 const (

@@ -20,7 +20,7 @@ func TestManPages(t *testing.T) {
 	}
 	pages := map[string]string{}
 	for _, cmd := range documented(root) {
-		pages[manName(cmd)+"."+manSection(cmd)] = manPage(cmd, "2026-01-02")
+		pages[manName(cmd)+"."+manSection(cmd)] = manPage(cmd, "v1", "2026-01-02")
 	}
 	var visit func(cmd *cobra.Command)
 	visit = func(cmd *cobra.Command) {
@@ -68,19 +68,5 @@ func TestManPages(t *testing.T) {
 	}
 	if page := pages["snapctl-mount.1"]; !strings.Contains(page, `\fBsnapctl\-umount\fR(1)`) {
 		t.Errorf("mount does not refer to umount:\n%s", page)
-	}
-}
-
-// TestRoffLine: no text is taken for a request.
-func TestRoffLine(t *testing.T) {
-	for in, want := range map[string]string{
-		".gitignore":  `\&.gitignore`,
-		"'quoted'":    `\(aqquoted\(aq`,
-		`a\nb --name`: `a\enb \-\-name`,
-		"app~2":       `app\(ti2`,
-	} {
-		if got := roffLine(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
 	}
 }
