@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/man"
 )
 
 // manCommand is for those who build a release, hence hidden: make man.
@@ -56,13 +58,13 @@ func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 		return err
 	}
 	files := []string{}
-	for _, cmd := range documented(root) {
-		path := filepath.Join(dir, manName(cmd)+"."+manSection(cmd))
+	for _, cmd := range man.Documented(root) {
+		path := filepath.Join(dir, man.Name(cmd)+"."+man.Section(cmd))
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return err
 		}
-		_, err = f.WriteString(manPage(cmd, readVersion().Version, date))
+		_, err = f.WriteString(man.Page(cmd, readVersion().Version, date))
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}
