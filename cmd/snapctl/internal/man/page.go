@@ -1,3 +1,10 @@
+// Package man makes manual pages of a program's commands and help topics. Page is where to
+// start.
+//
+// A page is made of the command's own texts, which are wrapped for a terminal: lines that
+// begin with a space are tables and stay as they are, and all others are paragraphs to be
+// filled. Of Markdown, in which help topics are written, headings that are underlined,
+// **strong** and `code` are known. The macros are those of man(7).
 package man
 
 import (
@@ -9,11 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
-
-// A manual page is made of the command's own texts, which are wrapped for a terminal:
-// lines that begin with a space are tables and stay as they are, and all others are
-// paragraphs to be filled. Of Markdown, in which help topics are written, headings that
-// are underlined, **strong** and `code` are known. The macros are those of man(7).
 
 // Documented is a command and all below it that has a page of its own.
 func Documented(cmd *cobra.Command) []*cobra.Command {
@@ -31,14 +33,16 @@ func Name(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath
 
 // Section is 1 for a command and 7 for a help topic.
 func Section(cmd *cobra.Command) string {
-	if IsTopic(cmd) {
+	if isTopic(cmd) {
 		return "7"
 	}
 	return "1"
 }
 
-func IsTopic(cmd *cobra.Command) bool { return !cmd.Runnable() && !cmd.HasSubCommands() }
+// isTopic reports whether a command is a help topic: one that does nothing.
+func isTopic(cmd *cobra.Command) bool { return !cmd.Runnable() && !cmd.HasSubCommands() }
 
+// A writer writes one page.
 type writer struct {
 	page  strings.Builder
 	begun bool // a section, and nothing in it yet
@@ -60,7 +64,7 @@ func Page(cmd *cobra.Command, version, date string) string {
 	w.line(`.TH "`, roff(strings.ToUpper(name)), `" "`, Section(cmd), `" "`, date, `" "snapctl `, roff(version), `" "snapctl"`)
 	w.line(".SH NAME")
 	w.line(roff(name), ` \- `, roff(lowerFirst(cmd.Short)))
-	if !IsTopic(cmd) {
+	if !isTopic(cmd) {
 		w.line(".SH SYNOPSIS")
 		w.line(`\fB`, roff(cmd.CommandPath()), `\fR`, roff(usageOf(cmd)))
 	}
@@ -69,12 +73,12 @@ func Page(cmd *cobra.Command, version, date string) string {
 	if cmd.HasAvailableSubCommands() {
 		w.line(".SH COMMANDS")
 		for _, c := range cmd.Commands() {
-			if !c.Hidden && c.Name() != "help" && !IsTopic(c) {
+			if !c.Hidden && c.Name() != "help" && !isTopic(c) {
 				w.item(`\fB`+roff(Name(c))+`\fR(1)`, c.Short)
 			}
 		}
 	}
-	if !IsTopic(cmd) {
+	if !isTopic(cmd) {
 		w.options(cmd)
 		if cmd.Example != "" {
 			w.line(".SH EXAMPLES")
@@ -251,7 +255,7 @@ func (w *writer) seeAlso(cmd *cobra.Command) {
 		}
 	}
 	for _, c := range root.Commands() {
-		if IsTopic(c) && (cmd == root || c.Name() == "exit-codes" || c.Name() == "repositories") {
+		if isTopic(c) && (cmd == root || c.Name() == "exit-codes" || c.Name() == "repositories") {
 			add(c)
 		}
 	}
