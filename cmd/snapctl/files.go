@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,16 +42,17 @@ also there as pathBytes or targetBytes, in base64`
 
 // A fileLister prints files one by one.
 type fileLister struct {
-	app      *app
-	long     bool
-	end      string // of a name
-	terminal bool
-	out      *bufio.Writer
-	n        int
+	json, long bool
+	end        string // of a name
+	terminal   bool
+	out        *bufio.Writer
+	n          int
 }
 
-func (a *app) newFileLister(long, null bool) *fileLister {
-	l := &fileLister{app: a, long: long, end: "\n", terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
+// newFileLister gives a lister that prints to standard output, with long more than names.
+// null ends each name with a NUL.
+func newFileLister(s *ui.Streams, long, null bool) *fileLister {
+	l := &fileLister{json: s.JSON, long: long, end: "\n", terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
 	if null {
 		l.end = "\x00"
 	}
@@ -60,7 +62,7 @@ func (a *app) newFileLister(long, null bool) *fileLister {
 // print prints a file under a name. snapshot is its id, where there are several.
 func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	l.n++
-	if l.app.ui.JSON {
+	if l.json {
 		return l.printJSON(snapshot, i)
 	}
 	if snapshot != "" {
@@ -84,7 +86,7 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 func (l *fileLister) finish(err error) error {
 	var werr error
 	switch {
-	case !l.app.ui.JSON:
+	case !l.json:
 	case l.n > 0:
 		_, werr = l.out.WriteString("]\n")
 	case err == nil:
@@ -144,7 +146,7 @@ func newFileOutput(snapshot string, i *engine.FileInfo) *fileOutput {
 	return f
 }
 
-// bytesUnlessText is what JSON cannot hold as a string: nil for what it can.
+// bytesUnlessText is what JSON cannot hold as a string, nil for what it can.
 func bytesUnlessText(s string) []byte {
 	if utf8.ValidString(s) {
 		return nil
@@ -171,6 +173,16 @@ var fileTypes = []fileType{
 	{'p', 'p', fs.ModeNamedPipe, "fifo"},
 	{'c', 'c', fs.ModeDevice | fs.ModeCharDevice, "character device"},
 	{'b', 'b', fs.ModeDevice, "block device"},
+}
+
+// typeLetters are those that find --type takes.
+const typeLetters = "fdlpcb"
+
+// hasType reports whether a file is of one of the types that letters name.
+func hasType(m fs.FileMode, letters string) bool {
+	return slices.ContainsFunc(fileTypes, func(t fileType) bool {
+		return m.Type() == t.mode && strings.IndexByte(letters, t.flag) >= 0
+	})
 }
 
 func typeText(m fs.FileMode) string {

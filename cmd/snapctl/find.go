@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -55,7 +54,7 @@ objects with the fields snapshot (with --all),
 			return a.completeFirstRef(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune("fdlpcb", r) }); i >= 0 {
+			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune(typeLetters, r) }); i >= 0 {
 				return usagef(cmd, "find: --type %q: not of f, d, l, p, c and b", opts.types)
 			}
 			if a.ui.JSON && opts.null {
@@ -69,7 +68,7 @@ objects with the fields snapshot (with --all),
 				return err
 			}
 			return a.withFS(cmd.Context(), refPath{ref: ref}, func(s *engine.SnapshotFS) error {
-				l := a.newFileLister(opts.long, opts.null)
+				l := newFileLister(a.ui, opts.long, opts.null)
 				return l.finish(s.Find(args[1:], func(i *engine.FileInfo) error {
 					if !opts.wants(i) {
 						return nil
@@ -90,13 +89,11 @@ objects with the fields snapshot (with --all),
 }
 
 func (o *findOptions) wants(i *engine.FileInfo) bool {
-	return o.types == "" || slices.ContainsFunc(fileTypes, func(t fileType) bool {
-		return i.Type() == t.mode && strings.IndexByte(o.types, t.flag) >= 0
-	})
+	return o.types == "" || hasType(i.Mode(), o.types)
 }
 
 func (a *app) findAll(ctx context.Context, globs []string, opts findOptions) error {
-	l := a.newFileLister(opts.long, opts.null)
+	l := newFileLister(a.ui, opts.long, opts.null)
 	repo, err := a.open(ctx)
 	if err != nil {
 		return fmt.Errorf("find: %w", err)

@@ -40,8 +40,8 @@ With --json, prints an array of objects with the fields
 				return err
 			}
 			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
-				l := a.newFileLister(long, false)
-				return l.finish(l.list(s, p.path, recursive))
+				l := newFileLister(a.ui, long, false)
+				return l.finish(listDir(l, s, p.path, recursive))
 			})
 		},
 	}
@@ -52,8 +52,8 @@ With --json, prints an array of objects with the fields
 	return cmd
 }
 
-// list lists what ls was asked for.
-func (l *fileLister) list(s *engine.SnapshotFS, path string, recursive bool) error {
+// listDir lists what ls was asked for.
+func listDir(l *fileLister, s *engine.SnapshotFS, path string, recursive bool) error {
 	f, err := s.OpenPath(path)
 	if err == nil {
 		defer f.Close()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 
@@ -24,28 +23,20 @@ type previewOutput struct {
 func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
 	progress := a.ui.StartProgress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
+	p := newDiffPrinter(a.ui, false)
+	p.inObject("paths")
 	opts.Would = p.print
-	if a.ui.JSON {
-		p.before = `{"paths":`
-	}
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
 		progress.Stop(nil)
-		if p.counts != ([3]int64{}) {
-			err = p.finish(err)
-		}
-		return restoreHint(ctx, repo, err, ref, dir, opts)
+		return restoreHint(ctx, repo, p.finish(err, nil), ref, dir, opts)
 	}
 	progress.Stop(receipt.Problems)
-	p.after = func() (string, error) {
-		rest, err := ui.JSONLine(previewOutput{
-			Snapshot: receipt.Snapshot, Target: receipt.Target, DryRun: true, Changes: receipt.Changes,
-			InPlace: receipt.InPlace, Kept: receipt.Kept, Problems: messages(receipt.Problems),
-		})
-		return "," + rest[1:], err
-	}
-	if err := p.finish(nil); err != nil {
+	err = p.finish(nil, previewOutput{
+		Snapshot: receipt.Snapshot, Target: receipt.Target, DryRun: true, Changes: receipt.Changes,
+		InPlace: receipt.InPlace, Kept: receipt.Kept, Problems: messages(receipt.Problems),
+	})
+	if err != nil {
 		return err
 	}
 	s := fmt.Sprintf("would restore %s to %s: %s", receipt.Snapshot.ID, ui.Quoted(receipt.Target), changesText(receipt.Changes))

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -321,7 +321,7 @@ func rangeOutputs(all []engine.LostRange) (out []rangeOutput) {
 
 // textOrQuoted is a path as JSON can hold it.
 func textOrQuoted(path string) string {
-	if bytesUnlessText(path) == nil {
+	if utf8.ValidString(path) {
 		return path
 	}
 	return strconv.Quote(path)
@@ -349,17 +349,17 @@ func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.Verif
 	defer a.closeRepo(repo)
 	progress := a.ui.StartProgress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: a.ui.Out.Terminal(), out: bufio.NewWriterSize(a.ui.Out, 64<<10)}
+	p := newDiffPrinter(a.ui, false)
 	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)
 	progress.Stop(nil)
-	if err = p.finish(err); err != nil {
+	if err = p.finish(err, nil); err != nil {
 		return err
 	}
 	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), ui.Size(report.Bytes), report.Snapshot.ID))
 	switch n := len(report.Problems); {
 	case n > 0:
 		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", ui.Quoted(dir), errIncomplete, ui.Plural(int64(n), "problem"))
-	case p.counts != [3]int64{}:
+	case p.any():
 		return errDifferences
 	}
 	return nil
