@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -87,12 +88,12 @@ func (a *app) diff(ctx context.Context, old, new, path string, opts *diffOptions
 		return about(old, err)
 	}
 	defer a.closeRepo(repo)
-	p := newDiffPrinter(a.ui, opts.namesOnly)
-	err = p.finish(repo.Diff(ctx, old, new, path, &opts.engine, p.print), nil)
+	p := listing.NewChanges(a.ui, opts.namesOnly)
+	err = p.Finish(repo.Diff(ctx, old, new, path, &opts.engine, p.Print), nil)
 	if err == nil {
-		a.ui.Say(p.summary())
+		a.ui.Say(p.Summary())
 	}
-	if err == nil && opts.exitCode && p.any() {
+	if err == nil && opts.exitCode && p.Any() {
 		err = errDifferences
 	}
 	return err

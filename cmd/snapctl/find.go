@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -36,7 +37,7 @@ for the shell.
 Prints one path a line; on a terminal, and with -l, which shows what ls -l
 shows, those with special characters are quoted. With --json, prints an array of
 objects with the fields snapshot (with --all),
-` + fileFields + `.`,
+` + listing.FileFields + `.`,
 		Example: `  snapctl find app '*.tsx'
   snapctl find app '/src/**/*_test.go' '!**/vendor/**'
   snapctl find --all package.json
@@ -54,7 +55,7 @@ objects with the fields snapshot (with --all),
 			return a.completeFirstRef(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune(typeLetters, r) }); i >= 0 {
+			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune(listing.TypeLetters, r) }); i >= 0 {
 				return usagef(cmd, "find: --type %q: not of f, d, l, p, c and b", opts.types)
 			}
 			if a.ui.JSON && opts.null {
@@ -68,12 +69,12 @@ objects with the fields snapshot (with --all),
 				return err
 			}
 			return a.withFS(cmd.Context(), refPath{ref: ref}, func(s *engine.SnapshotFS) error {
-				l := newFileLister(a.ui, opts.long, opts.null)
-				return l.finish(s.Find(args[1:], func(i *engine.FileInfo) error {
+				l := listing.NewFiles(a.ui, opts.long, opts.null)
+				return l.Finish(s.Find(args[1:], func(i *engine.FileInfo) error {
 					if !opts.wants(i) {
 						return nil
 					}
-					return l.print("", i.Path(), i)
+					return l.Print("", i.Path(), i)
 				}))
 			})
 		},
@@ -89,20 +90,20 @@ objects with the fields snapshot (with --all),
 }
 
 func (o *findOptions) wants(i *engine.FileInfo) bool {
-	return o.types == "" || hasType(i.Mode(), o.types)
+	return o.types == "" || listing.HasType(i.Mode(), o.types)
 }
 
 func (a *app) findAll(ctx context.Context, globs []string, opts findOptions) error {
-	l := newFileLister(a.ui, opts.long, opts.null)
+	l := listing.NewFiles(a.ui, opts.long, opts.null)
 	repo, err := a.open(ctx)
 	if err != nil {
 		return fmt.Errorf("find: %w", err)
 	}
 	defer a.closeRepo(repo)
-	return l.finish(repo.FindAll(ctx, globs, func(s *engine.Snapshot, i *engine.FileInfo) error {
+	return l.Finish(repo.FindAll(ctx, globs, func(s *engine.Snapshot, i *engine.FileInfo) error {
 		if !opts.wants(i) {
 			return nil
 		}
-		return l.print(s.ID.String(), i.Path(), i)
+		return l.Print(s.ID.String(), i.Path(), i)
 	}))
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -28,7 +29,7 @@ are in UTC as 2026-11-23T15:04:05Z. Names are as they are; on a terminal, and
 with -l, those with special characters are quoted.
 
 With --json, prints an array of objects with the fields
-` + fileFields + `.`,
+` + listing.FileFields + `.`,
 		Example: `  snapctl ls -l app:node_modules/react
   snapctl ls -R latest
   snapctl ls --json app~1:src`,
@@ -40,8 +41,8 @@ With --json, prints an array of objects with the fields
 				return err
 			}
 			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
-				l := newFileLister(a.ui, long, false)
-				return l.finish(listDir(l, s, p.path, recursive))
+				l := listing.NewFiles(a.ui, long, false)
+				return l.Finish(listDir(l, s, p.path, recursive))
 			})
 		},
 	}
@@ -53,7 +54,7 @@ With --json, prints an array of objects with the fields
 }
 
 // listDir lists what ls was asked for.
-func listDir(l *fileLister, s *engine.SnapshotFS, path string, recursive bool) error {
+func listDir(l *listing.Files, s *engine.SnapshotFS, path string, recursive bool) error {
 	f, err := s.OpenPath(path)
 	if err == nil {
 		defer f.Close()
@@ -68,7 +69,7 @@ func listDir(l *fileLister, s *engine.SnapshotFS, path string, recursive bool) e
 		if lerr != nil {
 			return lerr
 		}
-		return l.print("", path, info)
+		return l.Print("", path, info)
 	case recursive:
 		top, err := dir.Stat()
 		if err != nil {
@@ -76,13 +77,13 @@ func listDir(l *fileLister, s *engine.SnapshotFS, path string, recursive bool) e
 		}
 		above := top.(*engine.FileInfo).Path()
 		return s.Walk(path, func(i *engine.FileInfo) error {
-			return l.print("", strings.TrimPrefix(i.Path()[len(above):], "/"), i)
+			return l.Print("", strings.TrimPrefix(i.Path()[len(above):], "/"), i)
 		})
 	}
 	for {
 		entries, err := dir.ReadDir(1000)
 		for _, e := range entries {
-			if err := l.print("", e.Name(), e.(*engine.FileInfo)); err != nil {
+			if err := l.Print("", e.Name(), e.(*engine.FileInfo)); err != nil {
 				return err
 			}
 		}

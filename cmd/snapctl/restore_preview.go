@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
@@ -23,16 +24,16 @@ type previewOutput struct {
 func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
 	progress := a.ui.StartProgress()
 	opts.Progress = progress
-	p := newDiffPrinter(a.ui, false)
-	p.inObject("paths")
-	opts.Would = p.print
+	p := listing.NewChanges(a.ui, false)
+	p.InObject("paths")
+	opts.Would = p.Print
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
 		progress.Stop(nil)
-		return restoreHint(ctx, repo, p.finish(err, nil), ref, dir, opts)
+		return restoreHint(ctx, repo, p.Finish(err, nil), ref, dir, opts)
 	}
 	progress.Stop(receipt.Problems)
-	err = p.finish(nil, previewOutput{
+	err = p.Finish(nil, previewOutput{
 		Snapshot: receipt.Snapshot, Target: receipt.Target, DryRun: true, Changes: receipt.Changes,
 		InPlace: receipt.InPlace, Kept: receipt.Kept, Problems: messages(receipt.Problems),
 	})

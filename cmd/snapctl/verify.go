@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
@@ -349,17 +350,17 @@ func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.Verif
 	defer a.closeRepo(repo)
 	progress := a.ui.StartProgress()
 	opts.Progress = progress
-	p := newDiffPrinter(a.ui, false)
-	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)
+	p := listing.NewChanges(a.ui, false)
+	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.Print)
 	progress.Stop(nil)
-	if err = p.finish(err, nil); err != nil {
+	if err = p.Finish(err, nil); err != nil {
 		return err
 	}
-	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), ui.Size(report.Bytes), report.Snapshot.ID))
+	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.Summary(), countEntries(report.Files), ui.Size(report.Bytes), report.Snapshot.ID))
 	switch n := len(report.Problems); {
 	case n > 0:
 		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", ui.Quoted(dir), errIncomplete, ui.Plural(int64(n), "problem"))
-	case p.any():
+	case p.Any():
 		return errDifferences
 	}
 	return nil

@@ -1,4 +1,4 @@
-package main
+package listing
 
 import (
 	"bufio"
@@ -33,15 +33,15 @@ type fileOutput struct {
 	Xattrs      []string `json:"xattrs,omitempty"`
 }
 
-// fileFields describes fileOutput in a command's help.
-const fileFields = `path (from the root of the snapshot), type (file, directory, symlink, fifo,
+// FileFields describes fileOutput in a command's help.
+const FileFields = `path (from the root of the snapshot), type (file, directory, symlink, fifo,
 character device or block device), mode (octal), uid, gid, size, mtime, links,
 inode (the same for all names of a file), target of a symlink, device
 (major:minor), and xattrs, their names. A path or target that is not UTF-8 is
 also there as pathBytes or targetBytes, in base64`
 
-// A fileLister prints files one by one.
-type fileLister struct {
+// A Files prints files one by one.
+type Files struct {
 	json, long bool
 	end        string // of a name
 	terminal   bool
@@ -49,18 +49,18 @@ type fileLister struct {
 	n          int
 }
 
-// newFileLister gives a lister that prints to standard output, with long more than names.
+// NewFiles gives a lister that prints to standard output, with long more than names.
 // null ends each name with a NUL.
-func newFileLister(s *ui.Streams, long, null bool) *fileLister {
-	l := &fileLister{json: s.JSON, long: long, end: "\n", terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
+func NewFiles(s *ui.Streams, long, null bool) *Files {
+	l := &Files{json: s.JSON, long: long, end: "\n", terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
 	if null {
 		l.end = "\x00"
 	}
 	return l
 }
 
-// print prints a file under a name. snapshot is its id, where there are several.
-func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
+// Print prints a file under a name. snapshot is its id, where there are several.
+func (l *Files) Print(snapshot, name string, i *engine.FileInfo) error {
 	l.n++
 	if l.json {
 		return l.printJSON(snapshot, i)
@@ -82,8 +82,8 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	return err
 }
 
-// finish ends the output, whatever the error that ends it.
-func (l *fileLister) finish(err error) error {
+// Finish ends the output, whatever the error that ends it.
+func (l *Files) Finish(err error) error {
 	var werr error
 	switch {
 	case !l.json:
@@ -101,7 +101,7 @@ func (l *fileLister) finish(err error) error {
 	return err
 }
 
-func (l *fileLister) longLine(name string, i *engine.FileInfo) string {
+func (l *Files) longLine(name string, i *engine.FileInfo) string {
 	a := i.Sys().(*engine.FileAttr)
 	size := strconv.FormatInt(i.Size(), 10)
 	if i.Mode()&fs.ModeDevice != 0 {
@@ -118,7 +118,7 @@ func (l *fileLister) longLine(name string, i *engine.FileInfo) string {
 	return line + l.end
 }
 
-func (l *fileLister) printJSON(snapshot string, i *engine.FileInfo) error {
+func (l *Files) printJSON(snapshot string, i *engine.FileInfo) error {
 	begin := ",\n"
 	if l.n == 1 {
 		begin = "["
@@ -175,11 +175,11 @@ var fileTypes = []fileType{
 	{'b', 'b', fs.ModeDevice, "block device"},
 }
 
-// typeLetters are those that find --type takes.
-const typeLetters = "fdlpcb"
+// TypeLetters are those that find --type takes.
+const TypeLetters = "fdlpcb"
 
-// hasType reports whether a file is of one of the types that letters name.
-func hasType(m fs.FileMode, letters string) bool {
+// HasType reports whether a file is of one of the types that letters name.
+func HasType(m fs.FileMode, letters string) bool {
 	return slices.ContainsFunc(fileTypes, func(t fileType) bool {
 		return m.Type() == t.mode && strings.IndexByte(letters, t.flag) >= 0
 	})

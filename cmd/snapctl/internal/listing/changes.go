@@ -1,4 +1,4 @@
-package main
+package listing
 
 import (
 	"bufio"
@@ -22,8 +22,8 @@ type changeOutput struct {
 	New       *fileOutput `json:"new,omitempty"`
 }
 
-// A diffPrinter prints changes one by one.
-type diffPrinter struct {
+// A Changes prints changes one by one.
+type Changes struct {
 	json      bool
 	namesOnly bool
 	terminal  bool
@@ -32,21 +32,21 @@ type diffPrinter struct {
 	counts    [3]int64 // added, removed, modified
 }
 
-// newDiffPrinter gives a printer that prints to standard output, with namesOnly paths alone.
-func newDiffPrinter(s *ui.Streams, namesOnly bool) *diffPrinter {
-	return &diffPrinter{json: s.JSON, namesOnly: namesOnly, terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
+// NewChanges gives a printer that prints to standard output, with namesOnly paths alone.
+func NewChanges(s *ui.Streams, namesOnly bool) *Changes {
+	return &Changes{json: s.JSON, namesOnly: namesOnly, terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
 }
 
-// inObject has the JSON array of changes be a field of an object, of which finish gets
+// InObject has the JSON array of changes be a field of an object, of which finish gets
 // the others.
-func (p *diffPrinter) inObject(field string) { p.field = field }
+func (p *Changes) InObject(field string) { p.field = field }
 
-// any reports whether there was a change.
-func (p *diffPrinter) any() bool { return p.counts != [3]int64{} }
+// Any reports whether there was a change.
+func (p *Changes) Any() bool { return p.counts != [3]int64{} }
 
-// print prints a change.
-func (p *diffPrinter) print(c *engine.Change) error {
-	first := !p.any()
+// Print prints a change.
+func (p *Changes) Print(c *engine.Change) error {
+	first := !p.Any()
 	switch c.Kind {
 	case engine.Added:
 		p.counts[0]++
@@ -72,7 +72,7 @@ func (p *diffPrinter) print(c *engine.Change) error {
 	return err
 }
 
-func (p *diffPrinter) line(c *engine.Change) (string, error) {
+func (p *Changes) line(c *engine.Change) (string, error) {
 	path := c.Path
 	switch {
 	case p.json:
@@ -106,20 +106,20 @@ func (p *diffPrinter) line(c *engine.Change) (string, error) {
 }
 
 // before is what comes before the array.
-func (p *diffPrinter) before() string {
+func (p *Changes) before() string {
 	if p.field == "" {
 		return ""
 	}
 	return `{"` + p.field + `":`
 }
 
-// finish ends the output, whatever the error that ends it. rest is an object with the
+// Finish ends the output, whatever the error that ends it. rest is an object with the
 // other fields of the one that the array is in, nil if there are none.
-func (p *diffPrinter) finish(err error, rest any) error {
+func (p *Changes) Finish(err error, rest any) error {
 	var werr error
 	switch {
 	case !p.json:
-	case p.any():
+	case p.Any():
 		werr = p.end("]", rest)
 	case err == nil:
 		werr = p.end(p.before()+"[]", rest)
@@ -134,7 +134,7 @@ func (p *diffPrinter) finish(err error, rest any) error {
 }
 
 // end writes the end of an array, and what comes after it.
-func (p *diffPrinter) end(text string, rest any) error {
+func (p *Changes) end(text string, rest any) error {
 	end := "\n"
 	switch {
 	case rest != nil:
@@ -150,9 +150,9 @@ func (p *diffPrinter) end(text string, rest any) error {
 	return err
 }
 
-// summary says how many changes there were.
-func (p *diffPrinter) summary() string {
-	if !p.any() {
+// Summary says how many changes there were.
+func (p *Changes) Summary() string {
+	if !p.Any() {
 		return "no differences"
 	}
 	return humanize.Comma(p.counts[0]) + " added, " + humanize.Comma(p.counts[1]) + " removed, " + humanize.Comma(p.counts[2]) + " changed"
