@@ -22,7 +22,7 @@ type changeOutput struct {
 	New       *fileOutput `json:"new,omitempty"`
 }
 
-// A Changes prints changes one by one.
+// Changes prints changes one by one.
 type Changes struct {
 	json      bool
 	namesOnly bool
@@ -32,12 +32,12 @@ type Changes struct {
 	counts    [3]int64 // added, removed, modified
 }
 
-// NewChanges gives a printer that prints to standard output, with namesOnly paths alone.
+// NewChanges gives a printer to standard output, with namesOnly of paths alone.
 func NewChanges(s *ui.Streams, namesOnly bool) *Changes {
 	return &Changes{json: s.JSON, namesOnly: namesOnly, terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
 }
 
-// InObject has the JSON array of changes be a field of an object, of which finish gets
+// InObject has the JSON array of changes be a field of an object, of which Finish gets
 // the others.
 func (p *Changes) InObject(field string) { p.field = field }
 

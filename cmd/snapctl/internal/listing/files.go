@@ -1,3 +1,5 @@
+// Package listing prints files and changes of snapshots one by one: as text for people and
+// for other programs, or as JSON. NewFiles and NewChanges are where to start.
 package listing
 
 import (
@@ -40,7 +42,7 @@ inode (the same for all names of a file), target of a symlink, device
 (major:minor), and xattrs, their names. A path or target that is not UTF-8 is
 also there as pathBytes or targetBytes, in base64`
 
-// A Files prints files one by one.
+// Files prints files one by one.
 type Files struct {
 	json, long bool
 	end        string // of a name
@@ -49,8 +51,7 @@ type Files struct {
 	n          int
 }
 
-// NewFiles gives a lister that prints to standard output, with long more than names.
-// null ends each name with a NUL.
+// NewFiles gives a printer to standard output: of names, or with long of more. null ends each name with a NUL.
 func NewFiles(s *ui.Streams, long, null bool) *Files {
 	l := &Files{json: s.JSON, long: long, end: "\n", terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
 	if null {
