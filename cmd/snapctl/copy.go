@@ -76,14 +76,20 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 }
 
 func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
-	a.unencrypted = plain == "from"
-	from, err := a.openFor(ctx, refs[0])
+	from, err := a.openWith(ctx, func(opts *engine.Options) {
+		opts.Ref = refs[0]
+		if plain == "from" {
+			withhold(opts)
+		}
+	})
 	if err != nil {
 		return about(refs[0], err)
 	}
 	defer a.closeRepo(from)
-	a.unencrypted = plain == "to"
 	opts := a.optionsFor(url)
+	if plain == "to" {
+		withhold(opts)
+	}
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {

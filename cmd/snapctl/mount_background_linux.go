@@ -68,7 +68,7 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	word, err := secrets.answer(ctx, ready, a.passphrase, len(a.identities) > 0)
+	word, err := secrets.answer(ctx, ready, a.secrets.passphrase, a.secrets.haveIdentities())
 	stop()
 	if err == nil && word == readyWord {
 		return cmd.Process.Release()
@@ -160,10 +160,10 @@ func (a *app) inherit(b *background) error {
 		if _, err := io.ReadFull(f, key[:]); err != nil {
 			return fmt.Errorf("mount: the key of the repository: %w", err)
 		}
-		a.key = &key
+		a.secrets.key = &key
 	}
 	if f := take(askFdEnv); f != nil {
-		a.starter = &starter{ready: b.pipe, secrets: f}
+		a.secrets.ask = (&starter{ready: b.pipe, secrets: f}).ask
 	}
 	return nil
 }

@@ -10,11 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"filippo.io/age"
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
@@ -25,6 +23,7 @@ type app struct {
 	*env
 	args    []string // of the command line
 	ui      *ui.Streams
+	secrets *secrets
 	started bool // the command line was understood
 
 	repo       string
@@ -35,25 +34,21 @@ type app struct {
 	cpuProfile string
 	memProfile string
 
-	// What opens encrypted repositories.
-	key         *chunk.Key // from who started this process; else nil
-	starter     *starter   // to be asked for a passphrase; else nil
-	identities  []age.Identity
-	passphrases map[string]string // by URL of the repository
-	openSecrets map[string]bool   // files that others can read, which was said
-	unencrypted bool              // the next repository may not be encrypted though secrets are given
-
 	asked        []*askedOf // repositories, since -v tells
 	log          *slog.Logger
 	stopProfiles func() error
 }
 
 func newApp(e *env) *app {
-	return &app{
+	streams := ui.New(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb")
+	a := &app{
 		env:          e,
-		ui:           ui.New(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb"),
+		ui:           streams,
+		secrets:      newSecrets(streams, e.getenv, e.terminal),
 		stopProfiles: func() error { return nil },
 	}
+	a.secrets.warned = e.getenv(askFdEnv) != ""
+	return a
 }
 
 // newRootCommand is the whole tree of commands, for running it and for
@@ -89,8 +84,10 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
 				}
 			}
-			if err := a.readIdentities(); err != nil {
-				return err
+			if a.getenv(keyFdEnv) == "" && a.getenv(takeOverEnv) == "" { // else the key comes from there
+				if err := a.secrets.readIdentities(); err != nil {
+					return &hintError{err: &usageError{err: err}, hint: encryptionHint}
+				}
 			}
 			return a.startProfiles()
 		},
@@ -337,7 +334,7 @@ func (a *app) engineOptions() *engine.Options {
 	}
 	opts.CacheSize = a.cacheSize
 	opts.StateDir = a.state()
-	a.setSecrets(&opts)
+	a.secrets.give(&opts)
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
 	if a.verbose == 0 { // the log has it

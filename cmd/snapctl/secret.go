@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"filippo.io/age"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
+	"github.com/snapctl/snapctl/engine"
+)
+
+// The variables that name files which open an encrypted repository.
+const (
+	passphraseFileEnv = "SNAPCTL_PASSPHRASE_FILE"
+	identityFileEnv   = "SNAPCTL_IDENTITY_FILE"
+)
+
+// Bounds of a passphrase, and of a file of identities, in bytes.
+const (
+	maxPassphrase = 4 << 10
+	maxIdentities = 1 << 20
+)
+
+var errNoTerminal = errors.New("there is no terminal to ask for it, and " + passphraseFileEnv + " is not set")
+
+// Secrets are what opens encrypted repositories: a key, identities, or passphrases.
+type secrets struct {
+	// terminal opens the terminal of whoever runs the command; nil if there is none.
+	terminal func() (*os.File, error)
+	// key is that of the only repository, if it is known: nothing else is needed then.
+	key *chunk.Key
+	// ask asks whoever started this process for the passphrase of the repository at url.
+	// Nil: the one to ask is at the terminal.
+	ask func(url string) (string, error)
+	// warned says that whoever started this process has told of files that others can read.
+	warned bool
+
+	ui          *ui.Streams
+	getenv      func(string) string
+	identities  []age.Identity
+	passphrases map[string]string // by URL of the repository
+	told        map[string]bool   // files that others can read
+}
+
+func newSecrets(s *ui.Streams, getenv func(string) string, terminal func() (*os.File, error)) *secrets {
+	return &secrets{ui: s, getenv: getenv, terminal: terminal, passphrases: map[string]string{}, told: map[string]bool{}}
+}
+
+// give adds to opts what opens an encrypted repository.
+func (s *secrets) give(opts *engine.Options) {
+	if s.key != nil {
+		opts.Key = s.key
+		return
+	}
+	opts.Identities = s.identities
+	opts.Passphrase = s.passphrase
+	opts.Encrypted = s.passphraseFile() != ""
+}
+
+// withhold takes from opts what give has added: the repository is not encrypted.
+func withhold(opts *engine.Options) {
+	opts.Key, opts.Identities, opts.Passphrase, opts.Encrypted = nil, nil, nil, false
+}
+
+// passphraseFile is the file that the environment names, "" if it names none.
+func (s *secrets) passphraseFile() string { return s.getenv(passphraseFileEnv) }
+
+// haveIdentities reports whether there are any.
+func (s *secrets) haveIdentities() bool { return len(s.identities) > 0 }
+
+// readIdentities reads the file of identities, if the environment names one.
+func (s *secrets) readIdentities() error {
+	path := s.getenv(identityFileEnv)
+	if path == "" {
+		return nil
+	}
+	f, err := s.open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", identityFileEnv, err)
+	}
+	defer f.Close()
+	if s.identities, err = age.ParseIdentities(io.LimitReader(f, maxIdentities)); err != nil {
+		return fmt.Errorf("%s: %s is not a file that age-keygen made: %w", identityFileEnv, ui.Quoted(path), err)
+	}
+	return nil
+}
+
+// passphrase gives the passphrase of the repository at url: engine.Options.Passphrase. What was given once is not asked for again.
+func (s *secrets) passphrase(ctx context.Context, url string) (string, error) {
+	if p, ok := s.passphrases[url]; ok {
+		return p, nil
+	}
+	p, err := s.findPassphrase(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	s.passphrases[url] = p
+	return p, nil
+}
+
+// findPassphrase gets the passphrase of a repository from whoever has it.
+func (s *secrets) findPassphrase(ctx context.Context, url string) (string, error) {
+	if s.ask != nil {
+		return s.ask(url)
+	}
+	if path := s.passphraseFile(); path != "" {
+		return s.readPassphrase(path)
+	}
+	return s.askSecret(ctx, "Passphrase of "+ui.Quoted(url)+": ")
+}
+
+// newPassphrase gets a passphrase for a key that is to be made: from a file, if it is
+// not "", else from the terminal, twice.
+func (s *secrets) newPassphrase(ctx context.Context, path string) (string, error) {
+	if path != "" {
+		return s.readPassphrase(path)
+	}
+	first, err := s.askSecret(ctx, "New passphrase: ")
+	if err != nil {
+		return "", err
+	}
+	if first == "" {
+		return "", errors.New("the passphrase is empty")
+	}
+	again, err := s.askSecret(ctx, "The same again: ")
+	if err == nil && first != again {
+		err = errors.New("the two differ")
+	}
+	return first, err
+}
+
+// open opens a file that holds a passphrase or identities. It warns, once, where others
+// than its owner can read it.
+func (s *secrets) open(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil || s.warned || s.told[path] || !st.Mode().IsRegular() || st.Mode().Perm()&0o044 == 0 {
+		return f, nil
+	}
+	s.told[path] = true
+	s.ui.Console.Warn("others can read " + ui.Quoted(path) + ", which opens the repository; to keep them from it: chmod go= " + ui.ShellQuote(path))
+	return f, nil
+}
+
+// readPassphrase reads a passphrase: all of a file but for a newline at its end.
+func (s *secrets) readPassphrase(path string) (string, error) {
+	f, err := s.open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+1))
+	if err != nil {
+		return "", err
+	}
+	p := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	switch {
+	case len(b) > maxPassphrase:
+		return "", fmt.Errorf("%s: more than %d bytes", ui.Quoted(path), maxPassphrase)
+	case p == "":
+		return "", fmt.Errorf("%s is empty", ui.Quoted(path))
+	case strings.Contains(p, "\n"):
+		return "", fmt.Errorf("%s has more than one line", ui.Quoted(path))
+	}
+	return p, nil
+}
