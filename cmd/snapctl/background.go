@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -112,7 +113,7 @@ func (s *starter) ask(url string) (string, error) {
 	if _, err := io.WriteString(s.ready, askWord+url+"\n"); err != nil {
 		return "", err
 	}
-	b, err := io.ReadAll(io.LimitReader(s.secrets, maxPassphrase))
+	b, err := io.ReadAll(io.LimitReader(s.secrets, secret.MaxPassphrase))
 	if err == nil && len(b) == 0 {
 		err = errNotSaid
 	}

@@ -67,7 +67,7 @@ func completeDir(wanted bool) ([]cobra.Completion, cobra.ShellCompDirective) {
 func (a *app) snapshotsToComplete(ctx context.Context) []*engine.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, a.menuPatience)
 	defer cancel()
-	a.secrets.terminal = nil
+	a.secrets.Terminal = nil
 	a.ui.Console = ui.NewConsole(io.Discard) // as would be a warning
 	a.ui.Quiet = true                        // a retry's message would land in the middle of the user's line
 	snapshots, _ := a.snapshots(ctx, nil)    // an error has no place in a shell's menu

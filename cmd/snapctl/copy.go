@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
@@ -79,7 +80,7 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	from, err := a.openWith(ctx, func(opts *engine.Options) {
 		opts.Ref = refs[0]
 		if plain == "from" {
-			withhold(opts)
+			secret.Withhold(opts)
 		}
 	})
 	if err != nil {
@@ -88,7 +89,7 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	defer a.closeRepo(from)
 	opts := a.optionsFor(url)
 	if plain == "to" {
-		withhold(opts)
+		secret.Withhold(opts)
 	}
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)

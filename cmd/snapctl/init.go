@@ -44,7 +44,7 @@ snapctl help encryption.`,
 				return err
 			}
 			if encrypt || len(keys.recipients) > 0 {
-				keys.file = a.secrets.passphraseFile()
+				keys.file = a.secrets.PassphraseFile()
 				if opts.Keys, err = keys.keys(cmd.Context(), a); err != nil {
 					return fmt.Errorf("making an encrypted repository: %w", err)
 				}

@@ -143,7 +143,7 @@ func (a *app) takeOver(ctx context.Context, socket *os.File) error {
 	if err := json.Unmarshal(received.data, &message); err != nil {
 		return fmt.Errorf("mount: from the keeper: %w", err)
 	}
-	a.secrets.key = message.Key
+	a.secrets.Key = message.Key
 	repo, err := a.open(ctx)
 	if err != nil {
 		return err

@@ -132,7 +132,7 @@ func (n *newKeys) keys(ctx context.Context, a *app) ([]*engine.NewKey, error) {
 		all = append(all, &engine.NewKey{Recipient: r, Label: n.label})
 	}
 	if len(all) == 0 {
-		p, err := a.secrets.newPassphrase(ctx, n.file)
+		p, err := a.secrets.NewPassphrase(ctx, n.file)
 		if err != nil {
 			return nil, fmt.Errorf("new passphrase: %w", err)
 		}

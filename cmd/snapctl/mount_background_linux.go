@@ -68,7 +68,7 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	word, err := secrets.answer(ctx, ready, a.secrets.passphrase, a.secrets.haveIdentities())
+	word, err := secrets.answer(ctx, ready, a.secrets.Passphrase, a.secrets.HaveIdentities())
 	stop()
 	if err == nil && word == readyWord {
 		return cmd.Process.Release()
@@ -160,10 +160,10 @@ func (a *app) inherit(b *background) error {
 		if _, err := io.ReadFull(f, key[:]); err != nil {
 			return fmt.Errorf("mount: the key of the repository: %w", err)
 		}
-		a.secrets.key = &key
+		a.secrets.Key = &key
 	}
 	if f := take(askFdEnv); f != nil {
-		a.secrets.ask = (&starter{ready: b.pipe, secrets: f}).ask
+		a.secrets.Ask = (&starter{ready: b.pipe, secrets: f}).ask
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
@@ -23,7 +24,7 @@ type app struct {
 	*env
 	args    []string // of the command line
 	ui      *ui.Streams
-	secrets *secrets
+	secrets *secret.Secrets
 	started bool // the command line was understood
 
 	repo       string
@@ -44,10 +45,10 @@ func newApp(e *env) *app {
 	a := &app{
 		env:          e,
 		ui:           streams,
-		secrets:      newSecrets(streams, e.getenv, e.terminal),
+		secrets:      secret.New(streams, e.getenv, e.terminal),
 		stopProfiles: func() error { return nil },
 	}
-	a.secrets.warned = e.getenv(askFdEnv) != ""
+	a.secrets.Warned = e.getenv(askFdEnv) != ""
 	return a
 }
 
@@ -85,7 +86,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 				}
 			}
 			if a.getenv(keyFdEnv) == "" && a.getenv(takeOverEnv) == "" { // else the key comes from there
-				if err := a.secrets.readIdentities(); err != nil {
+				if err := a.secrets.ReadIdentities(); err != nil {
 					return &hintError{err: &usageError{err: err}, hint: encryptionHint}
 				}
 			}
@@ -334,7 +335,7 @@ func (a *app) engineOptions() *engine.Options {
 	}
 	opts.CacheSize = a.cacheSize
 	opts.StateDir = a.state()
-	a.secrets.give(&opts)
+	a.secrets.Give(&opts)
 	opts.Log = a.logger()
 	opts.Version = readVersion().Version
 	if a.verbose == 0 { // the log has it

@@ -1,4 +1,4 @@
-package main
+package secret
 
 import (
 	"context"
@@ -17,29 +17,29 @@ import (
 
 // The variables that name files which open an encrypted repository.
 const (
-	passphraseFileEnv = "SNAPCTL_PASSPHRASE_FILE"
+	PassphraseFileEnv = "SNAPCTL_PASSPHRASE_FILE"
 	identityFileEnv   = "SNAPCTL_IDENTITY_FILE"
 )
 
 // Bounds of a passphrase, and of a file of identities, in bytes.
 const (
-	maxPassphrase = 4 << 10
+	MaxPassphrase = 4 << 10
 	maxIdentities = 1 << 20
 )
 
-var errNoTerminal = errors.New("there is no terminal to ask for it, and " + passphraseFileEnv + " is not set")
+var errNoTerminal = errors.New("there is no terminal to ask for it, and " + PassphraseFileEnv + " is not set")
 
 // Secrets are what opens encrypted repositories: a key, identities, or passphrases.
-type secrets struct {
+type Secrets struct {
 	// terminal opens the terminal of whoever runs the command; nil if there is none.
-	terminal func() (*os.File, error)
+	Terminal func() (*os.File, error)
 	// key is that of the only repository, if it is known: nothing else is needed then.
-	key *chunk.Key
+	Key *chunk.Key
 	// ask asks whoever started this process for the passphrase of the repository at url.
 	// Nil: the one to ask is at the terminal.
-	ask func(url string) (string, error)
+	Ask func(url string) (string, error)
 	// warned says that whoever started this process has told of files that others can read.
-	warned bool
+	Warned bool
 
 	ui          *ui.Streams
 	getenv      func(string) string
@@ -48,34 +48,34 @@ type secrets struct {
 	told        map[string]bool   // files that others can read
 }
 
-func newSecrets(s *ui.Streams, getenv func(string) string, terminal func() (*os.File, error)) *secrets {
-	return &secrets{ui: s, getenv: getenv, terminal: terminal, passphrases: map[string]string{}, told: map[string]bool{}}
+func New(s *ui.Streams, getenv func(string) string, terminal func() (*os.File, error)) *Secrets {
+	return &Secrets{ui: s, getenv: getenv, Terminal: terminal, passphrases: map[string]string{}, told: map[string]bool{}}
 }
 
-// give adds to opts what opens an encrypted repository.
-func (s *secrets) give(opts *engine.Options) {
-	if s.key != nil {
-		opts.Key = s.key
+// Give adds to opts what opens an encrypted repository.
+func (s *Secrets) Give(opts *engine.Options) {
+	if s.Key != nil {
+		opts.Key = s.Key
 		return
 	}
 	opts.Identities = s.identities
-	opts.Passphrase = s.passphrase
-	opts.Encrypted = s.passphraseFile() != ""
+	opts.Passphrase = s.Passphrase
+	opts.Encrypted = s.PassphraseFile() != ""
 }
 
-// withhold takes from opts what give has added: the repository is not encrypted.
-func withhold(opts *engine.Options) {
+// Withhold takes from opts what give has added: the repository is not encrypted.
+func Withhold(opts *engine.Options) {
 	opts.Key, opts.Identities, opts.Passphrase, opts.Encrypted = nil, nil, nil, false
 }
 
-// passphraseFile is the file that the environment names, "" if it names none.
-func (s *secrets) passphraseFile() string { return s.getenv(passphraseFileEnv) }
+// PassphraseFile is the file that the environment names, "" if it names none.
+func (s *Secrets) PassphraseFile() string { return s.getenv(PassphraseFileEnv) }
 
-// haveIdentities reports whether there are any.
-func (s *secrets) haveIdentities() bool { return len(s.identities) > 0 }
+// HaveIdentities reports whether there are any.
+func (s *Secrets) HaveIdentities() bool { return len(s.identities) > 0 }
 
-// readIdentities reads the file of identities, if the environment names one.
-func (s *secrets) readIdentities() error {
+// ReadIdentities reads the file of identities, if the environment names one.
+func (s *Secrets) ReadIdentities() error {
 	path := s.getenv(identityFileEnv)
 	if path == "" {
 		return nil
@@ -91,8 +91,8 @@ func (s *secrets) readIdentities() error {
 	return nil
 }
 
-// passphrase gives the passphrase of the repository at url: engine.Options.Passphrase. What was given once is not asked for again.
-func (s *secrets) passphrase(ctx context.Context, url string) (string, error) {
+// Passphrase gives the passphrase of the repository at url: engine.Options.Passphrase. What was given once is not asked for again.
+func (s *Secrets) Passphrase(ctx context.Context, url string) (string, error) {
 	if p, ok := s.passphrases[url]; ok {
 		return p, nil
 	}
@@ -105,19 +105,19 @@ func (s *secrets) passphrase(ctx context.Context, url string) (string, error) {
 }
 
 // findPassphrase gets the passphrase of a repository from whoever has it.
-func (s *secrets) findPassphrase(ctx context.Context, url string) (string, error) {
-	if s.ask != nil {
-		return s.ask(url)
+func (s *Secrets) findPassphrase(ctx context.Context, url string) (string, error) {
+	if s.Ask != nil {
+		return s.Ask(url)
 	}
-	if path := s.passphraseFile(); path != "" {
+	if path := s.PassphraseFile(); path != "" {
 		return s.readPassphrase(path)
 	}
 	return s.askSecret(ctx, "Passphrase of "+ui.Quoted(url)+": ")
 }
 
-// newPassphrase gets a passphrase for a key that is to be made: from a file, if it is
+// NewPassphrase gets a passphrase for a key that is to be made: from a file, if it is
 // not "", else from the terminal, twice.
-func (s *secrets) newPassphrase(ctx context.Context, path string) (string, error) {
+func (s *Secrets) NewPassphrase(ctx context.Context, path string) (string, error) {
 	if path != "" {
 		return s.readPassphrase(path)
 	}
@@ -137,13 +137,13 @@ func (s *secrets) newPassphrase(ctx context.Context, path string) (string, error
 
 // open opens a file that holds a passphrase or identities. It warns, once, where others
 // than its owner can read it.
-func (s *secrets) open(path string) (*os.File, error) {
+func (s *Secrets) open(path string) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	st, err := f.Stat()
-	if err != nil || s.warned || s.told[path] || !st.Mode().IsRegular() || st.Mode().Perm()&0o044 == 0 {
+	if err != nil || s.Warned || s.told[path] || !st.Mode().IsRegular() || st.Mode().Perm()&0o044 == 0 {
 		return f, nil
 	}
 	s.told[path] = true
@@ -152,20 +152,20 @@ func (s *secrets) open(path string) (*os.File, error) {
 }
 
 // readPassphrase reads a passphrase: all of a file but for a newline at its end.
-func (s *secrets) readPassphrase(path string) (string, error) {
+func (s *Secrets) readPassphrase(path string) (string, error) {
 	f, err := s.open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+1))
+	b, err := io.ReadAll(io.LimitReader(f, MaxPassphrase+1))
 	if err != nil {
 		return "", err
 	}
 	p := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	switch {
-	case len(b) > maxPassphrase:
-		return "", fmt.Errorf("%s: more than %d bytes", ui.Quoted(path), maxPassphrase)
+	case len(b) > MaxPassphrase:
+		return "", fmt.Errorf("%s: more than %d bytes", ui.Quoted(path), MaxPassphrase)
 	case p == "":
 		return "", fmt.Errorf("%s is empty", ui.Quoted(path))
 	case strings.Contains(p, "\n"):

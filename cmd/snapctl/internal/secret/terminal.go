@@ -1,4 +1,4 @@
-package main
+package secret
 
 import (
 	"bytes"
@@ -13,11 +13,11 @@ import (
 )
 
 // askSecret asks for a line at the terminal, which does not show it.
-func (s *secrets) askSecret(ctx context.Context, prompt string) (string, error) {
-	if s.terminal == nil {
+func (s *Secrets) askSecret(ctx context.Context, prompt string) (string, error) {
+	if s.Terminal == nil {
 		return "", errNoTerminal
 	}
-	tty, err := s.terminal()
+	tty, err := s.Terminal()
 	if err != nil {
 		return "", errNoTerminal
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package secret
 
 import (
 	"context"
@@ -66,7 +66,7 @@ func readUntil(t *testing.T, user io.Reader, end string) string {
 
 func TestAskSecret(t *testing.T) {
 	user, open := openTerminal(t)
-	secrets := newSecrets(nil, nil, open)
+	secrets := New(nil, nil, open)
 	if !shows(t, user) {
 		t.Fatal("the terminal shows nothing from the beginning")
 	}
