@@ -22,7 +22,7 @@ type env struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
-	// terminal is secrets.terminal.
+	// terminal is secret.Secrets.Terminal.
 	terminal func() (*os.File, error)
 	// workFactor is that of new passphrases: see engine.NewKey.
 	workFactor int

@@ -1,3 +1,6 @@
+// Package secret gets what opens an encrypted repository: the identities of a file, and
+// passphrases from a file, from a terminal, or from whoever started this process. New is
+// where to start.
 package secret
 
 import (
@@ -15,30 +18,30 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-// The variables that name files which open an encrypted repository.
-const (
-	PassphraseFileEnv = "SNAPCTL_PASSPHRASE_FILE"
-	identityFileEnv   = "SNAPCTL_IDENTITY_FILE"
-)
+// PassphraseFileEnv is the variable that names the file with the passphrase.
+const PassphraseFileEnv = "SNAPCTL_PASSPHRASE_FILE"
 
-// Bounds of a passphrase, and of a file of identities, in bytes.
-const (
-	MaxPassphrase = 4 << 10
-	maxIdentities = 1 << 20
-)
+// identityFileEnv is the variable that names the file with age identities.
+const identityFileEnv = "SNAPCTL_IDENTITY_FILE"
+
+// MaxPassphrase bounds a passphrase, in bytes.
+const MaxPassphrase = 4 << 10
+
+// maxIdentities bounds a file of identities, in bytes.
+const maxIdentities = 1 << 20
 
 var errNoTerminal = errors.New("there is no terminal to ask for it, and " + PassphraseFileEnv + " is not set")
 
 // Secrets are what opens encrypted repositories: a key, identities, or passphrases.
 type Secrets struct {
-	// terminal opens the terminal of whoever runs the command; nil if there is none.
+	// Terminal opens the terminal of whoever runs the command; nil if there is none.
 	Terminal func() (*os.File, error)
-	// key is that of the only repository, if it is known: nothing else is needed then.
+	// Key is that of the only repository, if it is known: nothing else is needed then.
 	Key *chunk.Key
-	// ask asks whoever started this process for the passphrase of the repository at url.
+	// Ask asks whoever started this process for the passphrase of the repository at url.
 	// Nil: the one to ask is at the terminal.
 	Ask func(url string) (string, error)
-	// warned says that whoever started this process has told of files that others can read.
+	// Warned says that whoever started this process has told of files that others can read.
 	Warned bool
 
 	ui          *ui.Streams
@@ -48,8 +51,10 @@ type Secrets struct {
 	told        map[string]bool   // files that others can read
 }
 
-func New(s *ui.Streams, getenv func(string) string, terminal func() (*os.File, error)) *Secrets {
-	return &Secrets{ui: s, getenv: getenv, Terminal: terminal, passphrases: map[string]string{}, told: map[string]bool{}}
+// New gives the secrets of a command that is run with an environment and at a terminal. It
+// warns on streams.
+func New(streams *ui.Streams, getenv func(string) string, terminal func() (*os.File, error)) *Secrets {
+	return &Secrets{ui: streams, getenv: getenv, Terminal: terminal, passphrases: map[string]string{}, told: map[string]bool{}}
 }
 
 // Give adds to opts what opens an encrypted repository.
@@ -63,7 +68,7 @@ func (s *Secrets) Give(opts *engine.Options) {
 	opts.Encrypted = s.PassphraseFile() != ""
 }
 
-// Withhold takes from opts what give has added: the repository is not encrypted.
+// Withhold takes from opts what Give has added: the repository is not encrypted.
 func Withhold(opts *engine.Options) {
 	opts.Key, opts.Identities, opts.Passphrase, opts.Encrypted = nil, nil, nil, false
 }
