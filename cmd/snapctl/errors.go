@@ -94,8 +94,11 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		return code
 	}
 	var said *exitError
-	if errors.As(err, &said) {
+	switch {
+	case errors.As(err, &said):
 		return said.code
+	case errors.Is(err, errNotSaid):
+		return exitLocked
 	}
 	hint := hintFor(err)
 	if errors.Is(context.Cause(ctx), errInterrupted) {
@@ -162,8 +165,3 @@ func hintFor(err error) string {
 	}
 	return ""
 }
-
-// An exitError is an exit code of a process that said why.
-type exitError struct{ code int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }

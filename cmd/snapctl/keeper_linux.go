@@ -37,7 +37,8 @@ import (
 // This is the same program, so that a server that takes over speaks to the kernel
 // as the first one did, also if the file of the program was replaced meanwhile.
 const (
-	keeperEnv = "SNAPCTL_MOUNT_KEEPER" // set for a keeper; takeOverEnv for a server that follows
+	keeperEnv   = "SNAPCTL_MOUNT_KEEPER"      // set for a keeper
+	takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD" // of a server that follows: it gets the key with the rest
 
 	msgReady = 'r'
 	msgKeep  = 'k'

@@ -117,6 +117,9 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 	return append(args, "--", m.Snapshot.ID.String(), m.Dir), nil
 }
 
+// takesOver tells whether this process was started to take over a mount.
+func takesOver(getenv func(string) string) bool { return getenv(takeOverEnv) != "" }
+
 // startedToTakeOver gives the socket of the keeper that started this process, nil
 // if none did.
 func (a *app) startedToTakeOver() *os.File {

@@ -66,3 +66,6 @@ func (a *app) restoreLazily(context.Context, string, string, engine.ForkOptions,
 func isKeeper(*env) bool { return false }
 
 func keep(*env) int { return exitFailed }
+
+// takesOver tells whether this process was started to take over a mount.
+func takesOver(func(string) string) bool { return false }

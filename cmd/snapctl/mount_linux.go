@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
@@ -83,21 +85,21 @@ fields that show --json prints.`,
 			if keeper := a.startedToTakeOver(); keeper != nil {
 				return a.takeOver(cmd.Context(), keeper)
 			}
-			started := a.startedByMount()
-			if started != nil {
-				if err := a.inherit(started); err != nil {
-					return err
-				}
+			parent, err := inherit(a.getenv)
+			if err != nil {
+				return err
 			}
-			if !foreground && started == nil {
+			if parent != nil {
+				a.secrets.Key, a.secrets.Ask = parent.key, parent.ask
+			} else if !foreground {
 				a.dropProfiles() // they are for the process that serves
-				return a.mountInBackground(cmd.Context())
+				return a.startInBackground(cmd.Context(), a.args, a.stdout, nil)
 			}
 			ref, err := a.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.mount(cmd.Context(), ref, args[1], opts, started)
+			return a.mount(cmd.Context(), ref, args[1], opts, parent)
 		},
 	}
 	flags := cmd.Flags()
@@ -111,7 +113,7 @@ fields that show --json prints.`,
 }
 
 // mount mounts, says so, and serves until the mount is gone or a signal comes.
-func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, started *background) error {
+func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, parent *parent) error {
 	// The process in the background leaves the directory that it was started in;
 	// the engine minds that for the state folder itself.
 	if cache := a.engineOptions().CacheDir; cache != "" {
@@ -143,17 +145,17 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	}
 	a.tellRequests("it served") // before the log goes to a file
 	serves := m.Pid() == os.Getpid()
-	if err == nil && started != nil {
+	if err == nil && parent != nil {
 		var args []string
 		if args, err = a.serverArgs(repo, m); err == nil {
-			err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
+			err = parent.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
 			key := repo.Key()
 			a.keepMount(m, func() (*keeperOf, error) { return startKeeper(args, key, m.Dir) }, args, key)
 		}
 		if err == nil {
-			err = started.ready()
+			err = parent.release()
 		}
 		if err == nil && !serves {
 			return nil // that process serves it
@@ -163,6 +165,17 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		return errors.Join(err, a.endMount(m))
 	}
 	return a.untilEnded(ctx, m)
+}
+
+// startInBackground starts this program once more, as a mount command of any arguments,
+// and waits until it serves. What it prints goes to stdout; nil for nowhere. key is that of
+// an encrypted repository, if it is known.
+func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer, key *chunk.Key) error {
+	p := &process{
+		args: args, stdin: a.stdin, stdout: stdout, stderr: a.stderr, log: a.logger(),
+		key: key, passphrase: a.secrets.Passphrase, identities: a.secrets.HaveIdentities(),
+	}
+	return p.start(ctx)
 }
 
 // mountHint adds what to do about a mount that failed, if nothing else says so: folder

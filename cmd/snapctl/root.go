@@ -48,7 +48,7 @@ func newApp(e *env) *app {
 		secrets:      secret.New(streams, e.getenv, e.terminal),
 		stopProfiles: func() error { return nil },
 	}
-	a.secrets.Warned = e.getenv(askFdEnv) != ""
+	a.secrets.Warned = mayAsk(e.getenv)
 	return a
 }
 
@@ -85,7 +85,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
 				}
 			}
-			if a.getenv(keyFdEnv) == "" && a.getenv(takeOverEnv) == "" { // else the key comes from there
+			if !keyComes(a.getenv) && !takesOver(a.getenv) {
 				if err := a.secrets.ReadIdentities(); err != nil {
 					return &hintError{err: &usageError{err: err}, hint: encryptionHint}
 				}

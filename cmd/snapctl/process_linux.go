@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"os/exec"
@@ -28,14 +29,22 @@ const (
 	readyWord = "ready"
 )
 
-// mountInBackground starts the process that mounts and waits until it serves.
-func (a *app) mountInBackground(ctx context.Context) error {
-	return a.startInBackground(ctx, a.args, a.stdout, nil)
+// A process is a mount command that is to serve in the background.
+type process struct {
+	args           []string // of this program
+	stdin          io.Reader
+	stdout, stderr io.Writer // until it serves; nil for nowhere
+	log            *slog.Logger
+
+	key *chunk.Key // of an encrypted repository, if it is known
+	// passphrase gives that of the repository at a URL, if the process asks for it.
+	passphrase func(ctx context.Context, url string) (string, error)
+	identities bool // the process has some too; if it asks they did not help
 }
 
-// startInBackground is that for a mount command of any arguments. What it prints goes
-// to stdout; nil for nowhere. key is that of an encrypted repository, if it is known.
-func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer, key *chunk.Key) error {
+// start starts the process and waits until it serves. An *exitError says that it has told
+// people what failed.
+func (p *process) start(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("mount: starting a process: %w", err)
@@ -45,22 +54,22 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	defer ready.Close()
-	secrets, err := newSecretPipe(4, key)
+	secrets, err := newSecretPipe(4, p.key)
 	if err != nil {
 		theirs.Close()
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	defer secrets.close()
 	cmd := exec.Command(self)
-	cmd.Args = append([]string{os.Args[0]}, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, stdout, a.stderr
+	cmd.Args = append([]string{os.Args[0]}, p.args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, p.stderr
 	cmd.Env = append(os.Environ(), readyEnv+"=3", secrets.env)
 	cmd.ExtraFiles = []*os.File{theirs, secrets.theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// Whatever else we inherited, such as a lock or the end of a pipe, should
 	// end with us.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		a.logger().Info("close_range", "err", err)
+		p.log.Info("close_range", "err", err)
 	}
 	err = cmd.Start()
 	theirs.Close()
@@ -68,7 +77,7 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	word, err := secrets.answer(ctx, ready, a.secrets.Passphrase, a.secrets.HaveIdentities())
+	word, err := secrets.answer(ctx, ready, p.passphrase, p.identities)
 	stop()
 	if err == nil && word == readyWord {
 		return cmd.Process.Release()
@@ -88,24 +97,48 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 	return fmt.Errorf("mount: the process in the background: %w", err)
 }
 
-// background is what a process in the background has of the one that started it.
-type background struct{ pipe *os.File }
+// A parent is the process that started this one to serve in the background, as far as this
+// one knows it.
+type parent struct {
+	key *chunk.Key // of the repository; nil if it has none
+	// ask asks it for the passphrase of the repository at url; nil if it cannot be asked.
+	ask func(url string) (string, error)
 
-// startedByMount tells whether this process was started to mount in the
-// background; nil if not.
-func (a *app) startedByMount() *background {
-	fd, err := strconv.Atoi(a.getenv(readyEnv))
-	if err != nil {
-		return nil
-	}
-	os.Unsetenv(readyEnv)
-	unix.CloseOnExec(fd)
-	return &background{os.NewFile(uintptr(fd), "ready")}
+	ready *os.File
 }
 
-// detach leaves the world of the process that started us. What is said from here on goes to a file in the folder logs, one for
-// each mount point.
-func (b *background) detach(logs, mountPoint string) error {
+// inherit takes what whoever started this process has passed on. It gives nil if this
+// process was not started to serve in the background.
+func inherit(getenv func(string) string) (*parent, error) {
+	take := func(name, what string) *os.File {
+		fd, err := strconv.Atoi(getenv(name))
+		if err != nil {
+			return nil
+		}
+		os.Unsetenv(name)
+		unix.CloseOnExec(fd)
+		return os.NewFile(uintptr(fd), what)
+	}
+	p := &parent{ready: take(readyEnv, "ready")}
+	if p.ready == nil {
+		return nil, nil
+	}
+	if f := take(keyFdEnv, "secrets"); f != nil {
+		defer f.Close()
+		p.key = new(chunk.Key)
+		if _, err := io.ReadFull(f, p.key[:]); err != nil {
+			return nil, fmt.Errorf("mount: the key of the repository: %w", err)
+		}
+	}
+	if f := take(askFdEnv, "secrets"); f != nil {
+		p.ask = func(url string) (string, error) { return askParent(p.ready, f, url) }
+	}
+	return p, nil
+}
+
+// detach leaves the world of the process that started us. What is said from here on goes to
+// a file in the folder logs, one for each mount point.
+func (p *parent) detach(logs, mountPoint string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -124,10 +157,10 @@ func (b *background) detach(logs, mountPoint string) error {
 	return os.Chdir("/") // so that no file system is in use because of us
 }
 
-// ready tells the process that started us that all is well.
-func (b *background) ready() error {
-	_, err := io.WriteString(b.pipe, readyWord)
-	return errors.Join(err, b.pipe.Close())
+// release tells the process that started us that all is well.
+func (p *parent) release() error {
+	_, err := io.WriteString(p.ready, readyWord)
+	return errors.Join(err, p.ready.Close())
 }
 
 // openLog makes the log of a mount point.
@@ -141,29 +174,4 @@ func openLog(dir, mountPoint string) (*os.File, error) {
 		fmt.Fprintf(f, "%s, process %d\n", ui.Quoted(mountPoint), os.Getpid())
 	}
 	return f, err
-}
-
-// inherit takes what whoever started this process has passed on.
-func (a *app) inherit(b *background) error {
-	take := func(name string) *os.File {
-		fd, err := strconv.Atoi(a.getenv(name))
-		if err != nil {
-			return nil
-		}
-		os.Unsetenv(name)
-		unix.CloseOnExec(fd)
-		return os.NewFile(uintptr(fd), "secrets")
-	}
-	if f := take(keyFdEnv); f != nil {
-		defer f.Close()
-		var key chunk.Key
-		if _, err := io.ReadFull(f, key[:]); err != nil {
-			return fmt.Errorf("mount: the key of the repository: %w", err)
-		}
-		a.secrets.Key = &key
-	}
-	if f := take(askFdEnv); f != nil {
-		a.secrets.Ask = (&starter{ready: b.pipe, secrets: f}).ask
-	}
-	return nil
 }

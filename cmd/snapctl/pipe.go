@@ -28,8 +28,16 @@ const (
 	askWord  = "passphrase "
 )
 
-// takeOverEnv is set for a server that is to take over: it gets the key with the rest.
-const takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD"
+// keyComes reports whether whoever started this process gives it the key.
+func keyComes(getenv func(string) string) bool { return getenv(keyFdEnv) != "" }
+
+// mayAsk reports whether this process may ask whoever started it.
+func mayAsk(getenv func(string) string) bool { return getenv(askFdEnv) != "" }
+
+// An exitError is an exit code of a process that said why.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
 // secretPipe is the pipe to a process that is about to be started.
 type secretPipe struct {
@@ -100,20 +108,15 @@ func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase fun
 	}
 }
 
-// starter is the process that has started this one, as a source of passphrases.
-type starter struct {
-	ready   io.Writer
-	secrets *os.File
-}
-
 // errNotSaid: whoever started this process could not get the passphrase, and says why.
-var errNotSaid = &exitError{exitLocked}
+var errNotSaid = errors.New("there is no passphrase")
 
-func (s *starter) ask(url string) (string, error) {
-	if _, err := io.WriteString(s.ready, askWord+url+"\n"); err != nil {
+// askParent asks whoever started this process for the passphrase of the repository at url.
+func askParent(ready io.Writer, secrets io.Reader, url string) (string, error) {
+	if _, err := io.WriteString(ready, askWord+url+"\n"); err != nil {
 		return "", err
 	}
-	b, err := io.ReadAll(io.LimitReader(s.secrets, secret.MaxPassphrase))
+	b, err := io.ReadAll(io.LimitReader(secrets, secret.MaxPassphrase))
 	if err == nil && len(b) == 0 {
 		err = errNotSaid
 	}
