@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
@@ -93,11 +94,11 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	if code == exitDone || code == exitPipe || errors.Is(err, errDifferences) {
 		return code
 	}
-	var said *exitError
+	var said *background.ExitError
 	switch {
 	case errors.As(err, &said):
-		return said.code
-	case errors.Is(err, errNotSaid):
+		return said.Code
+	case errors.Is(err, background.ErrNotSaid):
 		return exitLocked
 	}
 	hint := hintFor(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
@@ -85,12 +86,12 @@ fields that show --json prints.`,
 			if keeper := a.startedToTakeOver(); keeper != nil {
 				return a.takeOver(cmd.Context(), keeper)
 			}
-			parent, err := inherit(a.getenv)
+			parent, err := background.Inherit(a.getenv)
 			if err != nil {
 				return err
 			}
 			if parent != nil {
-				a.secrets.Key, a.secrets.Ask = parent.key, parent.ask
+				a.secrets.Key, a.secrets.Ask = parent.Key, parent.Ask
 			} else if !foreground {
 				a.dropProfiles() // they are for the process that serves
 				return a.startInBackground(cmd.Context(), a.args, a.stdout, nil)
@@ -113,7 +114,7 @@ fields that show --json prints.`,
 }
 
 // mount mounts, says so, and serves until the mount is gone or a signal comes.
-func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, parent *parent) error {
+func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, parent *background.Parent) error {
 	// The process in the background leaves the directory that it was started in;
 	// the engine minds that for the state folder itself.
 	if cache := a.engineOptions().CacheDir; cache != "" {
@@ -148,14 +149,14 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	if err == nil && parent != nil {
 		var args []string
 		if args, err = a.serverArgs(repo, m); err == nil {
-			err = parent.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
+			err = parent.Detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
 			key := repo.Key()
 			a.keepMount(m, func() (*keeperOf, error) { return startKeeper(args, key, m.Dir) }, args, key)
 		}
 		if err == nil {
-			err = parent.release()
+			err = parent.Release()
 		}
 		if err == nil && !serves {
 			return nil // that process serves it
@@ -171,11 +172,11 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 // and waits until it serves. What it prints goes to stdout; nil for nowhere. key is that of
 // an encrypted repository, if it is known.
 func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer, key *chunk.Key) error {
-	p := &process{
-		args: args, stdin: a.stdin, stdout: stdout, stderr: a.stderr, log: a.logger(),
-		key: key, passphrase: a.secrets.Passphrase, identities: a.secrets.HaveIdentities(),
+	p := &background.Process{
+		Args: args, Stdin: a.stdin, Stdout: stdout, Stderr: a.stderr, Log: a.logger(),
+		Key: key, Passphrase: a.secrets.Passphrase, Identities: a.secrets.HaveIdentities(),
 	}
-	return p.start(ctx)
+	return p.Start(ctx)
 }
 
 // mountHint adds what to do about a mount that failed, if nothing else says so: folder

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
@@ -108,7 +109,7 @@ func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
 		}
 	}
 	err := a.startInBackground(ctx, a.serverOf(m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
-	var said *exitError
+	var said *background.ExitError
 	if errors.As(err, &said) {
 		err = fmt.Errorf("%s is not mounted again", ui.Quoted(m.Dir)) // it said why
 	}

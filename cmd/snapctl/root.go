@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
@@ -48,7 +49,7 @@ func newApp(e *env) *app {
 		secrets:      secret.New(streams, e.getenv, e.terminal),
 		stopProfiles: func() error { return nil },
 	}
-	a.secrets.Warned = mayAsk(e.getenv)
+	a.secrets.Warned = background.MayAsk(e.getenv)
 	return a
 }
 
@@ -85,7 +86,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
 				}
 			}
-			if !keyComes(a.getenv) && !takesOver(a.getenv) {
+			if !background.KeyComes(a.getenv) && !takesOver(a.getenv) {
 				if err := a.secrets.ReadIdentities(); err != nil {
 					return &hintError{err: &usageError{err: err}, hint: encryptionHint}
 				}

@@ -1,4 +1,4 @@
-package main
+package background
 
 import (
 	"bufio"
@@ -28,16 +28,16 @@ const (
 	askWord  = "passphrase "
 )
 
-// keyComes reports whether whoever started this process gives it the key.
-func keyComes(getenv func(string) string) bool { return getenv(keyFdEnv) != "" }
+// KeyComes reports whether whoever started this process gives it the key.
+func KeyComes(getenv func(string) string) bool { return getenv(keyFdEnv) != "" }
 
-// mayAsk reports whether this process may ask whoever started it.
-func mayAsk(getenv func(string) string) bool { return getenv(askFdEnv) != "" }
+// MayAsk reports whether this process may ask whoever started it.
+func MayAsk(getenv func(string) string) bool { return getenv(askFdEnv) != "" }
 
-// An exitError is an exit code of a process that said why.
-type exitError struct{ code int }
+// An ExitError is an exit code of a process that said why.
+type ExitError struct{ Code int }
 
-func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 
 // secretPipe is the pipe to a process that is about to be started.
 type secretPipe struct {
@@ -108,8 +108,8 @@ func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase fun
 	}
 }
 
-// errNotSaid: whoever started this process could not get the passphrase, and says why.
-var errNotSaid = errors.New("there is no passphrase")
+// ErrNotSaid: whoever started this process could not get the passphrase, and says why.
+var ErrNotSaid = errors.New("there is no passphrase")
 
 // askParent asks whoever started this process for the passphrase of the repository at url.
 func askParent(ready io.Writer, secrets io.Reader, url string) (string, error) {
@@ -118,7 +118,7 @@ func askParent(ready io.Writer, secrets io.Reader, url string) (string, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(secrets, secret.MaxPassphrase))
 	if err == nil && len(b) == 0 {
-		err = errNotSaid
+		err = ErrNotSaid
 	}
 	return string(b), err
 }

@@ -1,4 +1,4 @@
-package main
+package background
 
 import (
 	"context"
@@ -30,21 +30,21 @@ const (
 )
 
 // A process is a mount command that is to serve in the background.
-type process struct {
-	args           []string // of this program
-	stdin          io.Reader
-	stdout, stderr io.Writer // until it serves; nil for nowhere
-	log            *slog.Logger
+type Process struct {
+	Args           []string // of this program
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer // until it serves; nil for nowhere
+	Log            *slog.Logger
 
-	key *chunk.Key // of an encrypted repository, if it is known
+	Key *chunk.Key // of an encrypted repository, if it is known
 	// passphrase gives that of the repository at a URL, if the process asks for it.
-	passphrase func(ctx context.Context, url string) (string, error)
-	identities bool // the process has some too; if it asks they did not help
+	Passphrase func(ctx context.Context, url string) (string, error)
+	Identities bool // the process has some too; if it asks they did not help
 }
 
-// start starts the process and waits until it serves. An *exitError says that it has told
+// Start starts the process and waits until it serves. An *ExitError says that it has told
 // people what failed.
-func (p *process) start(ctx context.Context) error {
+func (p *Process) Start(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("mount: starting a process: %w", err)
@@ -54,22 +54,22 @@ func (p *process) start(ctx context.Context) error {
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	defer ready.Close()
-	secrets, err := newSecretPipe(4, p.key)
+	secrets, err := newSecretPipe(4, p.Key)
 	if err != nil {
 		theirs.Close()
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	defer secrets.close()
 	cmd := exec.Command(self)
-	cmd.Args = append([]string{os.Args[0]}, p.args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, p.stderr
+	cmd.Args = append([]string{os.Args[0]}, p.Args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
 	cmd.Env = append(os.Environ(), readyEnv+"=3", secrets.env)
 	cmd.ExtraFiles = []*os.File{theirs, secrets.theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// Whatever else we inherited, such as a lock or the end of a pipe, should
 	// end with us.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		p.log.Info("close_range", "err", err)
+		p.Log.Info("close_range", "err", err)
 	}
 	err = cmd.Start()
 	theirs.Close()
@@ -77,7 +77,7 @@ func (p *process) start(ctx context.Context) error {
 		return fmt.Errorf("mount: starting a process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
-	word, err := secrets.answer(ctx, ready, p.passphrase, p.identities)
+	word, err := secrets.answer(ctx, ready, p.Passphrase, p.Identities)
 	stop()
 	if err == nil && word == readyWord {
 		return cmd.Process.Release()
@@ -89,7 +89,7 @@ func (p *process) start(ctx context.Context) error {
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
-		return &exitError{exit.ExitCode()} // it said why
+		return &ExitError{exit.ExitCode()} // it said why
 	}
 	if err == nil {
 		err = errors.New("it ended")
@@ -99,17 +99,17 @@ func (p *process) start(ctx context.Context) error {
 
 // A parent is the process that started this one to serve in the background, as far as this
 // one knows it.
-type parent struct {
-	key *chunk.Key // of the repository; nil if it has none
+type Parent struct {
+	Key *chunk.Key // of the repository; nil if it has none
 	// ask asks it for the passphrase of the repository at url; nil if it cannot be asked.
-	ask func(url string) (string, error)
+	Ask func(url string) (string, error)
 
 	ready *os.File
 }
 
-// inherit takes what whoever started this process has passed on. It gives nil if this
+// Inherit takes what whoever started this process has passed on. It gives nil if this
 // process was not started to serve in the background.
-func inherit(getenv func(string) string) (*parent, error) {
+func Inherit(getenv func(string) string) (*Parent, error) {
 	take := func(name, what string) *os.File {
 		fd, err := strconv.Atoi(getenv(name))
 		if err != nil {
@@ -119,26 +119,26 @@ func inherit(getenv func(string) string) (*parent, error) {
 		unix.CloseOnExec(fd)
 		return os.NewFile(uintptr(fd), what)
 	}
-	p := &parent{ready: take(readyEnv, "ready")}
+	p := &Parent{ready: take(readyEnv, "ready")}
 	if p.ready == nil {
 		return nil, nil
 	}
 	if f := take(keyFdEnv, "secrets"); f != nil {
 		defer f.Close()
-		p.key = new(chunk.Key)
-		if _, err := io.ReadFull(f, p.key[:]); err != nil {
+		p.Key = new(chunk.Key)
+		if _, err := io.ReadFull(f, p.Key[:]); err != nil {
 			return nil, fmt.Errorf("mount: the key of the repository: %w", err)
 		}
 	}
 	if f := take(askFdEnv, "secrets"); f != nil {
-		p.ask = func(url string) (string, error) { return askParent(p.ready, f, url) }
+		p.Ask = func(url string) (string, error) { return askParent(p.ready, f, url) }
 	}
 	return p, nil
 }
 
-// detach leaves the world of the process that started us. What is said from here on goes to
+// Detach leaves the world of the process that started us. What is said from here on goes to
 // a file in the folder logs, one for each mount point.
-func (p *parent) detach(logs, mountPoint string) error {
+func (p *Parent) Detach(logs, mountPoint string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -157,8 +157,8 @@ func (p *parent) detach(logs, mountPoint string) error {
 	return os.Chdir("/") // so that no file system is in use because of us
 }
 
-// release tells the process that started us that all is well.
-func (p *parent) release() error {
+// Release tells the process that started us that all is well.
+func (p *Parent) Release() error {
 	_, err := io.WriteString(p.ready, readyWord)
 	return errors.Join(err, p.ready.Close())
 }
