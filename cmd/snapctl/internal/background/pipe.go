@@ -1,3 +1,6 @@
+// Package background starts this program once more, as a mount command that serves in the
+// background, and hands it what opens an encrypted repository. Process.Start is the side of
+// the one that starts it, and Inherit that of the one that is started.
 package background
 
 import (
@@ -37,6 +40,7 @@ func MayAsk(getenv func(string) string) bool { return getenv(askFdEnv) != "" }
 // An ExitError is an exit code of a process that said why.
 type ExitError struct{ Code int }
 
+// Error says which code it is: the reason was told by the process.
 func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 
 // secretPipe is the pipe to a process that is about to be started.

@@ -20,7 +20,7 @@ import (
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
-// A mount in the background is this program once more, with the same arguments,
+// A process in the background is this program once more, with the same arguments,
 // in a session of its own. Until it serves it has our standard streams, so that
 // what it says is said where the user looks. Then it says so through a pipe,
 // whose number is in readyEnv.
@@ -29,7 +29,7 @@ const (
 	readyWord = "ready"
 )
 
-// A process is a mount command that is to serve in the background.
+// A Process is a mount command that is to serve in the background.
 type Process struct {
 	Args           []string // of this program
 	Stdin          io.Reader
@@ -37,7 +37,7 @@ type Process struct {
 	Log            *slog.Logger
 
 	Key *chunk.Key // of an encrypted repository, if it is known
-	// passphrase gives that of the repository at a URL, if the process asks for it.
+	// Passphrase gives that of the repository at a URL, if the process asks for it.
 	Passphrase func(ctx context.Context, url string) (string, error)
 	Identities bool // the process has some too; if it asks they did not help
 }
@@ -97,11 +97,11 @@ func (p *Process) Start(ctx context.Context) error {
 	return fmt.Errorf("mount: the process in the background: %w", err)
 }
 
-// A parent is the process that started this one to serve in the background, as far as this
+// A Parent is the process that started this one to serve in the background, as far as this
 // one knows it.
 type Parent struct {
 	Key *chunk.Key // of the repository; nil if it has none
-	// ask asks it for the passphrase of the repository at url; nil if it cannot be asked.
+	// Ask asks it for the passphrase of the repository at url; nil if it cannot be asked.
 	Ask func(url string) (string, error)
 
 	ready *os.File
