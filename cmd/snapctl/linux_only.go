@@ -62,8 +62,8 @@ func (a *app) restoreLazily(context.Context, string, string, engine.ForkOptions,
 	return engine.ErrNeedsLinux
 }
 
-// isKeeper tells whether this process was started to keep a mount.
-func isKeeper(*env) bool { return false }
+// isKeeperProcess tells whether this process was started to keep a mount.
+func isKeeperProcess(*env) bool { return false }
 
 func keep(*env) int { return exitFailed }
 

@@ -83,8 +83,12 @@ fields that show --json prints.`,
 			if args[1] == "" {
 				return usagef(cmd, "mount: DIR is empty")
 			}
-			if keeper := a.startedToTakeOver(); keeper != nil {
-				return a.takeOver(cmd.Context(), keeper)
+			handed, err := receiveHanded(a.getenv)
+			if err != nil {
+				return err
+			}
+			if handed != nil {
+				return a.takeOver(cmd.Context(), handed)
 			}
 			parent, err := background.Inherit(a.getenv)
 			if err != nil {
@@ -152,8 +156,8 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 			err = parent.Detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
-			key := repo.Key()
-			a.keepMount(m, func() (*keeperOf, error) { return startKeeper(args, key, m.Dir) }, args, key)
+			kept := &server{args: args, key: repo.Key(), dir: m.Dir, tell: a.ui.Console.Line}
+			kept.keep(m)
 		}
 		if err == nil {
 			err = parent.Release()

@@ -51,7 +51,7 @@ func run(e *env, args []string) int {
 	// A reader that goes away is an error of the write that found out, not the
 	// death of a create in the middle because nobody reads its progress.
 	signal.Ignore(syscall.SIGPIPE)
-	if isKeeper(e) {
+	if isKeeperProcess(e) {
 		return keep(e)
 	}
 	tuneMemory()

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/remote"
+)
+
+// isKeeperProcess tells whether this process was started to keep a mount.
+func isKeeperProcess(e *env) bool { return isKeeper(e.getenv) }
+
+// keep is the whole of such a process.
+func keep(e *env) int {
+	if runKeeper(e.stderr) != nil { // which it has said
+		return exitFailed
+	}
+	return exitDone
+}
+
+// serverArgs are the arguments of a server that takes over: those of a mount
+// command that would mount the same. Its working directory is another.
+func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, error) {
+	location, _, err := a.location()
+	if err != nil {
+		return nil, err
+	}
+	url, err := remote.ParseURL(location)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := remote.Abs(repo.CacheDir())
+	if err != nil {
+		return nil, err
+	}
+	state, err := remote.Abs(a.state())
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"mount", "--repo", url.String(), "--cache-dir", cache, "--state-dir", state}
+	if a.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
+	}
+	if a.ui.Quiet {
+		args = append(args, "--quiet")
+	}
+	if a.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", a.verbose))
+	}
+	return append(args, "--", m.Snapshot.ID.String(), m.Dir), nil
+}
+
+// takeOver serves what a server has served that died.
+func (a *app) takeOver(ctx context.Context, handed *handed) error {
+	a.secrets.Key = handed.key
+	repo, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.closeRepo(repo)
+	tuneServer()
+	m, err := repo.TakeOver(ctx, handed.handover, a.told(engine.MountOptions{}))
+	if err != nil {
+		return err
+	}
+	a.ui.Console.Line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
+	handed.keep(m, m.Dir, a.ui.Console.Line)
+	return a.untilEnded(ctx, m)
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/fusefs"
+)
+
+// takeOverEnv is set for a server that follows one that died: the descriptor of the socket.
+const takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD"
+
+// A keptMount is a mount that this process serves. *engine.Mount is one.
+type keptMount interface {
+	// KeepWith is that of *engine.Mount: it has a keeper keep the mount.
+	KeepWith(engine.Keeper) error
+	// ServerEnded is closed when this process does not serve it any more.
+	ServerEnded() <-chan struct{}
+}
+
+// A server is this process, which serves a mount that is to outlive it.
+type server struct {
+	args []string   // of this program, as one that takes over
+	key  *chunk.Key // of an encrypted repository; else nil
+	dir  string     // a mount point, for lists of processes
+	tell func(string)
+}
+
+// keep has a mount kept as long as this process serves it: by a keeper that it starts, and
+// by another whenever there is none any more. That there is no keeper is no reason to end:
+// then the mount dies with this process.
+func (s *server) keep(m keptMount) { s.keepBy(m, s.startKeeper) }
+
+// keepBy is keep with a keeper that first gives.
+func (s *server) keepBy(m keptMount, first func() (*keeperOf, error)) {
+	k, err := keptBy(m, first)
+	if errors.Is(err, fusefs.ErrNoTakeOver) {
+		return // which snapctl mounts says
+	}
+	go s.watch(m, k, err)
+}
+
+func (s *server) startKeeper() (*keeperOf, error) { return startKeeper(s.args, s.key, s.dir) }
+
+// keptBy has a keeper that start gives keep a mount.
+func keptBy(m keptMount, start func() (*keeperOf, error)) (*keeperOf, error) {
+	k, err := start()
+	if err != nil {
+		return nil, err
+	}
+	if err := m.KeepWith(k); err != nil {
+		k.Release()
+		return nil, err
+	}
+	return k, nil
+}
+
+// watch replaces the keeper of a mount whenever it dies, as long as this process
+// serves it: the first at once, and one that dies again and again, or cannot be started,
+// more and more slowly. It does not give up: perhaps the machine has no memory left, and
+// will have some. k is the first, nil if err says why there is none.
+func (s *server) watch(m keptMount, k *keeperOf, err error) {
+	var wait time.Duration
+	for {
+		if err == nil {
+			began := time.Now()
+			select {
+			case <-k.gone:
+			case <-m.ServerEnded():
+				return
+			}
+			if k.released.Load() {
+				return
+			}
+			err = fmt.Errorf("its keeper (process %d) has died", k.pid)
+			if time.Since(began) > longEnough {
+				wait = 0
+			}
+		}
+		s.tell(fmt.Sprintf("%s warning: nobody restarts this process if it dies: %v", time.Now().Format(time.RFC3339), err))
+		select {
+		case <-m.ServerEnded():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(max(firstDelay, 2*wait), longEnough)
+		if k, err = keptBy(m, s.startKeeper); errors.Is(err, engine.ErrServerEnds) {
+			return
+		}
+		if err == nil {
+			s.tell(fmt.Sprintf("%s process %d is its keeper now", time.Now().Format(time.RFC3339), k.pid))
+		}
+	}
+}
+
+// takesOver tells whether this process was started to take over a mount.
+func takesOver(getenv func(string) string) bool { return getenv(takeOverEnv) != "" }
+
+// A handed is what a keeper hands to the process that is to take over from a server which
+// died.
+type handed struct {
+	key      *chunk.Key // of an encrypted repository; else nil
+	handover *engine.Handover
+
+	args []string
+	conn *net.UnixConn // to the keeper
+}
+
+// receiveHanded gives what the keeper hands over that started this process, nil if none did.
+func receiveHanded(getenv func(string) string) (*handed, error) {
+	fd, err := strconv.Atoi(getenv(takeOverEnv))
+	if err != nil {
+		return nil, nil
+	}
+	os.Unsetenv(takeOverEnv)
+	unix.CloseOnExec(fd)
+	conn, err := unixConn(os.NewFile(uintptr(fd), "keeper"))
+	if err != nil {
+		return nil, err
+	}
+	received, err := receive(conn)
+	if err != nil {
+		return nil, fmt.Errorf("mount: from the keeper: %w", err)
+	}
+	var message keepMessage
+	if err := json.Unmarshal(received.data, &message); err != nil {
+		return nil, fmt.Errorf("mount: from the keeper: %w", err)
+	}
+	return &handed{
+		key: message.Key, handover: &engine.Handover{State: message.State, Files: received.files},
+		args: message.Args, conn: conn,
+	}, nil
+}
+
+// keep is server.keep, by the keeper that handed this over, if it still lives. dir is a mount
+// point, for lists of processes.
+func (h *handed) keep(m keptMount, dir string, tell func(string)) {
+	s := &server{args: h.args, key: h.key, dir: dir, tell: tell}
+	s.keepBy(m, func() (*keeperOf, error) { return keeperBehind(h.conn, h.args, h.key) })
+}
+
+// keeperBehind is the keeper that started this process, if it still lives.
+func keeperBehind(conn *net.UnixConn, args []string, key *chunk.Key) (*keeperOf, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, peerErr); err != nil {
+		return nil, err
+	}
+	k, err := newKeeperOf(conn, int(peer.Pid), args, key)
+	if err != nil {
+		return nil, err
+	}
+	if os.Getppid() != int(peer.Pid) { // else it is that process, and not another with its number
+		conn.Close()
+		return nil, errors.New("the keeper has died")
+	}
+	k.ready.Store(true)
+	return k, nil
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/chunk"
+)
+
+// A keeper is a small process beside one that serves a mount in the background. It
+// holds copies of the server's descriptors, above all of /dev/fuse: so the kernel
+// does not end the mount when the server dies, and readers wait. The keeper then
+// starts another server, which takes over (engine.Repository.TakeOver).
+//
+// The server starts the keeper, when it serves, which costs the mount nothing but
+// that; the servers that follow are children of the keeper. A server whose keeper dies
+// starts another (Server.watch): so the two watch each other. They talk through a
+// socket, of which each side sees that the other is gone:
+//
+//	r  the first keeper is ready for signals
+//	k  message and descriptors: what the next server needs, from the server and to it
+//	e  the server is about to end, and is not to be replaced
+//
+// What is on its way through the socket is not lost when a process dies.
+//
+// This is the same program, so that a server that takes over speaks to the kernel
+// as the first one did, also if the file of the program was replaced meanwhile.
+const (
+	msgReady = 'r'
+	msgKeep  = 'k'
+	msgEnd   = 'e'
+
+	maxMessage = 64 << 10
+	maxPassed  = 128 // descriptors
+)
+
+// keepMessage is what comes with a k.
+type keepMessage struct {
+	Args  []string   `json:"args"`          // that make this program a server which takes over
+	Key   *chunk.Key `json:"key,omitempty"` // of an encrypted repository
+	State []byte     `json:"state"`         // engine.Handover
+}
+
+// received is a message with its descriptors.
+type received struct {
+	kind  byte
+	data  []byte
+	files []*os.File
+}
+
+func socketPair() (*net.UnixConn, *os.File, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "socket")
+	conn, err := unixConn(os.NewFile(uintptr(pair[0]), "socket"))
+	if err != nil {
+		theirs.Close()
+	}
+	return conn, theirs, err
+}
+
+// unixConn is a socket, whose file it closes.
+func unixConn(f *os.File) (*net.UnixConn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, errors.New("not a socket of this machine")
+	}
+	return u, nil
+}
+
+// sendPatience is how long a message may take: the other side may be stopped.
+const sendPatience = time.Second
+
+func send(c *net.UnixConn, kind byte, data []byte, files []*os.File) error {
+	var fds []int
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	c.SetWriteDeadline(time.Now().Add(sendPatience))
+	_, _, err := c.WriteMsgUnix(append([]byte{kind}, data...), rights, nil)
+	return err
+}
+
+func receive(c *net.UnixConn) (received, error) {
+	b, control := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxPassed))
+	n, rights, flags, _, err := c.ReadMsgUnix(b, control)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return received{}, err
+	}
+	m := received{kind: b[0], data: append([]byte(nil), b[1:n]...)}
+	messages, err := unix.ParseSocketControlMessage(control[:rights])
+	for i := range messages {
+		fds, _ := unix.ParseUnixRights(&messages[i])
+		for _, fd := range fds {
+			m.files = append(m.files, os.NewFile(uintptr(fd), "kept"))
+		}
+	}
+	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = fmt.Errorf("a message of more than %d bytes", maxMessage)
+	}
+	if err != nil {
+		for _, f := range m.files {
+			f.Close()
+		}
+		return received{}, err
+	}
+	return m, nil
+}
