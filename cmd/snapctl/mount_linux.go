@@ -17,6 +17,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/keeper"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
@@ -83,7 +84,7 @@ fields that show --json prints.`,
 			if args[1] == "" {
 				return usagef(cmd, "mount: DIR is empty")
 			}
-			handed, err := receiveHanded(a.getenv)
+			handed, err := keeper.Inherit(a.getenv)
 			if err != nil {
 				return err
 			}
@@ -156,8 +157,8 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 			err = parent.Detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
-			kept := &server{args: args, key: repo.Key(), dir: m.Dir, tell: a.ui.Console.Line}
-			kept.keep(m)
+			kept := &keeper.Server{Args: args, Key: repo.Key(), Dir: m.Dir, Tell: a.ui.Console.Line}
+			kept.Keep(m)
 		}
 		if err == nil {
 			err = parent.Release()

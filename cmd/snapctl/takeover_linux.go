@@ -8,16 +8,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/keeper"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
 
 // isKeeperProcess tells whether this process was started to keep a mount.
-func isKeeperProcess(e *env) bool { return isKeeper(e.getenv) }
+func isKeeperProcess(e *env) bool { return keeper.Started(e.getenv) }
+
+// takesOver tells whether this process was started to take over a mount.
+func takesOver(getenv func(string) string) bool { return keeper.TakesOver(getenv) }
 
 // keep is the whole of such a process.
 func keep(e *env) int {
-	if runKeeper(e.stderr) != nil { // which it has said
+	if keeper.Run(e.stderr) != nil { // which it has said
 		return exitFailed
 	}
 	return exitDone
@@ -56,19 +60,19 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 }
 
 // takeOver serves what a server has served that died.
-func (a *app) takeOver(ctx context.Context, handed *handed) error {
-	a.secrets.Key = handed.key
+func (a *app) takeOver(ctx context.Context, handed *keeper.Handed) error {
+	a.secrets.Key = handed.Key
 	repo, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer a.closeRepo(repo)
 	tuneServer()
-	m, err := repo.TakeOver(ctx, handed.handover, a.told(engine.MountOptions{}))
+	m, err := repo.TakeOver(ctx, handed.Handover, a.told(engine.MountOptions{}))
 	if err != nil {
 		return err
 	}
 	a.ui.Console.Line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
-	handed.keep(m, m.Dir, a.ui.Console.Line)
+	handed.Keep(m, m.Dir, a.ui.Console.Line)
 	return a.untilEnded(ctx, m)
 }

@@ -1,4 +1,4 @@
-package main
+package keeper
 
 import (
 	"encoding/json"
@@ -19,8 +19,8 @@ import (
 // takeOverEnv is set for a server that follows one that died: the descriptor of the socket.
 const takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD"
 
-// A keptMount is a mount that this process serves. *engine.Mount is one.
-type keptMount interface {
+// A Mount is a mount that this process serves. *engine.Mount is one.
+type Mount interface {
 	// KeepWith is that of *engine.Mount: it has a keeper keep the mount.
 	KeepWith(engine.Keeper) error
 	// ServerEnded is closed when this process does not serve it any more.
@@ -28,20 +28,20 @@ type keptMount interface {
 }
 
 // A server is this process, which serves a mount that is to outlive it.
-type server struct {
-	args []string   // of this program, as one that takes over
-	key  *chunk.Key // of an encrypted repository; else nil
-	dir  string     // a mount point, for lists of processes
-	tell func(string)
+type Server struct {
+	Args []string   // of this program, as one that takes over
+	Key  *chunk.Key // of an encrypted repository; else nil
+	Dir  string     // a mount point, for lists of processes
+	Tell func(string)
 }
 
-// keep has a mount kept as long as this process serves it: by a keeper that it starts, and
+// Keep has a mount kept as long as this process serves it: by a keeper that it starts, and
 // by another whenever there is none any more. That there is no keeper is no reason to end:
 // then the mount dies with this process.
-func (s *server) keep(m keptMount) { s.keepBy(m, s.startKeeper) }
+func (s *Server) Keep(m Mount) { s.keepBy(m, s.startKeeper) }
 
 // keepBy is keep with a keeper that first gives.
-func (s *server) keepBy(m keptMount, first func() (*keeperOf, error)) {
+func (s *Server) keepBy(m Mount, first func() (*keeperOf, error)) {
 	k, err := keptBy(m, first)
 	if errors.Is(err, fusefs.ErrNoTakeOver) {
 		return // which snapctl mounts says
@@ -49,10 +49,10 @@ func (s *server) keepBy(m keptMount, first func() (*keeperOf, error)) {
 	go s.watch(m, k, err)
 }
 
-func (s *server) startKeeper() (*keeperOf, error) { return startKeeper(s.args, s.key, s.dir) }
+func (s *Server) startKeeper() (*keeperOf, error) { return startKeeper(s.Args, s.Key, s.Dir) }
 
 // keptBy has a keeper that start gives keep a mount.
-func keptBy(m keptMount, start func() (*keeperOf, error)) (*keeperOf, error) {
+func keptBy(m Mount, start func() (*keeperOf, error)) (*keeperOf, error) {
 	k, err := start()
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func keptBy(m keptMount, start func() (*keeperOf, error)) (*keeperOf, error) {
 // serves it: the first at once, and one that dies again and again, or cannot be started,
 // more and more slowly. It does not give up: perhaps the machine has no memory left, and
 // will have some. k is the first, nil if err says why there is none.
-func (s *server) watch(m keptMount, k *keeperOf, err error) {
+func (s *Server) watch(m Mount, k *keeperOf, err error) {
 	var wait time.Duration
 	for {
 		if err == nil {
@@ -86,7 +86,7 @@ func (s *server) watch(m keptMount, k *keeperOf, err error) {
 				wait = 0
 			}
 		}
-		s.tell(fmt.Sprintf("%s warning: nobody restarts this process if it dies: %v", time.Now().Format(time.RFC3339), err))
+		s.Tell(fmt.Sprintf("%s warning: nobody restarts this process if it dies: %v", time.Now().Format(time.RFC3339), err))
 		select {
 		case <-m.ServerEnded():
 			return
@@ -97,26 +97,26 @@ func (s *server) watch(m keptMount, k *keeperOf, err error) {
 			return
 		}
 		if err == nil {
-			s.tell(fmt.Sprintf("%s process %d is its keeper now", time.Now().Format(time.RFC3339), k.pid))
+			s.Tell(fmt.Sprintf("%s process %d is its keeper now", time.Now().Format(time.RFC3339), k.pid))
 		}
 	}
 }
 
-// takesOver tells whether this process was started to take over a mount.
-func takesOver(getenv func(string) string) bool { return getenv(takeOverEnv) != "" }
+// TakesOver tells whether this process was started to take over a mount.
+func TakesOver(getenv func(string) string) bool { return getenv(takeOverEnv) != "" }
 
 // A handed is what a keeper hands to the process that is to take over from a server which
 // died.
-type handed struct {
-	key      *chunk.Key // of an encrypted repository; else nil
-	handover *engine.Handover
+type Handed struct {
+	Key      *chunk.Key // of an encrypted repository; else nil
+	Handover *engine.Handover
 
 	args []string
 	conn *net.UnixConn // to the keeper
 }
 
-// receiveHanded gives what the keeper hands over that started this process, nil if none did.
-func receiveHanded(getenv func(string) string) (*handed, error) {
+// Inherit gives what the keeper hands over that started this process, nil if none did.
+func Inherit(getenv func(string) string) (*Handed, error) {
 	fd, err := strconv.Atoi(getenv(takeOverEnv))
 	if err != nil {
 		return nil, nil
@@ -135,17 +135,17 @@ func receiveHanded(getenv func(string) string) (*handed, error) {
 	if err := json.Unmarshal(received.data, &message); err != nil {
 		return nil, fmt.Errorf("mount: from the keeper: %w", err)
 	}
-	return &handed{
-		key: message.Key, handover: &engine.Handover{State: message.State, Files: received.files},
+	return &Handed{
+		Key: message.Key, Handover: &engine.Handover{State: message.State, Files: received.files},
 		args: message.Args, conn: conn,
 	}, nil
 }
 
-// keep is server.keep, by the keeper that handed this over, if it still lives. dir is a mount
+// Keep is server.keep, by the keeper that handed this over, if it still lives. dir is a mount
 // point, for lists of processes.
-func (h *handed) keep(m keptMount, dir string, tell func(string)) {
-	s := &server{args: h.args, key: h.key, dir: dir, tell: tell}
-	s.keepBy(m, func() (*keeperOf, error) { return keeperBehind(h.conn, h.args, h.key) })
+func (h *Handed) Keep(m Mount, dir string, tell func(string)) {
+	s := &Server{Args: h.args, Key: h.Key, Dir: dir, Tell: tell}
+	s.keepBy(m, func() (*keeperOf, error) { return keeperBehind(h.conn, h.args, h.Key) })
 }
 
 // keeperBehind is the keeper that started this process, if it still lives.

@@ -1,4 +1,4 @@
-package main
+package keeper
 
 import (
 	"encoding/json"
@@ -22,7 +22,7 @@ const keeperEnv = "SNAPCTL_MOUNT_KEEPER"
 // A server that dies again and again will go on doing so: perhaps because of one
 // request. Then the mount is to die too, so that readers get errors.
 const (
-	maxDeaths  = 5
+	MaxDeaths  = 5
 	longEnough = time.Minute // that a server has lived for its death to be the first
 	firstDelay = 100 * time.Millisecond
 )
@@ -39,12 +39,12 @@ type keeping struct {
 	signals chan os.Signal
 }
 
-// isKeeper tells whether this process was started to be a keeper.
-func isKeeper(getenv func(string) string) bool { return getenv(keeperEnv) != "" }
+// Started tells whether this process was started to be a keeper.
+func Started(getenv func(string) string) bool { return getenv(keeperEnv) != "" }
 
-// runKeeper is the whole keeper process, which logs to log. Descriptor 3 is the socket, and 4
+// Run is the whole keeper process, which logs to log. Descriptor 3 is the socket, and 4
 // the server.
-func runKeeper(log io.Writer) error {
+func Run(log io.Writer) error {
 	os.Unsetenv(keeperEnv)
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
@@ -158,7 +158,7 @@ func (k *keeping) replace(s *served) *served {
 		if k.deaths++; time.Since(s.since) > longEnough {
 			k.deaths = 1
 		}
-		if k.deaths >= maxDeaths {
+		if k.deaths >= MaxDeaths {
 			k.say("the server %s, the %dth time in a row; giving up: the mount is dead", s.how, k.deaths)
 			return nil
 		}
