@@ -27,11 +27,13 @@ type Mount interface {
 	ServerEnded() <-chan struct{}
 }
 
-// A server is this process, which serves a mount that is to outlive it.
+// A Server is this process, which serves a mount that is to outlive it.
 type Server struct {
 	Args []string   // of this program, as one that takes over
 	Key  *chunk.Key // of an encrypted repository; else nil
 	Dir  string     // a mount point, for lists of processes
+	// Tell tells people that a keeper has died, and which is the next. It is called by
+	// another goroutine.
 	Tell func(string)
 }
 
@@ -40,7 +42,7 @@ type Server struct {
 // then the mount dies with this process.
 func (s *Server) Keep(m Mount) { s.keepBy(m, s.startKeeper) }
 
-// keepBy is keep with a keeper that first gives.
+// keepBy is Keep with a keeper that first gives.
 func (s *Server) keepBy(m Mount, first func() (*keeperOf, error)) {
 	k, err := keptBy(m, first)
 	if errors.Is(err, fusefs.ErrNoTakeOver) {
@@ -105,11 +107,11 @@ func (s *Server) watch(m Mount, k *keeperOf, err error) {
 // TakesOver tells whether this process was started to take over a mount.
 func TakesOver(getenv func(string) string) bool { return getenv(takeOverEnv) != "" }
 
-// A handed is what a keeper hands to the process that is to take over from a server which
+// A Handed is what a keeper hands to the process that is to take over from a server which
 // died.
 type Handed struct {
-	Key      *chunk.Key // of an encrypted repository; else nil
-	Handover *engine.Handover
+	Key      *chunk.Key       // of an encrypted repository; else nil
+	Handover *engine.Handover // for engine.Repository.TakeOver
 
 	args []string
 	conn *net.UnixConn // to the keeper
@@ -141,7 +143,7 @@ func Inherit(getenv func(string) string) (*Handed, error) {
 	}, nil
 }
 
-// Keep is server.keep, by the keeper that handed this over, if it still lives. dir is a mount
+// Keep is Server.Keep, by the keeper that handed this over, if it still lives. dir is a mount
 // point, for lists of processes.
 func (h *Handed) Keep(m Mount, dir string, tell func(string)) {
 	s := &Server{Args: h.args, Key: h.Key, Dir: dir, Tell: tell}
