@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/doctor"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
@@ -32,8 +33,8 @@ With --json, prints an array of objects: name, state, text, hint.`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if inDoctorNamespace(a.getenv) {
-				return a.ui.PrintJSON(tryNamespace(cmd.Context(), a.state()))
+			if doctor.InNamespace(a.getenv) {
+				return a.ui.PrintJSON(doctor.TryNamespace(cmd.Context(), a.state()))
 			}
 			return a.doctor(cmd.Context())
 		},
@@ -41,12 +42,12 @@ With --json, prints an array of objects: name, state, text, hint.`,
 }
 
 func (a *app) doctor(ctx context.Context) error {
-	m := &machine{stateDir: a.state(), cacheDir: a.cacheFolder(), log: a.logger(), repository: a.repositoryCheck}
-	checks := m.checks(ctx)
+	m := &doctor.Machine{StateDir: a.state(), CacheDir: a.cacheFolder(), Log: a.logger(), Repository: a.repositoryCheck}
+	checks := m.Checks(ctx)
 	failed := 0
 	var b strings.Builder
 	for _, c := range checks {
-		if c.State == checkFailed {
+		if c.State == doctor.Failed {
 			failed++
 		}
 		fmt.Fprintf(&b, "%-8s%s: %s\n", c.State, c.Name, ui.Printable(c.Text))
@@ -78,8 +79,8 @@ func (a *app) cacheFolder() string {
 }
 
 // repositoryCheck tries to open the repository.
-func (a *app) repositoryCheck(ctx context.Context) check {
-	c := check{Name: "repository", State: checkOK}
+func (a *app) repositoryCheck(ctx context.Context) doctor.Check {
+	c := doctor.Check{Name: "repository", State: doctor.OK}
 	began := time.Now()
 	repo, err := a.open(ctx)
 	switch {
@@ -88,9 +89,9 @@ func (a *app) repositoryCheck(ctx context.Context) check {
 		c.Text = "there is none yet; the first create makes " + location
 		return c
 	case err != nil:
-		c.State, c.Text, c.Hint = checkFailed, err.Error(), hintFor(err)
+		c.State, c.Text, c.Hint = doctor.Failed, err.Error(), hintFor(err)
 		if errors.Is(err, context.DeadlineExceeded) {
-			c.Text = fmt.Sprintf("no answer within %s: %v", patience, err)
+			c.Text = fmt.Sprintf("no answer within %s: %v", doctor.Patience, err)
 		}
 		return c
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/doctor"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/keeper"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
@@ -194,7 +195,7 @@ func (a *app) mountHint(err error, folder string) error {
 		return &hintError{err: err, hint: "make it first: mkdir -p " + ui.ShellQuote(folder)}
 	}
 	if errors.Is(err, fusefs.ErrNoMtab) {
-		return &hintError{err: err, hint: mtabHint}
+		return &hintError{err: err, hint: doctor.MtabHint}
 	}
 	if engine.TryMount(a.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/doctor"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 )
@@ -70,7 +71,7 @@ func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOption
 		err = inUse(err, path, "--force detaches it")
 	}
 	if errors.Is(err, fusefs.ErrNoMtab) {
-		err = &hintError{err: err, hint: mtabHint}
+		err = &hintError{err: err, hint: doctor.MtabHint}
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 )
 
 // A check is something that doctor has tried.
-type check struct {
+type Check struct {
 	Name  string `json:"name"`
 	State string `json:"state"` // ok, warning or failed
 	Text  string `json:"text"`
@@ -31,62 +31,62 @@ type check struct {
 }
 
 const (
-	checkOK      = "ok"
-	checkWarning = "warning" // something goes less well, or not at all, and the rest does
-	checkFailed  = "failed"  // nothing goes
+	OK      = "ok"
+	Warning = "warning" // something goes less well, or not at all, and the rest does
+	Failed  = "failed"  // nothing goes
 )
 
-// inDoctorNamespace reports whether this process was started to try a user namespace.
-func inDoctorNamespace(getenv func(string) string) bool { return getenv(doctorEnv) != "" }
+// InNamespace reports whether this process was started to try a user namespace.
+func InNamespace(getenv func(string) string) bool { return getenv(namespaceEnv) != "" }
 
-// doctorEnv says that this process is doctor's, in a user namespace.
-const doctorEnv = "SNAPCTL_DOCTOR_NAMESPACE"
+// namespaceEnv says that this process is doctor's, in a user namespace.
+const namespaceEnv = "SNAPCTL_DOCTOR_NAMESPACE"
 
-// patience bounds how long doctor waits for one answer.
-const patience = 10 * time.Second
+// Patience bounds how long doctor waits for one answer.
+const Patience = 10 * time.Second
 
 // A machine is what doctor tries.
-type machine struct {
-	stateDir, cacheDir string
-	log                *slog.Logger
+type Machine struct {
+	StateDir, CacheDir string
+	Log                *slog.Logger
 	// repository tries the repository. It gives up when its context ends.
-	repository func(context.Context) check
+	Repository func(context.Context) Check
 }
 
-// checks tries everything, in a place of its own, and removes what killed commands left.
-func (m *machine) checks(ctx context.Context) []check {
-	checks := []check{kernelCheck(), userCheck()}
-	if err := os.MkdirAll(m.stateDir, 0o700); err != nil {
-		m.log.Info("state folder", "err", err) // which is said below
+// Checks tries everything, in a place of its own, and removes what killed commands left.
+func (m *Machine) Checks(ctx context.Context) []Check {
+	checks := []Check{kernelCheck(), userCheck()}
+	if err := os.MkdirAll(m.StateDir, 0o700); err != nil {
+		m.Log.Info("state folder", "err", err) // which is said below
 	}
-	swept := sweepCheck(engine.Sweep(ctx, m.stateDir))
+	swept := sweepCheck(engine.Sweep(ctx, m.StateDir))
 	fuse, namespace := m.fuseCheck(), m.namespaceCheck(ctx)
 	checks = append(checks, fuse)
-	checks = append(checks, m.forkChecks(ctx, fuse.State == checkOK, namespace.State == checkOK)...)
+	checks = append(checks, m.forkChecks(ctx, fuse.State == OK, namespace.State == OK)...)
 	checks = append(checks,
 		namespace,
 		programCheck(ctx, "fusermount3", fusefs.Helper(), "users other than root mount by means of it: install the package fuse3", "--version"),
 		programCheck(ctx, "fuse-overlayfs", lookPath("fuse-overlayfs"), "users other than root fork by means of it: install the package fuse-overlayfs", "--version"),
 		memoryCheck(),
-		folderCheck("cache folder", m.cacheDir, "--cache-dir or SNAPCTL_CACHE_DIR names another"),
-		folderCheck("state folder", m.stateDir, "--state-dir or SNAPCTL_STATE_DIR names another"),
+		folderCheck("cache folder", m.CacheDir, "--cache-dir or SNAPCTL_CACHE_DIR names another"),
+		folderCheck("state folder", m.StateDir, "--state-dir or SNAPCTL_STATE_DIR names another"),
 		m.repositoryCheck(ctx), swept)
-	checks = append(checks, movedChecks(engine.MovedForks(m.stateDir))...)
+	checks = append(checks, movedChecks(engine.MovedForks(m.StateDir))...)
 	return checks
 }
 
 // repositoryCheck is whether the repository answers in time.
-func (m *machine) repositoryCheck(ctx context.Context) check {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (m *Machine) repositoryCheck(ctx context.Context) Check {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	return m.repository(ctx)
+	return m.Repository(ctx)
 }
 
-func kernelCheck() check {
-	c := check{Name: "kernel", State: checkOK}
+func kernelCheck() Check {
+	c := Check{Name: "kernel", State: OK}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return check{c.Name, checkWarning, err.Error(), ""}
+		return Check{c.Name, Warning, err.Error(), ""}
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	c.Text = "Linux " + release
@@ -95,15 +95,15 @@ func kernelCheck() check {
 	newer := func(a, b int) bool { return major > a || major == a && minor >= b }
 	switch {
 	case !newer(5, 12):
-		c.State, c.Hint = checkWarning, "5.12 or newer lets mounts of a snapshot share one page cache, and forks work"
+		c.State, c.Hint = Warning, "5.12 or newer lets mounts of a snapshot share one page cache, and forks work"
 	case !newer(6, 9):
-		c.State, c.Hint = checkWarning, "6.9 or newer lets a mount outlive the death of its process"
+		c.State, c.Hint = Warning, "6.9 or newer lets a mount outlive the death of its process"
 	}
 	return c
 }
 
-func userCheck() check {
-	c := check{Name: "user", State: checkOK, Text: fmt.Sprintf("user %d", os.Geteuid())}
+func userCheck() Check {
+	c := Check{Name: "user", State: OK, Text: fmt.Sprintf("user %d", os.Geteuid())}
 	var data [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	admin := unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
@@ -113,7 +113,7 @@ func userCheck() check {
 	case os.Geteuid() == 0 && admin:
 		c.Text = "root"
 	case os.Geteuid() == 0:
-		c.State, c.Text = checkWarning, "root without CAP_SYS_ADMIN, as in most containers"
+		c.State, c.Text = Warning, "root without CAP_SYS_ADMIN, as in most containers"
 		c.Hint = "mounts need it, or fusermount3: docker run --cap-add SYS_ADMIN --device /dev/fuse"
 	default:
 		c.Text = fmt.Sprintf("user %d, not root", os.Geteuid())
@@ -127,21 +127,21 @@ func inUserNamespace() bool {
 	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
 }
 
-// mtabHint is what to do about fusefs.ErrNoMtab.
-const mtabHint = "make it, as root: ln -s /proc/self/mounts /etc/mtab"
+// MtabHint is what to do about fusefs.ErrNoMtab.
+const MtabHint = "make it, as root: ln -s /proc/self/mounts /etc/mtab"
 
-func (m *machine) fuseCheck() check {
-	c := check{Name: "FUSE", State: checkOK, Text: "mounts work"}
-	err := engine.TryMount(m.stateDir)
+func (m *Machine) fuseCheck() Check {
+	c := Check{Name: "FUSE", State: OK, Text: "mounts work"}
+	err := engine.TryMount(m.StateDir)
 	if err == nil {
 		return c
 	}
-	c.State, c.Text = checkWarning, err.Error()+"; mount does not work, and fork makes copies"
+	c.State, c.Text = Warning, err.Error()+"; mount does not work, and fork makes copies"
 	switch {
 	case errors.Is(err, fusefs.ErrNoHelper):
 		c.Hint = "install the package fuse3"
 	case errors.Is(err, fusefs.ErrNoMtab):
-		c.Hint = mtabHint
+		c.Hint = MtabHint
 	case errors.Is(err, os.ErrNotExist):
 		c.Hint = "there must be a /dev/fuse: modprobe fuse, or for a container --device /dev/fuse"
 	case errors.Is(unix.Access("/dev/fuse", unix.R_OK|unix.W_OK), unix.EACCES):
@@ -154,45 +154,45 @@ func (m *machine) fuseCheck() check {
 
 // forkChecks tries modes of forks, and says which one fork would choose. fuse and
 // namespace say whether mounts work, and whether they and forks do in a user namespace.
-func (m *machine) forkChecks(ctx context.Context, fuse, namespace bool) []check {
-	var checks []check
+func (m *Machine) forkChecks(ctx context.Context, fuse, namespace bool) []Check {
+	var checks []Check
 	chosen := engine.ForkRestore
 	for _, mode := range []engine.ForkMode{engine.ForkFuse, engine.ForkUserOverlay, engine.ForkOverlay} {
-		c := check{Name: "forks, " + string(mode), State: checkOK, Text: "works"}
-		if err := engine.TryFork(ctx, m.stateDir, mode); err != nil {
-			c.State, c.Text = checkWarning, "does not work here: "+err.Error()
+		c := Check{Name: "forks, " + string(mode), State: OK, Text: "works"}
+		if err := engine.TryFork(ctx, m.StateDir, mode); err != nil {
+			c.State, c.Text = Warning, "does not work here: "+err.Error()
 		} else if fuse {
 			chosen = mode
 		}
-		checks = append([]check{c}, checks...)
+		checks = append([]Check{c}, checks...)
 	}
-	c := check{Name: "forks", State: checkOK, Text: "mode " + string(chosen)}
+	c := Check{Name: "forks", State: OK, Text: "mode " + string(chosen)}
 	if chosen == engine.ForkRestore {
-		c.State, c.Text = checkWarning, "mode restore: each fork is a whole copy"
+		c.State, c.Text = Warning, "mode restore: each fork is a whole copy"
 		c.Hint = "run as root, or install the packages fuse3 and fuse-overlayfs"
 		if namespace {
 			c.Hint = "they work in a user namespace: unshare --user --map-root-user --mount snapctl fork ..."
 		}
 	} else {
 		for i := range checks {
-			checks[i].State = checkOK // one is enough
+			checks[i].State = OK // one is enough
 		}
 	}
 	return append(checks, c)
 }
 
 // namespaceCheck tries forks in a user namespace of a process of its own.
-func (m *machine) namespaceCheck(ctx context.Context) check {
-	c := check{Name: "user namespaces"}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (m *Machine) namespaceCheck(ctx context.Context) Check {
+	c := Check{Name: "user namespaces"}
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
-		return check{c.Name, checkWarning, err.Error(), ""}
+		return Check{c.Name, Warning, err.Error(), ""}
 	}
-	cmd := exec.CommandContext(ctx, self, "doctor", "--json", "--state-dir", m.stateDir)
+	cmd := exec.CommandContext(ctx, self, "doctor", "--json", "--state-dir", m.StateDir)
 	cmd.Args[0] = os.Args[0] // by which the program may go
-	cmd.Env = append(os.Environ(), doctorEnv+"=1")
+	cmd.Env = append(os.Environ(), namespaceEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
@@ -203,7 +203,7 @@ func (m *machine) namespaceCheck(ctx context.Context) check {
 		err = json.Unmarshal(out, &c)
 	}
 	if err != nil {
-		return check{c.Name, checkWarning, "cannot be made: " + err.Error(), namespaceHint()}
+		return Check{c.Name, Warning, "cannot be made: " + err.Error(), namespaceHint()}
 	}
 	return c
 }
@@ -223,15 +223,15 @@ func namespaceHint() string {
 	return "a container may have to be started with another seccomp profile"
 }
 
-// tryNamespace is what the process in the user namespace does.
-func tryNamespace(ctx context.Context, stateDir string) check {
-	c := check{Name: "user namespaces", State: checkOK, Text: "mounts and forks work in one"}
+// TryNamespace is what the process in the user namespace does.
+func TryNamespace(ctx context.Context, stateDir string) Check {
+	c := Check{Name: "user namespaces", State: OK, Text: "mounts and forks work in one"}
 	err := engine.TryMount(stateDir)
 	if err == nil {
 		err = engine.TryFork(ctx, stateDir, engine.ForkUserOverlay)
 	}
 	if err != nil {
-		c.State, c.Text = checkWarning, "there are, but in one: "+err.Error()
+		c.State, c.Text = Warning, "there are, but in one: "+err.Error()
 		if errors.Is(err, os.ErrPermission) {
 			c.Hint = "/dev/fuse must be open to its user: chmod 666 /dev/fuse"
 		}
@@ -247,20 +247,20 @@ func lookPath(name string) string {
 	return path
 }
 
-func programCheck(ctx context.Context, name, path, hint string, args ...string) check {
-	c := check{Name: name, State: checkOK}
+func programCheck(ctx context.Context, name, path, hint string, args ...string) Check {
+	c := Check{Name: name, State: OK}
 	if path == "" {
 		c.Text = "not installed"
 		if os.Geteuid() != 0 {
-			c.State, c.Hint = checkWarning, hint
+			c.State, c.Hint = Warning, hint
 		}
 		return c
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
 	if err != nil {
-		return check{name, checkWarning, fmt.Sprintf("%s: %v", path, err), hint}
+		return Check{name, Warning, fmt.Sprintf("%s: %v", path, err), hint}
 	}
 	c.Text = path
 	for line := range strings.Lines(string(out)) {
@@ -273,11 +273,11 @@ func programCheck(ctx context.Context, name, path, hint string, args ...string) 
 	return c
 }
 
-func memoryCheck() check {
-	c := check{Name: "memory", State: checkOK}
+func memoryCheck() Check {
+	c := Check{Name: "memory", State: OK}
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/dev/shm", &fs); err != nil || fs.Type != unix.TMPFS_MAGIC {
-		c.State, c.Text = checkWarning, "/dev/shm is no tmpfs"
+		c.State, c.Text = Warning, "/dev/shm is no tmpfs"
 		c.Hint = "users other than root need one for fork --ephemeral"
 		return c
 	}
@@ -286,8 +286,8 @@ func memoryCheck() check {
 }
 
 // folderCheck tries to write into a folder, which it makes.
-func folderCheck(name, dir, hint string) check {
-	c := check{Name: name, State: checkOK}
+func folderCheck(name, dir, hint string) Check {
+	c := Check{Name: name, State: OK}
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
 		err = engine.CheckPrivate(dir)
@@ -305,7 +305,7 @@ func folderCheck(name, dir, hint string) check {
 		}
 	}
 	if err != nil {
-		return check{name, checkFailed, err.Error(), hint}
+		return Check{name, Failed, err.Error(), hint}
 	}
 	c.Text = dir
 	var fs unix.Statfs_t
@@ -316,13 +316,13 @@ func folderCheck(name, dir, hint string) check {
 }
 
 // sweepCheck tells what processes that were killed had left.
-func sweepCheck(swept []string, err error) check {
-	c := check{Name: "leftovers", State: checkOK, Text: "none"}
+func sweepCheck(swept []string, err error) Check {
+	c := Check{Name: "leftovers", State: OK, Text: "none"}
 	if len(swept) > 0 {
 		c.Text = "removed " + strings.Join(swept, "; ")
 	}
 	if err != nil {
-		c.State, c.Text = checkWarning, err.Error()
+		c.State, c.Text = Warning, err.Error()
 		c.Hint = "it is tried again by the next fork, unfork, umount, resume and doctor"
 	}
 	return c
@@ -330,14 +330,14 @@ func sweepCheck(swept []string, err error) check {
 
 // movedChecks tells of directories that stay as a fork needs them, and which are somewhere
 // else by now.
-func movedChecks(moved []engine.MovedFork, err error) (checks []check) {
+func movedChecks(moved []engine.MovedFork, err error) (checks []Check) {
 	for _, m := range moved {
-		checks = append(checks, check{"fork " + m.Name, checkWarning,
+		checks = append(checks, Check{"fork " + m.Name, Warning,
 			fmt.Sprintf("its directory %s was moved to %s while it was not mounted, and nobody can write to that or remove it", m.Dir, m.Now),
 			fmt.Sprintf("snapctl unfork %s undoes that; snapctl fork --resume %s does too, and makes another directory", m.Name, m.Name)})
 	}
 	if err != nil {
-		checks = append(checks, check{"forks' directories", checkWarning, err.Error(), ""})
+		checks = append(checks, Check{"forks' directories", Warning, err.Error(), ""})
 	}
 	return checks
 }
