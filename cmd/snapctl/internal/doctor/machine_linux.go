@@ -1,3 +1,5 @@
+// Package doctor tries what mounts and forks need of a machine, each for real but in a place
+// of its own, and says what to do about what does not work. Machine.Checks is where to start.
 package doctor
 
 import (
@@ -22,7 +24,7 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// A check is something that doctor has tried.
+// A Check is something that was tried.
 type Check struct {
 	Name  string `json:"name"`
 	State string `json:"state"` // ok, warning or failed
@@ -30,6 +32,7 @@ type Check struct {
 	Hint  string `json:"hint,omitempty"` // what to do
 }
 
+// What State may be.
 const (
 	OK      = "ok"
 	Warning = "warning" // something goes less well, or not at all, and the rest does
@@ -45,11 +48,11 @@ const namespaceEnv = "SNAPCTL_DOCTOR_NAMESPACE"
 // Patience bounds how long doctor waits for one answer.
 const Patience = 10 * time.Second
 
-// A machine is what doctor tries.
+// A Machine is what is tried.
 type Machine struct {
 	StateDir, CacheDir string
 	Log                *slog.Logger
-	// repository tries the repository. It gives up when its context ends.
+	// Repository tries the repository. It gives up when its context ends.
 	Repository func(context.Context) Check
 }
 
