@@ -21,14 +21,14 @@ before it is printed, and an error ends the output.`,
 		Example: `  snapctl cat app:package.json
   snapctl cat app~1:src/main.go | diff - src/main.go`,
 		Args:              takes("REF:PATH..."),
-		ValidArgsFunction: a.completeRefPath,
+		ValidArgsFunction: a.complete.refPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.ui.JSON {
 				return usagef(cmd, "cat: there is no JSON of it")
 			}
 			var all []refPath
 			for _, arg := range args {
-				p, err := a.refPath(cmd, arg)
+				p, err := a.refs.path(cmd, arg)
 				if err != nil {
 					return err
 				}
@@ -43,11 +43,11 @@ before it is printed, and an error ends the output.`,
 }
 
 func (a *app) cat(ctx context.Context, all []refPath) error {
-	repo, err := a.openFor(ctx, all[0].ref)
+	repo, err := a.repos.openFor(ctx, all[0].ref)
 	if err != nil {
 		return about(all[0].ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	open := map[string]*engine.SnapshotFS{}
 	for _, p := range all {
 		s := open[p.ref]

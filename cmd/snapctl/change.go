@@ -14,7 +14,7 @@ import (
 // changeSnapshots is what the commands do that change what is said of snapshots: it
 // changes them and prints their ids. did says what was done to them.
 func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Changes, did string) error {
-	refs, err := a.refs(cmd, args)
+	refs, err := a.refs.all(cmd, args)
 	if err != nil {
 		return err
 	}
@@ -42,10 +42,10 @@ func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Chang
 }
 
 func (a *app) change(ctx context.Context, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
-	repo, err := a.openFor(ctx, refs[0])
+	repo, err := a.repos.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	return repo.Change(ctx, c, refs...)
 }

@@ -47,7 +47,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
   snapctl list --json --tag keep=yes | snapctl copy - --to /mnt/disk/snapshots
   snapctl copy --repo s3://bucket/prefix 0193a5b2-7c1e --to ~/.local/share/snapctl`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if to == "" {
 				return usagef(cmd, "copy: --to is missing")
@@ -58,7 +58,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 			if _, err := remote.ParseURL(to); err != nil {
 				return &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
 			}
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -77,7 +77,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 }
 
 func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
-	from, err := a.openWith(ctx, func(opts *engine.Options) {
+	from, err := a.repos.openWith(ctx, func(opts *engine.Options) {
 		opts.Ref = refs[0]
 		if plain == "from" {
 			secret.Withhold(opts)
@@ -86,8 +86,8 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	if err != nil {
 		return about(refs[0], err)
 	}
-	defer a.closeRepo(from)
-	opts := a.optionsFor(url)
+	defer a.repos.close(from)
+	opts := a.repos.optionsFor(url)
 	if plain == "to" {
 		secret.Withhold(opts)
 	}
@@ -99,7 +99,7 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(to)
+	defer a.repos.close(to)
 
 	p := a.ui.StartProgress()
 	result, err := from.Copy(ctx, to, refs, &engine.CopyOptions{Progress: p})

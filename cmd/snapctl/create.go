@@ -63,11 +63,11 @@ submodules and further work trees go by their own rules. It does not need git.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.TTL = time.Duration(ttl)
 			var err error
-			if opts.Excludes, err = leaveOut.patterns(a.stdin); err != nil {
+			if opts.Excludes, err = leaveOut.patterns(a.env.stdin); err != nil {
 				return err
 			}
 			if opts.Parent != "" {
-				if opts.Parent, err = a.ref(cmd, opts.Parent); err != nil {
+				if opts.Parent, err = a.refs.ref(cmd, opts.Parent); err != nil {
 					return err
 				}
 			}
@@ -85,16 +85,16 @@ submodules and further work trees go by their own rules. It does not need git.`,
 	flags.BoolVar(&opts.OneFileSystem, "one-file-system", false, "leave out what is mounted below DIR")
 	flags.StringVar(&opts.Parent, "parent", "", "take unchanged files from snapshot `REF` (default: the last one of DIR)")
 	noCompletions(cmd, "name", "ttl", "tag", "exclude")
-	mustComplete(cmd, "parent", a.completeRef)
+	mustComplete(cmd, "parent", a.complete.ref)
 	return cmd
 }
 
 func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions) error {
-	repo, err := a.openOrMake(ctx)
+	repo, err := a.repos.openOrMake(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 
 	p := a.ui.StartProgress()
 	opts.Progress = p

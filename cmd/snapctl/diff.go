@@ -52,7 +52,7 @@ in base64.`,
 			if len(args) > 1 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return a.completeRef(cmd, args, typed)
+			return a.complete.ref(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.ui.JSON && opts.namesOnly {
@@ -61,7 +61,7 @@ in base64.`,
 			refs := make([]string, 2)
 			for i := range refs {
 				var err error
-				if refs[i], err = a.ref(cmd, args[i]); err != nil {
+				if refs[i], err = a.refs.ref(cmd, args[i]); err != nil {
 					return err
 				}
 			}
@@ -83,11 +83,11 @@ in base64.`,
 }
 
 func (a *app) diff(ctx context.Context, old, new, path string, opts *diffOptions) error {
-	repo, err := a.openFor(ctx, old)
+	repo, err := a.repos.openFor(ctx, old)
 	if err != nil {
 		return about(old, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	p := listing.NewChanges(a.ui, opts.namesOnly)
 	err = p.Finish(repo.Diff(ctx, old, new, path, &opts.engine, p.Print), nil)
 	if err == nil {

@@ -33,8 +33,8 @@ With --json, prints an array of objects: name, state, text, hint.`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if doctor.InNamespace(a.getenv) {
-				return a.ui.PrintJSON(doctor.TryNamespace(cmd.Context(), a.state()))
+			if doctor.InNamespace(a.env.getenv) {
+				return a.ui.PrintJSON(doctor.TryNamespace(cmd.Context(), a.repos.state()))
 			}
 			return a.doctor(cmd.Context())
 		},
@@ -42,7 +42,7 @@ With --json, prints an array of objects: name, state, text, hint.`,
 }
 
 func (a *app) doctor(ctx context.Context) error {
-	m := &doctor.Machine{StateDir: a.state(), CacheDir: a.cacheFolder(), Log: a.logger(), Repository: a.repositoryCheck}
+	m := &doctor.Machine{StateDir: a.repos.state(), CacheDir: a.cacheFolder(), Log: a.repos.logger(), Repository: a.repositoryCheck}
 	checks := m.Checks(ctx)
 	failed := 0
 	var b strings.Builder
@@ -69,7 +69,7 @@ func (a *app) doctor(ctx context.Context) error {
 
 // cacheFolder is the folder of --cache-dir, or the default.
 func (a *app) cacheFolder() string {
-	if dir := a.engineOptions().CacheDir; dir != "" {
+	if dir := a.repos.options().CacheDir; dir != "" {
 		return dir
 	}
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -82,10 +82,10 @@ func (a *app) cacheFolder() string {
 func (a *app) repositoryCheck(ctx context.Context) doctor.Check {
 	c := doctor.Check{Name: "repository", State: doctor.OK}
 	began := time.Now()
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	switch {
 	case errors.Is(err, errNothingYet):
-		location, _, _ := a.location()
+		location, _, _ := a.repos.location()
 		c.Text = "there is none yet; the first create makes " + location
 		return c
 	case err != nil:
@@ -95,7 +95,7 @@ func (a *app) repositoryCheck(ctx context.Context) doctor.Check {
 		}
 		return c
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	c.Text = fmt.Sprintf("%s answers, in %s", repo.URL(), ui.Round(time.Since(began)))
 	return c
 }

@@ -25,7 +25,7 @@ fails half way, the archive is left without an end, so that tar fails too.`,
   snapctl dump app:dist | zstd >dist.tar.zst
   snapctl dump latest | docker import -`,
 		Args:              takes("REF[:PATH]"),
-		ValidArgsFunction: a.completeFirstRefPath,
+		ValidArgsFunction: a.complete.firstRefPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case a.ui.JSON:
@@ -33,11 +33,11 @@ fails half way, the archive is left without an end, so that tar fails too.`,
 			case a.ui.Out.Terminal():
 				return usagef(cmd, "dump: standard output is a terminal")
 			}
-			p, err := a.refPath(cmd, args[0])
+			p, err := a.refs.path(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
+			return a.repos.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
 				return s.Dump(a.ui.Out, p.path)
 			})
 		},

@@ -33,7 +33,7 @@ collection has removed the snapshot.`,
   snapctl extend 0193a5b2-7c1e --until 2027-01-31
   snapctl list --json --tag release=yes | snapctl extend - --ttl 52w`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := expiry(ttl, until)
 			if err != nil {

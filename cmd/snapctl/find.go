@@ -52,7 +52,7 @@ objects with the fields snapshot (with --all),
 			if opts.all {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return a.completeFirstRef(cmd, args, typed)
+			return a.complete.firstRef(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune(listing.TypeLetters, r) }); i >= 0 {
@@ -64,11 +64,11 @@ objects with the fields snapshot (with --all),
 			if opts.all {
 				return a.findAll(cmd.Context(), args, opts)
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.withFS(cmd.Context(), refPath{ref: ref}, func(s *engine.SnapshotFS) error {
+			return a.repos.withFS(cmd.Context(), refPath{ref: ref}, func(s *engine.SnapshotFS) error {
 				l := listing.NewFiles(a.ui, opts.long, opts.null)
 				return l.Finish(s.Find(args[1:], func(i *engine.FileInfo) error {
 					if !opts.wants(i) {
@@ -95,11 +95,11 @@ func (o *findOptions) wants(i *engine.FileInfo) bool {
 
 func (a *app) findAll(ctx context.Context, globs []string, opts findOptions) error {
 	l := listing.NewFiles(a.ui, opts.long, opts.null)
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return fmt.Errorf("find: %w", err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	return l.Finish(repo.FindAll(ctx, globs, func(s *engine.Snapshot, i *engine.FileInfo) error {
 		if !opts.wants(i) {
 			return nil

@@ -69,9 +69,9 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			switch {
 			case resume && len(args) == 0:
-				return a.completeFork(cmd, args, toComplete)
+				return a.complete.fork(cmd, args, toComplete)
 			case !resume && len(args) == 0:
-				return a.completeRef(cmd, args, toComplete)
+				return a.complete.ref(cmd, args, toComplete)
 			}
 			return completeDir(!resume && len(args) == 1)
 		},
@@ -87,7 +87,7 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 				}
 				return a.resumeFork(cmd.Context(), args[0], opts)
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -129,11 +129,11 @@ func (f *forkModeFlag) Set(s string) error {
 }
 
 func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions) error {
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	a.prepareFork(repo, &opts)
 	f, err := repo.Fork(ctx, ref, dir, &opts)
 	if errors.Is(err, engine.ErrExists) && !opts.Force && opts.Upper == "" {
@@ -155,15 +155,15 @@ func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
 
 // serverOf gives the arguments of the command that mounts a snapshot.
 func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string) []string {
-	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", a.state()}
-	if a.cacheDir != "" {
-		args = append(args, "--cache-dir", a.cacheDir)
+	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", a.repos.state()}
+	if a.repos.cacheDir != "" {
+		args = append(args, "--cache-dir", a.repos.cacheDir)
 	}
-	if a.cacheSize > 0 {
-		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
+	if a.repos.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(a.repos.cacheSize, 10))
 	}
-	if a.verbose > 0 {
-		args = append(args, "-"+strings.Repeat("v", a.verbose))
+	if a.repos.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", a.repos.verbose))
 	}
 	return append(append(args, flags...), "--", id.String(), dir)
 }
@@ -179,15 +179,15 @@ func (a *app) printFork(f *engine.Fork, done string) error {
 
 // resumeFork mounts a fork again, of whatever repository.
 func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.ForkOptions) error {
-	found, err := engine.FindFork(a.state(), nameOrDir)
+	found, err := engine.FindFork(a.repos.state(), nameOrDir)
 	if err != nil {
 		return forkHint(err)
 	}
-	repo, err := engine.Open(ctx, found.Repository, a.optionsFor(found.Repository))
+	repo, err := engine.Open(ctx, found.Repository, a.repos.optionsFor(found.Repository))
 	if err != nil {
 		return fmt.Errorf("resuming fork %s: %w", found.Name, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	a.prepareFork(repo, &opts)
 	f, err := repo.ResumeFork(ctx, found.Name, &opts)
 	if errors.Is(err, engine.ErrExists) {
@@ -235,7 +235,7 @@ With --json, prints an array of objects: fork, as it was named, and kept.`,
 		Example: `  snapctl unfork /work/sandbox
   snapctl unfork --keep try`,
 		Args:              takes("DIR..."),
-		ValidArgsFunction: a.completeFork,
+		ValidArgsFunction: a.complete.fork,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slices.Contains(args, "") {
 				return usagef(cmd, "unfork: a DIR is empty")
@@ -261,10 +261,10 @@ func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveFork
 	done := []unforkOutput{}
 	var errs []error
 	for _, arg := range args {
-		found, err := engine.FindFork(a.state(), arg)
+		found, err := engine.FindFork(a.repos.state(), arg)
 		var kept string
 		if err == nil {
-			kept, err = engine.RemoveFork(ctx, a.state(), found.Name, opts)
+			kept, err = engine.RemoveFork(ctx, a.repos.state(), found.Name, opts)
 		}
 		if errors.Is(err, fusefs.ErrBusy) {
 			err = inUse(err, found.Dir, "--force removes it all the same")
@@ -294,11 +294,11 @@ func inUse(err error, path, hint string) error {
 	return &hintError{err: err, hint: hint}
 }
 
-// completeFork offers forks that were not named yet, by name.
-func (a *app) completeFork(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
+// fork offers forks that were not named yet, by name.
+func (c *completer) fork(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), c.repos.env.menuPatience)
 	defer cancel()
-	forks, _ := engine.Forks(ctx, a.state()) // an error has no place in a shell's menu
+	forks, _ := engine.Forks(ctx, c.repos.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion
 	for _, f := range forks {
 		if !slices.Contains(args, f.Name) {

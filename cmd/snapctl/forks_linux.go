@@ -38,7 +38,7 @@ States:
 }
 
 func (a *app) forks(ctx context.Context) error {
-	forks, err := engine.Forks(ctx, a.state())
+	forks, err := engine.Forks(ctx, a.repos.state())
 	var perr error
 	switch {
 	case a.ui.JSON && forks == nil:

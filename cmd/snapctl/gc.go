@@ -61,11 +61,11 @@ exit code is 6.`,
 }
 
 func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.GC(ctx, opts)

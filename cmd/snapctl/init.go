@@ -36,7 +36,7 @@ snapctl help encryption.`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			location, chosen, err := a.location()
+			location, chosen, err := a.repos.location()
 			if err == nil && !chosen {
 				err = privateRepository(location)
 			}
@@ -49,14 +49,14 @@ snapctl help encryption.`,
 					return fmt.Errorf("making an encrypted repository: %w", err)
 				}
 			}
-			repo, err := engine.Init(cmd.Context(), location, &opts, a.optionsFor(location))
+			repo, err := engine.Init(cmd.Context(), location, &opts, a.repos.optionsFor(location))
 			if errors.Is(err, engine.ErrExists) {
 				return &hintError{err: err, hint: "it can be used as it is"}
 			}
 			if err != nil {
 				return err
 			}
-			a.closeRepo(repo)
+			a.repos.close(repo)
 			if a.ui.JSON {
 				return a.ui.PrintJSON(struct {
 					Repo string `json:"repo"`

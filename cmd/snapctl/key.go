@@ -40,11 +40,11 @@ With --json, prints an array of objects: id, kind, label, recipient, createdAt.`
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			repo, err := a.open(cmd.Context())
+			repo, err := a.repos.open(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer a.closeRepo(repo)
+			defer a.repos.close(repo)
 			keys, err := repo.Keys(cmd.Context())
 			if len(keys) == 0 && err != nil {
 				return err
@@ -136,7 +136,7 @@ func (n *newKeys) keys(ctx context.Context, a *app) ([]*engine.NewKey, error) {
 		if err != nil {
 			return nil, fmt.Errorf("new passphrase: %w", err)
 		}
-		all = append(all, &engine.NewKey{Passphrase: p, Label: n.label, WorkFactor: a.workFactor})
+		all = append(all, &engine.NewKey{Passphrase: p, Label: n.label, WorkFactor: a.env.workFactor})
 	}
 	return all, nil
 }
@@ -155,11 +155,11 @@ func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
 	if len(n.recipients) > 0 && n.file != "" {
 		return usagef(cmd, "key add: --recipient or --passphrase-file, not both")
 	}
-	repo, err := a.open(cmd.Context())
+	repo, err := a.repos.open(cmd.Context())
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	if !repo.Encrypted() {
 		return fmt.Errorf("adding a key to %s: %w", repo.URL(), engine.ErrNotEncrypted)
 	}
@@ -200,11 +200,11 @@ Prints nothing; with --json the key, as key list does.`,
 		Args:              takes("ID"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			repo, err := a.open(cmd.Context())
+			repo, err := a.repos.open(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer a.closeRepo(repo)
+			defer a.repos.close(repo)
 			k, err := repo.RemoveKey(cmd.Context(), args[0])
 			switch {
 			case errors.Is(err, engine.ErrLastKey):

@@ -69,11 +69,11 @@ func takesNothing(command string) cobra.PositionalArgs {
 }
 
 func (a *app) lifecycle(ctx context.Context, do func(*engine.Repository, context.Context) (*engine.Lifecycle, error)) error {
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	l, err := do(repo, ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return &hintError{err: err, hint: "what has expired is removed by snapctl gc"}

@@ -41,12 +41,12 @@ objects that show --json prints.`,
 	flags.IntVar(&opts.Limit, "limit", 0, "the newest `N` only (default: all)")
 	flags.BoolVar(&opts.Expired, "expired", false, "also those that have expired and are not collected yet")
 	noCompletions(cmd, "tag", "limit")
-	mustComplete(cmd, "name", a.completeName)
+	mustComplete(cmd, "name", a.complete.name)
 	return cmd
 }
 
 func (a *app) list(ctx context.Context, opts *engine.ListOptions) error {
-	snapshots, err := a.snapshots(ctx, opts)
+	snapshots, err := a.repos.snapshots(ctx, opts)
 	if err != nil && !errors.Is(err, engine.ErrIntegrity) {
 		return err
 	}
@@ -67,15 +67,15 @@ func (a *app) printList(snapshots []*engine.Snapshot) error {
 }
 
 // snapshots gives what List gives, some snapshots together with an error too.
-func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engine.Snapshot, error) {
-	repo, err := a.openToList(ctx)
+func (r *repositories) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engine.Snapshot, error) {
+	repo, err := r.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer a.closeRepo(repo)
+	defer r.close(repo)
 	return repo.List(ctx, opts)
 }
 

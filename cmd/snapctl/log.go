@@ -24,9 +24,9 @@ one has a parent, that was removed.`,
 		Example: `  snapctl log app
   snapctl log --json app | jq -r '.[].createdAt'`,
 		Args:              takes("REF"),
-		ValidArgsFunction: a.completeFirstRef,
+		ValidArgsFunction: a.complete.firstRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -36,11 +36,11 @@ one has a parent, that was removed.`,
 }
 
 func (a *app) history(ctx context.Context, ref string) error {
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	h, err := repo.Log(ctx, ref)
 	if h == nil {
 		return err

@@ -34,13 +34,13 @@ With --json, prints an array of objects with the fields
   snapctl ls -R latest
   snapctl ls --json app~1:src`,
 		Args:              takes("REF[:PATH]"),
-		ValidArgsFunction: a.completeFirstRefPath,
+		ValidArgsFunction: a.complete.firstRefPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := a.refPath(cmd, args[0])
+			p, err := a.refs.path(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
+			return a.repos.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
 				l := listing.NewFiles(a.ui, long, false)
 				return l.Finish(listDir(l, s, p.path, recursive))
 			})

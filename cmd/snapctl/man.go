@@ -38,7 +38,7 @@ which this program was built from, if it knows that.`,
 
 // manDate is the day that the pages are of, "" if it is not known.
 func (a *app) manDate() (string, error) {
-	if epoch := a.getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+	if epoch := a.env.getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 		seconds, err := strconv.ParseInt(epoch, 10, 64)
 		if err != nil {
 			return "", &usageError{err: fmt.Errorf("SOURCE_DATE_EPOCH is no number: %q", epoch), help: "snapctl man"}

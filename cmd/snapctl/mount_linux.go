@@ -77,7 +77,7 @@ fields that show --json prints.`,
 		Args: takes("REF", "DIR"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) == 0 {
-				return a.completeRef(cmd, args, toComplete)
+				return a.complete.ref(cmd, args, toComplete)
 			}
 			return completeDir(len(args) == 1)
 		},
@@ -85,24 +85,24 @@ fields that show --json prints.`,
 			if args[1] == "" {
 				return usagef(cmd, "mount: DIR is empty")
 			}
-			handed, err := keeper.Inherit(a.getenv)
+			handed, err := keeper.Inherit(a.env.getenv)
 			if err != nil {
 				return err
 			}
 			if handed != nil {
 				return a.takeOver(cmd.Context(), handed)
 			}
-			parent, err := background.Inherit(a.getenv)
+			parent, err := background.Inherit(a.env.getenv)
 			if err != nil {
 				return err
 			}
 			if parent != nil {
 				a.secrets.Key, a.secrets.Ask = parent.Key, parent.Ask
 			} else if !foreground {
-				a.dropProfiles() // they are for the process that serves
-				return a.startInBackground(cmd.Context(), a.args, a.stdout, nil)
+				a.profiles.drop() // they are for the process that serves
+				return a.startInBackground(cmd.Context(), a.args, a.env.stdout, nil)
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -123,18 +123,18 @@ fields that show --json prints.`,
 func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, parent *background.Parent) error {
 	// The process in the background leaves the directory that it was started in;
 	// the engine minds that for the state folder itself.
-	if cache := a.engineOptions().CacheDir; cache != "" {
+	if cache := a.repos.options().CacheDir; cache != "" {
 		cache, err := remote.Abs(cache)
 		if err != nil {
 			return err
 		}
-		a.cacheDir = cache
+		a.repos.cacheDir = cache
 	}
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	opts.Share = true
 	tuneServer()
 	m, err := repo.Mount(ctx, ref, dir, a.told(opts))
@@ -150,7 +150,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		err = a.ui.PrintLine(m.Dir)
 		a.ui.Say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, ui.Plural(m.Snapshot.Files, "file"), ui.ShellQuote(m.Dir)))
 	}
-	a.tellRequests("it served") // before the log goes to a file
+	a.repos.tellRequests("it served") // before the log goes to a file
 	serves := m.Pid() == os.Getpid()
 	if err == nil && parent != nil {
 		var args []string
@@ -179,7 +179,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 // an encrypted repository, if it is known.
 func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer, key *chunk.Key) error {
 	p := &background.Process{
-		Args: args, Stdin: a.stdin, Stdout: stdout, Stderr: a.stderr, Log: a.logger(),
+		Args: args, Stdin: a.env.stdin, Stdout: stdout, Stderr: a.env.stderr, Log: a.repos.logger(),
 		Key: key, Passphrase: a.secrets.Passphrase, Identities: a.secrets.HaveIdentities(),
 	}
 	return p.Start(ctx)
@@ -197,7 +197,7 @@ func (a *app) mountHint(err error, folder string) error {
 	if errors.Is(err, fusefs.ErrNoMtab) {
 		return &hintError{err: err, hint: doctor.MtabHint}
 	}
-	if engine.TryMount(a.state()) != nil {
+	if engine.TryMount(a.repos.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}
 	}
 	return err

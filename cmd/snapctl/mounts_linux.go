@@ -48,7 +48,7 @@ States:
 }
 
 func (a *app) mounts(ctx context.Context) error {
-	mounts, err := engine.Mounts(ctx, a.state())
+	mounts, err := engine.Mounts(ctx, a.repos.state())
 	var perr error
 	switch {
 	case a.ui.JSON && mounts == nil:
@@ -87,11 +87,11 @@ func (a *app) mountTable(mounts []*engine.MountStatus) string {
 	return t.String()
 }
 
-// completeMounted offers mount points that were not named yet.
-func (a *app) completeMounted(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
+// mounted offers mount points that were not named yet.
+func (c *completer) mounted(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), c.repos.env.menuPatience)
 	defer cancel()
-	mounts, _ := engine.Mounts(ctx, a.state()) // an error has no place in a shell's menu
+	mounts, _ := engine.Mounts(ctx, c.repos.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion
 	for _, m := range mounts {
 		if ui.IsPrintable(m.Dir) && !slices.Contains(args, m.Dir) && m.State != engine.MountDetached && m.State != engine.MountElsewhere {

@@ -19,7 +19,7 @@ To end it: snapctl unpin, or snapctl extend, which has them expire again.`,
 		Example: `  snapctl pin app
   snapctl list --json --tag release=yes | snapctl pin -`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changeSnapshots(cmd, args, &engine.Changes{Pin: true}, "pinned")
 		},
@@ -35,7 +35,7 @@ for that, snapctl extend. What is not pinned stays as it is. Prints the ids;
 with --json, an array of the objects that show --json prints.`,
 		Example:           `  snapctl unpin app~3`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changeSnapshots(cmd, args, &engine.Changes{Unpin: true}, "unpinned")
 		},

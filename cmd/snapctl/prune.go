@@ -75,7 +75,7 @@ each.`,
 	flags.Var((*groupFlag)(&opts.GroupBy), "group-by", "count together what has this in common: name, dir, host,\nseveral of them with commas, or all for one group (default name)")
 	flags.BoolVarP(&opts.DryRun, "dry-run", "n", false, "remove nothing, tell what would be")
 	noCompletions(cmd, "keep-last", "keep-within", "keep-tag")
-	mustComplete(cmd, "name", a.completeName)
+	mustComplete(cmd, "name", a.complete.name)
 	mustComplete(cmd, "group-by", cobra.FixedCompletions([]cobra.Completion{"name", "dir", "host", "all"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -127,14 +127,14 @@ func fromFuture(groups []engine.PruneGroup) (n int64) {
 }
 
 func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
-	repo, err := a.openToList(ctx)
+	repo, err := a.repos.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	return repo.Prune(ctx, opts)
 }
 

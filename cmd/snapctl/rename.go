@@ -18,7 +18,7 @@ prints.`,
 		Example: `  snapctl rename latest before-the-upgrade
   snapctl rename app~2 --remove`,
 		Args:              takes("REF", "[NAME]"),
-		ValidArgsFunction: a.completeFirstRef,
+		ValidArgsFunction: a.complete.firstRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 2 {
@@ -32,7 +32,7 @@ prints.`,
 			case !remove && name == "":
 				return usagef(cmd, "rename: NAME is empty; to take the name away: --remove")
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}

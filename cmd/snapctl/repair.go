@@ -71,11 +71,11 @@ which nothing but the path is known), nothing, why, removed.`,
 }
 
 func (a *app) repair(ctx context.Context, opts engine.RepairOptions) error {
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.Repair(ctx, &opts)

@@ -18,39 +18,39 @@ type askedOf struct {
 }
 
 // optionsFor are those that the repository at a URL is opened with.
-func (a *app) optionsFor(url string) *engine.Options {
+func (r *repositories) optionsFor(url string) *engine.Options {
 	if loc, err := remote.ParseURL(url); err == nil {
 		url = loc.String()
 	}
-	opts := a.engineOptions()
-	for _, s := range a.asked {
+	opts := r.options()
+	for _, s := range r.asked {
 		if s.url == url {
 			opts.Requests = &s.count
 			return opts
 		}
 	}
 	s := &askedOf{url: url}
-	a.asked = append(a.asked, s)
+	r.asked = append(r.asked, s)
 	opts.Requests = &s.count
 	return opts
 }
 
 // tellRequests says with -v what was asked of each repository so far, a line each, and
 // with -vv in exact numbers too. until is what ended then, "" for the command.
-func (a *app) tellRequests(until string) {
-	if a.verbose == 0 {
+func (r *repositories) tellRequests(until string) {
+	if r.verbose == 0 {
 		return
 	}
 	var all []*askedOf
-	for _, s := range a.asked {
+	for _, s := range r.asked {
 		if s.count.Requests().Total() > 0 {
 			all = append(all, s)
 		}
 	}
 	for _, s := range all {
-		r := s.count.Requests()
+		q := s.count.Requests()
 		what := "requests"
-		if !r.Server {
+		if !q.Server {
 			what = "file operations"
 		}
 		if len(all) > 1 {
@@ -59,10 +59,10 @@ func (a *app) tellRequests(until string) {
 		if until != "" {
 			what += " until " + until
 		}
-		a.ui.Console.Line(what + ": " + requestsText(r))
-		a.logger().Debug("requests", "repository", s.url, "until", until, "server", r.Server,
-			"put", r.Put, "list", r.List, "get", r.Get, "head", r.Head, "delete", r.Delete, "failed", r.Failed,
-			"waits", r.Waits, "sent", r.Sent, "received", r.Received, "dollars", dollars(r))
+		r.ui.Console.Line(what + ": " + requestsText(q))
+		r.logger().Debug("requests", "repository", s.url, "until", until, "server", q.Server,
+			"put", q.Put, "list", q.List, "get", q.Get, "head", q.Head, "delete", q.Delete, "failed", q.Failed,
+			"waits", q.Waits, "sent", q.Sent, "received", q.Received, "dollars", dollars(q))
 	}
 }
 

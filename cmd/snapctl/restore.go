@@ -87,7 +87,7 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 		Args: takes("REF", "[DIR]"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) == 0 {
-				return a.completeRef(cmd, args, toComplete)
+				return a.complete.ref(cmd, args, toComplete)
 			}
 			return completeDir(len(args) == 1)
 		},
@@ -98,7 +98,7 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 					return usagef(cmd, "restore: DIR is empty")
 				}
 			}
-			h, err := a.handle(cmd, args[0])
+			h, err := a.refs.handle(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -135,11 +135,11 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 }
 
 func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreOptions) error {
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 
 	if opts.DryRun {
 		return a.previewRestore(ctx, repo, ref, dir, opts)

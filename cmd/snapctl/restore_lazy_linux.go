@@ -13,11 +13,11 @@ import (
 
 // restoreLazily makes a fork in the place of a restore.
 func (a *app) restoreLazily(ctx context.Context, ref, dir string, lazy engine.ForkOptions, opts engine.RestoreOptions) error {
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	if dir == "" {
 		s, err := repo.Get(ctx, ref)
 		if err != nil {

@@ -45,12 +45,12 @@ paths. When one fails the others are still brought back, and the exit code is 1.
 }
 
 func (a *app) resume(ctx context.Context, all bool) error {
-	unlock, err := engine.LockResume(ctx, a.state())
+	unlock, err := engine.LockResume(ctx, a.repos.state())
 	if err != nil {
 		return fmt.Errorf("resume: state folder: %w", err)
 	}
 	defer unlock()
-	if _, err := engine.Sweep(ctx, a.state()); err != nil {
+	if _, err := engine.Sweep(ctx, a.repos.state()); err != nil {
 		a.ui.Warn(err)
 	}
 	done := []string{}
@@ -65,7 +65,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 			errs = append(errs, a.ui.PrintLine(dir))
 		}
 	}
-	mounts, err := engine.Mounts(ctx, a.state())
+	mounts, err := engine.Mounts(ctx, a.repos.state())
 	errs = append(errs, err) // what is damaged; the others there are
 	for _, m := range mounts {
 		// What forks lie over comes back with them.
@@ -73,7 +73,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 			back(m.Dir, a.remount(ctx, m))
 		}
 	}
-	forks, err := engine.Forks(ctx, a.state())
+	forks, err := engine.Forks(ctx, a.repos.state())
 	errs = append(errs, err)
 	repos := map[string]*engine.Repository{}
 	for _, f := range forks {
@@ -88,7 +88,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		back(f.Dir, err)
 	}
 	for _, r := range repos {
-		a.closeRepo(r)
+		a.repos.close(r)
 	}
 	if a.ui.JSON {
 		errs = append(errs, a.ui.PrintJSON(done))
@@ -120,7 +120,7 @@ func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[s
 	repo := repos[f.Repository]
 	if repo == nil {
 		var err error
-		if repo, err = engine.Open(ctx, f.Repository, a.optionsFor(f.Repository)); err != nil {
+		if repo, err = engine.Open(ctx, f.Repository, a.repos.optionsFor(f.Repository)); err != nil {
 			return fmt.Errorf("resuming fork %s: %w", f.Name, err)
 		}
 		repos[f.Repository] = repo

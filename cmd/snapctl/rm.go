@@ -24,9 +24,9 @@ The space of what no other snapshot holds is freed by snapctl gc.`,
 		Example: `  snapctl rm 0193a5b2-7c1e app~3
   snapctl list --json --tag scratch=yes | snapctl rm -`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -58,10 +58,10 @@ func (a *app) rm(ctx context.Context, refs []string) error {
 }
 
 func (a *app) remove(ctx context.Context, refs []string) ([]*engine.Snapshot, error) {
-	repo, err := a.openFor(ctx, refs[0])
+	repo, err := a.repos.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	return repo.Remove(ctx, refs...)
 }

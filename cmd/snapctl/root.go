@@ -1,56 +1,43 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
-	"github.com/snapctl/snapctl/engine"
-	"github.com/snapctl/snapctl/remote"
 )
 
-// An app is one run of the command: its world and its global flags.
+// An app is one run of the command: its world, and what all commands share.
 type app struct {
-	*env
-	args    []string // of the command line
-	ui      *ui.Streams
-	secrets *secret.Secrets
-	started bool // the command line was understood
-
-	repo       string
-	cacheDir   string
-	cacheSize  int64
-	stateDir   string
-	verbose    int
-	cpuProfile string
-	memProfile string
-
-	asked        []*askedOf // repositories, since -v tells
-	log          *slog.Logger
-	stopProfiles func() error
+	env      *env
+	args     []string // of the command line
+	started  bool     // the command line was understood
+	ui       *ui.Streams
+	secrets  *secret.Secrets
+	repos    *repositories
+	refs     *references
+	complete *completer
+	profiles *profiles
 }
 
 func newApp(e *env) *app {
 	streams := ui.New(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb")
-	a := &app{
-		env:          e,
-		ui:           streams,
-		secrets:      secret.New(streams, e.getenv, e.terminal),
-		stopProfiles: func() error { return nil },
+	secrets := secret.New(streams, e.getenv, e.terminal)
+	secrets.Warned = background.MayAsk(e.getenv)
+	repos := &repositories{env: e, ui: streams, secrets: secrets}
+	return &app{
+		env:      e,
+		ui:       streams,
+		secrets:  secrets,
+		repos:    repos,
+		refs:     &references{stdin: e.stdin},
+		complete: &completer{repos: repos},
+		profiles: &profiles{},
 	}
-	a.secrets.Warned = background.MayAsk(e.getenv)
-	return a
 }
 
 // newRootCommand is the whole tree of commands, for running it and for
@@ -81,30 +68,30 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			a.started = true
-			if size := a.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.cacheSize == 0 {
-				if err := (*sizeFlag)(&a.cacheSize).Set(size); err != nil {
+			if size := a.env.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.repos.cacheSize == 0 {
+				if err := (*sizeFlag)(&a.repos.cacheSize).Set(size); err != nil {
 					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
 				}
 			}
-			if !background.KeyComes(a.getenv) && !takesOver(a.getenv) {
+			if !background.KeyComes(a.env.getenv) && !takesOver(a.env.getenv) {
 				if err := a.secrets.ReadIdentities(); err != nil {
 					return &hintError{err: &usageError{err: err}, hint: encryptionHint}
 				}
 			}
-			return a.startProfiles()
+			return a.profiles.start()
 		},
 		Args: a.rootArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(a.stderr)
+			cmd.SetOut(a.env.stderr)
 			if err := cmd.Help(); err != nil {
 				return err
 			}
 			return usagef(cmd, "no command given")
 		},
 	}
-	root.SetIn(a.stdin)
+	root.SetIn(a.env.stdin)
 	root.SetOut(a.ui.Out)
-	root.SetErr(a.stderr)
+	root.SetErr(a.env.stderr)
 	root.SetVersionTemplate("snapctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		// "snapctl crate --name x" is about crate, not about --name.
@@ -119,18 +106,18 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	})
 
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.repo, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
-	flags.StringVar(&a.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
-	flags.Var((*sizeFlag)(&a.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
-	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
+	flags.StringVar(&a.repos.url, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
+	flags.StringVar(&a.repos.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
+	flags.Var((*sizeFlag)(&a.repos.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
+	flags.StringVar(&a.repos.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
 	flags.BoolVar(&a.ui.JSON, "json", false, "print JSON on standard output")
 	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
-	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
+	flags.CountVarP(&a.repos.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
 
 	// For developers, hence hidden: profiles of one command, to be read with
 	// go tool pprof.
-	flags.StringVar(&a.cpuProfile, "cpuprofile", "", "write a CPU profile to `FILE`")
-	flags.StringVar(&a.memProfile, "memprofile", "", "write a heap profile to `FILE` at the end")
+	flags.StringVar(&a.profiles.cpu, "cpuprofile", "", "write a CPU profile to `FILE`")
+	flags.StringVar(&a.profiles.mem, "memprofile", "", "write a heap profile to `FILE` at the end")
 	for _, name := range []string{"cpuprofile", "memprofile"} {
 		flags.Lookup(name).Hidden = true
 	}
@@ -208,168 +195,4 @@ func takes(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-// location is the repository's URL, and whether the user chose it. It holds no
-// secret: a URL with credentials is refused, in words that do not repeat them.
-func (a *app) location() (repo string, chosen bool, err error) {
-	repo = a.repo
-	if repo == "" {
-		repo = a.getenv("SNAPCTL_REPO")
-	}
-	if repo != "" {
-		if _, err := remote.ParseURL(repo); err != nil {
-			return "", true, &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
-		}
-		return repo, true, nil
-	}
-	data := a.getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) { // the XDG specification: ignore a relative one
-		home := a.getenv("HOME")
-		if !filepath.IsAbs(home) {
-			return "", false, errors.New("no repository: neither --repo nor SNAPCTL_REPO is given, and $HOME is not set")
-		}
-		data = filepath.Join(home, ".local", "share")
-	}
-	return filepath.Join(data, "snapctl"), false, nil
-}
-
-// errNothingYet is what open returns for a default repository that no create
-// has made yet. It behaves as an empty one.
-var errNothingYet = fmt.Errorf("%w: there are none yet", engine.ErrNotFound)
-
-// open opens the repository. The caller closes it with closeRepo.
-func (a *app) open(ctx context.Context) (*engine.Repository, error) { return a.openFor(ctx, "") }
-
-// openFor is open for a command that will ask for the snapshot of that reference
-// first.
-func (a *app) openFor(ctx context.Context, ref string) (*engine.Repository, error) {
-	return a.openWith(ctx, func(opts *engine.Options) { opts.Ref = ref })
-}
-
-// openToList is open for a command that will ask for all snapshots.
-func (a *app) openToList(ctx context.Context) (*engine.Repository, error) {
-	return a.openWith(ctx, func(opts *engine.Options) { opts.List = true })
-}
-
-func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.Repository, error) {
-	location, chosen, err := a.location()
-	if err == nil && !chosen {
-		err = privateRepository(location)
-	}
-	if err != nil {
-		return nil, err
-	}
-	opts := a.optionsFor(location)
-	set(opts)
-	repo, err := engine.Open(ctx, location, opts)
-	if errors.Is(err, engine.ErrGone) {
-		begin := "snapctl init"
-		if chosen {
-			begin += " --repo " + ui.ShellQuote(location)
-		}
-		return nil, &hintError{err: err, hint: "put it back from a copy, or begin an empty one: " + begin}
-	}
-	if errors.Is(err, engine.ErrNotInitialised) {
-		if !chosen {
-			return nil, fmt.Errorf("%w in the default repository %s", errNothingYet, location)
-		}
-		return nil, &hintError{err: err, hint: "make one with: snapctl init --repo " + ui.ShellQuote(location)}
-	}
-	return repo, err
-}
-
-// privateRepository refuses a default repository into which others may write: that of
-// somebody who shares one with others has a name.
-func privateRepository(dir string) error {
-	if err := engine.CheckPrivate(dir); err != nil {
-		err = fmt.Errorf("default repository: %w", err)
-		return &hintError{err: err, hint: "if it is to be shared, name it: --repo " + ui.ShellQuote(dir)}
-	}
-	return nil
-}
-
-// openOrMake is open for create, which makes the default repository when it is
-// first used.
-func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
-	repo, err := a.open(ctx)
-	if !errors.Is(err, errNothingYet) {
-		return repo, err
-	}
-	location, _, err := a.location()
-	if err != nil {
-		return nil, err
-	}
-	repo, err = engine.Init(ctx, location, nil, a.optionsFor(location))
-	if errors.Is(err, engine.ErrExists) { // another create was faster
-		return a.open(ctx)
-	}
-	if err == nil {
-		a.ui.Say("made the default repository " + location)
-	}
-	return repo, err
-}
-
-// closeRepo closes a repository. By then the work is done, and safe.
-func (a *app) closeRepo(repo *engine.Repository) {
-	if err := repo.Close(); err != nil {
-		a.ui.Warn(err)
-	}
-}
-
-// state is the folder that says what is mounted.
-func (a *app) state() string {
-	switch {
-	case a.stateDir != "":
-		return a.stateDir
-	case a.getenv("SNAPCTL_STATE_DIR") != "":
-		return a.getenv("SNAPCTL_STATE_DIR")
-	}
-	return engine.DefaultStateDir()
-}
-
-func (a *app) engineOptions() *engine.Options {
-	opts := a.env.engine
-	opts.CacheDir = a.cacheDir
-	if opts.CacheDir == "" {
-		opts.CacheDir = a.getenv("SNAPCTL_CACHE_DIR")
-	}
-	opts.CacheSize = a.cacheSize
-	opts.StateDir = a.state()
-	a.secrets.Give(&opts)
-	opts.Log = a.logger()
-	opts.Version = readVersion().Version
-	if a.verbose == 0 { // the log has it
-		opts.OnClock = a.tellClock
-	}
-	if !a.ui.Quiet && a.verbose == 0 { // the log has them
-		retries := &ui.Seldom{Console: a.ui.Console, Now: a.now}
-		opts.OnRetry = func(err error, wait time.Duration) {
-			retries.Tell(func(int64) string { return fmt.Sprintf("retrying in %s: %v", ui.Round(wait), err) })
-		}
-	}
-	return &opts
-}
-
-// tellClock warns that this machine's clock is off.
-func (a *app) tellClock(ahead time.Duration) {
-	at := time.Unix(0, 0)
-	a.ui.Console.Warn("the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
-		" that of the repository, which says what has expired")
-}
-
-// logger is where -v sends what a developer wants to know.
-func (a *app) logger() *slog.Logger {
-	if a.log == nil {
-		var w io.Writer = a.ui.Console
-		level := slog.LevelDebug
-		switch a.verbose {
-		case 0:
-			w, level = io.Discard, slog.LevelError+1
-		case 1:
-			level = slog.LevelInfo
-		}
-		a.log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
-	}
-	return a.log
 }

@@ -92,15 +92,15 @@ func execute(ctx context.Context, e *env, args []string) int {
 	if err != nil && !a.started {
 		err = &usageError{err: err, help: cmd.CommandPath()} // cobra did not like the command line
 	}
-	if perr := a.stopProfiles(); err == nil {
+	if perr := a.profiles.stop(); err == nil {
 		err = perr
 	}
 	if err == nil {
 		err = a.ui.Out.Err
 	}
-	a.tellRequests("")
-	if a.verbose > 0 {
-		a.logger().Info("finished", "command", cmd.CommandPath(), "took", e.now().Sub(began).Round(time.Millisecond))
+	a.repos.tellRequests("")
+	if a.repos.verbose > 0 {
+		a.repos.logger().Info("finished", "command", cmd.CommandPath(), "took", e.now().Sub(began).Round(time.Millisecond))
 	}
 	return a.report(ctx, cmd, err)
 }

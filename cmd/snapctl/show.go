@@ -25,9 +25,9 @@ out. Sizes are in bytes.`,
   snapctl show app~1
   snapctl show --json 0193a5b2-7c1e`,
 		Args:              takes("REF"),
-		ValidArgsFunction: a.completeFirstRef,
+		ValidArgsFunction: a.complete.firstRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -37,11 +37,11 @@ out. Sizes are in bytes.`,
 }
 
 func (a *app) show(ctx context.Context, ref string) error {
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	s, err := repo.Get(ctx, ref)
 	if err != nil {
 		return err

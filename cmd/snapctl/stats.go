@@ -44,9 +44,9 @@ objects that show --json prints, with only and referred. Sizes are in bytes.`,
   snapctl stats app app~1 app~2
   snapctl stats --json | jq .dollarsPerMonth`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -109,14 +109,14 @@ func ratio(a, b int64) float64 {
 }
 
 func (a *app) stats(ctx context.Context, refs []string) error {
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		if len(refs) > 0 {
 			err = about(refs[0], err)
 		}
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	u, err := repo.Usage(ctx, refs...)
 	if u == nil {
 		return err

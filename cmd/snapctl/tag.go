@@ -24,7 +24,7 @@ id here.`,
   snapctl tag app~1 app~2 --remove release
   snapctl list --json --name app | snapctl tag - reviewed=`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tags := tagsFlag{}
 			var refs []string

@@ -30,7 +30,7 @@ func keep(e *env) int {
 // serverArgs are the arguments of a server that takes over: those of a mount
 // command that would mount the same. Its working directory is another.
 func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, error) {
-	location, _, err := a.location()
+	location, _, err := a.repos.location()
 	if err != nil {
 		return nil, err
 	}
@@ -42,19 +42,19 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	state, err := remote.Abs(a.state())
+	state, err := remote.Abs(a.repos.state())
 	if err != nil {
 		return nil, err
 	}
 	args := []string{"mount", "--repo", url.String(), "--cache-dir", cache, "--state-dir", state}
-	if a.cacheSize > 0 {
-		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
+	if a.repos.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(a.repos.cacheSize, 10))
 	}
 	if a.ui.Quiet {
 		args = append(args, "--quiet")
 	}
-	if a.verbose > 0 {
-		args = append(args, "-"+strings.Repeat("v", a.verbose))
+	if a.repos.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", a.repos.verbose))
 	}
 	return append(args, "--", m.Snapshot.ID.String(), m.Dir), nil
 }
@@ -62,11 +62,11 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 // takeOver serves what a server has served that died.
 func (a *app) takeOver(ctx context.Context, handed *keeper.Handed) error {
 	a.secrets.Key = handed.Key
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	tuneServer()
 	m, err := repo.TakeOver(ctx, handed.Handover, a.told(engine.MountOptions{}))
 	if err != nil {

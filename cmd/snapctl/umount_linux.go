@@ -39,7 +39,7 @@ whatever becomes of the others, and forgets which mounts are lost.`,
 			}
 			return takes("DIR...")(cmd, args)
 		},
-		ValidArgsFunction: a.completeMounted,
+		ValidArgsFunction: a.complete.mounted,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all {
 				return a.umountAll(cmd.Context(), &opts)
@@ -62,7 +62,7 @@ whatever becomes of the others, and forgets which mounts are lost.`,
 }
 
 func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOptions) error {
-	err := engine.Unmount(ctx, a.state(), dir, opts)
+	err := engine.Unmount(ctx, a.repos.state(), dir, opts)
 	if errors.Is(err, fusefs.ErrBusy) {
 		path, rerr := fusefs.Resolve(dir)
 		if rerr != nil {
@@ -78,7 +78,7 @@ func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOption
 
 func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error {
 	// What forks lie over goes with the last of them.
-	forks, err := engine.Forks(ctx, a.state())
+	forks, err := engine.Forks(ctx, a.repos.state())
 	errs := []error{err}
 	left := false
 	for _, f := range slices.Backward(forks) {
@@ -88,7 +88,7 @@ func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error 
 			errs = append(errs, err)
 		}
 	}
-	mounts, err := engine.Mounts(ctx, a.state())
+	mounts, err := engine.Mounts(ctx, a.repos.state())
 	errs = append(errs, err)
 	for _, m := range slices.Backward(mounts) { // what is on top, or within another, is later
 		switch {

@@ -56,7 +56,7 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
   snapctl verify app app~1
   snapctl verify app ~/work/app`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: a.completeVerify,
+		ValidArgsFunction: a.complete.verify,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 && isDirArgument(args[1]) {
 				return a.verifyDirCommand(cmd, args, &dirOpts)
@@ -72,7 +72,7 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
 			if n := len(args); n > 0 && opts.ReadData > 0 && new(shareFlag).Set(args[n-1]) == nil {
 				return usagef(cmd, "verify: a share goes right behind its flag: --read-data=%s", args[n-1])
 			}
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -95,11 +95,11 @@ func isDirArgument(arg string) bool {
 	return strings.Contains(arg, "/") && !strings.HasPrefix(arg, "{") || arg == "." || arg == ".."
 }
 
-func (a *app) completeVerify(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+func (c *completer) verify(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) == 1 && isDirArgument(typed) {
 		return completeDir(true)
 	}
-	return a.completeRef(cmd, args, typed)
+	return c.ref(cmd, args, typed)
 }
 
 // A shareFlag is a share in per cent, more than 0%.
@@ -120,14 +120,14 @@ func (f *shareFlag) Set(s string) error {
 }
 
 func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptions) error {
-	repo, err := a.open(ctx)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		if len(refs) > 0 {
 			err = about(refs[0], err)
 		}
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	if a.ui.JSON {
 		opts.MaxFiles = -1
 	}
@@ -334,7 +334,7 @@ func (a *app) verifyDirCommand(cmd *cobra.Command, args []string, opts *engine.V
 			return usagef(cmd, "verify: --%s and DIR do not go together", name)
 		}
 	}
-	ref, err := a.ref(cmd, args[0])
+	ref, err := a.refs.ref(cmd, args[0])
 	if err != nil {
 		return err
 	}
@@ -343,11 +343,11 @@ func (a *app) verifyDirCommand(cmd *cobra.Command, args []string, opts *engine.V
 
 // verifyDir compares a directory with a snapshot.
 func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.VerifyDirOptions) error {
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	progress := a.ui.StartProgress()
 	opts.Progress = progress
 	p := listing.NewChanges(a.ui, false)
