@@ -13,14 +13,14 @@ import (
 
 // changeSnapshots is what the commands do that change what is said of snapshots: it
 // changes them and prints their ids. did says what was done to them.
-func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Changes, did string) error {
+func changeSnapshots(a *app, cmd *cobra.Command, args []string, c *engine.Changes, did string) error {
 	refs, err := a.refs.all(cmd, args)
 	if err != nil {
 		return err
 	}
 	changed := []*engine.Snapshot{}
 	if len(refs) > 0 { // standard input may hold an empty array
-		changed, err = a.change(cmd.Context(), refs, c)
+		changed, err = applyChanges(cmd.Context(), a.repos, refs, c)
 	}
 	// Some may be changed though others could not be.
 	if err != nil && len(changed) == 0 {
@@ -41,11 +41,11 @@ func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Chang
 	return err
 }
 
-func (a *app) change(ctx context.Context, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
-	repo, err := a.repos.openFor(ctx, refs[0])
+func applyChanges(ctx context.Context, repos *repositories, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
+	repo, err := repos.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}
-	defer a.repos.close(repo)
+	defer repos.close(repo)
 	return repo.Change(ctx, c, refs...)
 }

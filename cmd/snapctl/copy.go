@@ -19,7 +19,7 @@ type copyOutput struct {
 	DurationMs int64 `json:"durationMs"`
 }
 
-func (a *app) copyCommand() *cobra.Command {
+func copyCommand(a *app) *cobra.Command {
 	var to, plain string
 	cmd := &cobra.Command{
 		Use:   "copy REF... --to URL",
@@ -65,7 +65,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 			if len(refs) == 0 { // standard input may hold an empty array
 				return nil
 			}
-			return a.copy(cmd.Context(), refs, to, plain)
+			return runCopy(cmd.Context(), a, refs, to, plain)
 		},
 	}
 	flags := cmd.Flags()
@@ -76,7 +76,7 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 	return cmd
 }
 
-func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
+func runCopy(ctx context.Context, a *app, refs []string, url, plain string) error {
 	from, err := a.repos.openWith(ctx, func(opts *engine.Options) {
 		opts.Ref = refs[0]
 		if plain == "from" {
@@ -108,26 +108,26 @@ func (a *app) copy(ctx context.Context, refs []string, url, plain string) error 
 		err = &hintError{err: err, hint: "run the same command again, and it continues"}
 	}
 	// Some may be there though others failed.
-	return errors.Join(a.printCopied(result, to.URL()), err)
+	return errors.Join(printCopied(a.ui, result, to.URL()), err)
 }
 
-func (a *app) printCopied(result *engine.CopyResult, url string) error {
-	var out strings.Builder
+func printCopied(out *ui.Streams, result *engine.CopyResult, url string) error {
+	var text strings.Builder
 	for _, s := range result.Snapshots {
 		line := s.ID.String() + "\n"
-		if a.ui.JSON {
+		if out.JSON {
 			var err error
 			if line, err = ui.JSONLine(copyOutput{s, s.Duration.Milliseconds()}); err != nil {
 				return err
 			}
 		}
-		out.WriteString(line)
+		text.WriteString(line)
 	}
-	if err := a.ui.Print(out.String()); err != nil || a.ui.JSON {
+	if err := out.Print(text.String()); err != nil || out.JSON {
 		return err
 	}
 	for _, s := range result.Snapshots {
-		a.ui.Say(copySummary(s, url))
+		out.Say(copySummary(s, url))
 	}
 	return nil
 }

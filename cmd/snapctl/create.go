@@ -20,7 +20,7 @@ type createOutput struct {
 	LeftOut    []string `json:"leftOut,omitempty"`
 }
 
-func (a *app) createCommand() *cobra.Command {
+func createCommand(a *app) *cobra.Command {
 	opts := engine.CreateOptions{Tags: make(map[string]string)}
 	var ttl ttlFlag
 	var leaveOut excludes
@@ -71,7 +71,7 @@ submodules and further work trees go by their own rules. It does not need git.`,
 					return err
 				}
 			}
-			return a.create(cmd.Context(), args[0], opts)
+			return runCreate(cmd.Context(), a, args[0], opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -89,7 +89,7 @@ submodules and further work trees go by their own rules. It does not need git.`,
 	return cmd
 }
 
-func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions) error {
+func runCreate(ctx context.Context, a *app, dir string, opts engine.CreateOptions) error {
 	repo, err := a.repos.openOrMake(ctx)
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ type diffOptions struct {
 	namesOnly, exitCode bool
 }
 
-func (a *app) diffCommand() *cobra.Command {
+func diffCommand(a *app) *cobra.Command {
 	var opts diffOptions
 	cmd := &cobra.Command{
 		Use:   "diff A B [PATH]",
@@ -71,7 +71,7 @@ in base64.`,
 					return usagef(cmd, "diff: a NUL in a path")
 				}
 			}
-			return a.diff(cmd.Context(), refs[0], refs[1], path, &opts)
+			return runDiff(cmd.Context(), a, refs[0], refs[1], path, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -82,7 +82,7 @@ in base64.`,
 	return cmd
 }
 
-func (a *app) diff(ctx context.Context, old, new, path string, opts *diffOptions) error {
+func runDiff(ctx context.Context, a *app, old, new, path string, opts *diffOptions) error {
 	repo, err := a.repos.openFor(ctx, old)
 	if err != nil {
 		return about(old, err)

@@ -15,7 +15,7 @@ import (
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
-func (a *app) doctorCommand() *cobra.Command {
+func doctorCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Try what this machine can do, and say how to allow more",
@@ -36,13 +36,16 @@ With --json, prints an array of objects: name, state, text, hint.`,
 			if doctor.InNamespace(a.env.getenv) {
 				return a.ui.PrintJSON(doctor.TryNamespace(cmd.Context(), a.repos.state()))
 			}
-			return a.doctor(cmd.Context())
+			return runDoctor(cmd.Context(), a)
 		},
 	}
 }
 
-func (a *app) doctor(ctx context.Context) error {
-	m := &doctor.Machine{StateDir: a.repos.state(), CacheDir: a.cacheFolder(), Log: a.repos.logger(), Repository: a.repositoryCheck}
+func runDoctor(ctx context.Context, a *app) error {
+	m := &doctor.Machine{
+		StateDir: a.repos.state(), CacheDir: cacheFolder(a.repos), Log: a.repos.logger(),
+		Repository: func(ctx context.Context) doctor.Check { return repositoryCheck(ctx, a.repos) },
+	}
 	checks := m.Checks(ctx)
 	failed := 0
 	var b strings.Builder
@@ -68,8 +71,8 @@ func (a *app) doctor(ctx context.Context) error {
 }
 
 // cacheFolder is the folder of --cache-dir, or the default.
-func (a *app) cacheFolder() string {
-	if dir := a.repos.options().CacheDir; dir != "" {
+func cacheFolder(repos *repositories) string {
+	if dir := repos.options().CacheDir; dir != "" {
 		return dir
 	}
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -79,13 +82,13 @@ func (a *app) cacheFolder() string {
 }
 
 // repositoryCheck tries to open the repository.
-func (a *app) repositoryCheck(ctx context.Context) doctor.Check {
+func repositoryCheck(ctx context.Context, repos *repositories) doctor.Check {
 	c := doctor.Check{Name: "repository", State: doctor.OK}
 	began := time.Now()
-	repo, err := a.repos.open(ctx)
+	repo, err := repos.open(ctx)
 	switch {
 	case errors.Is(err, errNothingYet):
-		location, _, _ := a.repos.location()
+		location, _, _ := repos.location()
 		c.Text = "there is none yet; the first create makes " + location
 		return c
 	case err != nil:
@@ -95,7 +98,7 @@ func (a *app) repositoryCheck(ctx context.Context) doctor.Check {
 		}
 		return c
 	}
-	defer a.repos.close(repo)
+	defer repos.close(repo)
 	c.Text = fmt.Sprintf("%s answers, in %s", repo.URL(), ui.Round(time.Since(began)))
 	return c
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) dumpCommand() *cobra.Command {
+func dumpCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "dump REF[:PATH]",
 		Short: "Write a snapshot to standard output as a tar archive",

@@ -9,7 +9,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) extendCommand() *cobra.Command {
+func extendCommand(a *app) *cobra.Command {
 	var ttl time.Duration
 	var until string
 	cmd := &cobra.Command{
@@ -39,7 +39,7 @@ collection has removed the snapshot.`,
 			if err != nil {
 				return usagef(cmd, "extend: %w", err)
 			}
-			return a.changeSnapshots(cmd, args, &engine.Changes{Until: at, TTL: ttl}, "to expire")
+			return changeSnapshots(a, cmd, args, &engine.Changes{Until: at, TTL: ttl}, "to expire")
 		},
 	}
 	flags := cmd.Flags()

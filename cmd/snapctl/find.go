@@ -17,7 +17,7 @@ type findOptions struct {
 	types           string
 }
 
-func (a *app) findCommand() *cobra.Command {
+func findCommand(a *app) *cobra.Command {
 	var opts findOptions
 	cmd := &cobra.Command{
 		Use:   "find {REF | --all} GLOB...",
@@ -62,7 +62,7 @@ objects with the fields snapshot (with --all),
 				return usagef(cmd, "find: --json and --null do not go together")
 			}
 			if opts.all {
-				return a.findAll(cmd.Context(), args, opts)
+				return findAll(cmd.Context(), a, args, opts)
 			}
 			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
@@ -93,7 +93,7 @@ func (o *findOptions) wants(i *engine.FileInfo) bool {
 	return o.types == "" || listing.HasType(i.Mode(), o.types)
 }
 
-func (a *app) findAll(ctx context.Context, globs []string, opts findOptions) error {
+func findAll(ctx context.Context, a *app, globs []string, opts findOptions) error {
 	l := listing.NewFiles(a.ui, opts.long, opts.null)
 	repo, err := a.repos.open(ctx)
 	if err != nil {

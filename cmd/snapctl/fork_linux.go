@@ -18,7 +18,7 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-func (a *app) forkCommand() *cobra.Command {
+func forkCommand(a *app) *cobra.Command {
 	var opts engine.ForkOptions
 	resume := false
 	cmd := &cobra.Command{
@@ -85,13 +85,13 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 						return usagef(cmd, "fork: --%s is what the fork was made with, and cannot be changed by --resume", name)
 					}
 				}
-				return a.resumeFork(cmd.Context(), args[0], opts)
+				return runForkResume(cmd.Context(), a, args[0], opts)
 			}
 			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.fork(cmd.Context(), ref, args[1], opts)
+			return runFork(cmd.Context(), a, ref, args[1], opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -128,57 +128,57 @@ func (f *forkModeFlag) Set(s string) error {
 	return nil
 }
 
-func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions) error {
+func runFork(ctx context.Context, a *app, ref, dir string, opts engine.ForkOptions) error {
 	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
 	defer a.repos.close(repo)
-	a.prepareFork(repo, &opts)
+	prepareFork(a, repo, &opts)
 	f, err := repo.Fork(ctx, ref, dir, &opts)
 	if errors.Is(err, engine.ErrExists) && !opts.Force && opts.Upper == "" {
 		err = &hintError{err: err, hint: "--force forks over a directory that holds something; see: snapctl forks"}
 	}
 	if err != nil {
-		return a.mountHint(err, filepath.Dir(filepath.Clean(dir)))
+		return mountHint(a.repos, err, filepath.Dir(filepath.Clean(dir)))
 	}
-	return a.printFork(f, "forked")
+	return printFork(a.ui, f, "forked")
 }
 
 // prepareFork says what of a fork is the command's: who serves, and what is said.
-func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
+func prepareFork(a *app, repo *engine.Repository, opts *engine.ForkOptions) {
 	opts.Warn = a.ui.Warn
 	opts.Serve = func(ctx context.Context, id manifest.ID, dir string, prefetch engine.Prefetch) error {
-		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
+		return startInBackground(ctx, a, serverOf(a.repos, repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
 	}
 }
 
 // serverOf gives the arguments of the command that mounts a snapshot.
-func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string) []string {
-	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", a.repos.state()}
-	if a.repos.cacheDir != "" {
-		args = append(args, "--cache-dir", a.repos.cacheDir)
+func serverOf(repos *repositories, repo string, id manifest.ID, dir string, flags ...string) []string {
+	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", repos.state()}
+	if repos.cacheDir != "" {
+		args = append(args, "--cache-dir", repos.cacheDir)
 	}
-	if a.repos.cacheSize > 0 {
-		args = append(args, "--cache-size", strconv.FormatInt(a.repos.cacheSize, 10))
+	if repos.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(repos.cacheSize, 10))
 	}
-	if a.repos.verbose > 0 {
-		args = append(args, "-"+strings.Repeat("v", a.repos.verbose))
+	if repos.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", repos.verbose))
 	}
 	return append(append(args, flags...), "--", id.String(), dir)
 }
 
-func (a *app) printFork(f *engine.Fork, done string) error {
-	if a.ui.JSON {
-		return a.ui.PrintJSON(f)
+func printFork(out *ui.Streams, f *engine.Fork, done string) error {
+	if out.JSON {
+		return out.PrintJSON(f)
 	}
-	err := a.ui.PrintLine(f.Dir)
-	a.ui.Say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, ui.Plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
+	err := out.PrintLine(f.Dir)
+	out.Say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, ui.Plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
 	return err
 }
 
-// resumeFork mounts a fork again, of whatever repository.
-func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.ForkOptions) error {
+// runForkResume mounts a fork again, of whatever repository.
+func runForkResume(ctx context.Context, a *app, nameOrDir string, opts engine.ForkOptions) error {
 	found, err := engine.FindFork(a.repos.state(), nameOrDir)
 	if err != nil {
 		return forkHint(err)
@@ -188,7 +188,7 @@ func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.Fork
 		return fmt.Errorf("resuming fork %s: %w", found.Name, err)
 	}
 	defer a.repos.close(repo)
-	a.prepareFork(repo, &opts)
+	prepareFork(a, repo, &opts)
 	f, err := repo.ResumeFork(ctx, found.Name, &opts)
 	if errors.Is(err, engine.ErrExists) {
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
@@ -196,7 +196,7 @@ func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.Fork
 	if err != nil {
 		return resumeHint(err, found.Dir)
 	}
-	return a.printFork(f, "resumed")
+	return printFork(a.ui, f, "resumed")
 }
 
 // resumeHint adds who is in the way of a fork that is to be resumed.
@@ -217,7 +217,7 @@ func forkHint(err error) error {
 	return err
 }
 
-func (a *app) unforkCommand() *cobra.Command {
+func unforkCommand(a *app) *cobra.Command {
 	var opts engine.RemoveForkOptions
 	cmd := &cobra.Command{
 		Use:   "unfork DIR...",
@@ -241,7 +241,7 @@ With --json, prints an array of objects: fork, as it was named, and kept.`,
 				return usagef(cmd, "unfork: a DIR is empty")
 			}
 			opts.Warn = a.ui.Warn
-			return a.unfork(cmd.Context(), args, &opts)
+			return runUnfork(cmd.Context(), a, args, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -257,7 +257,7 @@ type unforkOutput struct {
 	Kept string `json:"kept,omitempty"`
 }
 
-func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveForkOptions) error {
+func runUnfork(ctx context.Context, a *app, args []string, opts *engine.RemoveForkOptions) error {
 	done := []unforkOutput{}
 	var errs []error
 	for _, arg := range args {

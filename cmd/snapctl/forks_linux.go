@@ -10,7 +10,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) forksCommand() *cobra.Command {
+func forksCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "forks",
 		Short: "List forks",
@@ -33,11 +33,11 @@ States:
   snapctl forks --json | jq -r '.[] | select(.state == "detached") | .name'`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.forks(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runForks(cmd.Context(), a) },
 	}
 }
 
-func (a *app) forks(ctx context.Context) error {
+func runForks(ctx context.Context, a *app) error {
 	forks, err := engine.Forks(ctx, a.repos.state())
 	var perr error
 	switch {
@@ -46,13 +46,13 @@ func (a *app) forks(ctx context.Context) error {
 	case a.ui.JSON:
 		perr = a.ui.PrintJSON(forks)
 	case len(forks) > 0:
-		perr = a.ui.Print(a.forkTable(forks))
+		perr = a.ui.Print(forkTable(a.ui, forks))
 	}
 	return errors.Join(err, perr)
 }
 
-func (a *app) forkTable(forks []*engine.ForkStatus) string {
-	when := a.ui.When()
+func forkTable(out *ui.Streams, forks []*engine.ForkStatus) string {
+	when := out.When()
 	t := ui.Table{Right: []bool{3: true, 6: false}}
 	t.Add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
 	for _, f := range forks {

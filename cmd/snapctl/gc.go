@@ -18,7 +18,7 @@ type gcOutput struct {
 	DurationMs int64 `json:"durationMs"`
 }
 
-func (a *app) gcCommand() *cobra.Command {
+func gcCommand(a *app) *cobra.Command {
 	var opts engine.GCOptions
 	repack := 25
 	cmd := &cobra.Command{
@@ -49,7 +49,7 @@ exit code is 6.`,
 			if repack == 0 {
 				opts.Repack = -1
 			}
-			return a.gc(cmd.Context(), &opts)
+			return runGC(cmd.Context(), a, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -60,7 +60,7 @@ exit code is 6.`,
 	return cmd
 }
 
-func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
+func runGC(ctx context.Context, a *app, opts *engine.GCOptions) error {
 	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) initCommand() *cobra.Command {
+func initCommand(a *app) *cobra.Command {
 	var opts engine.InitOptions
 	var keys newKeys
 	encrypt := false

@@ -12,7 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) keyCommand() *cobra.Command {
+func keyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
 		Short: "List, add and remove the keys of an encrypted repository",
@@ -26,11 +26,11 @@ help encryption.`,
 			return usagef(cmd, "key: what to do is missing: list, add or remove")
 		},
 	}
-	cmd.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyRemoveCommand())
+	cmd.AddCommand(keyListCommand(a), keyAddCommand(a), keyRemoveCommand(a))
 	return cmd
 }
 
-func (a *app) keyListCommand() *cobra.Command {
+func keyListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "Show who can open the repository",
@@ -49,28 +49,28 @@ With --json, prints an array of objects: id, kind, label, recipient, createdAt.`
 			if len(keys) == 0 && err != nil {
 				return err
 			}
-			return errors.Join(a.printKeys(keys), err)
+			return errors.Join(printKeys(a.ui, keys), err)
 		},
 	}
 }
 
-func (a *app) printKeys(keys []*engine.KeyInfo) error {
-	if a.ui.JSON {
+func printKeys(out *ui.Streams, keys []*engine.KeyInfo) error {
+	if out.JSON {
 		if keys == nil {
 			keys = []*engine.KeyInfo{}
 		}
-		return a.ui.PrintJSON(keys)
+		return out.PrintJSON(keys)
 	}
 	if len(keys) == 0 {
 		return nil
 	}
-	when := a.ui.When()
+	when := out.When()
 	t := &ui.Table{Right: []bool{4: false}}
 	t.Add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
 	for _, k := range keys {
 		t.Add(shortKey(k.ID), when(k.CreatedAt), k.Kind, ui.Cell(k.Label), ui.Cell(shorten(k.Recipient)))
 	}
-	return a.ui.Print(t.String())
+	return out.Print(t.String())
 }
 
 // shorten keeps a post-quantum recipient, of 2,000 characters, from filling the
@@ -85,7 +85,7 @@ func shorten(s string) string {
 // shortKey is as much of a key's id as people need.
 func shortKey(id string) string { return id[:12] }
 
-func (a *app) keyAddCommand() *cobra.Command {
+func keyAddCommand(a *app) *cobra.Command {
 	var n newKeys
 	cmd := &cobra.Command{
 		Use:   "add",
@@ -98,7 +98,7 @@ Prints the id of each key; with --json an array of objects as key list does.`,
   snapctl key add --passphrase-file new.txt`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.addKeys(cmd, &n) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return addKeys(a, cmd, &n) },
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -151,7 +151,7 @@ func parseRecipient(s string) (age.Recipient, error) {
 	return nil, fmt.Errorf("--recipient: %q is not what age-keygen prints as a public key (age1 and more)", s)
 }
 
-func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
+func addKeys(a *app, cmd *cobra.Command, n *newKeys) error {
 	if len(n.recipients) > 0 && n.file != "" {
 		return usagef(cmd, "key add: --recipient or --passphrase-file, not both")
 	}
@@ -180,12 +180,12 @@ func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
 		}
 	}
 	if a.ui.JSON {
-		err = errors.Join(a.printKeys(added), err)
+		err = errors.Join(printKeys(a.ui, added), err)
 	}
 	return err
 }
 
-func (a *app) keyRemoveCommand() *cobra.Command {
+func keyRemoveCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID",
 		Short: "Take a key away",

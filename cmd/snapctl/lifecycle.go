@@ -11,7 +11,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) lifecycleCommand() *cobra.Command {
+func lifecycleCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lifecycle",
 		Short: "Have the bucket itself remove what has expired",
@@ -53,7 +53,7 @@ applied, missing, or altered: somebody changed the rule.`,
 			Example:           "  snapctl lifecycle " + sub.name,
 			Args:              takesNothing("lifecycle " + sub.name),
 			ValidArgsFunction: cobra.NoFileCompletions,
-			RunE:              func(cmd *cobra.Command, _ []string) error { return a.lifecycle(cmd.Context(), sub.do) },
+			RunE:              func(cmd *cobra.Command, _ []string) error { return runLifecycle(cmd.Context(), a, sub.do) },
 		})
 	}
 	return cmd
@@ -68,7 +68,7 @@ func takesNothing(command string) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) lifecycle(ctx context.Context, do func(*engine.Repository, context.Context) (*engine.Lifecycle, error)) error {
+func runLifecycle(ctx context.Context, a *app, do func(*engine.Repository, context.Context) (*engine.Lifecycle, error)) error {
 	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) listCommand() *cobra.Command {
+func listCommand(a *app) *cobra.Command {
 	opts := engine.ListOptions{Tags: make(map[string]string)}
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -31,7 +31,7 @@ objects that show --json prints.`,
 			if opts.Limit < 0 {
 				return usagef(cmd, "list: --limit is negative")
 			}
-			return a.list(cmd.Context(), &opts)
+			return runList(cmd.Context(), a, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -45,25 +45,25 @@ objects that show --json prints.`,
 	return cmd
 }
 
-func (a *app) list(ctx context.Context, opts *engine.ListOptions) error {
+func runList(ctx context.Context, a *app, opts *engine.ListOptions) error {
 	snapshots, err := a.repos.snapshots(ctx, opts)
 	if err != nil && !errors.Is(err, engine.ErrIntegrity) {
 		return err
 	}
 	// A damaged snapshot is an error, which does not hide the others.
-	return errors.Join(a.printList(snapshots), err)
+	return errors.Join(printList(a.ui, snapshots), err)
 }
 
-func (a *app) printList(snapshots []*engine.Snapshot) error {
+func printList(out *ui.Streams, snapshots []*engine.Snapshot) error {
 	switch {
-	case a.ui.JSON && snapshots == nil:
-		return a.ui.PrintJSON([]*engine.Snapshot{}) // [], not null
-	case a.ui.JSON:
-		return a.ui.PrintJSON(snapshots)
+	case out.JSON && snapshots == nil:
+		return out.PrintJSON([]*engine.Snapshot{}) // [], not null
+	case out.JSON:
+		return out.PrintJSON(snapshots)
 	case len(snapshots) == 0:
 		return nil
 	}
-	return a.ui.Print(a.snapshotTable(snapshots).String())
+	return out.Print(snapshotTable(out, snapshots).String())
 }
 
 // snapshots gives what List gives, some snapshots together with an error too.
@@ -79,8 +79,8 @@ func (r *repositories) snapshots(ctx context.Context, opts *engine.ListOptions) 
 	return repo.List(ctx, opts)
 }
 
-func (a *app) snapshotTable(snapshots []*engine.Snapshot) *ui.Table {
-	when := a.ui.When()
+func snapshotTable(out *ui.Streams, snapshots []*engine.Snapshot) *ui.Table {
+	when := out.When()
 	t := &ui.Table{Right: []bool{4: true, 5: true, 7: false}}
 	t.Add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {

@@ -6,10 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) logCommand() *cobra.Command {
+func logCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "log REF",
 		Short: "List a snapshot and what it was made from",
@@ -30,12 +31,12 @@ one has a parent, that was removed.`,
 			if err != nil {
 				return err
 			}
-			return a.history(cmd.Context(), ref)
+			return runLog(cmd.Context(), a, ref)
 		},
 	}
 }
 
-func (a *app) history(ctx context.Context, ref string) error {
+func runLog(ctx context.Context, a *app, ref string) error {
 	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
@@ -46,16 +47,16 @@ func (a *app) history(ctx context.Context, ref string) error {
 		return err
 	}
 	// A damaged ancestor does not hide those before it.
-	return errors.Join(a.printHistory(h), err)
+	return errors.Join(printHistory(a.ui, h), err)
 }
 
-func (a *app) printHistory(h *engine.History) error {
-	if a.ui.JSON {
-		return a.ui.PrintJSON(h.Snapshots)
+func printHistory(out *ui.Streams, h *engine.History) error {
+	if out.JSON {
+		return out.PrintJSON(h.Snapshots)
 	}
-	t := a.snapshotTable(h.Snapshots)
+	t := snapshotTable(out, h.Snapshots)
 	if h.Removed != nil {
 		t.Add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
 	}
-	return a.ui.Print(t.String())
+	return out.Print(t.String())
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) lsCommand() *cobra.Command {
+func lsCommand(a *app) *cobra.Command {
 	var long, recursive bool
 	cmd := &cobra.Command{
 		Use:   "ls REF[:PATH]",

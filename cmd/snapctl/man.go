@@ -10,10 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/snapctl/snapctl/cmd/snapctl/internal/man"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
 // manCommand is for those who build a release, hence hidden: make man.
-func (a *app) manCommand() *cobra.Command {
+func manCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIR",
 		Short:  "Write the manual pages",
@@ -27,17 +28,17 @@ which this program was built from, if it knows that.`,
 			return completeDir(true)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			date, err := a.manDate()
+			date, err := manDate(a)
 			if err != nil {
 				return err
 			}
-			return a.writeManPages(cmd.Root(), args[0], date)
+			return writeManPages(a.ui, cmd.Root(), args[0], date)
 		},
 	}
 }
 
 // manDate is the day that the pages are of, "" if it is not known.
-func (a *app) manDate() (string, error) {
+func manDate(a *app) (string, error) {
 	if epoch := a.env.getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 		seconds, err := strconv.ParseInt(epoch, 10, 64)
 		if err != nil {
@@ -53,7 +54,7 @@ func (a *app) manDate() (string, error) {
 }
 
 // writeManPages writes the pages of a command and of all below it into a directory.
-func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
+func writeManPages(out *ui.Streams, root *cobra.Command, dir, date string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -71,14 +72,14 @@ func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
 		if err != nil {
 			return err
 		}
-		if files = append(files, path); !a.ui.JSON {
-			if err := a.ui.PrintLine(path); err != nil {
+		if files = append(files, path); !out.JSON {
+			if err := out.PrintLine(path); err != nil {
 				return err
 			}
 		}
 	}
-	if a.ui.JSON {
-		return a.ui.PrintJSON(files)
+	if out.JSON {
+		return out.PrintJSON(files)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ type mountOutput struct {
 	Snapshot engine.Snapshot `json:"snapshot"`
 }
 
-func (a *app) mountCommand() *cobra.Command {
+func mountCommand(a *app) *cobra.Command {
 	var opts engine.MountOptions
 	foreground := false
 	cmd := &cobra.Command{
@@ -90,7 +90,7 @@ fields that show --json prints.`,
 				return err
 			}
 			if handed != nil {
-				return a.takeOver(cmd.Context(), handed)
+				return takeOver(cmd.Context(), a, handed)
 			}
 			parent, err := background.Inherit(a.env.getenv)
 			if err != nil {
@@ -100,13 +100,13 @@ fields that show --json prints.`,
 				a.secrets.Key, a.secrets.Ask = parent.Key, parent.Ask
 			} else if !foreground {
 				a.profiles.drop() // they are for the process that serves
-				return a.startInBackground(cmd.Context(), a.args, a.env.stdout, nil)
+				return startInBackground(cmd.Context(), a, a.args, a.env.stdout, nil)
 			}
 			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.mount(cmd.Context(), ref, args[1], opts, parent)
+			return runMount(cmd.Context(), a, ref, args[1], opts, parent)
 		},
 	}
 	flags := cmd.Flags()
@@ -119,8 +119,8 @@ fields that show --json prints.`,
 	return cmd
 }
 
-// mount mounts, says so, and serves until the mount is gone or a signal comes.
-func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, parent *background.Parent) error {
+// runMount mounts, says so, and serves until the mount is gone or a signal comes.
+func runMount(ctx context.Context, a *app, ref, dir string, opts engine.MountOptions, parent *background.Parent) error {
 	// The process in the background leaves the directory that it was started in;
 	// the engine minds that for the state folder itself.
 	if cache := a.repos.options().CacheDir; cache != "" {
@@ -137,12 +137,12 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	defer a.repos.close(repo)
 	opts.Share = true
 	tuneServer()
-	m, err := repo.Mount(ctx, ref, dir, a.told(opts))
+	m, err := repo.Mount(ctx, ref, dir, told(a.ui, opts))
 	if errors.Is(err, engine.ErrExists) {
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
 	}
 	if err != nil {
-		return a.mountHint(err, dir)
+		return mountHint(a.repos, err, dir)
 	}
 	if a.ui.JSON {
 		err = a.ui.PrintJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
@@ -154,7 +154,7 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 	serves := m.Pid() == os.Getpid()
 	if err == nil && parent != nil {
 		var args []string
-		if args, err = a.serverArgs(repo, m); err == nil {
+		if args, err = serverArgs(a, repo, m); err == nil {
 			err = parent.Detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
@@ -169,15 +169,15 @@ func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptio
 		}
 	}
 	if err != nil {
-		return errors.Join(err, a.endMount(m))
+		return errors.Join(err, endMount(a.ui, m))
 	}
-	return a.untilEnded(ctx, m)
+	return untilEnded(ctx, a.ui, m)
 }
 
 // startInBackground starts this program once more, as a mount command of any arguments,
 // and waits until it serves. What it prints goes to stdout; nil for nowhere. key is that of
 // an encrypted repository, if it is known.
-func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Writer, key *chunk.Key) error {
+func startInBackground(ctx context.Context, a *app, args []string, stdout io.Writer, key *chunk.Key) error {
 	p := &background.Process{
 		Args: args, Stdin: a.env.stdin, Stdout: stdout, Stderr: a.env.stderr, Log: a.repos.logger(),
 		Key: key, Passphrase: a.secrets.Passphrase, Identities: a.secrets.HaveIdentities(),
@@ -187,7 +187,7 @@ func (a *app) startInBackground(ctx context.Context, args []string, stdout io.Wr
 
 // mountHint adds what to do about a mount that failed, if nothing else says so: folder
 // has to be there, and the machine to allow mounts.
-func (a *app) mountHint(err error, folder string) error {
+func mountHint(repos *repositories, err error, folder string) error {
 	if hintFor(err) != "" {
 		return err
 	}
@@ -197,15 +197,15 @@ func (a *app) mountHint(err error, folder string) error {
 	if errors.Is(err, fusefs.ErrNoMtab) {
 		return &hintError{err: err, hint: doctor.MtabHint}
 	}
-	if engine.TryMount(a.repos.state()) != nil {
+	if engine.TryMount(repos.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}
 	}
 	return err
 }
 
 // told has what happens to a mount said.
-func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
-	failures := &ui.Seldom{Console: a.ui.Console, Now: time.Now}
+func told(out *ui.Streams, opts engine.MountOptions) *engine.MountOptions {
+	failures := &ui.Seldom{Console: out.Console, Now: time.Now}
 	opts.Fail = func(op, path string, err error) {
 		at := time.Now().Format(time.RFC3339)
 		failures.Tell(func(unsaid int64) string {
@@ -216,12 +216,12 @@ func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
 			return s
 		})
 	}
-	opts.Warn = a.ui.Warn
+	opts.Warn = out.Warn
 	return &opts
 }
 
 // untilEnded waits until this process serves nothing any more, or a signal comes.
-func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
+func untilEnded(ctx context.Context, out *ui.Streams, m *engine.Mount) error {
 	select {
 	case <-m.ServerEnded():
 		return nil
@@ -229,16 +229,16 @@ func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
 		// The keeper passes on a signal that may have gone to both: let the second not
 		// end us before all is unmounted.
 		signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-		return a.endMount(m)
+		return endMount(out, m)
 	}
 }
 
 // endMount unmounts since this process is about to end, wherever it is mounted.
 // Whoever uses it then gets errors: better than a process that no signal ends.
-func (a *app) endMount(m *engine.Mount) error {
+func endMount(out *ui.Streams, m *engine.Mount) error {
 	inUse, err := m.Shutdown()
 	for _, dir := range inUse {
-		a.ui.Console.Warn(ui.Quoted(dir) + " was in use")
+		out.Console.Warn(ui.Quoted(dir) + " was in use")
 	}
 	return err
 }

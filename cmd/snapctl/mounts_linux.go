@@ -13,7 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) mountsCommand() *cobra.Command {
+func mountsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "mounts",
 		Short: "List what is mounted",
@@ -43,11 +43,11 @@ States:
   snapctl mounts --json | jq -r '.[] | select(.state == "dead") | .dir'`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.mounts(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runMounts(cmd.Context(), a) },
 	}
 }
 
-func (a *app) mounts(ctx context.Context) error {
+func runMounts(ctx context.Context, a *app) error {
 	mounts, err := engine.Mounts(ctx, a.repos.state())
 	var perr error
 	switch {
@@ -56,13 +56,13 @@ func (a *app) mounts(ctx context.Context) error {
 	case a.ui.JSON:
 		perr = a.ui.PrintJSON(mounts)
 	case len(mounts) > 0:
-		perr = a.ui.Print(a.mountTable(mounts))
+		perr = a.ui.Print(mountTable(a.ui, mounts))
 	}
 	return errors.Join(err, perr)
 }
 
-func (a *app) mountTable(mounts []*engine.MountStatus) string {
-	when := a.ui.When()
+func mountTable(out *ui.Streams, mounts []*engine.MountStatus) string {
+	when := out.When()
 	t := ui.Table{Right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
 	t.Add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
 	for _, m := range mounts {

@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) pinCommand() *cobra.Command {
+func pinCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pin REF...",
 		Short: "Keep snapshots for ever",
@@ -21,12 +21,12 @@ To end it: snapctl unpin, or snapctl extend, which has them expire again.`,
 		Args:              takes("REF..."),
 		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeSnapshots(cmd, args, &engine.Changes{Pin: true}, "pinned")
+			return changeSnapshots(a, cmd, args, &engine.Changes{Pin: true}, "pinned")
 		},
 	}
 }
 
-func (a *app) unpinCommand() *cobra.Command {
+func unpinCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "unpin REF...",
 		Short: "End that snapshots are pinned",
@@ -37,7 +37,7 @@ with --json, an array of the objects that show --json prints.`,
 		Args:              takes("REF..."),
 		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeSnapshots(cmd, args, &engine.Changes{Unpin: true}, "unpinned")
+			return changeSnapshots(a, cmd, args, &engine.Changes{Unpin: true}, "unpinned")
 		},
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) pruneCommand() *cobra.Command {
+func pruneCommand(a *app) *cobra.Command {
 	opts := engine.PruneOptions{}
 	cmd := &cobra.Command{
 		Use:   "prune",
@@ -53,7 +53,7 @@ each.`,
   snapctl prune --group-by dir,host --keep-last 3`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.prune(cmd, &opts) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runPrune(a, cmd, &opts) },
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -80,8 +80,8 @@ each.`,
 	return cmd
 }
 
-func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
-	groups, err := a.pruneGroups(cmd.Context(), opts)
+func runPrune(a *app, cmd *cobra.Command, opts *engine.PruneOptions) error {
+	groups, err := pruneGroups(cmd.Context(), a.repos, opts)
 	if errors.Is(err, engine.ErrInvalid) {
 		return usagef(cmd, "%w", err)
 	}
@@ -97,7 +97,7 @@ func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
 			Groups []engine.PruneGroup `json:"groups"`
 		}{opts.DryRun, groups}))
 	}
-	kept, gone, table := a.pruneTable(groups)
+	kept, gone, table := pruneTable(a.ui, groups)
 	if kept+gone > 0 {
 		err = errors.Join(err, a.ui.Print(table.String()))
 	}
@@ -126,20 +126,20 @@ func fromFuture(groups []engine.PruneGroup) (n int64) {
 	return n
 }
 
-func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
-	repo, err := a.repos.openToList(ctx)
+func pruneGroups(ctx context.Context, repos *repositories, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
+	repo, err := repos.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer a.repos.close(repo)
+	defer repos.close(repo)
 	return repo.Prune(ctx, opts)
 }
 
-func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *ui.Table) {
-	when := a.ui.When()
+func pruneTable(out *ui.Streams, groups []engine.PruneGroup) (kept, gone int64, t *ui.Table) {
+	when := out.When()
 	t = &ui.Table{Right: []bool{5: false}}
 	t.Add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
 	for _, g := range groups {

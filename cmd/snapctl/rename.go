@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) renameCommand() *cobra.Command {
+func renameCommand(a *app) *cobra.Command {
 	var remove bool
 	cmd := &cobra.Command{
 		Use:   "rename REF NAME",
@@ -36,7 +36,7 @@ prints.`,
 			if err != nil {
 				return err
 			}
-			return a.changeSnapshots(cmd, []string{ref}, &engine.Changes{Name: &name}, "renamed")
+			return changeSnapshots(a, cmd, []string{ref}, &engine.Changes{Name: &name}, "renamed")
 		},
 	}
 	cmd.Flags().BoolVar(&remove, "remove", false, "take the name away")

@@ -12,7 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) repairCommand() *cobra.Command {
+func repairCommand(a *app) *cobra.Command {
 	var opts engine.RepairOptions
 	dryRun := false
 	cmd := &cobra.Command{
@@ -58,7 +58,7 @@ which nothing but the path is known), nothing, why, removed.`,
 			if opts.RemoveDamaged && !opts.Apply {
 				return usagef(cmd, "repair: --remove-damaged goes with --apply")
 			}
-			return a.repair(cmd.Context(), opts)
+			return runRepair(cmd.Context(), a, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -70,7 +70,7 @@ which nothing but the path is known), nothing, why, removed.`,
 	return cmd
 }
 
-func (a *app) repair(ctx context.Context, opts engine.RepairOptions) error {
+func runRepair(ctx context.Context, a *app, opts engine.RepairOptions) error {
 	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ type restoreOutput struct {
 	Problems   []string `json:"problems,omitempty"`
 }
 
-func (a *app) restoreCommand() *cobra.Command {
+func restoreCommand(a *app) *cobra.Command {
 	var opts engine.RestoreOptions
 	var lazy engine.ForkOptions
 	isLazy := false
@@ -112,12 +112,12 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 						return usagef(cmd, "restore: --lazy and --%s do not go together", name)
 					}
 				}
-				return a.restoreLazily(cmd.Context(), ref, dir, lazy, opts)
+				return restoreLazily(cmd.Context(), a, ref, dir, lazy, opts)
 			}
 			if lazy.Force {
 				return usagef(cmd, "restore: --force goes with --lazy")
 			}
-			return a.restore(cmd.Context(), ref, dir, opts)
+			return runRestore(cmd.Context(), a, ref, dir, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -134,7 +134,7 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 	return cmd
 }
 
-func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreOptions) error {
+func runRestore(ctx context.Context, a *app, ref, dir string, opts engine.RestoreOptions) error {
 	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
@@ -142,7 +142,7 @@ func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreO
 	defer a.repos.close(repo)
 
 	if opts.DryRun {
-		return a.previewRestore(ctx, repo, ref, dir, opts)
+		return previewRestore(ctx, a.ui, repo, ref, dir, opts)
 	}
 	p := a.ui.StartProgress()
 	opts.Progress = p

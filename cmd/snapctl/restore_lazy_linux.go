@@ -12,7 +12,7 @@ import (
 )
 
 // restoreLazily makes a fork in the place of a restore.
-func (a *app) restoreLazily(ctx context.Context, ref, dir string, lazy engine.ForkOptions, opts engine.RestoreOptions) error {
+func restoreLazily(ctx context.Context, a *app, ref, dir string, lazy engine.ForkOptions, opts engine.RestoreOptions) error {
 	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
@@ -26,18 +26,18 @@ func (a *app) restoreLazily(ctx context.Context, ref, dir string, lazy engine.Fo
 		ref, dir = s.ID.String(), s.Dir
 	}
 	if opts.DryRun {
-		return a.previewFork(ctx, repo, ref, dir, lazy, opts.Delete)
+		return previewFork(ctx, a, repo, ref, dir, lazy, opts.Delete)
 	}
-	a.prepareFork(repo, &lazy)
+	prepareFork(a, repo, &lazy)
 	f, err := repo.ForkAgain(ctx, ref, dir, &lazy, opts.Delete)
 	if err != nil {
-		return a.mountHint(lazyHint(err, ref, dir), filepath.Dir(filepath.Clean(dir)))
+		return mountHint(a.repos, lazyHint(err, ref, dir), filepath.Dir(filepath.Clean(dir)))
 	}
-	return a.printFork(f, "forked")
+	return printFork(a.ui, f, "forked")
 }
 
 // previewFork says what restore --lazy would do.
-func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir string, lazy engine.ForkOptions, replace bool) error {
+func previewFork(ctx context.Context, a *app, repo *engine.Repository, ref, dir string, lazy engine.ForkOptions, replace bool) error {
 	p, err := repo.PlanFork(ctx, ref, dir, &lazy, replace)
 	if err != nil {
 		return lazyHint(err, ref, dir)

@@ -21,10 +21,10 @@ type previewOutput struct {
 }
 
 // previewRestore prints what a restore would change.
-func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
-	progress := a.ui.StartProgress()
+func previewRestore(ctx context.Context, out *ui.Streams, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
+	progress := out.StartProgress()
 	opts.Progress = progress
-	p := listing.NewChanges(a.ui, false)
+	p := listing.NewChanges(out, false)
 	p.InObject("paths")
 	opts.Would = p.Print
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
@@ -47,7 +47,7 @@ func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, 
 	if len(receipt.Kept) > 0 {
 		s += "; left alone, as snapctl's own: " + quotedList(receipt.Kept)
 	}
-	a.ui.Say(s)
+	out.Say(s)
 	if len(receipt.Problems) > 0 {
 		return fmt.Errorf("restore: what would change is %w: %s, named above", errIncomplete, ui.Plural(int64(len(receipt.Problems)), "problem"))
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) resumeCommand() *cobra.Command {
+func resumeCommand(a *app) *cobra.Command {
 	all := false
 	cmd := &cobra.Command{
 		Use:   "resume",
@@ -38,13 +38,13 @@ paths. When one fails the others are still brought back, and the exit code is 1.
 		Example:           `  snapctl resume`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.resume(cmd.Context(), all) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runResume(cmd.Context(), a, all) },
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "forks that were unmounted too")
 	return cmd
 }
 
-func (a *app) resume(ctx context.Context, all bool) error {
+func runResume(ctx context.Context, a *app, all bool) error {
 	unlock, err := engine.LockResume(ctx, a.repos.state())
 	if err != nil {
 		return fmt.Errorf("resume: state folder: %w", err)
@@ -70,7 +70,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 	for _, m := range mounts {
 		// What forks lie over comes back with them.
 		if m.Registered && !m.Lower && (m.State == engine.MountDead || m.State == engine.MountLost) {
-			back(m.Dir, a.remount(ctx, m))
+			back(m.Dir, remount(ctx, a, m))
 		}
 	}
 	forks, err := engine.Forks(ctx, a.repos.state())
@@ -80,7 +80,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		if f.State != engine.ForkDead && f.State != engine.ForkLost && (!all || f.State != engine.ForkDetached) {
 			continue
 		}
-		err := a.remountFork(ctx, f, repos)
+		err := remountFork(ctx, a, f, repos)
 		if errors.Is(err, engine.ErrForkLost) {
 			a.ui.Warn(err)
 			continue
@@ -97,7 +97,7 @@ func (a *app) resume(ctx context.Context, all bool) error {
 }
 
 // remount mounts again what was mounted.
-func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
+func remount(ctx context.Context, a *app, m *engine.MountStatus) error {
 	// What it was mounted over may have held something. Or it is gone, with a tmpfs.
 	flags := []string{"--force", "--prefetch", m.Prefetch.String()}
 	if m.AllowOther {
@@ -108,7 +108,7 @@ func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
 			return fmt.Errorf("mounting at %s: %w", m.Dir, err)
 		}
 	}
-	err := a.startInBackground(ctx, a.serverOf(m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
+	err := startInBackground(ctx, a, serverOf(a.repos, m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
 	var said *background.ExitError
 	if errors.As(err, &said) {
 		err = fmt.Errorf("%s is not mounted again", ui.Quoted(m.Dir)) // it said why
@@ -116,7 +116,7 @@ func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
 	return err
 }
 
-func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[string]*engine.Repository) error {
+func remountFork(ctx context.Context, a *app, f *engine.ForkStatus, repos map[string]*engine.Repository) error {
 	repo := repos[f.Repository]
 	if repo == nil {
 		var err error
@@ -126,7 +126,7 @@ func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[s
 		repos[f.Repository] = repo
 	}
 	opts := engine.ForkOptions{Force: true} // it may have been so before
-	a.prepareFork(repo, &opts)
+	prepareFork(a, repo, &opts)
 	_, err := repo.ResumeFork(ctx, f.Name, &opts)
 	return resumeHint(err, f.Dir)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) rmCommand() *cobra.Command {
+func rmCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm REF...",
 		Short: "Remove snapshots",
@@ -30,16 +30,16 @@ The space of what no other snapshot holds is freed by snapctl gc.`,
 			if err != nil {
 				return err
 			}
-			return a.rm(cmd.Context(), refs)
+			return runRm(cmd.Context(), a, refs)
 		},
 	}
 }
 
-func (a *app) rm(ctx context.Context, refs []string) error {
+func runRm(ctx context.Context, a *app, refs []string) error {
 	removed := []*engine.Snapshot{}
 	var err error
 	if len(refs) > 0 { // standard input may hold an empty array
-		removed, err = a.remove(ctx, refs)
+		removed, err = removeSnapshots(ctx, a.repos, refs)
 	}
 	// Some may be gone though others failed.
 	if err != nil && len(removed) == 0 {
@@ -57,11 +57,11 @@ func (a *app) rm(ctx context.Context, refs []string) error {
 	return err
 }
 
-func (a *app) remove(ctx context.Context, refs []string) ([]*engine.Snapshot, error) {
-	repo, err := a.repos.openFor(ctx, refs[0])
+func removeSnapshots(ctx context.Context, repos *repositories, refs []string) ([]*engine.Snapshot, error) {
+	repo, err := repos.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}
-	defer a.repos.close(repo)
+	defer repos.close(repo)
 	return repo.Remove(ctx, refs...)
 }

@@ -127,19 +127,19 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		commands []*cobra.Command
 	}{
 		{"Snapshots", []*cobra.Command{
-			a.createCommand(), a.restoreCommand(), a.listCommand(), a.showCommand(), a.diffCommand(), a.logCommand(),
-			a.copyCommand(), a.tagCommand(), a.renameCommand(), a.rmCommand(),
+			createCommand(a), restoreCommand(a), listCommand(a), showCommand(a), diffCommand(a), logCommand(a),
+			copyCommand(a), tagCommand(a), renameCommand(a), rmCommand(a),
 		}},
-		{"Looking into a snapshot", []*cobra.Command{a.lsCommand(), a.catCommand(), a.findCommand(), a.dumpCommand()}},
+		{"Looking into a snapshot", []*cobra.Command{lsCommand(a), catCommand(a), findCommand(a), dumpCommand(a)}},
 		{"Mounts and forks", []*cobra.Command{
-			a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.forkCommand(), a.unforkCommand(), a.forksCommand(),
-			a.resumeCommand(), a.doctorCommand(),
+			mountCommand(a), umountCommand(a), mountsCommand(a), forkCommand(a), unforkCommand(a), forksCommand(a),
+			resumeCommand(a), doctorCommand(a),
 		}},
 		{"Keeping and freeing", []*cobra.Command{
-			a.extendCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.lifecycleCommand(), a.gcCommand(),
+			extendCommand(a), pinCommand(a), unpinCommand(a), pruneCommand(a), lifecycleCommand(a), gcCommand(a),
 		}},
 		{"Repositories", []*cobra.Command{
-			a.initCommand(), a.verifyCommand(), a.repairCommand(), a.statsCommand(), a.keyCommand(),
+			initCommand(a), verifyCommand(a), repairCommand(a), statsCommand(a), keyCommand(a),
 		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})
@@ -148,7 +148,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 			root.AddCommand(cmd)
 		}
 	}
-	root.AddCommand(a.manCommand(), a.versionCommand())
+	root.AddCommand(manCommand(a), versionCommand(a))
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()

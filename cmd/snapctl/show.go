@@ -11,7 +11,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) showCommand() *cobra.Command {
+func showCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show REF",
 		Short: "Show what is known of a snapshot",
@@ -31,12 +31,12 @@ out. Sizes are in bytes.`,
 			if err != nil {
 				return err
 			}
-			return a.show(cmd.Context(), ref)
+			return runShow(cmd.Context(), a, ref)
 		},
 	}
 }
 
-func (a *app) show(ctx context.Context, ref string) error {
+func runShow(ctx context.Context, a *app, ref string) error {
 	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
@@ -49,10 +49,10 @@ func (a *app) show(ctx context.Context, ref string) error {
 	if a.ui.JSON {
 		return a.ui.PrintJSON(s)
 	}
-	return a.ui.Print(a.describeSnapshot(s))
+	return a.ui.Print(describeSnapshot(a.ui, s))
 }
 
-func (a *app) describeSnapshot(s *engine.Snapshot) string {
+func describeSnapshot(out *ui.Streams, s *engine.Snapshot) string {
 	t := ui.Table{Right: []bool{false, false}}
 	t.Add("id", s.ID.String())
 	t.Add("dir", ui.Quoted(s.Dir))
@@ -62,9 +62,9 @@ func (a *app) describeSnapshot(s *engine.Snapshot) string {
 	if len(s.Tags) > 0 {
 		t.Add("tags", ui.Quoted(ui.TagList(s.Tags, ", ")))
 	}
-	t.Add("created", ui.LocalTime(s.CreatedAt)+" ("+a.ui.Relative(s.CreatedAt)+")")
+	t.Add("created", ui.LocalTime(s.CreatedAt)+" ("+out.Relative(s.CreatedAt)+")")
 	if s.ExpiresAt != nil {
-		t.Add("expires", ui.LocalTime(*s.ExpiresAt)+" ("+a.ui.Relative(*s.ExpiresAt)+")")
+		t.Add("expires", ui.LocalTime(*s.ExpiresAt)+" ("+out.Relative(*s.ExpiresAt)+")")
 	}
 	if s.Pinned {
 		t.Add("pinned", "never expires, and prune keeps it")

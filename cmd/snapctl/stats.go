@@ -13,7 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) statsCommand() *cobra.Command {
+func statsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stats [REF...]",
 		Short: "Tell what a repository holds and what it costs",
@@ -50,7 +50,7 @@ objects that show --json prints, with only and referred. Sizes are in bytes.`,
 			if err != nil {
 				return err
 			}
-			return a.stats(cmd.Context(), refs)
+			return runStats(cmd.Context(), a, refs)
 		},
 	}
 }
@@ -108,7 +108,7 @@ func ratio(a, b int64) float64 {
 	return float64(a) / float64(b)
 }
 
-func (a *app) stats(ctx context.Context, refs []string) error {
+func runStats(ctx context.Context, a *app, refs []string) error {
 	repo, err := a.repos.open(ctx)
 	if err != nil {
 		if len(refs) > 0 {
@@ -125,10 +125,10 @@ func (a *app) stats(ctx context.Context, refs []string) error {
 	if a.ui.JSON {
 		return errors.Join(a.ui.PrintJSON(newStatsOutput(u)), err)
 	}
-	return errors.Join(a.ui.Print(a.statsText(u, len(refs) > 0)), err)
+	return errors.Join(a.ui.Print(statsText(a.ui, u, len(refs) > 0)), err)
 }
 
-func (a *app) statsText(u *engine.Usage, named bool) string {
+func statsText(out *ui.Streams, u *engine.Usage, named bool) string {
 	o := newStatsOutput(u)
 	t := &ui.Table{Right: []bool{false, true, false}}
 	t.Add("snapshots", humanize.Comma(int64(u.Snapshots)), "")
@@ -154,7 +154,7 @@ func (a *app) statsText(u *engine.Usage, named bool) string {
 	if len(u.Of) == 0 {
 		return text
 	}
-	return text + "\n" + a.usageTable(u.Of).String()
+	return text + "\n" + usageTable(out, u.Of).String()
 }
 
 // times is a ratio in words.
@@ -174,8 +174,8 @@ func trimLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-func (a *app) usageTable(all []engine.SnapshotUsage) *ui.Table {
-	when := a.ui.When()
+func usageTable(out *ui.Streams, all []engine.SnapshotUsage) *ui.Table {
+	when := out.When()
 	t := &ui.Table{Right: []bool{3: true, 4: true, 5: true, 6: false}}
 	t.Add("ID", "CREATED", "NAME", "SIZE", "REFERRED", "ONLY", "DIR")
 	for i := range all {

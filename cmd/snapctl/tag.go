@@ -9,7 +9,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) tagCommand() *cobra.Command {
+func tagCommand(a *app) *cobra.Command {
 	var remove []string
 	cmd := &cobra.Command{
 		Use:   "tag REF... KEY=VALUE...",
@@ -41,7 +41,7 @@ id here.`,
 			case len(tags)+len(remove) == 0:
 				return usagef(cmd, "tag: neither a KEY=VALUE nor --remove")
 			}
-			return a.changeSnapshots(cmd, refs, &engine.Changes{SetTags: tags, RemoveTags: remove}, "tagged")
+			return changeSnapshots(a, cmd, refs, &engine.Changes{SetTags: tags, RemoveTags: remove}, "tagged")
 		},
 	}
 	cmd.Flags().StringArrayVar(&remove, "remove", nil, "remove the tag `KEY`; may be repeated")

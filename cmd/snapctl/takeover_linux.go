@@ -29,7 +29,7 @@ func keep(e *env) int {
 
 // serverArgs are the arguments of a server that takes over: those of a mount
 // command that would mount the same. Its working directory is another.
-func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, error) {
+func serverArgs(a *app, repo *engine.Repository, m *engine.Mount) ([]string, error) {
 	location, _, err := a.repos.location()
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func (a *app) serverArgs(repo *engine.Repository, m *engine.Mount) ([]string, er
 }
 
 // takeOver serves what a server has served that died.
-func (a *app) takeOver(ctx context.Context, handed *keeper.Handed) error {
+func takeOver(ctx context.Context, a *app, handed *keeper.Handed) error {
 	a.secrets.Key = handed.Key
 	repo, err := a.repos.open(ctx)
 	if err != nil {
@@ -68,11 +68,11 @@ func (a *app) takeOver(ctx context.Context, handed *keeper.Handed) error {
 	}
 	defer a.repos.close(repo)
 	tuneServer()
-	m, err := repo.TakeOver(ctx, handed.Handover, a.told(engine.MountOptions{}))
+	m, err := repo.TakeOver(ctx, handed.Handover, told(a.ui, engine.MountOptions{}))
 	if err != nil {
 		return err
 	}
 	a.ui.Console.Line(fmt.Sprintf("%s process %d has taken over", time.Now().Format(time.RFC3339), os.Getpid()))
 	handed.Keep(m, m.Dir, a.ui.Console.Line)
-	return a.untilEnded(ctx, m)
+	return untilEnded(ctx, a.ui, m)
 }

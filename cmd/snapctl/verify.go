@@ -18,7 +18,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) verifyCommand() *cobra.Command {
+func verifyCommand(a *app) *cobra.Command {
 	var opts engine.VerifyOptions
 	var dirOpts engine.VerifyDirOptions
 	cmd := &cobra.Command{
@@ -59,7 +59,7 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
 		ValidArgsFunction: a.complete.verify,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 && isDirArgument(args[1]) {
-				return a.verifyDirCommand(cmd, args, &dirOpts)
+				return verifyDirCommand(a, cmd, args, &dirOpts)
 			}
 			for _, name := range []string{"no-owner", "no-times"} {
 				if cmd.Flags().Changed(name) {
@@ -76,7 +76,7 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
 			if err != nil {
 				return err
 			}
-			return a.verify(cmd.Context(), refs, opts)
+			return runVerify(cmd.Context(), a, refs, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -119,7 +119,7 @@ func (f *shareFlag) Set(s string) error {
 	return nil
 }
 
-func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptions) error {
+func runVerify(ctx context.Context, a *app, refs []string, opts engine.VerifyOptions) error {
 	repo, err := a.repos.open(ctx)
 	if err != nil {
 		if len(refs) > 0 {
@@ -328,7 +328,7 @@ func textOrQuoted(path string) string {
 	return strconv.Quote(path)
 }
 
-func (a *app) verifyDirCommand(cmd *cobra.Command, args []string, opts *engine.VerifyDirOptions) error {
+func verifyDirCommand(a *app, cmd *cobra.Command, args []string, opts *engine.VerifyDirOptions) error {
 	for _, name := range []string{"read-data", "resume"} {
 		if cmd.Flags().Changed(name) {
 			return usagef(cmd, "verify: --%s and DIR do not go together", name)
@@ -338,11 +338,11 @@ func (a *app) verifyDirCommand(cmd *cobra.Command, args []string, opts *engine.V
 	if err != nil {
 		return err
 	}
-	return a.verifyDir(cmd.Context(), ref, args[1], opts)
+	return runVerifyDir(cmd.Context(), a, ref, args[1], opts)
 }
 
-// verifyDir compares a directory with a snapshot.
-func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.VerifyDirOptions) error {
+// runVerifyDir compares a directory with a snapshot.
+func runVerifyDir(ctx context.Context, a *app, ref, dir string, opts *engine.VerifyDirOptions) error {
 	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)

@@ -56,7 +56,7 @@ func versionFrom(release stamp, buildInfo func() (*debug.BuildInfo, bool)) versi
 	return v
 }
 
-func (a *app) versionCommand() *cobra.Command {
+func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Show the version",
