@@ -80,10 +80,8 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 				return usagef(cmd, "fork: DIR is empty")
 			}
 			if resume {
-				for _, name := range []string{"name", "upper", "ephemeral", "mode"} {
-					if cmd.Flags().Changed(name) {
-						return usagef(cmd, "fork: --%s is what the fork was made with, and cannot be changed by --resume", name)
-					}
+				if err := onlyResumes(cmd); err != nil {
+					return err
 				}
 				return runForkResume(cmd.Context(), a, args[0], opts)
 			}
@@ -94,6 +92,12 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 			return runFork(cmd.Context(), a, ref, args[1], opts)
 		},
 	}
+	forkFlags(cmd, &opts, &resume)
+	return cmd
+}
+
+// forkFlags adds the flags of fork.
+func forkFlags(cmd *cobra.Command, opts *engine.ForkOptions, resume *bool) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&opts.Name, "name", "", "call the fork `F`, by which other commands know it too (default: after DIR)")
@@ -102,14 +106,23 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 	flags.Var((*forkModeFlag)(&opts.Mode), "mode", "insist on a `MODE`: overlay, userxattr, fuse-overlayfs or restore")
 	flags.BoolVar(&opts.Force, "force", false, "fork over a directory that holds something, which is hidden meanwhile")
 	flags.Var((*prefetchFlag)(&opts.Prefetch), "prefetch", "as of mount: `WORD` is all, hot or none; counts if nobody has mounted the snapshot")
-	flags.BoolVar(&resume, "resume", false, "mount a fork again")
+	flags.BoolVar(resume, "resume", false, "mount a fork again")
 	noCompletions(cmd, "name")
 	mustComplete(cmd, "upper", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return completeDir(true)
 	})
 	mustComplete(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{"overlay", "userxattr", "fuse-overlayfs", "restore"}, cobra.ShellCompDirectiveNoFileComp))
 	mustComplete(cmd, "prefetch", cobra.FixedCompletions([]cobra.Completion{"all", "hot", "none"}, cobra.ShellCompDirectiveNoFileComp))
-	return cmd
+}
+
+// onlyResumes refuses flags that --resume does not go with.
+func onlyResumes(cmd *cobra.Command) error {
+	for _, name := range []string{"name", "upper", "ephemeral", "mode"} {
+		if cmd.Flags().Changed(name) {
+			return usagef(cmd, "fork: --%s is what the fork was made with, and cannot be changed by --resume", name)
+		}
+	}
+	return nil
 }
 
 // A forkModeFlag is the name of a mode.

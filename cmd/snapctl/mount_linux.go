@@ -85,28 +85,7 @@ fields that show --json prints.`,
 			if args[1] == "" {
 				return usagef(cmd, "mount: DIR is empty")
 			}
-			handed, err := keeper.Inherit(a.env.getenv)
-			if err != nil {
-				return err
-			}
-			if handed != nil {
-				return takeOver(cmd.Context(), a, handed)
-			}
-			parent, err := background.Inherit(a.env.getenv)
-			if err != nil {
-				return err
-			}
-			if parent != nil {
-				a.secrets.Key, a.secrets.Ask = parent.Key, parent.Ask
-			} else if !foreground {
-				a.profiles.drop() // they are for the process that serves
-				return startInBackground(cmd.Context(), a, a.args, a.env.stdout, nil)
-			}
-			ref, err := a.refs.ref(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			return runMount(cmd.Context(), a, ref, args[1], opts, parent)
+			return beginMount(cmd, a, args, opts, foreground)
 		},
 	}
 	flags := cmd.Flags()
@@ -117,6 +96,33 @@ fields that show --json prints.`,
 	flags.Var((*prefetchFlag)(&opts.Prefetch), "prefetch", "fetch from a bucket before it is asked for: `WORD` is all, hot or none")
 	mustComplete(cmd, "prefetch", cobra.FixedCompletions([]cobra.Completion{"all", "hot", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// beginMount finds out what this process is for: to take over from a server that died, to
+// serve, or to start another that does.
+func beginMount(cmd *cobra.Command, a *app, args []string, opts engine.MountOptions, foreground bool) error {
+	handed, err := keeper.Inherit(a.env.getenv)
+	if err != nil {
+		return err
+	}
+	if handed != nil {
+		return takeOver(cmd.Context(), a, handed)
+	}
+	parent, err := background.Inherit(a.env.getenv)
+	if err != nil {
+		return err
+	}
+	if parent != nil {
+		a.secrets.Key, a.secrets.Ask = parent.Key, parent.Ask
+	} else if !foreground {
+		a.profiles.drop() // they are for the process that serves
+		return startInBackground(cmd.Context(), a, a.args, a.env.stdout, nil)
+	}
+	ref, err := a.refs.ref(cmd, args[0])
+	if err != nil {
+		return err
+	}
+	return runMount(cmd.Context(), a, ref, args[1], opts, parent)
 }
 
 // runMount mounts, says so, and serves until the mount is gone or a signal comes.

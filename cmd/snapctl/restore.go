@@ -20,14 +20,7 @@ type restoreOutput struct {
 	Problems   []string `json:"problems,omitempty"`
 }
 
-func restoreCommand(a *app) *cobra.Command {
-	var opts engine.RestoreOptions
-	var lazy engine.ForkOptions
-	isLazy := false
-	cmd := &cobra.Command{
-		Use:   "restore REF [DIR]",
-		Short: "Write a snapshot out to a directory",
-		Long: `Writes a snapshot out to DIR, and prints the path. How to write a REF: snapctl
+const restoreHelp = `Writes a snapshot out to DIR, and prints the path. How to write a REF: snapctl
 help references. Without DIR it is the directory that a handle names ("restore
 -"), or else the one that the snapshot was made of, if that is missing or empty.
 
@@ -78,7 +71,16 @@ be restored as it was. If there are any, each is named on standard error and the
 exit code is 3. With --dry-run the object has snapshot, target, dryRun, paths,
 as diff --json prints them, changes, inPlace, kept and problems.
 
-Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
+Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`
+
+func restoreCommand(a *app) *cobra.Command {
+	var opts engine.RestoreOptions
+	var lazy engine.ForkOptions
+	isLazy := false
+	cmd := &cobra.Command{
+		Use:   "restore REF [DIR]",
+		Short: "Write a snapshot out to a directory",
+		Long:  restoreHelp,
 		Example: `  snapctl restore latest /tmp/copy
   snapctl restore --delete app ~/work/app
   snapctl restore --into --dry-run app ~/work/app
@@ -102,22 +104,21 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 			if err != nil {
 				return err
 			}
-			ref := h.ref
 			if dir == "" {
 				dir = h.dir
 			}
-			if isLazy {
-				for _, name := range []string{"into", "include", "no-owner", "verify"} {
-					if cmd.Flags().Changed(name) {
-						return usagef(cmd, "restore: --lazy and --%s do not go together", name)
-					}
+			if !isLazy {
+				if lazy.Force {
+					return usagef(cmd, "restore: --force goes with --lazy")
 				}
-				return restoreLazily(cmd.Context(), a, ref, dir, lazy, opts)
+				return runRestore(cmd.Context(), a, h.ref, dir, opts)
 			}
-			if lazy.Force {
-				return usagef(cmd, "restore: --force goes with --lazy")
+			for _, name := range []string{"into", "include", "no-owner", "verify"} {
+				if cmd.Flags().Changed(name) {
+					return usagef(cmd, "restore: --lazy and --%s do not go together", name)
+				}
 			}
-			return runRestore(cmd.Context(), a, ref, dir, opts)
+			return restoreLazily(cmd.Context(), a, h.ref, dir, lazy, opts)
 		},
 	}
 	flags := cmd.Flags()

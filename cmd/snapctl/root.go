@@ -44,6 +44,7 @@ func newApp(e *env) *app {
 // generating documentation from it.
 func newRootCommand(e *env) *cobra.Command { return newApp(e).command() }
 
+// command is the tree of commands of this run.
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "snapctl",
@@ -63,24 +64,11 @@ interrupted. Data goes to standard output, everything else to standard error.`,
   snapctl init
   snapctl create --name app --ttl 7d ~/work/app
   snapctl restore app ~/work/app-again`,
-		Version:       readVersion().Version,
-		SilenceErrors: true, // report prints them
-		SilenceUsage:  true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			a.started = true
-			if size := a.env.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.repos.cacheSize == 0 {
-				if err := (*sizeFlag)(&a.repos.cacheSize).Set(size); err != nil {
-					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
-				}
-			}
-			if !background.KeyComes(a.env.getenv) && !takesOver(a.env.getenv) {
-				if err := a.secrets.ReadIdentities(); err != nil {
-					return &hintError{err: &usageError{err: err}, hint: encryptionHint}
-				}
-			}
-			return a.profiles.start()
-		},
-		Args: a.rootArgs,
+		Version:           readVersion().Version,
+		SilenceErrors:     true, // report prints them
+		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.begin(cmd) },
+		Args:              a.rootArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SetOut(a.env.stderr)
 			if err := cmd.Help(); err != nil {
@@ -105,6 +93,29 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		return fmt.Errorf("%s: %w", cmd.Name(), err)
 	})
 
+	a.globalFlags(root)
+	a.addCommands(root)
+	return root
+}
+
+// begin is what every command does first.
+func (a *app) begin(cmd *cobra.Command) error {
+	a.started = true
+	if size := a.env.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.repos.cacheSize == 0 {
+		if err := (*sizeFlag)(&a.repos.cacheSize).Set(size); err != nil {
+			return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
+		}
+	}
+	if !background.KeyComes(a.env.getenv) && !takesOver(a.env.getenv) {
+		if err := a.secrets.ReadIdentities(); err != nil {
+			return &hintError{err: &usageError{err: err}, hint: encryptionHint}
+		}
+	}
+	return a.profiles.start()
+}
+
+// globalFlags adds the flags of all commands.
+func (a *app) globalFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.repos.url, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
 	flags.StringVar(&a.repos.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
@@ -121,7 +132,10 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 	for _, name := range []string{"cpuprofile", "memprofile"} {
 		flags.Lookup(name).Hidden = true
 	}
+}
 
+// addCommands adds the commands, in the groups in which the help shows them.
+func (a *app) addCommands(root *cobra.Command) {
 	for _, group := range []struct {
 		title    string
 		commands []*cobra.Command
@@ -161,7 +175,6 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 			}
 		}
 	}
-	return root
 }
 
 func (a *app) rootArgs(root *cobra.Command, args []string) error {
