@@ -22,22 +22,27 @@ func changeSnapshots(a *app, cmd *cobra.Command, args []string, c *engine.Change
 	if len(refs) > 0 { // standard input may hold an empty array
 		changed, err = applyChanges(cmd.Context(), a.repos, refs, c)
 	}
-	// Some may be changed though others could not be.
-	if err != nil && len(changed) == 0 {
-		return err
-	}
-	var ids strings.Builder
-	for _, s := range changed {
-		ids.WriteString(s.ID.String() + "\n")
-	}
-	if a.ui.JSON {
-		return errors.Join(err, a.ui.PrintJSON(changed))
-	}
 	if len(changed) > 0 && (c.TTL != 0 || !c.Until.IsZero()) {
 		did += " on " + ui.LocalTime(*changed[0].ExpiresAt)
 	}
-	err = errors.Join(err, a.ui.Print(ids.String()))
-	a.ui.Say(ui.Plural(int64(len(changed)), "snapshot") + " " + did)
+	return printChanged(a.ui, changed, ui.Plural(int64(len(changed)), "snapshot")+" "+did, err)
+}
+
+// printChanged prints the ids of snapshots to which something was done, and says what. err is
+// why it was not done to all: some may be done though others failed.
+func printChanged(out *ui.Streams, all []*engine.Snapshot, did string, err error) error {
+	if err != nil && len(all) == 0 {
+		return err
+	}
+	if out.JSON {
+		return errors.Join(err, out.PrintJSON(all))
+	}
+	var ids strings.Builder
+	for _, s := range all {
+		ids.WriteString(s.ID.String() + "\n")
+	}
+	err = errors.Join(err, out.Print(ids.String()))
+	out.Say(did)
 	return err
 }
 

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,20 +39,7 @@ func runRm(ctx context.Context, a *app, refs []string) error {
 	if len(refs) > 0 { // standard input may hold an empty array
 		removed, err = removeSnapshots(ctx, a.repos, refs)
 	}
-	// Some may be gone though others failed.
-	if err != nil && len(removed) == 0 {
-		return err
-	}
-	var ids strings.Builder
-	for _, s := range removed {
-		ids.WriteString(s.ID.String() + "\n")
-	}
-	if a.ui.JSON {
-		return errors.Join(err, a.ui.PrintJSON(removed))
-	}
-	err = errors.Join(err, a.ui.Print(ids.String()))
-	a.ui.Say("removed " + ui.Plural(int64(len(removed)), "snapshot"))
-	return err
+	return printChanged(a.ui, removed, "removed "+ui.Plural(int64(len(removed)), "snapshot"), err)
 }
 
 func removeSnapshots(ctx context.Context, repos *repositories, refs []string) ([]*engine.Snapshot, error) {

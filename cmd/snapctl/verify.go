@@ -163,7 +163,7 @@ func runVerify(ctx context.Context, a *app, refs []string, opts engine.VerifyOpt
 
 func verifySummary(r *engine.VerifyReport, opts *engine.VerifyOptions) string {
 	s := fmt.Sprintf("verified %s: %s, %s, %s of %s", ui.Plural(int64(r.Snapshots), "snapshot"),
-		countEntries(r.Entries), ui.Plural(r.Pages, "page"), ui.Plural(int64(r.Packs), "pack"), ui.Size(r.PackBytes))
+		ui.Plural(r.Entries, "entry"), ui.Plural(r.Pages, "page"), ui.Plural(int64(r.Packs), "pack"), ui.Size(r.PackBytes))
 	if opts.ReadData > 0 {
 		s += fmt.Sprintf(", %s of data read", ui.Size(r.ReadBytes))
 	}
@@ -174,13 +174,6 @@ func verifySummary(r *engine.VerifyReport, opts *engine.VerifyOptions) string {
 		s += "; nothing is damaged"
 	}
 	return s + "; took " + ui.Round(r.Duration).String()
-}
-
-func countEntries(n int64) string {
-	if n == 1 {
-		return "1 entry"
-	}
-	return humanize.Comma(n) + " entries"
 }
 
 // findingsText is what verify prints for people.
@@ -218,9 +211,9 @@ func affectedText(a *engine.Affected) string {
 		b.WriteString(" cannot be read\n")
 		return b.String()
 	case a.Files > 0 && lost > 0:
-		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", ui.Plural(a.Files, "file"), countEntries(lost))
+		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", ui.Plural(a.Files, "file"), ui.Plural(lost, "entry"))
 	case lost > 0:
-		fmt.Fprintf(&b, ": %s cannot be found\n", countEntries(lost))
+		fmt.Fprintf(&b, ": %s cannot be found\n", ui.Plural(lost, "entry"))
 	default:
 		fmt.Fprintf(&b, ": %s cannot be read\n", ui.Plural(a.Files, "file"))
 	}
@@ -244,7 +237,7 @@ func rangeText(r *engine.LostRange) string {
 	if r.Before != "" {
 		to = "and before " + ui.Quoted(r.Before)
 	}
-	return fmt.Sprintf("%s from %s on %s", countEntries(r.Entries), ui.Quoted(from), to)
+	return fmt.Sprintf("%s from %s on %s", ui.Plural(r.Entries, "entry"), ui.Quoted(from), to)
 }
 
 // verifyOutput is what verify --json prints.
@@ -356,7 +349,7 @@ func runVerifyDir(ctx context.Context, a *app, ref, dir string, opts *engine.Ver
 	if err = p.Finish(err, nil); err != nil {
 		return err
 	}
-	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.Summary(), countEntries(report.Files), ui.Size(report.Bytes), report.Snapshot.ID))
+	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.Summary(), ui.Plural(report.Files, "entry"), ui.Size(report.Bytes), report.Snapshot.ID))
 	switch n := len(report.Problems); {
 	case n > 0:
 		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", ui.Quoted(dir), errIncomplete, ui.Plural(int64(n), "problem"))
