@@ -6,10 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) catCommand() *cobra.Command {
+func catCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cat REF:PATH...",
 		Short: "Print files of a snapshot",
@@ -21,14 +22,14 @@ before it is printed, and an error ends the output.`,
 		Example: `  snapctl cat app:package.json
   snapctl cat app~1:src/main.go | diff - src/main.go`,
 		Args:              takes("REF:PATH..."),
-		ValidArgsFunction: a.completeRefPath,
+		ValidArgsFunction: a.complete.refPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if a.json {
+			if a.ui.JSON {
 				return usagef(cmd, "cat: there is no JSON of it")
 			}
 			var all []refPath
 			for _, arg := range args {
-				p, err := a.refPath(cmd, arg)
+				p, err := a.refs.path(cmd, arg)
 				if err != nil {
 					return err
 				}
@@ -37,17 +38,17 @@ before it is printed, and an error ends the output.`,
 				}
 				all = append(all, p)
 			}
-			return a.cat(cmd.Context(), all)
+			return runCat(cmd.Context(), a, all)
 		},
 	}
 }
 
-func (a *app) cat(ctx context.Context, all []refPath) error {
-	repo, err := a.openFor(ctx, all[0].ref)
+func runCat(ctx context.Context, a *app, all []refPath) error {
+	repo, err := a.repos.openFor(ctx, all[0].ref)
 	if err != nil {
 		return about(all[0].ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	open := map[string]*engine.SnapshotFS{}
 	for _, p := range all {
 		s := open[p.ref]
@@ -57,19 +58,19 @@ func (a *app) cat(ctx context.Context, all []refPath) error {
 			}
 			open[p.ref] = s
 		}
-		if err := a.catFile(s, p.path); err != nil {
+		if err := catFile(a.ui, s, p.path); err != nil {
 			return inSnapshot(p.ref, err)
 		}
 	}
 	return nil
 }
 
-func (a *app) catFile(s *engine.SnapshotFS, path string) error {
+func catFile(out *ui.Streams, s *engine.SnapshotFS, path string) error {
 	f, err := s.OpenPath(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = io.Copy(a.out, f)
+	_, err = io.Copy(out.Out, f)
 	return err
 }

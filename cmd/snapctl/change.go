@@ -7,44 +7,50 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
 // changeSnapshots is what the commands do that change what is said of snapshots: it
 // changes them and prints their ids. did says what was done to them.
-func (a *app) changeSnapshots(cmd *cobra.Command, args []string, c *engine.Changes, did string) error {
-	refs, err := a.refs(cmd, args)
+func changeSnapshots(a *app, cmd *cobra.Command, args []string, c *engine.Changes, did string) error {
+	refs, err := a.refs.all(cmd, args)
 	if err != nil {
 		return err
 	}
 	changed := []*engine.Snapshot{}
 	if len(refs) > 0 { // standard input may hold an empty array
-		changed, err = a.change(cmd.Context(), refs, c)
-	}
-	// Some may be changed though others could not be.
-	if err != nil && len(changed) == 0 {
-		return err
-	}
-	var ids strings.Builder
-	for _, s := range changed {
-		ids.WriteString(s.ID.String() + "\n")
-	}
-	if a.json {
-		return errors.Join(err, a.printJSON(changed))
+		changed, err = applyChanges(cmd.Context(), a.repos, refs, c)
 	}
 	if len(changed) > 0 && (c.TTL != 0 || !c.Until.IsZero()) {
-		did += " on " + localTime(*changed[0].ExpiresAt)
+		did += " on " + ui.LocalTime(*changed[0].ExpiresAt)
 	}
-	err = errors.Join(err, a.print(ids.String()))
-	a.say(plural(int64(len(changed)), "snapshot") + " " + did)
+	return printChanged(a.ui, changed, ui.Plural(int64(len(changed)), "snapshot")+" "+did, err)
+}
+
+// printChanged prints the ids of snapshots to which something was done, and says what. err is
+// why it was not done to all: some may be done though others failed.
+func printChanged(out *ui.Streams, all []*engine.Snapshot, did string, err error) error {
+	if err != nil && len(all) == 0 {
+		return err
+	}
+	if out.JSON {
+		return errors.Join(err, out.PrintJSON(all))
+	}
+	var ids strings.Builder
+	for _, s := range all {
+		ids.WriteString(s.ID.String() + "\n")
+	}
+	err = errors.Join(err, out.Print(ids.String()))
+	out.Say(did)
 	return err
 }
 
-func (a *app) change(ctx context.Context, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
-	repo, err := a.openFor(ctx, refs[0])
+func applyChanges(ctx context.Context, repos *repositories, refs []string, c *engine.Changes) ([]*engine.Snapshot, error) {
+	repo, err := repos.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}
-	defer a.closeRepo(repo)
+	defer repos.close(repo)
 	return repo.Change(ctx, c, refs...)
 }

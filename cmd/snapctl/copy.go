@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -17,7 +19,7 @@ type copyOutput struct {
 	DurationMs int64 `json:"durationMs"`
 }
 
-func (a *app) copyCommand() *cobra.Command {
+func copyCommand(a *app) *cobra.Command {
 	var to, plain string
 	cmd := &cobra.Command{
 		Use:   "copy REF... --to URL",
@@ -45,25 +47,25 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
   snapctl list --json --tag keep=yes | snapctl copy - --to /mnt/disk/snapshots
   snapctl copy --repo s3://bucket/prefix 0193a5b2-7c1e --to ~/.local/share/snapctl`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if to == "" {
 				return usagef(cmd, "copy: --to is missing")
 			}
 			if plain != "" && plain != "from" && plain != "to" {
-				return usagef(cmd, "copy: --unencrypted is %s, not from or to", quoted(plain))
+				return usagef(cmd, "copy: --unencrypted is %s, not from or to", ui.Quoted(plain))
 			}
 			if _, err := remote.ParseURL(to); err != nil {
 				return &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
 			}
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
 			if len(refs) == 0 { // standard input may hold an empty array
 				return nil
 			}
-			return a.copy(cmd.Context(), refs, to, plain)
+			return runCopy(cmd.Context(), a, refs, to, plain)
 		},
 	}
 	flags := cmd.Flags()
@@ -74,60 +76,66 @@ what opens encrypted ones, one that is not is refused, but for --unencrypted.`,
 	return cmd
 }
 
-func (a *app) copy(ctx context.Context, refs []string, url, plain string) error {
-	a.unencrypted = plain == "from"
-	from, err := a.openFor(ctx, refs[0])
+func runCopy(ctx context.Context, a *app, refs []string, url, plain string) error {
+	from, err := a.repos.openWith(ctx, func(opts *engine.Options) {
+		opts.Ref = refs[0]
+		if plain == "from" {
+			secret.Withhold(opts)
+		}
+	})
 	if err != nil {
 		return about(refs[0], err)
 	}
-	defer a.closeRepo(from)
-	a.unencrypted = plain == "to"
-	opts := a.optionsFor(url)
+	defer a.repos.close(from)
+	opts := a.repos.optionsFor(url)
+	if plain == "to" {
+		secret.Withhold(opts)
+	}
 	opts.Store = nil // it would be the source's
 	to, err := engine.Open(ctx, url, opts)
 	if errors.Is(err, engine.ErrNotInitialised) {
-		return &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(url)}
+		return &hintError{err: err, hint: "make one with: snapctl init --repo " + ui.ShellQuote(url)}
 	}
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(to)
+	defer a.repos.close(to)
 
-	p := a.startProgress()
+	p := a.ui.StartProgress()
 	result, err := from.Copy(ctx, to, refs, &engine.CopyOptions{Progress: p})
-	p.stop(nil)
+	p.Stop(nil)
 	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
 		err = &hintError{err: err, hint: "run the same command again, and it continues"}
 	}
 	// Some may be there though others failed.
-	return errors.Join(a.printCopied(result, to.URL()), err)
+	return errors.Join(printCopied(a.ui, result, to.URL()), err)
 }
 
-func (a *app) printCopied(result *engine.CopyResult, url string) error {
-	var out strings.Builder
+func printCopied(out *ui.Streams, result *engine.CopyResult, url string) error {
+	var text strings.Builder
 	for _, s := range result.Snapshots {
 		line := s.ID.String() + "\n"
-		if a.json {
+		if out.JSON {
 			var err error
-			if line, err = jsonLine(copyOutput{s, s.Duration.Milliseconds()}); err != nil {
+			if line, err = ui.JSONLine(copyOutput{s, s.Duration.Milliseconds()}); err != nil {
 				return err
 			}
 		}
-		out.WriteString(line)
+		text.WriteString(line)
 	}
-	if err := a.print(out.String()); err != nil || a.json {
+	if err := out.Print(text.String()); err != nil || out.JSON {
 		return err
 	}
 	for _, s := range result.Snapshots {
-		a.say(copySummary(s, url))
+		out.Say(copySummary(s, url))
 	}
 	return nil
 }
 
 func copySummary(s *engine.Copied, url string) string {
-	what := s.ID.String() + ": " + plural(s.Files, "file") + ", " + size(s.Bytes)
+	what := s.ID.String() + ": " + ui.Plural(s.Files, "file") + ", " + ui.Size(s.Bytes)
 	if s.Existed {
 		return what + "; it was in " + url + " already"
 	}
-	return "copied " + what + ", to " + url + "; " + size(s.CopiedBytes) + " new there, stored in " + size(s.PutBytes) + "; took " + round(s.Duration).String()
+	return "copied " + what + ", to " + url + "; " + ui.Size(s.CopiedBytes) + " new there, stored in " + ui.Size(s.PutBytes) + "; took " + ui.Round(s.Duration).String()
 }

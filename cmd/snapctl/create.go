@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -19,7 +20,7 @@ type createOutput struct {
 	LeftOut    []string `json:"leftOut,omitempty"`
 }
 
-func (a *app) createCommand() *cobra.Command {
+func createCommand(a *app) *cobra.Command {
 	opts := engine.CreateOptions{Tags: make(map[string]string)}
 	var ttl ttlFlag
 	var leaveOut excludes
@@ -62,15 +63,15 @@ submodules and further work trees go by their own rules. It does not need git.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.TTL = time.Duration(ttl)
 			var err error
-			if opts.Excludes, err = leaveOut.patterns(a.stdin); err != nil {
+			if opts.Excludes, err = leaveOut.patterns(a.env.stdin); err != nil {
 				return err
 			}
 			if opts.Parent != "" {
-				if opts.Parent, err = a.ref(cmd, opts.Parent); err != nil {
+				if opts.Parent, err = a.refs.ref(cmd, opts.Parent); err != nil {
 					return err
 				}
 			}
-			return a.create(cmd.Context(), args[0], opts)
+			return runCreate(cmd.Context(), a, args[0], opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -84,57 +85,57 @@ submodules and further work trees go by their own rules. It does not need git.`,
 	flags.BoolVar(&opts.OneFileSystem, "one-file-system", false, "leave out what is mounted below DIR")
 	flags.StringVar(&opts.Parent, "parent", "", "take unchanged files from snapshot `REF` (default: the last one of DIR)")
 	noCompletions(cmd, "name", "ttl", "tag", "exclude")
-	mustComplete(cmd, "parent", a.completeRef)
+	mustComplete(cmd, "parent", a.complete.ref)
 	return cmd
 }
 
-func (a *app) create(ctx context.Context, dir string, opts engine.CreateOptions) error {
-	repo, err := a.openOrMake(ctx)
+func runCreate(ctx context.Context, a *app, dir string, opts engine.CreateOptions) error {
+	repo, err := a.repos.openOrMake(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 
-	p := a.startProgress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	result, err := repo.Create(ctx, dir, &opts)
 	if err != nil {
-		p.stop(nil)
+		p.Stop(nil)
 		if errors.Is(context.Cause(ctx), errInterrupted) {
 			return &hintError{err: err, hint: "no snapshot was made; run the same command again, and it reuses what was uploaded"}
 		}
 		return err
 	}
-	p.stop(result.Problems)
+	p.Stop(result.Problems)
 
-	if a.json {
-		err = a.printJSON(createOutput{
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(createOutput{
 			Snapshot:   &result.Snapshot,
 			DurationMs: result.Duration.Milliseconds(),
 			Problems:   messages(result.Problems),
 			LeftOut:    result.LeftOut,
 		})
 	} else {
-		err = a.print(result.ID.String() + "\n")
-		a.say(createSummary(result))
+		err = a.ui.Print(result.ID.String() + "\n")
+		a.ui.Say(createSummary(result))
 	}
 	if err == nil && result.Incomplete {
-		err = fmt.Errorf("create: snapshot %s is %w: %s, named above", result.ID, errIncomplete, plural(int64(len(result.Problems)), "problem"))
+		err = fmt.Errorf("create: snapshot %s is %w: %s, named above", result.ID, errIncomplete, ui.Plural(int64(len(result.Problems)), "problem"))
 	}
 	return err
 }
 
 func createSummary(r *engine.CreateResult) string {
 	s := fmt.Sprintf("snapshot of %s: %s, %s; %s new, stored in %s; took %s",
-		quoted(r.Dir), plural(r.Files, "file"), size(r.Bytes), size(r.NewBytes), size(r.StoredBytes), round(r.Duration))
+		ui.Quoted(r.Dir), ui.Plural(r.Files, "file"), ui.Size(r.Bytes), ui.Size(r.NewBytes), ui.Size(r.StoredBytes), ui.Round(r.Duration))
 	if r.Skipped > 0 {
-		s += fmt.Sprintf("; %s skipped", plural(r.Skipped, "socket"))
+		s += fmt.Sprintf("; %s skipped", ui.Plural(r.Skipped, "socket"))
 	}
 	if len(r.LeftOut) > 0 {
 		s += "; left out, as snapctl's own: " + quotedList(r.LeftOut)
 	}
 	if r.ExpiresAt != nil {
-		s += "; expires " + localTime(*r.ExpiresAt)
+		s += "; expires " + ui.LocalTime(*r.ExpiresAt)
 	}
 	return s
 }

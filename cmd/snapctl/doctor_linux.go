@@ -2,46 +2,20 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/snapctl/snapctl/remote"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"github.com/snapctl/snapctl/engine"
-	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/doctor"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
-// A check is something that doctor has tried.
-type check struct {
-	Name  string `json:"name"`
-	State string `json:"state"` // ok, warning or failed
-	Text  string `json:"text"`
-	Hint  string `json:"hint,omitempty"` // what to do
-}
-
-const (
-	checkOK      = "ok"
-	checkWarning = "warning" // something goes less well, or not at all, and the rest does
-	checkFailed  = "failed"  // nothing goes
-)
-
-// doctorEnv says that this process is doctor's, in a user namespace.
-const doctorEnv = "SNAPCTL_DOCTOR_NAMESPACE"
-
-// doctorPatience bounds how long doctor waits for one answer.
-const doctorPatience = 10 * time.Second
-
-func (a *app) doctorCommand() *cobra.Command {
+func doctorCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Try what this machine can do, and say how to allow more",
@@ -59,261 +33,46 @@ With --json, prints an array of objects: name, state, text, hint.`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if a.getenv(doctorEnv) != "" {
-				return a.printJSON(a.tryNamespace(cmd.Context()))
+			if doctor.InNamespace(a.env.getenv) {
+				return a.ui.PrintJSON(doctor.TryNamespace(cmd.Context(), a.repos.state()))
 			}
-			return a.doctor(cmd.Context())
+			return runDoctor(cmd.Context(), a)
 		},
 	}
 }
 
-func (a *app) doctor(ctx context.Context) error {
-	checks := []check{kernelCheck(), userCheck()}
-	if err := os.MkdirAll(a.state(), 0o700); err != nil {
-		a.logger().Info("state folder", "err", err) // which is said below
+func runDoctor(ctx context.Context, a *app) error {
+	m := &doctor.Machine{
+		StateDir: a.repos.state(), CacheDir: cacheFolder(a.repos), Log: a.repos.logger(),
+		Repository: func(ctx context.Context) doctor.Check { return repositoryCheck(ctx, a.repos) },
 	}
-	swept := sweepCheck(engine.Sweep(ctx, a.state()))
-	fuse, namespace := a.fuseCheck(), a.namespaceCheck(ctx)
-	checks = append(checks, fuse)
-	checks = append(checks, a.forkChecks(ctx, fuse.State == checkOK, namespace.State == checkOK)...)
-	checks = append(checks,
-		namespace,
-		programCheck(ctx, "fusermount3", fusefs.Helper(), "users other than root mount by means of it: install the package fuse3", "--version"),
-		programCheck(ctx, "fuse-overlayfs", lookPath("fuse-overlayfs"), "users other than root fork by means of it: install the package fuse-overlayfs", "--version"),
-		memoryCheck(),
-		folderCheck("cache folder", a.cacheFolder(), "--cache-dir or SNAPCTL_CACHE_DIR names another"),
-		folderCheck("state folder", a.state(), "--state-dir or SNAPCTL_STATE_DIR names another"),
-		a.repositoryCheck(ctx), swept)
-	checks = append(checks, movedChecks(engine.MovedForks(a.state()))...)
+	checks := m.Checks(ctx)
 	failed := 0
 	var b strings.Builder
 	for _, c := range checks {
-		if c.State == checkFailed {
+		if c.State == doctor.Failed {
 			failed++
 		}
-		fmt.Fprintf(&b, "%-8s%s: %s\n", c.State, c.Name, printable(c.Text))
+		fmt.Fprintf(&b, "%-8s%s: %s\n", c.State, c.Name, ui.Printable(c.Text))
 		if c.Hint != "" {
-			fmt.Fprintf(&b, "%8s%s\n", "", printable(c.Hint))
+			fmt.Fprintf(&b, "%8s%s\n", "", ui.Printable(c.Hint))
 		}
 	}
 	var err error
-	if a.json {
-		err = a.printJSON(checks)
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(checks)
 	} else {
-		err = a.print(b.String())
+		err = a.ui.Print(b.String())
 	}
 	if err == nil && failed > 0 {
-		err = fmt.Errorf("doctor: %s failed", plural(int64(failed), "check"))
+		err = fmt.Errorf("doctor: %s failed", ui.Plural(int64(failed), "check"))
 	}
 	return err
 }
 
-func kernelCheck() check {
-	c := check{Name: "kernel", State: checkOK}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return check{c.Name, checkWarning, err.Error(), ""}
-	}
-	release := unix.ByteSliceToString(u.Release[:])
-	c.Text = "Linux " + release
-	var major, minor int
-	fmt.Sscanf(release, "%d.%d", &major, &minor)
-	newer := func(a, b int) bool { return major > a || major == a && minor >= b }
-	switch {
-	case !newer(5, 12):
-		c.State, c.Hint = checkWarning, "5.12 or newer lets mounts of a snapshot share one page cache, and forks work"
-	case !newer(6, 9):
-		c.State, c.Hint = checkWarning, "6.9 or newer lets a mount outlive the death of its process"
-	}
-	return c
-}
-
-func userCheck() check {
-	c := check{Name: "user", State: checkOK, Text: fmt.Sprintf("user %d", os.Geteuid())}
-	var data [2]unix.CapUserData
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	admin := unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
-	switch {
-	case os.Geteuid() == 0 && admin && inUserNamespace():
-		c.Text = "root of a user namespace"
-	case os.Geteuid() == 0 && admin:
-		c.Text = "root"
-	case os.Geteuid() == 0:
-		c.State, c.Text = checkWarning, "root without CAP_SYS_ADMIN, as in most containers"
-		c.Hint = "mounts need it, or fusermount3: docker run --cap-add SYS_ADMIN --device /dev/fuse"
-	default:
-		c.Text = fmt.Sprintf("user %d, not root", os.Geteuid())
-	}
-	return c
-}
-
-// inUserNamespace reports whether root is but root of a user namespace.
-func inUserNamespace() bool {
-	b, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
-}
-
-// mtabHint is what to do about fusefs.ErrNoMtab.
-const mtabHint = "make it, as root: ln -s /proc/self/mounts /etc/mtab"
-
-func (a *app) fuseCheck() check {
-	c := check{Name: "FUSE", State: checkOK, Text: "mounts work"}
-	err := engine.TryMount(a.state())
-	if err == nil {
-		return c
-	}
-	c.State, c.Text = checkWarning, err.Error()+"; mount does not work, and fork makes copies"
-	switch {
-	case errors.Is(err, fusefs.ErrNoHelper):
-		c.Hint = "install the package fuse3"
-	case errors.Is(err, fusefs.ErrNoMtab):
-		c.Hint = mtabHint
-	case errors.Is(err, os.ErrNotExist):
-		c.Hint = "there must be a /dev/fuse: modprobe fuse, or for a container --device /dev/fuse"
-	case errors.Is(unix.Access("/dev/fuse", unix.R_OK|unix.W_OK), unix.EACCES):
-		c.Hint = "its user must be able to open it, as most systems let all: chmod 666 /dev/fuse"
-	default:
-		c.Hint = "mounting must be allowed: for a container --cap-add SYS_ADMIN --device /dev/fuse"
-	}
-	return c
-}
-
-// forkChecks tries modes of forks, and says which one fork would choose. fuse and
-// namespace say whether mounts work, and whether they and forks do in a user namespace.
-func (a *app) forkChecks(ctx context.Context, fuse, namespace bool) []check {
-	var checks []check
-	chosen := engine.ForkRestore
-	for _, mode := range []engine.ForkMode{engine.ForkFuse, engine.ForkUserOverlay, engine.ForkOverlay} {
-		c := check{Name: "forks, " + string(mode), State: checkOK, Text: "works"}
-		if err := engine.TryFork(ctx, a.state(), mode); err != nil {
-			c.State, c.Text = checkWarning, "does not work here: "+err.Error()
-		} else if fuse {
-			chosen = mode
-		}
-		checks = append([]check{c}, checks...)
-	}
-	c := check{Name: "forks", State: checkOK, Text: "mode " + string(chosen)}
-	if chosen == engine.ForkRestore {
-		c.State, c.Text = checkWarning, "mode restore: each fork is a whole copy"
-		c.Hint = "run as root, or install the packages fuse3 and fuse-overlayfs"
-		if namespace {
-			c.Hint = "they work in a user namespace: unshare --user --map-root-user --mount snapctl fork ..."
-		}
-	} else {
-		for i := range checks {
-			checks[i].State = checkOK // one is enough
-		}
-	}
-	return append(checks, c)
-}
-
-// namespaceCheck tries forks in a user namespace of a process of its own.
-func (a *app) namespaceCheck(ctx context.Context) check {
-	c := check{Name: "user namespaces"}
-	ctx, cancel := context.WithTimeout(ctx, doctorPatience)
-	defer cancel()
-	self, err := os.Executable()
-	if err != nil {
-		return check{c.Name, checkWarning, err.Error(), ""}
-	}
-	cmd := exec.CommandContext(ctx, self, "doctor", "--json", "--state-dir", a.state())
-	cmd.Args[0] = os.Args[0] // by which the program may go
-	cmd.Env = append(os.Environ(), doctorEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
-	}
-	out, err := cmd.Output()
-	if err == nil {
-		err = json.Unmarshal(out, &c)
-	}
-	if err != nil {
-		return check{c.Name, checkWarning, "cannot be made: " + err.Error(), namespaceHint()}
-	}
-	return c
-}
-
-// namespaceHint names the setting that forbids user namespaces.
-func namespaceHint() string {
-	for _, s := range []struct{ path, no, hint string }{
-		{"user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"},
-		{"kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"},
-		{"kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that allows userns"},
-	} {
-		b, err := os.ReadFile("/proc/sys/" + s.path)
-		if err == nil && strings.TrimSpace(string(b)) == s.no {
-			return s.hint
-		}
-	}
-	return "a container may have to be started with another seccomp profile"
-}
-
-// tryNamespace is what the process in the user namespace does.
-func (a *app) tryNamespace(ctx context.Context) check {
-	c := check{Name: "user namespaces", State: checkOK, Text: "mounts and forks work in one"}
-	err := engine.TryMount(a.state())
-	if err == nil {
-		err = engine.TryFork(ctx, a.state(), engine.ForkUserOverlay)
-	}
-	if err != nil {
-		c.State, c.Text = checkWarning, "there are, but in one: "+err.Error()
-		if errors.Is(err, os.ErrPermission) {
-			c.Hint = "/dev/fuse must be open to its user: chmod 666 /dev/fuse"
-		}
-	}
-	return c
-}
-
-func lookPath(name string) string {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return ""
-	}
-	return path
-}
-
-func programCheck(ctx context.Context, name, path, hint string, args ...string) check {
-	c := check{Name: name, State: checkOK}
-	if path == "" {
-		c.Text = "not installed"
-		if os.Geteuid() != 0 {
-			c.State, c.Hint = checkWarning, hint
-		}
-		return c
-	}
-	ctx, cancel := context.WithTimeout(ctx, doctorPatience)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
-	if err != nil {
-		return check{name, checkWarning, fmt.Sprintf("%s: %v", path, err), hint}
-	}
-	c.Text = path
-	for line := range strings.Lines(string(out)) {
-		// fuse-overlayfs tells the version of fusermount3 too, and first.
-		if strings.Contains(line, "version") && strings.Contains(line, filepath.Base(path)) {
-			c.Text += ", " + strings.TrimSpace(line)
-			break
-		}
-	}
-	return c
-}
-
-func memoryCheck() check {
-	c := check{Name: "memory", State: checkOK}
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/dev/shm", &fs); err != nil || fs.Type != unix.TMPFS_MAGIC {
-		c.State, c.Text = checkWarning, "/dev/shm is no tmpfs"
-		c.Hint = "users other than root need one for fork --ephemeral"
-		return c
-	}
-	c.Text = fmt.Sprintf("/dev/shm has room for %s", size(int64(fs.Bavail)*fs.Bsize))
-	return c
-}
-
 // cacheFolder is the folder of --cache-dir, or the default.
-func (a *app) cacheFolder() string {
-	if dir := a.engineOptions().CacheDir; dir != "" {
+func cacheFolder(repos *repositories) string {
+	if dir := repos.options().CacheDir; dir != "" {
 		return dir
 	}
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -322,101 +81,24 @@ func (a *app) cacheFolder() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("snapctl-cache-%d", os.Getuid()))
 }
 
-// folderCheck tries to write into a folder, which it makes.
-func folderCheck(name, dir, hint string) check {
-	c := check{Name: name, State: checkOK}
-	err := os.MkdirAll(dir, 0o700)
-	if err == nil {
-		err = engine.CheckPrivate(dir)
-	}
-	var f *os.File
-	if err == nil {
-		// One name, so that a doctor that is killed leaves no more than that.
-		f, err = os.OpenFile(filepath.Join(dir, ".doctor"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	}
-	if err == nil {
-		_, err = f.WriteString("x")
-		err = errors.Join(err, f.Close())
-		if rerr := os.Remove(f.Name()); !errors.Is(rerr, os.ErrNotExist) { // another doctor
-			err = errors.Join(err, rerr)
-		}
-	}
-	if err != nil {
-		return check{name, checkFailed, err.Error(), hint}
-	}
-	c.Text = dir
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err == nil {
-		c.Text += fmt.Sprintf(" on %s, %s free", fileSystem(dir), size(int64(fs.Bavail)*fs.Bsize))
-	}
-	return c
-}
-
-// sweepCheck tells what processes that were killed had left.
-func sweepCheck(swept []string, err error) check {
-	c := check{Name: "leftovers", State: checkOK, Text: "none"}
-	if len(swept) > 0 {
-		c.Text = "removed " + strings.Join(swept, "; ")
-	}
-	if err != nil {
-		c.State, c.Text = checkWarning, err.Error()
-		c.Hint = "it is tried again by the next fork, unfork, umount, resume and doctor"
-	}
-	return c
-}
-
-// movedChecks tells of directories that stay as a fork needs them, and which are somewhere
-// else by now.
-func movedChecks(moved []engine.MovedFork, err error) (checks []check) {
-	for _, m := range moved {
-		checks = append(checks, check{"fork " + m.Name, checkWarning,
-			fmt.Sprintf("its directory %s was moved to %s while it was not mounted, and nobody can write to that or remove it", m.Dir, m.Now),
-			fmt.Sprintf("snapctl unfork %s undoes that; snapctl fork --resume %s does too, and makes another directory", m.Name, m.Name)})
-	}
-	if err != nil {
-		checks = append(checks, check{"forks' directories", checkWarning, err.Error(), ""})
-	}
-	return checks
-}
-
-// fileSystem is the type of the file system that a folder is on.
-func fileSystem(dir string) string {
-	path, err := filepath.EvalSymlinks(dir)
-	if err == nil {
-		path, err = remote.Abs(path)
-	}
-	mounts, merr := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
-	if err != nil || merr != nil {
-		return "an unknown file system"
-	}
-	best := &mountinfo.Info{FSType: "an unknown file system"}
-	for _, m := range mounts {
-		if len(m.Mountpoint) >= len(best.Mountpoint) {
-			best = m
-		}
-	}
-	return best.FSType
-}
-
-func (a *app) repositoryCheck(ctx context.Context) check {
-	c := check{Name: "repository", State: checkOK}
-	ctx, cancel := context.WithTimeout(ctx, doctorPatience)
-	defer cancel()
+// repositoryCheck tries to open the repository.
+func repositoryCheck(ctx context.Context, repos *repositories) doctor.Check {
+	c := doctor.Check{Name: "repository", State: doctor.OK}
 	began := time.Now()
-	repo, err := a.open(ctx)
+	repo, err := repos.open(ctx)
 	switch {
 	case errors.Is(err, errNothingYet):
-		location, _, _ := a.location()
+		location, _, _ := repos.location()
 		c.Text = "there is none yet; the first create makes " + location
 		return c
 	case err != nil:
-		c.State, c.Text, c.Hint = checkFailed, err.Error(), hintFor(err)
+		c.State, c.Text, c.Hint = doctor.Failed, err.Error(), hintFor(err)
 		if errors.Is(err, context.DeadlineExceeded) {
-			c.Text = fmt.Sprintf("no answer within %s: %v", doctorPatience, err)
+			c.Text = fmt.Sprintf("no answer within %s: %v", doctor.Patience, err)
 		}
 		return c
 	}
-	defer a.closeRepo(repo)
-	c.Text = fmt.Sprintf("%s answers, in %s", repo.URL(), round(time.Since(began)))
+	defer repos.close(repo)
+	c.Text = fmt.Sprintf("%s answers, in %s", repo.URL(), ui.Round(time.Since(began)))
 	return c
 }

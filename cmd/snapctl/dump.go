@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) dumpCommand() *cobra.Command {
+func dumpCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "dump REF[:PATH]",
 		Short: "Write a snapshot to standard output as a tar archive",
@@ -25,20 +25,20 @@ fails half way, the archive is left without an end, so that tar fails too.`,
   snapctl dump app:dist | zstd >dist.tar.zst
   snapctl dump latest | docker import -`,
 		Args:              takes("REF[:PATH]"),
-		ValidArgsFunction: a.completeFirstRefPath,
+		ValidArgsFunction: a.complete.firstRefPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case a.json:
+			case a.ui.JSON:
 				return usagef(cmd, "dump: there is no JSON of it")
-			case isTerminal(a.stdout):
+			case a.ui.Out.Terminal():
 				return usagef(cmd, "dump: standard output is a terminal")
 			}
-			p, err := a.refPath(cmd, args[0])
+			p, err := a.refs.path(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
-				return s.Dump(a.out, p.path)
+			return a.repos.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
+				return s.Dump(a.ui.Out, p.path)
 			})
 		},
 	}

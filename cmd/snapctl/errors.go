@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -57,17 +59,10 @@ type hintError struct {
 func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
 
-// An outputError is a failed write to standard output, which is told from the
-// same error on a connection: only a reader of ours who left is no failure.
-type outputError struct{ err error }
-
-func (e *outputError) Error() string { return "writing to standard output: " + e.err.Error() }
-func (e *outputError) Unwrap() error { return e.err }
-
 // exitCode is the exit code for an error of a command that was not interrupted.
 func exitCode(err error) int {
 	var usage *usageError
-	var output *outputError
+	var output *ui.OutputError
 	switch {
 	case err == nil:
 		return exitDone
@@ -99,9 +94,12 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	if code == exitDone || code == exitPipe || errors.Is(err, errDifferences) {
 		return code
 	}
-	var said *exitError
-	if errors.As(err, &said) {
-		return said.code
+	var said *background.ExitError
+	switch {
+	case errors.As(err, &said):
+		return said.Code
+	case errors.Is(err, background.ErrNotSaid):
+		return exitLocked
 	}
 	hint := hintFor(err)
 	if errors.Is(context.Cause(ctx), errInterrupted) {
@@ -111,10 +109,10 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		}
 	}
 	for _, err := range separate(err) {
-		a.console.line("snapctl: " + err.Error())
+		a.ui.Console.Line("snapctl: " + err.Error())
 	}
 	if hint != "" {
-		a.console.line(hint)
+		a.ui.Console.Line(hint)
 	}
 	return code
 }
@@ -168,8 +166,3 @@ func hintFor(err error) string {
 	}
 	return ""
 }
-
-// An exitError is an exit code of a process that said why.
-type exitError struct{ code int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }

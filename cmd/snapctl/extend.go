@@ -9,7 +9,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) extendCommand() *cobra.Command {
+func extendCommand(a *app) *cobra.Command {
 	var ttl time.Duration
 	var until string
 	cmd := &cobra.Command{
@@ -33,13 +33,13 @@ collection has removed the snapshot.`,
   snapctl extend 0193a5b2-7c1e --until 2027-01-31
   snapctl list --json --tag release=yes | snapctl extend - --ttl 52w`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := expiry(ttl, until)
 			if err != nil {
 				return usagef(cmd, "extend: %w", err)
 			}
-			return a.changeSnapshots(cmd, args, &engine.Changes{Until: at, TTL: ttl}, "to expire")
+			return changeSnapshots(a, cmd, args, &engine.Changes{Until: at, TTL: ttl}, "to expire")
 		},
 	}
 	flags := cmd.Flags()

@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -17,7 +17,7 @@ type findOptions struct {
 	types           string
 }
 
-func (a *app) findCommand() *cobra.Command {
+func findCommand(a *app) *cobra.Command {
 	var opts findOptions
 	cmd := &cobra.Command{
 		Use:   "find {REF | --all} GLOB...",
@@ -37,7 +37,7 @@ for the shell.
 Prints one path a line; on a terminal, and with -l, which shows what ls -l
 shows, those with special characters are quoted. With --json, prints an array of
 objects with the fields snapshot (with --all),
-` + fileFields + `.`,
+` + listing.FileFields + `.`,
 		Example: `  snapctl find app '*.tsx'
   snapctl find app '/src/**/*_test.go' '!**/vendor/**'
   snapctl find --all package.json
@@ -52,29 +52,29 @@ objects with the fields snapshot (with --all),
 			if opts.all {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return a.completeFirstRef(cmd, args, typed)
+			return a.complete.firstRef(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune("fdlpcb", r) }); i >= 0 {
+			if i := strings.IndexFunc(opts.types, func(r rune) bool { return !strings.ContainsRune(listing.TypeLetters, r) }); i >= 0 {
 				return usagef(cmd, "find: --type %q: not of f, d, l, p, c and b", opts.types)
 			}
-			if a.json && opts.null {
+			if a.ui.JSON && opts.null {
 				return usagef(cmd, "find: --json and --null do not go together")
 			}
 			if opts.all {
-				return a.findAll(cmd.Context(), args, opts)
+				return findAll(cmd.Context(), a, args, opts)
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.withFS(cmd.Context(), refPath{ref: ref}, func(s *engine.SnapshotFS) error {
-				l := a.newFileLister(opts.long, opts.null)
-				return l.finish(s.Find(args[1:], func(i *engine.FileInfo) error {
+			return a.repos.withFS(cmd.Context(), refPath{ref: ref}, func(s *engine.SnapshotFS) error {
+				l := listing.NewFiles(a.ui, opts.long, opts.null)
+				return l.Finish(s.Find(args[1:], func(i *engine.FileInfo) error {
 					if !opts.wants(i) {
 						return nil
 					}
-					return l.print("", i.Path(), i)
+					return l.Print("", i.Path(), i)
 				}))
 			})
 		},
@@ -90,22 +90,20 @@ objects with the fields snapshot (with --all),
 }
 
 func (o *findOptions) wants(i *engine.FileInfo) bool {
-	return o.types == "" || slices.ContainsFunc(fileTypes, func(t fileType) bool {
-		return i.Type() == t.mode && strings.IndexByte(o.types, t.flag) >= 0
-	})
+	return o.types == "" || listing.HasType(i.Mode(), o.types)
 }
 
-func (a *app) findAll(ctx context.Context, globs []string, opts findOptions) error {
-	l := a.newFileLister(opts.long, opts.null)
-	repo, err := a.open(ctx)
+func findAll(ctx context.Context, a *app, globs []string, opts findOptions) error {
+	l := listing.NewFiles(a.ui, opts.long, opts.null)
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return fmt.Errorf("find: %w", err)
 	}
-	defer a.closeRepo(repo)
-	return l.finish(repo.FindAll(ctx, globs, func(s *engine.Snapshot, i *engine.FileInfo) error {
+	defer a.repos.close(repo)
+	return l.Finish(repo.FindAll(ctx, globs, func(s *engine.Snapshot, i *engine.FileInfo) error {
 		if !opts.wants(i) {
 			return nil
 		}
-		return l.print(s.ID.String(), i.Path(), i)
+		return l.Print(s.ID.String(), i.Path(), i)
 	}))
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
 func TestParseTTL(t *testing.T) {
@@ -48,7 +50,7 @@ func TestTagsFlag(t *testing.T) {
 			t.Errorf("Set(%q): %v", s, err)
 		}
 	}
-	if got := tagList(tags, ";"); got != "a=1;b=;c=x=y;d=p,q" {
+	if got := ui.TagList(tags, ";"); got != "a=1;b=;c=x=y;d=p,q" {
 		t.Error(got)
 	}
 	for _, s := range []string{"", "k", "=v", "a=2"} {

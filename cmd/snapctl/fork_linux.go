@@ -12,12 +12,13 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 )
 
-func (a *app) forkCommand() *cobra.Command {
+func forkCommand(a *app) *cobra.Command {
 	var opts engine.ForkOptions
 	resume := false
 	cmd := &cobra.Command{
@@ -68,9 +69,9 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			switch {
 			case resume && len(args) == 0:
-				return a.completeFork(cmd, args, toComplete)
+				return a.complete.fork(cmd, args, toComplete)
 			case !resume && len(args) == 0:
-				return a.completeRef(cmd, args, toComplete)
+				return a.complete.ref(cmd, args, toComplete)
 			}
 			return completeDir(!resume && len(args) == 1)
 		},
@@ -79,20 +80,24 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 				return usagef(cmd, "fork: DIR is empty")
 			}
 			if resume {
-				for _, name := range []string{"name", "upper", "ephemeral", "mode"} {
-					if cmd.Flags().Changed(name) {
-						return usagef(cmd, "fork: --%s is what the fork was made with, and cannot be changed by --resume", name)
-					}
+				if err := onlyResumes(cmd); err != nil {
+					return err
 				}
-				return a.resumeFork(cmd.Context(), args[0], opts)
+				return runForkResume(cmd.Context(), a, args[0], opts)
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.fork(cmd.Context(), ref, args[1], opts)
+			return runFork(cmd.Context(), a, ref, args[1], opts)
 		},
 	}
+	forkFlags(cmd, &opts, &resume)
+	return cmd
+}
+
+// forkFlags adds the flags of fork.
+func forkFlags(cmd *cobra.Command, opts *engine.ForkOptions, resume *bool) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&opts.Name, "name", "", "call the fork `F`, by which other commands know it too (default: after DIR)")
@@ -101,14 +106,23 @@ Prints one line, the path; with --json one object: name, dir, snapshot (as show
 	flags.Var((*forkModeFlag)(&opts.Mode), "mode", "insist on a `MODE`: overlay, userxattr, fuse-overlayfs or restore")
 	flags.BoolVar(&opts.Force, "force", false, "fork over a directory that holds something, which is hidden meanwhile")
 	flags.Var((*prefetchFlag)(&opts.Prefetch), "prefetch", "as of mount: `WORD` is all, hot or none; counts if nobody has mounted the snapshot")
-	flags.BoolVar(&resume, "resume", false, "mount a fork again")
+	flags.BoolVar(resume, "resume", false, "mount a fork again")
 	noCompletions(cmd, "name")
 	mustComplete(cmd, "upper", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return completeDir(true)
 	})
 	mustComplete(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{"overlay", "userxattr", "fuse-overlayfs", "restore"}, cobra.ShellCompDirectiveNoFileComp))
 	mustComplete(cmd, "prefetch", cobra.FixedCompletions([]cobra.Completion{"all", "hot", "none"}, cobra.ShellCompDirectiveNoFileComp))
-	return cmd
+}
+
+// onlyResumes refuses flags that --resume does not go with.
+func onlyResumes(cmd *cobra.Command) error {
+	for _, name := range []string{"name", "upper", "ephemeral", "mode"} {
+		if cmd.Flags().Changed(name) {
+			return usagef(cmd, "fork: --%s is what the fork was made with, and cannot be changed by --resume", name)
+		}
+	}
+	return nil
 }
 
 // A forkModeFlag is the name of a mode.
@@ -127,67 +141,67 @@ func (f *forkModeFlag) Set(s string) error {
 	return nil
 }
 
-func (a *app) fork(ctx context.Context, ref, dir string, opts engine.ForkOptions) error {
-	repo, err := a.openFor(ctx, ref)
+func runFork(ctx context.Context, a *app, ref, dir string, opts engine.ForkOptions) error {
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
-	a.prepareFork(repo, &opts)
+	defer a.repos.close(repo)
+	prepareFork(a, repo, &opts)
 	f, err := repo.Fork(ctx, ref, dir, &opts)
 	if errors.Is(err, engine.ErrExists) && !opts.Force && opts.Upper == "" {
 		err = &hintError{err: err, hint: "--force forks over a directory that holds something; see: snapctl forks"}
 	}
 	if err != nil {
-		return a.mountHint(err, filepath.Dir(filepath.Clean(dir)))
+		return mountHint(a.repos, err, filepath.Dir(filepath.Clean(dir)))
 	}
-	return a.printFork(f, "forked")
+	return printFork(a.ui, f, "forked")
 }
 
 // prepareFork says what of a fork is the command's: who serves, and what is said.
-func (a *app) prepareFork(repo *engine.Repository, opts *engine.ForkOptions) {
-	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+func prepareFork(a *app, repo *engine.Repository, opts *engine.ForkOptions) {
+	opts.Warn = a.ui.Warn
 	opts.Serve = func(ctx context.Context, id manifest.ID, dir string, prefetch engine.Prefetch) error {
-		return a.startInBackground(ctx, a.serverOf(repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
+		return startInBackground(ctx, a, serverOf(a.repos, repo.URL(), id, dir, "--prefetch", prefetch.String()), nil, repo.Key())
 	}
 }
 
 // serverOf gives the arguments of the command that mounts a snapshot.
-func (a *app) serverOf(repo string, id manifest.ID, dir string, flags ...string) []string {
-	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", a.state()}
-	if a.cacheDir != "" {
-		args = append(args, "--cache-dir", a.cacheDir)
+func serverOf(repos *repositories, repo string, id manifest.ID, dir string, flags ...string) []string {
+	args := []string{"mount", "--quiet", "--repo", repo, "--state-dir", repos.state()}
+	if repos.cacheDir != "" {
+		args = append(args, "--cache-dir", repos.cacheDir)
 	}
-	if a.cacheSize > 0 {
-		args = append(args, "--cache-size", strconv.FormatInt(a.cacheSize, 10))
+	if repos.cacheSize > 0 {
+		args = append(args, "--cache-size", strconv.FormatInt(repos.cacheSize, 10))
 	}
-	if a.verbose > 0 {
-		args = append(args, "-"+strings.Repeat("v", a.verbose))
+	if repos.verbose > 0 {
+		args = append(args, "-"+strings.Repeat("v", repos.verbose))
 	}
 	return append(append(args, flags...), "--", id.String(), dir)
 }
 
-func (a *app) printFork(f *engine.Fork, done string) error {
-	if a.json {
-		return a.printJSON(f)
+func printFork(out *ui.Streams, f *engine.Fork, done string) error {
+	if out.JSON {
+		return out.PrintJSON(f)
 	}
-	err := a.printLine(f.Dir)
-	a.say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
+	err := out.PrintLine(f.Dir)
+	out.Say(fmt.Sprintf("%s %s, %s, mode %s; remove it with: snapctl unfork %s", done, f.Snapshot.ID, ui.Plural(f.Snapshot.Files, "file"), f.Mode, f.Name))
 	return err
 }
 
-// resumeFork mounts a fork again, of whatever repository.
-func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.ForkOptions) error {
-	found, err := engine.FindFork(a.state(), nameOrDir)
+// runForkResume mounts a fork again, of whatever repository.
+func runForkResume(ctx context.Context, a *app, nameOrDir string, opts engine.ForkOptions) error {
+	found, err := engine.FindFork(a.repos.state(), nameOrDir)
 	if err != nil {
 		return forkHint(err)
 	}
-	repo, err := engine.Open(ctx, found.Repository, a.optionsFor(found.Repository))
+	repo, err := engine.Open(ctx, found.Repository, a.repos.optionsFor(found.Repository))
 	if err != nil {
 		return fmt.Errorf("resuming fork %s: %w", found.Name, err)
 	}
-	defer a.closeRepo(repo)
-	a.prepareFork(repo, &opts)
+	defer a.repos.close(repo)
+	prepareFork(a, repo, &opts)
 	f, err := repo.ResumeFork(ctx, found.Name, &opts)
 	if errors.Is(err, engine.ErrExists) {
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
@@ -195,7 +209,7 @@ func (a *app) resumeFork(ctx context.Context, nameOrDir string, opts engine.Fork
 	if err != nil {
 		return resumeHint(err, found.Dir)
 	}
-	return a.printFork(f, "resumed")
+	return printFork(a.ui, f, "resumed")
 }
 
 // resumeHint adds who is in the way of a fork that is to be resumed.
@@ -216,7 +230,7 @@ func forkHint(err error) error {
 	return err
 }
 
-func (a *app) unforkCommand() *cobra.Command {
+func unforkCommand(a *app) *cobra.Command {
 	var opts engine.RemoveForkOptions
 	cmd := &cobra.Command{
 		Use:   "unfork DIR...",
@@ -234,13 +248,13 @@ With --json, prints an array of objects: fork, as it was named, and kept.`,
 		Example: `  snapctl unfork /work/sandbox
   snapctl unfork --keep try`,
 		Args:              takes("DIR..."),
-		ValidArgsFunction: a.completeFork,
+		ValidArgsFunction: a.complete.fork,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slices.Contains(args, "") {
 				return usagef(cmd, "unfork: a DIR is empty")
 			}
-			opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
-			return a.unfork(cmd.Context(), args, &opts)
+			opts.Warn = a.ui.Warn
+			return runUnfork(cmd.Context(), a, args, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -256,14 +270,14 @@ type unforkOutput struct {
 	Kept string `json:"kept,omitempty"`
 }
 
-func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveForkOptions) error {
+func runUnfork(ctx context.Context, a *app, args []string, opts *engine.RemoveForkOptions) error {
 	done := []unforkOutput{}
 	var errs []error
 	for _, arg := range args {
-		found, err := engine.FindFork(a.state(), arg)
+		found, err := engine.FindFork(a.repos.state(), arg)
 		var kept string
 		if err == nil {
-			kept, err = engine.RemoveFork(ctx, a.state(), found.Name, opts)
+			kept, err = engine.RemoveFork(ctx, a.repos.state(), found.Name, opts)
 		}
 		if errors.Is(err, fusefs.ErrBusy) {
 			err = inUse(err, found.Dir, "--force removes it all the same")
@@ -275,12 +289,12 @@ func (a *app) unfork(ctx context.Context, args []string, opts *engine.RemoveFork
 			}
 		}
 		done = append(done, unforkOutput{arg, kept})
-		if kept != "" && !a.json {
-			errs = append(errs, a.printLine(kept))
+		if kept != "" && !a.ui.JSON {
+			errs = append(errs, a.ui.PrintLine(kept))
 		}
 	}
-	if a.json {
-		errs = append(errs, a.printJSON(done))
+	if a.ui.JSON {
+		errs = append(errs, a.ui.PrintJSON(done))
 	}
 	return errors.Join(errs...)
 }
@@ -293,15 +307,15 @@ func inUse(err error, path, hint string) error {
 	return &hintError{err: err, hint: hint}
 }
 
-// completeFork offers forks that were not named yet, by name.
-func (a *app) completeFork(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
+// fork offers forks that were not named yet, by name.
+func (c *completer) fork(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), c.repos.env.menuPatience)
 	defer cancel()
-	forks, _ := engine.Forks(ctx, a.state()) // an error has no place in a shell's menu
+	forks, _ := engine.Forks(ctx, c.repos.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion
 	for _, f := range forks {
 		if !slices.Contains(args, f.Name) {
-			all = append(all, cobra.CompletionWithDesc(f.Name, string(f.State)+", "+printable(filepath.Clean(f.Dir))))
+			all = append(all, cobra.CompletionWithDesc(f.Name, string(f.State)+", "+ui.Printable(filepath.Clean(f.Dir))))
 		}
 	}
 	return all, cobra.ShellCompDirectiveDefault

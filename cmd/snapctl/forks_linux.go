@@ -6,10 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) forksCommand() *cobra.Command {
+func forksCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "forks",
 		Short: "List forks",
@@ -32,37 +33,37 @@ States:
   snapctl forks --json | jq -r '.[] | select(.state == "detached") | .name'`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.forks(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runForks(cmd.Context(), a) },
 	}
 }
 
-func (a *app) forks(ctx context.Context) error {
-	forks, err := engine.Forks(ctx, a.state())
+func runForks(ctx context.Context, a *app) error {
+	forks, err := engine.Forks(ctx, a.repos.state())
 	var perr error
 	switch {
-	case a.json && forks == nil:
-		perr = a.printJSON([]*engine.ForkStatus{}) // [], not null
-	case a.json:
-		perr = a.printJSON(forks)
+	case a.ui.JSON && forks == nil:
+		perr = a.ui.PrintJSON([]*engine.ForkStatus{}) // [], not null
+	case a.ui.JSON:
+		perr = a.ui.PrintJSON(forks)
 	case len(forks) > 0:
-		perr = a.print(a.forkTable(forks))
+		perr = a.ui.Print(forkTable(a.ui, forks))
 	}
 	return errors.Join(err, perr)
 }
 
-func (a *app) forkTable(forks []*engine.ForkStatus) string {
-	when := a.when()
-	t := table{right: []bool{3: true, 6: false}}
-	t.add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
+func forkTable(out *ui.Streams, forks []*engine.ForkStatus) string {
+	when := out.When()
+	t := ui.Table{Right: []bool{3: true, 6: false}}
+	t.Add("NAME", "SNAPSHOT", "CREATED", "CHANGED", "STATE", "MODE", "DIR")
 	for _, f := range forks {
 		changed := "-"
 		if f.Changed >= 0 {
-			changed = size(f.Changed)
+			changed = ui.Size(f.Changed)
 		}
 		if f.ChangedMore {
 			changed = ">" + changed
 		}
-		t.add(f.Name, f.Snapshot.ID.String(), when(f.Created), changed, cell(string(f.State)), string(f.Mode), cell(f.Dir))
+		t.Add(f.Name, f.Snapshot.ID.String(), when(f.Created), changed, ui.Cell(string(f.State)), string(f.Mode), ui.Cell(f.Dir))
 	}
 	return t.String()
 }

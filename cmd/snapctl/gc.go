@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -17,7 +18,7 @@ type gcOutput struct {
 	DurationMs int64 `json:"durationMs"`
 }
 
-func (a *app) gcCommand() *cobra.Command {
+func gcCommand(a *app) *cobra.Command {
 	var opts engine.GCOptions
 	repack := 25
 	cmd := &cobra.Command{
@@ -48,7 +49,7 @@ exit code is 6.`,
 			if repack == 0 {
 				opts.Repack = -1
 			}
-			return a.gc(cmd.Context(), &opts)
+			return runGC(cmd.Context(), a, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -59,32 +60,32 @@ exit code is 6.`,
 	return cmd
 }
 
-func (a *app) gc(ctx context.Context, opts *engine.GCOptions) error {
-	repo, err := a.open(ctx)
+func runGC(ctx context.Context, a *app, opts *engine.GCOptions) error {
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
-	p := a.startProgress()
+	defer a.repos.close(repo)
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.GC(ctx, opts)
-	p.stop(nil)
+	p.Stop(nil)
 	if errors.Is(err, engine.ErrIntegrity) {
 		return &hintError{err: err, hint: "see what can be done: snapctl repair"}
 	}
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(gcOutput{report, report.Duration.Milliseconds()})
+	if a.ui.JSON {
+		return a.ui.PrintJSON(gcOutput{report, report.Duration.Milliseconds()})
 	}
 	var ids strings.Builder
 	for _, id := range report.Removed {
 		ids.WriteString(id.String() + "\n")
 	}
-	err = a.print(ids.String())
+	err = a.ui.Print(ids.String())
 	for _, line := range gcSummary(report) {
-		a.say(line)
+		a.ui.Say(line)
 	}
 	return err
 }
@@ -99,28 +100,28 @@ func gcSummary(r *engine.GCReport) []string {
 	}
 	var lines []string
 	if n := len(r.Removed); n > 0 {
-		lines = append(lines, did("removed", "remove")+" "+plural(int64(n), "expired snapshot"))
+		lines = append(lines, did("removed", "remove")+" "+ui.Plural(int64(n), "expired snapshot"))
 	}
 	if n := len(r.Withdrawn); n > 0 {
-		lines = append(lines, did("removed", "remove")+" "+plural(int64(n), "snapshot")+" of creates that were stopped for too long and killed")
+		lines = append(lines, did("removed", "remove")+" "+ui.Plural(int64(n), "snapshot")+" of creates that were stopped for too long and killed")
 	}
 	freed := "nothing to free yet"
 	if r.Freed.Packs > 0 {
 		freed = did("freed", "free") + " " + packs(r.Freed)
 	}
-	lines = append(lines, freed+"; "+need(r.Snapshots)+" "+packs(r.Live)+"; took "+round(r.Duration).String())
+	lines = append(lines, freed+"; "+need(r.Snapshots)+" "+packs(r.Live)+"; took "+ui.Round(r.Duration).String())
 	for _, w := range r.Waiting {
-		lines = append(lines, packs(w.GCPacks)+" of no use: a gc after "+localTime(w.From)+" frees them")
+		lines = append(lines, packs(w.GCPacks)+" of no use: a gc after "+ui.LocalTime(w.From)+" frees them")
 	}
 	if r.Repacked.Packs > 0 {
 		lines = append(lines, fmt.Sprintf("%s %s, of which %s were needed, in %s",
-			did("wrote anew", "write anew"), packs(r.Repacked.GCPacks), size(r.Repacked.NewBytes), plural(int64(r.Repacked.NewPacks), "pack")))
+			did("wrote anew", "write anew"), packs(r.Repacked.GCPacks), ui.Size(r.Repacked.NewBytes), ui.Plural(int64(r.Repacked.NewPacks), "pack")))
 	}
 	if r.Leased.Packs > 0 {
 		lines = append(lines, packs(r.Leased)+" kept for mounts of snapshots that were removed")
 	}
 	if r.SegmentsBefore != r.SegmentsAfter {
-		lines = append(lines, fmt.Sprintf("index: %s, %s %d", plural(int64(r.SegmentsBefore), "segment"), did("now", "be"), r.SegmentsAfter))
+		lines = append(lines, fmt.Sprintf("index: %s, %s %d", ui.Plural(int64(r.SegmentsBefore), "segment"), did("now", "be"), r.SegmentsAfter))
 	}
 	return lines
 }
@@ -130,10 +131,10 @@ func need(snapshots int) string {
 	if snapshots == 1 {
 		return "1 snapshot needs"
 	}
-	return plural(int64(snapshots), "snapshot") + " need"
+	return ui.Plural(int64(snapshots), "snapshot") + " need"
 }
 
 // packs is a number of packs and their size.
 func packs(p engine.GCPacks) string {
-	return size(p.Bytes) + " in " + plural(int64(p.Packs), "pack")
+	return ui.Size(p.Bytes) + " in " + ui.Plural(int64(p.Packs), "pack")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) initCommand() *cobra.Command {
+func initCommand(a *app) *cobra.Command {
 	var opts engine.InitOptions
 	var keys newKeys
 	encrypt := false
@@ -36,7 +36,7 @@ snapctl help encryption.`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			location, chosen, err := a.location()
+			location, chosen, err := a.repos.location()
 			if err == nil && !chosen {
 				err = privateRepository(location)
 			}
@@ -44,21 +44,21 @@ snapctl help encryption.`,
 				return err
 			}
 			if encrypt || len(keys.recipients) > 0 {
-				keys.file = a.getenv(passphraseFileEnv)
+				keys.file = a.secrets.PassphraseFile()
 				if opts.Keys, err = keys.keys(cmd.Context(), a); err != nil {
 					return fmt.Errorf("making an encrypted repository: %w", err)
 				}
 			}
-			repo, err := engine.Init(cmd.Context(), location, &opts, a.optionsFor(location))
+			repo, err := engine.Init(cmd.Context(), location, &opts, a.repos.optionsFor(location))
 			if errors.Is(err, engine.ErrExists) {
 				return &hintError{err: err, hint: "it can be used as it is"}
 			}
 			if err != nil {
 				return err
 			}
-			a.closeRepo(repo)
-			if a.json {
-				return a.printJSON(struct {
+			a.repos.close(repo)
+			if a.ui.JSON {
+				return a.ui.PrintJSON(struct {
 					Repo string `json:"repo"`
 				}{location})
 			}
@@ -66,7 +66,7 @@ snapctl help encryption.`,
 			if len(opts.Keys) > 0 {
 				made = "made an encrypted repository at "
 			}
-			a.say(made + location)
+			a.ui.Say(made + location)
 			return nil
 		},
 	}

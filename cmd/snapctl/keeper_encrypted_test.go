@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -15,7 +16,7 @@ import (
 func TestKeeperEncrypted(t *testing.T) {
 	k := newKeepTest(t)
 	k.must(os.WriteFile(k.at("passphrase"), []byte("open sesame\n"), 0o600))
-	k.env = append(k.env, "SNAPCTL_REPO=secret", passphraseFileEnv+"=passphrase")
+	k.env = append(k.env, "SNAPCTL_REPO=secret", secret.PassphraseFileEnv+"=passphrase")
 	k.run("init", "--encrypt")
 	k.run("create", "--name", "app", "tree")
 	m := k.mount()

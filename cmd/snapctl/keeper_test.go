@@ -23,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/keeper"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 )
@@ -345,7 +346,7 @@ func TestKeeperTaken(t *testing.T) {
 func TestKeeperGivesUp(t *testing.T) {
 	k := newKeepTest(t)
 	m := k.mount()
-	for range maxDeaths - 1 {
+	for range keeper.MaxDeaths - 1 {
 		k.kill(m.Pid, syscall.SIGKILL)
 		m = k.successor(m)
 	}

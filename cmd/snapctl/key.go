@@ -8,10 +8,11 @@ import (
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) keyCommand() *cobra.Command {
+func keyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
 		Short: "List, add and remove the keys of an encrypted repository",
@@ -25,11 +26,11 @@ help encryption.`,
 			return usagef(cmd, "key: what to do is missing: list, add or remove")
 		},
 	}
-	cmd.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyRemoveCommand())
+	cmd.AddCommand(keyListCommand(a), keyAddCommand(a), keyRemoveCommand(a))
 	return cmd
 }
 
-func (a *app) keyListCommand() *cobra.Command {
+func keyListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "Show who can open the repository",
@@ -39,37 +40,37 @@ With --json, prints an array of objects: id, kind, label, recipient, createdAt.`
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			repo, err := a.open(cmd.Context())
+			repo, err := a.repos.open(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer a.closeRepo(repo)
+			defer a.repos.close(repo)
 			keys, err := repo.Keys(cmd.Context())
 			if len(keys) == 0 && err != nil {
 				return err
 			}
-			return errors.Join(a.printKeys(keys), err)
+			return errors.Join(printKeys(a.ui, keys), err)
 		},
 	}
 }
 
-func (a *app) printKeys(keys []*engine.KeyInfo) error {
-	if a.json {
+func printKeys(out *ui.Streams, keys []*engine.KeyInfo) error {
+	if out.JSON {
 		if keys == nil {
 			keys = []*engine.KeyInfo{}
 		}
-		return a.printJSON(keys)
+		return out.PrintJSON(keys)
 	}
 	if len(keys) == 0 {
 		return nil
 	}
-	when := a.when()
-	t := &table{right: []bool{4: false}}
-	t.add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
+	when := out.When()
+	t := &ui.Table{Right: []bool{4: false}}
+	t.Add("ID", "CREATED", "KIND", "LABEL", "RECIPIENT")
 	for _, k := range keys {
-		t.add(shortKey(k.ID), when(k.CreatedAt), k.Kind, cell(k.Label), cell(shorten(k.Recipient)))
+		t.Add(shortKey(k.ID), when(k.CreatedAt), k.Kind, ui.Cell(k.Label), ui.Cell(shorten(k.Recipient)))
 	}
-	return a.print(t.String())
+	return out.Print(t.String())
 }
 
 // shorten keeps a post-quantum recipient, of 2,000 characters, from filling the
@@ -84,7 +85,7 @@ func shorten(s string) string {
 // shortKey is as much of a key's id as people need.
 func shortKey(id string) string { return id[:12] }
 
-func (a *app) keyAddCommand() *cobra.Command {
+func keyAddCommand(a *app) *cobra.Command {
 	var n newKeys
 	cmd := &cobra.Command{
 		Use:   "add",
@@ -97,7 +98,7 @@ Prints the id of each key; with --json an array of objects as key list does.`,
   snapctl key add --passphrase-file new.txt`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.addKeys(cmd, &n) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return addKeys(a, cmd, &n) },
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -131,11 +132,11 @@ func (n *newKeys) keys(ctx context.Context, a *app) ([]*engine.NewKey, error) {
 		all = append(all, &engine.NewKey{Recipient: r, Label: n.label})
 	}
 	if len(all) == 0 {
-		p, err := a.newPassphrase(ctx, n.file)
+		p, err := a.secrets.NewPassphrase(ctx, n.file)
 		if err != nil {
 			return nil, fmt.Errorf("new passphrase: %w", err)
 		}
-		all = append(all, &engine.NewKey{Passphrase: p, Label: n.label, WorkFactor: a.workFactor})
+		all = append(all, &engine.NewKey{Passphrase: p, Label: n.label, WorkFactor: a.env.workFactor})
 	}
 	return all, nil
 }
@@ -150,15 +151,15 @@ func parseRecipient(s string) (age.Recipient, error) {
 	return nil, fmt.Errorf("--recipient: %q is not what age-keygen prints as a public key (age1 and more)", s)
 }
 
-func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
+func addKeys(a *app, cmd *cobra.Command, n *newKeys) error {
 	if len(n.recipients) > 0 && n.file != "" {
 		return usagef(cmd, "key add: --recipient or --passphrase-file, not both")
 	}
-	repo, err := a.open(cmd.Context())
+	repo, err := a.repos.open(cmd.Context())
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	if !repo.Encrypted() {
 		return fmt.Errorf("adding a key to %s: %w", repo.URL(), engine.ErrNotEncrypted)
 	}
@@ -174,17 +175,17 @@ func (a *app) addKeys(cmd *cobra.Command, n *newKeys) error {
 			break
 		}
 		added = append(added, info)
-		if !a.json {
-			err = errors.Join(err, a.printLine(info.ID))
+		if !a.ui.JSON {
+			err = errors.Join(err, a.ui.PrintLine(info.ID))
 		}
 	}
-	if a.json {
-		err = errors.Join(a.printKeys(added), err)
+	if a.ui.JSON {
+		err = errors.Join(printKeys(a.ui, added), err)
 	}
 	return err
 }
 
-func (a *app) keyRemoveCommand() *cobra.Command {
+func keyRemoveCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID",
 		Short: "Take a key away",
@@ -199,11 +200,11 @@ Prints nothing; with --json the key, as key list does.`,
 		Args:              takes("ID"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			repo, err := a.open(cmd.Context())
+			repo, err := a.repos.open(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer a.closeRepo(repo)
+			defer a.repos.close(repo)
 			k, err := repo.RemoveKey(cmd.Context(), args[0])
 			switch {
 			case errors.Is(err, engine.ErrLastKey):
@@ -212,10 +213,10 @@ Prints nothing; with --json the key, as key list does.`,
 				return &hintError{err: err, hint: "see what there is: snapctl key list"}
 			case err != nil:
 				return err
-			case a.json:
-				return a.printJSON(k)
+			case a.ui.JSON:
+				return a.ui.PrintJSON(k)
 			}
-			a.say("removed the key " + shortKey(k.ID))
+			a.ui.Say("removed the key " + shortKey(k.ID))
 			return nil
 		},
 	}

@@ -7,10 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) lifecycleCommand() *cobra.Command {
+func lifecycleCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lifecycle",
 		Short: "Have the bucket itself remove what has expired",
@@ -32,7 +33,7 @@ applied, missing, or altered: somebody changed the rule.`,
 			if len(args) == 0 {
 				return errors.New("lifecycle: show, apply or remove is missing")
 			}
-			return errors.New("lifecycle: not show, apply or remove: " + quoted(args[0]))
+			return errors.New("lifecycle: not show, apply or remove: " + ui.Quoted(args[0]))
 		},
 		Example: `  snapctl lifecycle show
   snapctl lifecycle apply
@@ -52,7 +53,7 @@ applied, missing, or altered: somebody changed the rule.`,
 			Example:           "  snapctl lifecycle " + sub.name,
 			Args:              takesNothing("lifecycle " + sub.name),
 			ValidArgsFunction: cobra.NoFileCompletions,
-			RunE:              func(cmd *cobra.Command, _ []string) error { return a.lifecycle(cmd.Context(), sub.do) },
+			RunE:              func(cmd *cobra.Command, _ []string) error { return runLifecycle(cmd.Context(), a, sub.do) },
 		})
 	}
 	return cmd
@@ -67,12 +68,12 @@ func takesNothing(command string) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) lifecycle(ctx context.Context, do func(*engine.Repository, context.Context) (*engine.Lifecycle, error)) error {
-	repo, err := a.open(ctx)
+func runLifecycle(ctx context.Context, a *app, do func(*engine.Repository, context.Context) (*engine.Lifecycle, error)) error {
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	l, err := do(repo, ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return &hintError{err: err, hint: "what has expired is removed by snapctl gc"}
@@ -80,17 +81,17 @@ func (a *app) lifecycle(ctx context.Context, do func(*engine.Repository, context
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(l)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(l)
 	}
-	t := table{right: []bool{1: true, 3: false}}
-	t.add("PREFIX", "DAYS", "STATE", "ID")
+	t := ui.Table{Right: []bool{1: true, 3: false}}
+	t.Add("PREFIX", "DAYS", "STATE", "ID")
 	for _, r := range l.Rules {
-		t.add(r.Prefix, strconv.Itoa(r.Days), string(r.State), r.ID)
+		t.Add(r.Prefix, strconv.Itoa(r.Days), string(r.State), r.ID)
 	}
-	if err := a.print(t.String()); err != nil {
+	if err := a.ui.Print(t.String()); err != nil {
 		return err
 	}
-	a.say(plural(int64(l.Others), "other rule") + " in the bucket")
+	a.ui.Say(ui.Plural(int64(l.Others), "other rule") + " in the bucket")
 	return nil
 }

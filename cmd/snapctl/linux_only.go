@@ -13,31 +13,31 @@ import (
 // The commands of mounts and forks, where there are none: each is there, in help and
 // completion too, and says so.
 
-func (a *app) doctorCommand() *cobra.Command {
+func doctorCommand(a *app) *cobra.Command {
 	return needsLinux("doctor", "Try what this machine can do, and say how to allow more")
 }
 
-func (a *app) forkCommand() *cobra.Command {
+func forkCommand(a *app) *cobra.Command {
 	return needsLinux("fork (REF DIR | --resume DIR)", "Make a writable directory of a snapshot, at once")
 }
 
-func (a *app) forksCommand() *cobra.Command { return needsLinux("forks", "List forks") }
+func forksCommand(a *app) *cobra.Command { return needsLinux("forks", "List forks") }
 
-func (a *app) mountCommand() *cobra.Command {
+func mountCommand(a *app) *cobra.Command {
 	return needsLinux("mount REF DIR", "Show a snapshot as a read-only directory")
 }
 
-func (a *app) mountsCommand() *cobra.Command { return needsLinux("mounts", "List what is mounted") }
+func mountsCommand(a *app) *cobra.Command { return needsLinux("mounts", "List what is mounted") }
 
-func (a *app) resumeCommand() *cobra.Command {
+func resumeCommand(a *app) *cobra.Command {
 	return needsLinux("resume", "Bring back mounts and forks after a restart or a crash")
 }
 
-func (a *app) umountCommand() *cobra.Command {
+func umountCommand(a *app) *cobra.Command {
 	return needsLinux("umount (DIR... | --all)", "Unmount what mount mounted")
 }
 
-func (a *app) unforkCommand() *cobra.Command {
+func unforkCommand(a *app) *cobra.Command {
 	return needsLinux("unfork DIR...", "Remove forks, and what was changed in them")
 }
 
@@ -58,11 +58,14 @@ dump look into one without that.`,
 }
 
 // restoreLazily would make a fork.
-func (a *app) restoreLazily(context.Context, string, string, engine.ForkOptions, engine.RestoreOptions) error {
+func restoreLazily(context.Context, *app, string, string, engine.ForkOptions, engine.RestoreOptions) error {
 	return engine.ErrNeedsLinux
 }
 
-// isKeeper tells whether this process was started to keep a mount.
-func isKeeper(*env) bool { return false }
+// isKeeperProcess tells whether this process was started to keep a mount.
+func isKeeperProcess(*env) bool { return false }
 
 func keep(*env) int { return exitFailed }
+
+// takesOver tells whether this process was started to take over a mount.
+func takesOver(func(string) string) bool { return false }

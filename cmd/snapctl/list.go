@@ -7,10 +7,11 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) listCommand() *cobra.Command {
+func listCommand(a *app) *cobra.Command {
 	opts := engine.ListOptions{Tags: make(map[string]string)}
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -30,7 +31,7 @@ objects that show --json prints.`,
 			if opts.Limit < 0 {
 				return usagef(cmd, "list: --limit is negative")
 			}
-			return a.list(cmd.Context(), &opts)
+			return runList(cmd.Context(), a, &opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -40,48 +41,48 @@ objects that show --json prints.`,
 	flags.IntVar(&opts.Limit, "limit", 0, "the newest `N` only (default: all)")
 	flags.BoolVar(&opts.Expired, "expired", false, "also those that have expired and are not collected yet")
 	noCompletions(cmd, "tag", "limit")
-	mustComplete(cmd, "name", a.completeName)
+	mustComplete(cmd, "name", a.complete.name)
 	return cmd
 }
 
-func (a *app) list(ctx context.Context, opts *engine.ListOptions) error {
-	snapshots, err := a.snapshots(ctx, opts)
+func runList(ctx context.Context, a *app, opts *engine.ListOptions) error {
+	snapshots, err := a.repos.snapshots(ctx, opts)
 	if err != nil && !errors.Is(err, engine.ErrIntegrity) {
 		return err
 	}
 	// A damaged snapshot is an error, which does not hide the others.
-	return errors.Join(a.printList(snapshots), err)
+	return errors.Join(printList(a.ui, snapshots), err)
 }
 
-func (a *app) printList(snapshots []*engine.Snapshot) error {
+func printList(out *ui.Streams, snapshots []*engine.Snapshot) error {
 	switch {
-	case a.json && snapshots == nil:
-		return a.printJSON([]*engine.Snapshot{}) // [], not null
-	case a.json:
-		return a.printJSON(snapshots)
+	case out.JSON && snapshots == nil:
+		return out.PrintJSON([]*engine.Snapshot{}) // [], not null
+	case out.JSON:
+		return out.PrintJSON(snapshots)
 	case len(snapshots) == 0:
 		return nil
 	}
-	return a.print(a.snapshotTable(snapshots).String())
+	return out.Print(snapshotTable(out, snapshots).String())
 }
 
 // snapshots gives what List gives, some snapshots together with an error too.
-func (a *app) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engine.Snapshot, error) {
-	repo, err := a.openToList(ctx)
+func (r *repositories) snapshots(ctx context.Context, opts *engine.ListOptions) ([]*engine.Snapshot, error) {
+	repo, err := r.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer a.closeRepo(repo)
+	defer r.close(repo)
 	return repo.List(ctx, opts)
 }
 
-func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
-	when := a.when()
-	t := &table{right: []bool{4: true, 5: true, 7: false}}
-	t.add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
+func snapshotTable(out *ui.Streams, snapshots []*engine.Snapshot) *ui.Table {
+	when := out.When()
+	t := &ui.Table{Right: []bool{4: true, 5: true, 7: false}}
+	t.Add("ID", "CREATED", "NAME", "TAGS", "FILES", "SIZE", "EXPIRES", "DIR")
 	for _, s := range snapshots {
 		expires := "-"
 		switch {
@@ -90,8 +91,8 @@ func (a *app) snapshotTable(snapshots []*engine.Snapshot) *table {
 		case s.ExpiresAt != nil:
 			expires = when(*s.ExpiresAt)
 		}
-		t.add(s.ID.String(), when(s.CreatedAt), cell(s.Name), cell(tagList(s.Tags, ",")),
-			humanize.Comma(s.Files), size(s.Bytes), expires, cell(s.Dir))
+		t.Add(s.ID.String(), when(s.CreatedAt), ui.Cell(s.Name), ui.Cell(ui.TagList(s.Tags, ",")),
+			humanize.Comma(s.Files), ui.Size(s.Bytes), expires, ui.Cell(s.Dir))
 	}
 	return t
 }

@@ -6,10 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) logCommand() *cobra.Command {
+func logCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "log REF",
 		Short: "List a snapshot and what it was made from",
@@ -24,38 +25,38 @@ one has a parent, that was removed.`,
 		Example: `  snapctl log app
   snapctl log --json app | jq -r '.[].createdAt'`,
 		Args:              takes("REF"),
-		ValidArgsFunction: a.completeFirstRef,
+		ValidArgsFunction: a.complete.firstRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.history(cmd.Context(), ref)
+			return runLog(cmd.Context(), a, ref)
 		},
 	}
 }
 
-func (a *app) history(ctx context.Context, ref string) error {
-	repo, err := a.openFor(ctx, ref)
+func runLog(ctx context.Context, a *app, ref string) error {
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	h, err := repo.Log(ctx, ref)
 	if h == nil {
 		return err
 	}
 	// A damaged ancestor does not hide those before it.
-	return errors.Join(a.printHistory(h), err)
+	return errors.Join(printHistory(a.ui, h), err)
 }
 
-func (a *app) printHistory(h *engine.History) error {
-	if a.json {
-		return a.printJSON(h.Snapshots)
+func printHistory(out *ui.Streams, h *engine.History) error {
+	if out.JSON {
+		return out.PrintJSON(h.Snapshots)
 	}
-	t := a.snapshotTable(h.Snapshots)
+	t := snapshotTable(out, h.Snapshots)
 	if h.Removed != nil {
-		t.add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
+		t.Add(h.Removed.String(), "removed", "-", "-", "-", "-", "-", "-")
 	}
-	return a.print(t.String())
+	return out.Print(t.String())
 }

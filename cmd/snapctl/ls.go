@@ -8,10 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) lsCommand() *cobra.Command {
+func lsCommand(a *app) *cobra.Command {
 	var long, recursive bool
 	cmd := &cobra.Command{
 		Use:   "ls REF[:PATH]",
@@ -28,20 +29,20 @@ are in UTC as 2026-11-23T15:04:05Z. Names are as they are; on a terminal, and
 with -l, those with special characters are quoted.
 
 With --json, prints an array of objects with the fields
-` + fileFields + `.`,
+` + listing.FileFields + `.`,
 		Example: `  snapctl ls -l app:node_modules/react
   snapctl ls -R latest
   snapctl ls --json app~1:src`,
 		Args:              takes("REF[:PATH]"),
-		ValidArgsFunction: a.completeFirstRefPath,
+		ValidArgsFunction: a.complete.firstRefPath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := a.refPath(cmd, args[0])
+			p, err := a.refs.path(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
-				l := a.newFileLister(long, false)
-				return l.finish(l.list(s, p.path, recursive))
+			return a.repos.withFS(cmd.Context(), p, func(s *engine.SnapshotFS) error {
+				l := listing.NewFiles(a.ui, long, false)
+				return l.Finish(listDir(l, s, p.path, recursive))
 			})
 		},
 	}
@@ -52,8 +53,8 @@ With --json, prints an array of objects with the fields
 	return cmd
 }
 
-// list lists what ls was asked for.
-func (l *fileLister) list(s *engine.SnapshotFS, path string, recursive bool) error {
+// listDir lists what ls was asked for.
+func listDir(l *listing.Files, s *engine.SnapshotFS, path string, recursive bool) error {
 	f, err := s.OpenPath(path)
 	if err == nil {
 		defer f.Close()
@@ -68,7 +69,7 @@ func (l *fileLister) list(s *engine.SnapshotFS, path string, recursive bool) err
 		if lerr != nil {
 			return lerr
 		}
-		return l.print("", path, info)
+		return l.Print("", path, info)
 	case recursive:
 		top, err := dir.Stat()
 		if err != nil {
@@ -76,13 +77,13 @@ func (l *fileLister) list(s *engine.SnapshotFS, path string, recursive bool) err
 		}
 		above := top.(*engine.FileInfo).Path()
 		return s.Walk(path, func(i *engine.FileInfo) error {
-			return l.print("", strings.TrimPrefix(i.Path()[len(above):], "/"), i)
+			return l.Print("", strings.TrimPrefix(i.Path()[len(above):], "/"), i)
 		})
 	}
 	for {
 		entries, err := dir.ReadDir(1000)
 		for _, e := range entries {
-			if err := l.print("", e.Name(), e.(*engine.FileInfo)); err != nil {
+			if err := l.Print("", e.Name(), e.(*engine.FileInfo)); err != nil {
 				return err
 			}
 		}

@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/man"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
 // manCommand is for those who build a release, hence hidden: make man.
-func (a *app) manCommand() *cobra.Command {
+func manCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIR",
 		Short:  "Write the manual pages",
@@ -25,18 +28,18 @@ which this program was built from, if it knows that.`,
 			return completeDir(true)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			date, err := a.manDate()
+			date, err := manDate(a)
 			if err != nil {
 				return err
 			}
-			return a.writeManPages(cmd.Root(), args[0], date)
+			return writeManPages(a.ui, cmd.Root(), args[0], date)
 		},
 	}
 }
 
 // manDate is the day that the pages are of, "" if it is not known.
-func (a *app) manDate() (string, error) {
-	if epoch := a.getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+func manDate(a *app) (string, error) {
+	if epoch := a.env.getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 		seconds, err := strconv.ParseInt(epoch, 10, 64)
 		if err != nil {
 			return "", &usageError{err: fmt.Errorf("SOURCE_DATE_EPOCH is no number: %q", epoch), help: "snapctl man"}
@@ -50,43 +53,33 @@ func (a *app) manDate() (string, error) {
 	return at.UTC().Format(time.DateOnly), nil
 }
 
-func (a *app) writeManPages(root *cobra.Command, dir, date string) error {
+// writeManPages writes the pages of a command and of all below it into a directory.
+func writeManPages(out *ui.Streams, root *cobra.Command, dir, date string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	files := []string{}
-	for _, cmd := range documented(root) {
-		path := filepath.Join(dir, manName(cmd)+"."+manSection(cmd))
+	for _, cmd := range man.Documented(root) {
+		path := filepath.Join(dir, man.Name(cmd)+"."+man.Section(cmd))
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return err
 		}
-		_, err = f.WriteString(manPage(cmd, date))
+		_, err = f.WriteString(man.Page(cmd, readVersion().Version, date))
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}
 		if err != nil {
 			return err
 		}
-		if files = append(files, path); !a.json {
-			if err := a.printLine(path); err != nil {
+		if files = append(files, path); !out.JSON {
+			if err := out.PrintLine(path); err != nil {
 				return err
 			}
 		}
 	}
-	if a.json {
-		return a.printJSON(files)
+	if out.JSON {
+		return out.PrintJSON(files)
 	}
 	return nil
-}
-
-// documented is a command and all below it that has a page of its own.
-func documented(cmd *cobra.Command) []*cobra.Command {
-	all := []*cobra.Command{cmd}
-	for _, c := range cmd.Commands() {
-		if !c.Hidden && c.Name() != "help" {
-			all = append(all, documented(c)...)
-		}
-	}
-	return all
 }

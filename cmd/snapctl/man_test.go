@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/man"
 )
 
 // TestManPages: every command that help shows has a page with all of its sections and
@@ -19,8 +21,8 @@ func TestManPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	pages := map[string]string{}
-	for _, cmd := range documented(root) {
-		pages[manName(cmd)+"."+manSection(cmd)] = manPage(cmd, "2026-01-02")
+	for _, cmd := range man.Documented(root) {
+		pages[man.Name(cmd)+"."+man.Section(cmd)] = man.Page(cmd, "v1", "2026-01-02")
 	}
 	var visit func(cmd *cobra.Command)
 	visit = func(cmd *cobra.Command) {
@@ -29,14 +31,14 @@ func TestManPages(t *testing.T) {
 				visit(c)
 			}
 		}
-		name := manName(cmd) + "." + manSection(cmd)
+		name := man.Name(cmd) + "." + man.Section(cmd)
 		page, ok := pages[name]
 		if !ok {
 			t.Errorf("there is no %s", name)
 			return
 		}
 		want := []string{".SH NAME", ".SH DESCRIPTION", ".SH SEE ALSO"}
-		if !isTopic(cmd) {
+		if man.Section(cmd) == "1" {
 			want = append(want, ".SH SYNOPSIS", ".SH OPTIONS", ".SH EXIT STATUS", ".SH ENVIRONMENT", `\fB\-\-help\fR`)
 		}
 		if cmd.Example != "" {
@@ -68,19 +70,5 @@ func TestManPages(t *testing.T) {
 	}
 	if page := pages["snapctl-mount.1"]; !strings.Contains(page, `\fBsnapctl\-umount\fR(1)`) {
 		t.Errorf("mount does not refer to umount:\n%s", page)
-	}
-}
-
-// TestRoffLine: no text is taken for a request.
-func TestRoffLine(t *testing.T) {
-	for in, want := range map[string]string{
-		".gitignore":  `\&.gitignore`,
-		"'quoted'":    `\(aqquoted\(aq`,
-		`a\nb --name`: `a\enb \-\-name`,
-		"app~2":       `app\(ti2`,
-	} {
-		if got := roffLine(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/snapctl/snapctl/remote"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -15,8 +15,14 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/doctor"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/keeper"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/remote"
 )
 
 // mountOutput is what mount --json prints.
@@ -26,7 +32,7 @@ type mountOutput struct {
 	Snapshot engine.Snapshot `json:"snapshot"`
 }
 
-func (a *app) mountCommand() *cobra.Command {
+func mountCommand(a *app) *cobra.Command {
 	var opts engine.MountOptions
 	foreground := false
 	cmd := &cobra.Command{
@@ -71,7 +77,7 @@ fields that show --json prints.`,
 		Args: takes("REF", "DIR"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) == 0 {
-				return a.completeRef(cmd, args, toComplete)
+				return a.complete.ref(cmd, args, toComplete)
 			}
 			return completeDir(len(args) == 1)
 		},
@@ -79,24 +85,7 @@ fields that show --json prints.`,
 			if args[1] == "" {
 				return usagef(cmd, "mount: DIR is empty")
 			}
-			if keeper := a.startedToTakeOver(); keeper != nil {
-				return a.takeOver(cmd.Context(), keeper)
-			}
-			started := a.startedByMount()
-			if started != nil {
-				if err := a.inherit(started); err != nil {
-					return err
-				}
-			}
-			if !foreground && started == nil {
-				a.dropProfiles() // they are for the process that serves
-				return a.mountInBackground(cmd.Context())
-			}
-			ref, err := a.ref(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			return a.mount(cmd.Context(), ref, args[1], opts, started)
+			return beginMount(cmd, a, args, opts, foreground)
 		},
 	}
 	flags := cmd.Flags()
@@ -109,88 +98,136 @@ fields that show --json prints.`,
 	return cmd
 }
 
-// mount mounts, says so, and serves until the mount is gone or a signal comes.
-func (a *app) mount(ctx context.Context, ref, dir string, opts engine.MountOptions, started *background) error {
+// beginMount finds out what this process is for: to take over from a server that died, to
+// serve, or to start another that does.
+func beginMount(cmd *cobra.Command, a *app, args []string, opts engine.MountOptions, foreground bool) error {
+	handed, err := keeper.Inherit(a.env.getenv)
+	if err != nil {
+		return err
+	}
+	if handed != nil {
+		return takeOver(cmd.Context(), a, handed)
+	}
+	parent, err := background.Inherit(a.env.getenv)
+	if err != nil {
+		return err
+	}
+	if parent != nil {
+		a.secrets.Key, a.secrets.Ask = parent.Key, parent.Ask
+	} else if !foreground {
+		a.profiles.drop() // they are for the process that serves
+		return startInBackground(cmd.Context(), a, a.args, a.env.stdout, nil)
+	}
+	ref, err := a.refs.ref(cmd, args[0])
+	if err != nil {
+		return err
+	}
+	return runMount(cmd.Context(), a, ref, args[1], opts, parent)
+}
+
+// runMount mounts, says so, and serves until the mount is gone or a signal comes.
+func runMount(ctx context.Context, a *app, ref, dir string, opts engine.MountOptions, parent *background.Parent) error {
 	// The process in the background leaves the directory that it was started in;
 	// the engine minds that for the state folder itself.
-	if cache := a.engineOptions().CacheDir; cache != "" {
+	if cache := a.repos.options().CacheDir; cache != "" {
 		cache, err := remote.Abs(cache)
 		if err != nil {
 			return err
 		}
-		a.cacheDir = cache
+		a.repos.cacheDir = cache
 	}
-	repo, err := a.openFor(ctx, ref)
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	opts.Share = true
 	tuneServer()
-	m, err := repo.Mount(ctx, ref, dir, a.told(opts))
+	m, err := repo.Mount(ctx, ref, dir, told(a.ui, opts))
 	if errors.Is(err, engine.ErrExists) {
 		err = &hintError{err: err, hint: "--force mounts over it all the same"}
 	}
 	if err != nil {
-		return a.mountHint(err, dir)
+		return mountHint(a.repos, err, dir)
 	}
-	if a.json {
-		err = a.printJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(mountOutput{Dir: m.Dir, Pid: m.Pid(), Snapshot: m.Snapshot})
 	} else {
-		err = a.printLine(m.Dir)
-		a.say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, plural(m.Snapshot.Files, "file"), shellQuote(m.Dir)))
+		err = a.ui.PrintLine(m.Dir)
+		a.ui.Say(fmt.Sprintf("mounted %s, %s; unmount it with: snapctl umount %s", m.Snapshot.ID, ui.Plural(m.Snapshot.Files, "file"), ui.ShellQuote(m.Dir)))
 	}
-	a.tellRequests("it served") // before the log goes to a file
+	a.repos.tellRequests("it served") // before the log goes to a file
 	serves := m.Pid() == os.Getpid()
-	if err == nil && started != nil {
+	if err == nil && parent != nil {
 		var args []string
-		if args, err = a.serverArgs(repo, m); err == nil {
-			err = started.detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
+		if args, err = serverArgs(a, repo, m); err == nil {
+			err = parent.Detach(filepath.Join(repo.CacheDir(), "logs"), m.Dir)
 		}
 		if err == nil && serves {
-			key := repo.Key()
-			a.keepMount(m, func() (*keeperOf, error) { return startKeeper(args, key, m.Dir) }, args, key)
+			kept := &keeper.Server{Args: args, Key: repo.Key(), Dir: m.Dir, Tell: a.ui.Console.Line}
+			kept.Keep(m)
 		}
 		if err == nil {
-			err = started.ready()
+			err = parent.Release()
 		}
 		if err == nil && !serves {
 			return nil // that process serves it
 		}
 	}
 	if err != nil {
-		return errors.Join(err, a.endMount(m))
+		return errors.Join(err, endMount(a.ui, m))
 	}
-	return a.untilEnded(ctx, m)
+	return untilEnded(ctx, a.ui, m)
+}
+
+// startInBackground starts this program once more, as a mount command of any arguments,
+// and waits until it serves. What it prints goes to stdout; nil for nowhere. key is that of
+// an encrypted repository, if it is known.
+func startInBackground(ctx context.Context, a *app, args []string, stdout io.Writer, key *chunk.Key) error {
+	p := &background.Process{
+		Args: args, Stdin: a.env.stdin, Stdout: stdout, Stderr: a.env.stderr, Log: a.repos.logger(),
+		Key: key, Passphrase: a.secrets.Passphrase, Identities: a.secrets.HaveIdentities(),
+	}
+	return p.Start(ctx)
 }
 
 // mountHint adds what to do about a mount that failed, if nothing else says so: folder
 // has to be there, and the machine to allow mounts.
-func (a *app) mountHint(err error, folder string) error {
+func mountHint(repos *repositories, err error, folder string) error {
 	if hintFor(err) != "" {
 		return err
 	}
 	if _, serr := os.Stat(folder); errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
-		return &hintError{err: err, hint: "make it first: mkdir -p " + shellQuote(folder)}
+		return &hintError{err: err, hint: "make it first: mkdir -p " + ui.ShellQuote(folder)}
 	}
 	if errors.Is(err, fusefs.ErrNoMtab) {
-		return &hintError{err: err, hint: mtabHint}
+		return &hintError{err: err, hint: doctor.MtabHint}
 	}
-	if engine.TryMount(a.state()) != nil {
+	if engine.TryMount(repos.state()) != nil {
 		return &hintError{err: err, hint: "what mounts need here, and how to allow it: snapctl doctor"}
 	}
 	return err
 }
 
 // told has what happens to a mount said.
-func (a *app) told(opts engine.MountOptions) *engine.MountOptions {
-	opts.Fail = (&failures{a.console, seldom{now: time.Now}}).tell
-	opts.Warn = func(err error) { a.console.line("warning: " + err.Error()) }
+func told(out *ui.Streams, opts engine.MountOptions) *engine.MountOptions {
+	failures := &ui.Seldom{Console: out.Console, Now: time.Now}
+	opts.Fail = func(op, path string, err error) {
+		at := time.Now().Format(time.RFC3339)
+		failures.Tell(func(unsaid int64) string {
+			s := fmt.Sprintf("%s %s of %s: %v", at, op, ui.Quoted(path), err)
+			if unsaid > 0 {
+				s += fmt.Sprintf(" (and %s before)", ui.Plural(unsaid, "other"))
+			}
+			return s
+		})
+	}
+	opts.Warn = out.Warn
 	return &opts
 }
 
 // untilEnded waits until this process serves nothing any more, or a signal comes.
-func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
+func untilEnded(ctx context.Context, out *ui.Streams, m *engine.Mount) error {
 	select {
 	case <-m.ServerEnded():
 		return nil
@@ -198,36 +235,18 @@ func (a *app) untilEnded(ctx context.Context, m *engine.Mount) error {
 		// The keeper passes on a signal that may have gone to both: let the second not
 		// end us before all is unmounted.
 		signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-		return a.endMount(m)
+		return endMount(out, m)
 	}
 }
 
 // endMount unmounts since this process is about to end, wherever it is mounted.
 // Whoever uses it then gets errors: better than a process that no signal ends.
-func (a *app) endMount(m *engine.Mount) error {
+func endMount(out *ui.Streams, m *engine.Mount) error {
 	inUse, err := m.Shutdown()
 	for _, dir := range inUse {
-		a.console.line("warning: " + quoted(dir) + " was in use")
+		out.Console.Warn(ui.Quoted(dir) + " was in use")
 	}
 	return err
-}
-
-// failures tells of requests that failed, but not of all of many.
-type failures struct {
-	console *console
-	seldom
-}
-
-func (f *failures) tell(op, path string, err error) {
-	unsaid, ok := f.may()
-	if !ok {
-		return
-	}
-	s := fmt.Sprintf("%s %s of %s: %v", f.now().Format(time.RFC3339), op, quoted(path), err)
-	if unsaid > 0 {
-		s += fmt.Sprintf(" (and %s before)", plural(unsaid, "other"))
-	}
-	f.console.line(s)
 }
 
 // A prefetchFlag is a word for what a mount fetches ahead.

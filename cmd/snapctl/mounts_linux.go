@@ -9,10 +9,11 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) mountsCommand() *cobra.Command {
+func mountsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "mounts",
 		Short: "List what is mounted",
@@ -42,28 +43,28 @@ States:
   snapctl mounts --json | jq -r '.[] | select(.state == "dead") | .dir'`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.mounts(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runMounts(cmd.Context(), a) },
 	}
 }
 
-func (a *app) mounts(ctx context.Context) error {
-	mounts, err := engine.Mounts(ctx, a.state())
+func runMounts(ctx context.Context, a *app) error {
+	mounts, err := engine.Mounts(ctx, a.repos.state())
 	var perr error
 	switch {
-	case a.json && mounts == nil:
-		perr = a.printJSON([]*engine.MountStatus{}) // [], not null
-	case a.json:
-		perr = a.printJSON(mounts)
+	case a.ui.JSON && mounts == nil:
+		perr = a.ui.PrintJSON([]*engine.MountStatus{}) // [], not null
+	case a.ui.JSON:
+		perr = a.ui.PrintJSON(mounts)
 	case len(mounts) > 0:
-		perr = a.print(a.mountTable(mounts))
+		perr = a.ui.Print(mountTable(a.ui, mounts))
 	}
 	return errors.Join(err, perr)
 }
 
-func (a *app) mountTable(mounts []*engine.MountStatus) string {
-	when := a.when()
-	t := table{right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
-	t.add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
+func mountTable(out *ui.Streams, mounts []*engine.MountStatus) string {
+	when := out.When()
+	t := ui.Table{Right: []bool{5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true}}
+	t.Add("DIR", "SNAPSHOT", "NAME", "SINCE", "STATE", "PID", "KEEPER", "RESTARTS", "REQUESTS", "FETCHED", "HITS", "ERRORS")
 	for _, m := range mounts {
 		since, pid, keeper, restarts, requests, fetched, hits, failed := "-", "-", "-", "-", "-", "-", "-", "-"
 		if m.Since != nil {
@@ -79,21 +80,21 @@ func (a *app) mountTable(mounts []*engine.MountStatus) string {
 		}
 		if s := m.Stats; s != nil {
 			requests = humanize.Comma(s.Requests.Total())
-			fetched, hits, failed = size(s.Fetched), humanize.Comma(s.Hits), humanize.Comma(s.Errors)
+			fetched, hits, failed = ui.Size(s.Fetched), humanize.Comma(s.Hits), humanize.Comma(s.Errors)
 		}
-		t.add(cell(m.Dir), m.Snapshot.ID.String(), cell(m.Snapshot.Name), since, string(m.State), pid, keeper, restarts, requests, fetched, hits, failed)
+		t.Add(ui.Cell(m.Dir), m.Snapshot.ID.String(), ui.Cell(m.Snapshot.Name), since, string(m.State), pid, keeper, restarts, requests, fetched, hits, failed)
 	}
 	return t.String()
 }
 
-// completeMounted offers mount points that were not named yet.
-func (a *app) completeMounted(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
+// mounted offers mount points that were not named yet.
+func (c *completer) mounted(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), c.repos.env.menuPatience)
 	defer cancel()
-	mounts, _ := engine.Mounts(ctx, a.state()) // an error has no place in a shell's menu
+	mounts, _ := engine.Mounts(ctx, c.repos.state()) // an error has no place in a shell's menu
 	var all []cobra.Completion
 	for _, m := range mounts {
-		if isPrintable(m.Dir) && !slices.Contains(args, m.Dir) && m.State != engine.MountDetached && m.State != engine.MountElsewhere {
+		if ui.IsPrintable(m.Dir) && !slices.Contains(args, m.Dir) && m.State != engine.MountDetached && m.State != engine.MountElsewhere {
 			all = append(all, cobra.CompletionWithDesc(m.Dir, string(m.State)+", "+m.Snapshot.ID.String()))
 		}
 	}

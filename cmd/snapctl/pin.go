@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) pinCommand() *cobra.Command {
+func pinCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pin REF...",
 		Short: "Keep snapshots for ever",
@@ -19,14 +19,14 @@ To end it: snapctl unpin, or snapctl extend, which has them expire again.`,
 		Example: `  snapctl pin app
   snapctl list --json --tag release=yes | snapctl pin -`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeSnapshots(cmd, args, &engine.Changes{Pin: true}, "pinned")
+			return changeSnapshots(a, cmd, args, &engine.Changes{Pin: true}, "pinned")
 		},
 	}
 }
 
-func (a *app) unpinCommand() *cobra.Command {
+func unpinCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "unpin REF...",
 		Short: "End that snapshots are pinned",
@@ -35,9 +35,9 @@ for that, snapctl extend. What is not pinned stays as it is. Prints the ids;
 with --json, an array of the objects that show --json prints.`,
 		Example:           `  snapctl unpin app~3`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeSnapshots(cmd, args, &engine.Changes{Unpin: true}, "unpinned")
+			return changeSnapshots(a, cmd, args, &engine.Changes{Unpin: true}, "unpinned")
 		},
 	}
 }

@@ -8,50 +8,59 @@ import (
 	"runtime/pprof"
 )
 
-// startProfiles starts what --cpuprofile and --memprofile ask for, and sets
-// stopProfiles to what ends it.
-func (a *app) startProfiles() error {
-	if a.cpuProfile == "" && a.memProfile == "" {
-		return nil
-	}
-	if a.memProfile != "" { // the process may leave the directory that it is in
-		name, err := filepath.Abs(a.memProfile)
+// Profiles are those of one command, which developers read with go tool pprof.
+type profiles struct {
+	cpu, mem string // files; "" for none
+
+	file    *os.File // that the CPU profile is written to; nil if there is none
+	started bool
+}
+
+// start starts what --cpuprofile and --memprofile ask for.
+func (p *profiles) start() error {
+	if p.mem != "" { // the process may leave the directory that it is in
+		name, err := filepath.Abs(p.mem)
 		if err != nil {
 			return err
 		}
-		a.memProfile = name
+		p.mem = name
 	}
-	var cpu *os.File
-	if a.cpuProfile != "" {
-		var err error
-		if cpu, err = os.Create(a.cpuProfile); err != nil {
+	if p.cpu != "" {
+		f, err := os.Create(p.cpu)
+		if err != nil {
 			return err
 		}
-		if err := pprof.StartCPUProfile(cpu); err != nil {
-			return errors.Join(err, cpu.Close())
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return errors.Join(err, f.Close())
 		}
+		p.file = f
 	}
-	a.stopProfiles = func() error {
-		var errs []error
-		if cpu != nil {
-			pprof.StopCPUProfile()
-			errs = append(errs, cpu.Close())
-		}
-		if a.memProfile != "" {
-			errs = append(errs, writeHeapProfile(a.memProfile))
-		}
-		return errors.Join(errs...)
-	}
+	p.started = true
 	return nil
 }
 
-// dropProfiles leaves the profiles to another process with the same flags, which
-// is yet to start.
-func (a *app) dropProfiles() {
-	if a.cpuProfile != "" {
+// stop ends the profiles, and writes them, if they were started.
+func (p *profiles) stop() error {
+	if !p.started {
+		return nil
+	}
+	var errs []error
+	if p.file != nil {
+		pprof.StopCPUProfile()
+		errs = append(errs, p.file.Close())
+	}
+	if p.mem != "" {
+		errs = append(errs, writeHeapProfile(p.mem))
+	}
+	return errors.Join(errs...)
+}
+
+// drop leaves the profiles to another process with the same flags, which is yet to start.
+func (p *profiles) drop() {
+	if p.file != nil {
 		pprof.StopCPUProfile()
 	}
-	a.stopProfiles = func() error { return nil }
+	p.started = false
 }
 
 func writeHeapProfile(name string) error {

@@ -10,10 +10,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) pruneCommand() *cobra.Command {
+func pruneCommand(a *app) *cobra.Command {
 	opts := engine.PruneOptions{}
 	cmd := &cobra.Command{
 		Use:   "prune",
@@ -52,7 +53,7 @@ each.`,
   snapctl prune --group-by dir,host --keep-last 3`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.prune(cmd, &opts) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runPrune(a, cmd, &opts) },
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -74,41 +75,41 @@ each.`,
 	flags.Var((*groupFlag)(&opts.GroupBy), "group-by", "count together what has this in common: name, dir, host,\nseveral of them with commas, or all for one group (default name)")
 	flags.BoolVarP(&opts.DryRun, "dry-run", "n", false, "remove nothing, tell what would be")
 	noCompletions(cmd, "keep-last", "keep-within", "keep-tag")
-	mustComplete(cmd, "name", a.completeName)
+	mustComplete(cmd, "name", a.complete.name)
 	mustComplete(cmd, "group-by", cobra.FixedCompletions([]cobra.Completion{"name", "dir", "host", "all"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-func (a *app) prune(cmd *cobra.Command, opts *engine.PruneOptions) error {
-	groups, err := a.pruneGroups(cmd.Context(), opts)
+func runPrune(a *app, cmd *cobra.Command, opts *engine.PruneOptions) error {
+	groups, err := pruneGroups(cmd.Context(), a.repos, opts)
 	if errors.Is(err, engine.ErrInvalid) {
 		return usagef(cmd, "%w", err)
 	}
 	if err != nil && groups == nil {
 		return err
 	}
-	if a.json {
+	if a.ui.JSON {
 		if groups == nil {
 			groups = []engine.PruneGroup{}
 		}
-		return errors.Join(err, a.printJSON(struct {
+		return errors.Join(err, a.ui.PrintJSON(struct {
 			DryRun bool                `json:"dryRun"`
 			Groups []engine.PruneGroup `json:"groups"`
 		}{opts.DryRun, groups}))
 	}
-	kept, gone, table := a.pruneTable(groups)
+	kept, gone, table := pruneTable(a.ui, groups)
 	if kept+gone > 0 {
-		err = errors.Join(err, a.print(table.String()))
+		err = errors.Join(err, a.ui.Print(table.String()))
 	}
 	removed := ", removed "
 	if opts.DryRun {
 		removed = ", would remove "
 	}
 	if n := fromFuture(groups); n > 0 {
-		a.say(plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
+		a.ui.Say(ui.Plural(n, "snapshot") + " from the future, made by a machine whose clock was ahead: kept, and not counted, until then")
 	}
 	if err == nil {
-		a.say("kept " + plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
+		a.ui.Say("kept " + ui.Plural(kept, "snapshot") + removed + strconv.FormatInt(gone, 10))
 	}
 	return err
 }
@@ -125,22 +126,22 @@ func fromFuture(groups []engine.PruneGroup) (n int64) {
 	return n
 }
 
-func (a *app) pruneGroups(ctx context.Context, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
-	repo, err := a.openToList(ctx)
+func pruneGroups(ctx context.Context, repos *repositories, opts *engine.PruneOptions) ([]engine.PruneGroup, error) {
+	repo, err := repos.openToList(ctx)
 	if errors.Is(err, errNothingYet) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer a.closeRepo(repo)
+	defer repos.close(repo)
 	return repo.Prune(ctx, opts)
 }
 
-func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table) {
-	when := a.when()
-	t = &table{right: []bool{5: false}}
-	t.add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
+func pruneTable(out *ui.Streams, groups []engine.PruneGroup) (kept, gone int64, t *ui.Table) {
+	when := out.When()
+	t = &ui.Table{Right: []bool{5: false}}
+	t.Add("ACTION", "ID", "CREATED", "NAME", "DIR", "KEPT FOR")
 	for _, g := range groups {
 		for _, d := range g.Snapshots {
 			what := "remove"
@@ -150,7 +151,7 @@ func (a *app) pruneTable(groups []engine.PruneGroup) (kept, gone int64, t *table
 			} else {
 				gone++
 			}
-			t.add(what, d.Snapshot.ID.String(), when(d.Snapshot.CreatedAt), cell(d.Snapshot.Name), cell(d.Snapshot.Dir), cell(strings.Join(d.Reasons, ",")))
+			t.Add(what, d.Snapshot.ID.String(), when(d.Snapshot.CreatedAt), ui.Cell(d.Snapshot.Name), ui.Cell(d.Snapshot.Dir), ui.Cell(strings.Join(d.Reasons, ",")))
 		}
 	}
 	return kept, gone, t
@@ -205,7 +206,7 @@ func (f *groupFlag) Set(s string) error {
 		case engine.GroupName, engine.GroupDir, engine.GroupHost, engine.GroupAll:
 			*f = append(*f, g)
 		default:
-			return errors.New("not name, dir, host or all: " + quoted(word))
+			return errors.New("not name, dir, host or all: " + ui.Quoted(word))
 		}
 	}
 	return nil

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -39,37 +39,37 @@ func splitRefPath(arg string) refPath {
 	return refPath{ref, path, ok}
 }
 
-// refPath is what an argument stands for.
-func (a *app) refPath(cmd *cobra.Command, arg string) (refPath, error) {
+// path is what an argument stands for.
+func (r *references) path(cmd *cobra.Command, arg string) (refPath, error) {
 	p := splitRefPath(arg)
 	if strings.ContainsRune(p.path, 0) {
 		return p, usagef(cmd, "%s: a NUL in a path", cmd.Name())
 	}
 	var err error
-	p.ref, err = a.ref(cmd, p.ref)
+	p.ref, err = r.ref(cmd, p.ref)
 	return p, err
 }
 
 // inSnapshot says which snapshot and which path an error is about.
 func inSnapshot(ref string, err error) error {
 	var pe *fs.PathError
-	var output *outputError
+	var output *ui.OutputError
 	if errors.As(err, &output) || !errors.As(err, &pe) {
 		return err
 	}
 	if pe.Path == "" {
-		return fmt.Errorf("snapshot %s: %w", quoted(ref), pe.Err)
+		return fmt.Errorf("snapshot %s: %w", ui.Quoted(ref), pe.Err)
 	}
-	return fmt.Errorf("snapshot %s: %s: %w", quoted(ref), quoted(pe.Path), pe.Err)
+	return fmt.Errorf("snapshot %s: %s: %w", ui.Quoted(ref), ui.Quoted(pe.Path), pe.Err)
 }
 
 // withFS calls f with a snapshot.
-func (a *app) withFS(ctx context.Context, p refPath, f func(*engine.SnapshotFS) error) error {
-	repo, err := a.openFor(ctx, p.ref)
+func (r *repositories) withFS(ctx context.Context, p refPath, f func(*engine.SnapshotFS) error) error {
+	repo, err := r.openFor(ctx, p.ref)
 	if err != nil {
 		return about(p.ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer r.close(repo)
 	s, err := repo.FS(ctx, p.ref)
 	if err != nil {
 		return p.hint(err)
@@ -83,59 +83,4 @@ func (p refPath) hint(err error) error {
 		return &hintError{err: err, hint: "see what there is: snapctl list; a snapshot with a colon in its name is named by its id here"}
 	}
 	return err
-}
-
-// maxCompletions bounds what is offered of a directory.
-const maxCompletions = 1000
-
-// completeRefPath offers references, and behind one and a colon what is in the
-// snapshot.
-func (a *app) completeRefPath(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	p := splitRefPath(typed)
-	if !p.hasPath || p.ref == "-" {
-		return a.completeRef(cmd, args, typed)
-	}
-	dir, base := path.Split(p.path)
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.menuPatience)
-	defer cancel()
-	a.quiet = true
-	var all []cobra.Completion
-	directive := cobra.ShellCompDirectiveNoFileComp
-	_ = a.withFS(ctx, p, func(s *engine.SnapshotFS) error { // an error has no place in a shell's menu
-		f, err := s.OpenPath(dir)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		d, ok := f.(fs.ReadDirFile)
-		if !ok {
-			return nil
-		}
-		for len(all) < maxCompletions {
-			entries, err := d.ReadDir(maxCompletions)
-			for _, e := range entries {
-				if !strings.HasPrefix(e.Name(), base) || !isPrintable(e.Name()) {
-					continue
-				}
-				word := p.ref + ":" + dir + e.Name()
-				if e.IsDir() {
-					word += "/"
-					directive |= cobra.ShellCompDirectiveNoSpace
-				}
-				all = append(all, word)
-			}
-			if err != nil {
-				break
-			}
-		}
-		return nil
-	})
-	return all, directive
-}
-
-func (a *app) completeFirstRefPath(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.completeRefPath(cmd, args, typed)
 }

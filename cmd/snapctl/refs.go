@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -23,7 +24,7 @@ const maxStdin = 256 << 20
 // about says which reference has no snapshot, where no repository could say so.
 func about(ref string, err error) error {
 	if errors.Is(err, errNothingYet) {
-		return fmt.Errorf("snapshot %s: %w", quoted(ref), err)
+		return fmt.Errorf("snapshot %s: %w", ui.Quoted(ref), err)
 	}
 	return err
 }
@@ -32,16 +33,20 @@ func about(ref string, err error) error {
 // that its JSON names, "" for none.
 type handle struct{ ref, dir string }
 
+// References are what the arguments of a command stand for: themselves, or what is on
+// standard input.
+type references struct{ stdin io.Reader }
+
 // ref is the reference that an argument stands for: itself, or for "-" the one
 // on standard input.
-func (a *app) ref(cmd *cobra.Command, arg string) (string, error) {
-	h, err := a.handle(cmd, arg)
+func (r *references) ref(cmd *cobra.Command, arg string) (string, error) {
+	h, err := r.handle(cmd, arg)
 	return h.ref, err
 }
 
 // handle is ref with the directory of a handle.
-func (a *app) handle(cmd *cobra.Command, arg string) (handle, error) {
-	all, err := a.handles(cmd, []string{arg})
+func (r *references) handle(cmd *cobra.Command, arg string) (handle, error) {
+	all, err := r.handles(cmd, []string{arg})
 	if err != nil {
 		return handle{}, err
 	}
@@ -51,9 +56,9 @@ func (a *app) handle(cmd *cobra.Command, arg string) (handle, error) {
 	return all[0], nil
 }
 
-// refs is the references that arguments stand for.
-func (a *app) refs(cmd *cobra.Command, args []string) ([]string, error) {
-	handles, err := a.handles(cmd, args)
+// all is the references that arguments stand for.
+func (r *references) all(cmd *cobra.Command, args []string) ([]string, error) {
+	handles, err := r.handles(cmd, args)
 	return refsOf(handles), err
 }
 
@@ -64,14 +69,14 @@ func refsOf(handles []handle) (refs []string) {
 	return refs
 }
 
-func (a *app) handles(cmd *cobra.Command, args []string) ([]handle, error) {
+func (r *references) handles(cmd *cobra.Command, args []string) ([]handle, error) {
 	var all []handle
 	for _, arg := range args {
 		switch arg {
 		case "":
 			return nil, usagef(cmd, "%s: a REF is empty", cmd.Name())
 		case "-":
-			data, err := a.readStdin(cmd.Context())
+			data, err := r.readStdin(cmd.Context())
 			if err != nil {
 				return nil, fmt.Errorf("%s: reading standard input: %w", cmd.Name(), err)
 			}
@@ -96,22 +101,22 @@ func (a *app) handles(cmd *cobra.Command, args []string) ([]handle, error) {
 
 // readStdin reads standard input to its end, or until the context ends: nobody
 // may ever write to it.
-func (a *app) readStdin(ctx context.Context) ([]byte, error) {
+func (r *references) readStdin(ctx context.Context) ([]byte, error) {
 	type result struct {
 		data []byte
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		data, err := io.ReadAll(io.LimitReader(a.stdin, maxStdin+1))
+		data, err := io.ReadAll(io.LimitReader(r.stdin, maxStdin+1))
 		if len(data) > maxStdin {
 			err = errors.New("too long")
 		}
 		done <- result{data, err}
 	}()
 	select {
-	case r := <-done:
-		return r.data, r.err
+	case got := <-done:
+		return got.data, got.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

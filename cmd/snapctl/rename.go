@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) renameCommand() *cobra.Command {
+func renameCommand(a *app) *cobra.Command {
 	var remove bool
 	cmd := &cobra.Command{
 		Use:   "rename REF NAME",
@@ -18,7 +18,7 @@ prints.`,
 		Example: `  snapctl rename latest before-the-upgrade
   snapctl rename app~2 --remove`,
 		Args:              takes("REF", "[NAME]"),
-		ValidArgsFunction: a.completeFirstRef,
+		ValidArgsFunction: a.complete.firstRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 2 {
@@ -32,11 +32,11 @@ prints.`,
 			case !remove && name == "":
 				return usagef(cmd, "rename: NAME is empty; to take the name away: --remove")
 			}
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.changeSnapshots(cmd, []string{ref}, &engine.Changes{Name: &name}, "renamed")
+			return changeSnapshots(a, cmd, []string{ref}, &engine.Changes{Name: &name}, "renamed")
 		},
 	}
 	cmd.Flags().BoolVar(&remove, "remove", false, "take the name away")

@@ -8,10 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) repairCommand() *cobra.Command {
+func repairCommand(a *app) *cobra.Command {
 	var opts engine.RepairOptions
 	dryRun := false
 	cmd := &cobra.Command{
@@ -57,7 +58,7 @@ which nothing but the path is known), nothing, why, removed.`,
 			if opts.RemoveDamaged && !opts.Apply {
 				return usagef(cmd, "repair: --remove-damaged goes with --apply")
 			}
-			return a.repair(cmd.Context(), opts)
+			return runRepair(cmd.Context(), a, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -69,24 +70,24 @@ which nothing but the path is known), nothing, why, removed.`,
 	return cmd
 }
 
-func (a *app) repair(ctx context.Context, opts engine.RepairOptions) error {
-	repo, err := a.open(ctx)
+func runRepair(ctx context.Context, a *app, opts engine.RepairOptions) error {
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer a.closeRepo(repo)
-	p := a.startProgress()
+	defer a.repos.close(repo)
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.Repair(ctx, &opts)
-	p.stop(nil)
+	p.Stop(nil)
 	if err != nil {
 		return err
 	}
-	if a.json {
-		err = a.printJSON(newRepairOutput(report))
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(newRepairOutput(report))
 	} else {
-		err = a.print(repairText(report))
-		a.say(repairSummary(report))
+		err = a.ui.Print(repairText(report))
+		a.ui.Say(repairSummary(report))
 	}
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func (a *app) repair(ctx context.Context, opts engine.RepairOptions) error {
 	case !report.Applied && report.Found.Err() != nil:
 		return &hintError{err: fmt.Errorf("repair: %w", report.Found.Err()), hint: "to do what is told above: snapctl repair --apply"}
 	case lost > 0:
-		return fmt.Errorf("repair: what is left of %s is %w; what is lost is named above", plural(lost, "snapshot"), errIncomplete)
+		return fmt.Errorf("repair: what is left of %s is %w; what is lost is named above", ui.Plural(lost, "snapshot"), errIncomplete)
 	}
 	return nil
 }
@@ -114,7 +115,7 @@ func repairText(r *engine.RepairReport) string {
 	}
 	for i := range r.Found.Findings {
 		if f := &r.Found.Findings[i]; !f.Note {
-			fmt.Fprintf(&b, "damaged %s: %s\n", quoted(f.Object), printable(f.Problem.Error()))
+			fmt.Fprintf(&b, "damaged %s: %s\n", ui.Quoted(f.Object), ui.Printable(f.Problem.Error()))
 		}
 	}
 	for _, name := range r.Doomed {
@@ -124,7 +125,7 @@ func repairText(r *engine.RepairReport) string {
 		fmt.Fprintf(&b, "%sreplaced %s\n", would, name)
 	}
 	if r.Indexed > 0 {
-		fmt.Fprintf(&b, "%sindexed %s\n", would, plural(int64(r.Indexed), "pack"))
+		fmt.Fprintf(&b, "%sindexed %s\n", would, ui.Plural(int64(r.Indexed), "pack"))
 	}
 	for i := range r.Snapshots {
 		b.WriteString(repairedText(&r.Snapshots[i], would))
@@ -136,33 +137,33 @@ func repairedText(s *engine.RepairedSnapshot, would string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "snapshot %s", s.ID)
 	if s.Name != "" {
-		b.WriteString(" " + quoted(s.Name))
+		b.WriteString(" " + ui.Quoted(s.Name))
 	}
 	if s.Dir != "" {
-		b.WriteString(" of " + quoted(s.Dir))
+		b.WriteString(" of " + ui.Quoted(s.Dir))
 	}
 	switch {
 	case s.Nothing:
-		b.WriteString(": nothing is left: " + printable(s.Why.Error()))
+		b.WriteString(": nothing is left: " + ui.Printable(s.Why.Error()))
 	case s.Before:
 		fmt.Fprintf(&b, ": what is left is %s already", s.New)
 	case s.New.IsZero():
-		fmt.Fprintf(&b, ": a new one %smade of the %s that are left", would, plural(s.Files, "file"))
+		fmt.Fprintf(&b, ": a new one %smade of the %s that are left", would, ui.Plural(s.Files, "file"))
 	default:
-		fmt.Fprintf(&b, ": %s is made of the %s that are left", s.New, plural(s.Files, "file"))
+		fmt.Fprintf(&b, ": %s is made of the %s that are left", s.New, ui.Plural(s.Files, "file"))
 	}
 	if s.Removed {
 		b.WriteString("; removed")
 	}
 	b.WriteString("\n")
 	for _, path := range s.Lost {
-		b.WriteString("  lost " + quoted(path) + "\n")
+		b.WriteString("  lost " + ui.Quoted(path) + "\n")
 	}
 	for _, r := range s.Ranges {
 		b.WriteString("  lost " + rangeText(&r) + "\n")
 	}
 	for _, path := range s.Made {
-		b.WriteString("  only the path is known of directory " + quoted(path) + "\n")
+		b.WriteString("  only the path is known of directory " + ui.Quoted(path) + "\n")
 	}
 	return b.String()
 }
@@ -173,13 +174,13 @@ func repairSummary(r *engine.RepairReport) string {
 		if n := r.Found.Damaged(); n > 0 {
 			s = "nothing can be done about it; no snapshot needs what is damaged"
 		}
-		return s + "; took " + round(r.Duration).String()
+		return s + "; took " + ui.Round(r.Duration).String()
 	}
 	s := "nothing was changed"
 	if r.Applied {
-		s = fmt.Sprintf("wrote %s", size(r.BytesWritten))
+		s = fmt.Sprintf("wrote %s", ui.Size(r.BytesWritten))
 	}
-	return s + "; took " + round(r.Duration).String()
+	return s + "; took " + ui.Round(r.Duration).String()
 }
 
 // repairOutput is what repair --json prints.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -17,39 +18,39 @@ type askedOf struct {
 }
 
 // optionsFor are those that the repository at a URL is opened with.
-func (a *app) optionsFor(url string) *engine.Options {
+func (r *repositories) optionsFor(url string) *engine.Options {
 	if loc, err := remote.ParseURL(url); err == nil {
 		url = loc.String()
 	}
-	opts := a.engineOptions()
-	for _, s := range a.asked {
+	opts := r.options()
+	for _, s := range r.asked {
 		if s.url == url {
 			opts.Requests = &s.count
 			return opts
 		}
 	}
 	s := &askedOf{url: url}
-	a.asked = append(a.asked, s)
+	r.asked = append(r.asked, s)
 	opts.Requests = &s.count
 	return opts
 }
 
 // tellRequests says with -v what was asked of each repository so far, a line each, and
 // with -vv in exact numbers too. until is what ended then, "" for the command.
-func (a *app) tellRequests(until string) {
-	if a.verbose == 0 {
+func (r *repositories) tellRequests(until string) {
+	if r.verbose == 0 {
 		return
 	}
 	var all []*askedOf
-	for _, s := range a.asked {
+	for _, s := range r.asked {
 		if s.count.Requests().Total() > 0 {
 			all = append(all, s)
 		}
 	}
 	for _, s := range all {
-		r := s.count.Requests()
+		q := s.count.Requests()
 		what := "requests"
-		if !r.Server {
+		if !q.Server {
 			what = "file operations"
 		}
 		if len(all) > 1 {
@@ -58,10 +59,10 @@ func (a *app) tellRequests(until string) {
 		if until != "" {
 			what += " until " + until
 		}
-		a.console.line(what + ": " + requestsText(r))
-		a.logger().Debug("requests", "repository", s.url, "until", until, "server", r.Server,
-			"put", r.Put, "list", r.List, "get", r.Get, "head", r.Head, "delete", r.Delete, "failed", r.Failed,
-			"waits", r.Waits, "sent", r.Sent, "received", r.Received, "dollars", dollars(r))
+		r.ui.Console.Line(what + ": " + requestsText(q))
+		r.logger().Debug("requests", "repository", s.url, "until", until, "server", q.Server,
+			"put", q.Put, "list", q.List, "get", q.Get, "head", q.Head, "delete", q.Delete, "failed", q.Failed,
+			"waits", q.Waits, "sent", q.Sent, "received", q.Received, "dollars", dollars(q))
 	}
 }
 
@@ -76,7 +77,7 @@ func requestsText(r remote.Requests) string {
 	}
 	bytes := func(what string, n int64) {
 		if n > 0 {
-			moved = append(moved, what+" "+size(n))
+			moved = append(moved, what+" "+ui.Size(n))
 		}
 	}
 	cost := "they cost nothing"
@@ -96,7 +97,7 @@ func requestsText(r remote.Requests) string {
 		bytes("wrote", r.Sent)
 		bytes("read", r.Received)
 	}
-	parts := []string{strings.Join(asked, ", ") + " in " + plural(r.Waits, "wait")}
+	parts := []string{strings.Join(asked, ", ") + " in " + ui.Plural(r.Waits, "wait")}
 	if moved != nil {
 		parts = append(parts, strings.Join(moved, ", "))
 	}

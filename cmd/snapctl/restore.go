@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -19,14 +20,7 @@ type restoreOutput struct {
 	Problems   []string `json:"problems,omitempty"`
 }
 
-func (a *app) restoreCommand() *cobra.Command {
-	var opts engine.RestoreOptions
-	var lazy engine.ForkOptions
-	isLazy := false
-	cmd := &cobra.Command{
-		Use:   "restore REF [DIR]",
-		Short: "Write a snapshot out to a directory",
-		Long: `Writes a snapshot out to DIR, and prints the path. How to write a REF: snapctl
+const restoreHelp = `Writes a snapshot out to DIR, and prints the path. How to write a REF: snapctl
 help references. Without DIR it is the directory that a handle names ("restore
 -"), or else the one that the snapshot was made of, if that is missing or empty.
 
@@ -77,7 +71,16 @@ be restored as it was. If there are any, each is named on standard error and the
 exit code is 3. With --dry-run the object has snapshot, target, dryRun, paths,
 as diff --json prints them, changes, inPlace, kept and problems.
 
-Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
+Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`
+
+func restoreCommand(a *app) *cobra.Command {
+	var opts engine.RestoreOptions
+	var lazy engine.ForkOptions
+	isLazy := false
+	cmd := &cobra.Command{
+		Use:   "restore REF [DIR]",
+		Short: "Write a snapshot out to a directory",
+		Long:  restoreHelp,
 		Example: `  snapctl restore latest /tmp/copy
   snapctl restore --delete app ~/work/app
   snapctl restore --into --dry-run app ~/work/app
@@ -86,7 +89,7 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 		Args: takes("REF", "[DIR]"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) == 0 {
-				return a.completeRef(cmd, args, toComplete)
+				return a.complete.ref(cmd, args, toComplete)
 			}
 			return completeDir(len(args) == 1)
 		},
@@ -97,26 +100,25 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 					return usagef(cmd, "restore: DIR is empty")
 				}
 			}
-			h, err := a.handle(cmd, args[0])
+			h, err := a.refs.handle(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			ref := h.ref
 			if dir == "" {
 				dir = h.dir
 			}
-			if isLazy {
-				for _, name := range []string{"into", "include", "no-owner", "verify"} {
-					if cmd.Flags().Changed(name) {
-						return usagef(cmd, "restore: --lazy and --%s do not go together", name)
-					}
+			if !isLazy {
+				if lazy.Force {
+					return usagef(cmd, "restore: --force goes with --lazy")
 				}
-				return a.restoreLazily(cmd.Context(), ref, dir, lazy, opts)
+				return runRestore(cmd.Context(), a, h.ref, dir, opts)
 			}
-			if lazy.Force {
-				return usagef(cmd, "restore: --force goes with --lazy")
+			for _, name := range []string{"into", "include", "no-owner", "verify"} {
+				if cmd.Flags().Changed(name) {
+					return usagef(cmd, "restore: --lazy and --%s do not go together", name)
+				}
 			}
-			return a.restore(cmd.Context(), ref, dir, opts)
+			return restoreLazily(cmd.Context(), a, h.ref, dir, lazy, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -133,37 +135,37 @@ Patterns are those of .gitignore: "/src" at the top, "*.json" anywhere.`,
 	return cmd
 }
 
-func (a *app) restore(ctx context.Context, ref, dir string, opts engine.RestoreOptions) error {
-	repo, err := a.openFor(ctx, ref)
+func runRestore(ctx context.Context, a *app, ref, dir string, opts engine.RestoreOptions) error {
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 
 	if opts.DryRun {
-		return a.previewRestore(ctx, repo, ref, dir, opts)
+		return previewRestore(ctx, a.ui, repo, ref, dir, opts)
 	}
-	p := a.startProgress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
-		p.stop(nil)
+		p.Stop(nil)
 		return restoreHint(ctx, repo, err, ref, dir, opts)
 	}
-	p.stop(receipt.Problems)
+	p.Stop(receipt.Problems)
 
-	if a.json {
-		err = a.printJSON(restoreOutput{
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(restoreOutput{
 			Receipt:    receipt,
 			DurationMs: receipt.Duration.Milliseconds(),
 			Problems:   messages(receipt.Problems),
 		})
 	} else {
-		err = a.printLine(receipt.Target)
-		a.say(restoreSummary(receipt))
+		err = a.ui.PrintLine(receipt.Target)
+		a.ui.Say(restoreSummary(receipt))
 	}
 	if err == nil && len(receipt.Problems) > 0 {
-		err = fmt.Errorf("restore: %s is %w: %s, named above", quoted(receipt.Target), errIncomplete, plural(int64(len(receipt.Problems)), "problem"))
+		err = fmt.Errorf("restore: %s is %w: %s, named above", ui.Quoted(receipt.Target), errIncomplete, ui.Plural(int64(len(receipt.Problems)), "problem"))
 	}
 	return err
 }
@@ -178,7 +180,9 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 		}
 		dir = s.Dir
 	}
-	again := func(flags string) string { return "snapctl restore " + flags + shellQuote(ref) + " " + shellQuote(dir) }
+	again := func(flags string) string {
+		return "snapctl restore " + flags + ui.ShellQuote(ref) + " " + ui.ShellQuote(dir)
+	}
 	switch {
 	case errors.Is(err, engine.ErrNotEmpty):
 		if (opts.Delete || opts.Into) && !implied {
@@ -188,7 +192,7 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 			return &hintError{err: err, hint: "with --into a part is written into it, and what else it holds is kept"}
 		}
 		if implied {
-			return &hintError{err: err, hint: "to another directory: snapctl restore " + shellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}
+			return &hintError{err: err, hint: "to another directory: snapctl restore " + ui.ShellQuote(ref) + " DIR; to that one, replacing what it holds: " + again("--delete ")}
 		}
 		return &hintError{err: err, hint: "to replace it: " + again("--delete ") + "; to keep what else it holds: " + again("--into ")}
 	case errors.Is(err, engine.ErrPartlyWritten):
@@ -201,7 +205,7 @@ func restoreHint(ctx context.Context, repo *engine.Repository, err error, ref, d
 
 func restoreSummary(r *engine.Receipt) string {
 	s := fmt.Sprintf("restored %s: %s, %s, of which %s fetched; took %s; digest %s",
-		r.Snapshot.ID, plural(r.Files, "file"), size(r.Bytes), size(r.Fetched), round(r.Duration), r.Digest)
+		r.Snapshot.ID, ui.Plural(r.Files, "file"), ui.Size(r.Bytes), ui.Size(r.Fetched), ui.Round(r.Duration), r.Digest)
 	if r.Verified {
 		s += "; read back and verified"
 	}
@@ -215,7 +219,7 @@ func restoreSummary(r *engine.Receipt) string {
 		s += "; left alone, as snapctl's own: " + quotedList(r.Kept)
 	}
 	if r.Snapshot.Incomplete {
-		s += fmt.Sprintf("; the snapshot itself is incomplete: %s could not be read when it was made", plural(r.Snapshot.Unreadable, "file"))
+		s += fmt.Sprintf("; the snapshot itself is incomplete: %s could not be read when it was made", ui.Plural(r.Snapshot.Unreadable, "file"))
 	}
 	return s
 }
@@ -230,7 +234,7 @@ func changesText(c engine.RestoreChanges) string {
 func quotedList(paths []string) string {
 	var all []string
 	for _, p := range paths {
-		all = append(all, quoted(p))
+		all = append(all, ui.Quoted(p))
 	}
 	return strings.Join(all, ", ")
 }

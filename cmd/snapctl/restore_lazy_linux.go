@@ -6,17 +6,18 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 )
 
 // restoreLazily makes a fork in the place of a restore.
-func (a *app) restoreLazily(ctx context.Context, ref, dir string, lazy engine.ForkOptions, opts engine.RestoreOptions) error {
-	repo, err := a.openFor(ctx, ref)
+func restoreLazily(ctx context.Context, a *app, ref, dir string, lazy engine.ForkOptions, opts engine.RestoreOptions) error {
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	if dir == "" {
 		s, err := repo.Get(ctx, ref)
 		if err != nil {
@@ -25,24 +26,24 @@ func (a *app) restoreLazily(ctx context.Context, ref, dir string, lazy engine.Fo
 		ref, dir = s.ID.String(), s.Dir
 	}
 	if opts.DryRun {
-		return a.previewFork(ctx, repo, ref, dir, lazy, opts.Delete)
+		return previewFork(ctx, a, repo, ref, dir, lazy, opts.Delete)
 	}
-	a.prepareFork(repo, &lazy)
+	prepareFork(a, repo, &lazy)
 	f, err := repo.ForkAgain(ctx, ref, dir, &lazy, opts.Delete)
 	if err != nil {
-		return a.mountHint(lazyHint(err, ref, dir), filepath.Dir(filepath.Clean(dir)))
+		return mountHint(a.repos, lazyHint(err, ref, dir), filepath.Dir(filepath.Clean(dir)))
 	}
-	return a.printFork(f, "forked")
+	return printFork(a.ui, f, "forked")
 }
 
 // previewFork says what restore --lazy would do.
-func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir string, lazy engine.ForkOptions, replace bool) error {
+func previewFork(ctx context.Context, a *app, repo *engine.Repository, ref, dir string, lazy engine.ForkOptions, replace bool) error {
 	p, err := repo.PlanFork(ctx, ref, dir, &lazy, replace)
 	if err != nil {
 		return lazyHint(err, ref, dir)
 	}
-	if a.json {
-		return a.printJSON(struct {
+	if a.ui.JSON {
+		return a.ui.PrintJSON(struct {
 			*engine.ForkPlan
 			DryRun bool `json:"dryRun"`
 		}{p, true})
@@ -52,14 +53,14 @@ func (a *app) previewFork(ctx context.Context, repo *engine.Repository, ref, dir
 		engine.ForkResume: "would mount the fork of %s at %s again", engine.ForkReplace: "would remove the fork that is there, and make one of %s at %s",
 		engine.ForkHide: "would make a fork of %s at %s, over what that holds",
 	}[p.Action]
-	a.say(fmt.Sprintf(what, p.Snapshot.ID, quoted(p.Dir)))
+	a.ui.Say(fmt.Sprintf(what, p.Snapshot.ID, ui.Quoted(p.Dir)))
 	return nil
 }
 
 // lazyHint names the commands that work.
 func lazyHint(err error, ref, dir string) error {
 	again := func(flags string) string {
-		return "snapctl restore --lazy " + flags + shellQuote(ref) + " " + shellQuote(dir)
+		return "snapctl restore --lazy " + flags + ui.ShellQuote(ref) + " " + ui.ShellQuote(dir)
 	}
 	switch {
 	case errors.Is(err, fusefs.ErrBusy):

@@ -1,10 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -20,43 +21,35 @@ type previewOutput struct {
 }
 
 // previewRestore prints what a restore would change.
-func (a *app) previewRestore(ctx context.Context, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
-	progress := a.startProgress()
+func previewRestore(ctx context.Context, out *ui.Streams, repo *engine.Repository, ref, dir string, opts engine.RestoreOptions) error {
+	progress := out.StartProgress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
-	opts.Would = p.print
-	if a.json {
-		p.before = `{"paths":`
-	}
+	p := listing.NewChanges(out, false)
+	p.InObject("paths")
+	opts.Would = p.Print
 	receipt, err := repo.Restore(ctx, ref, dir, &opts)
 	if err != nil {
-		progress.stop(nil)
-		if p.counts != ([3]int64{}) {
-			err = p.finish(err)
-		}
-		return restoreHint(ctx, repo, err, ref, dir, opts)
+		progress.Stop(nil)
+		return restoreHint(ctx, repo, p.Finish(err, nil), ref, dir, opts)
 	}
-	progress.stop(receipt.Problems)
-	p.after = func() (string, error) {
-		rest, err := jsonLine(previewOutput{
-			Snapshot: receipt.Snapshot, Target: receipt.Target, DryRun: true, Changes: receipt.Changes,
-			InPlace: receipt.InPlace, Kept: receipt.Kept, Problems: messages(receipt.Problems),
-		})
-		return "," + rest[1:], err
-	}
-	if err := p.finish(nil); err != nil {
+	progress.Stop(receipt.Problems)
+	err = p.Finish(nil, previewOutput{
+		Snapshot: receipt.Snapshot, Target: receipt.Target, DryRun: true, Changes: receipt.Changes,
+		InPlace: receipt.InPlace, Kept: receipt.Kept, Problems: messages(receipt.Problems),
+	})
+	if err != nil {
 		return err
 	}
-	s := fmt.Sprintf("would restore %s to %s: %s", receipt.Snapshot.ID, quoted(receipt.Target), changesText(receipt.Changes))
+	s := fmt.Sprintf("would restore %s to %s: %s", receipt.Snapshot.ID, ui.Quoted(receipt.Target), changesText(receipt.Changes))
 	if receipt.InPlace != "" {
 		s += "; in place, since " + receipt.InPlace
 	}
 	if len(receipt.Kept) > 0 {
 		s += "; left alone, as snapctl's own: " + quotedList(receipt.Kept)
 	}
-	a.say(s)
+	out.Say(s)
 	if len(receipt.Problems) > 0 {
-		return fmt.Errorf("restore: what would change is %w: %s, named above", errIncomplete, plural(int64(len(receipt.Problems)), "problem"))
+		return fmt.Errorf("restore: what would change is %w: %s, named above", errIncomplete, ui.Plural(int64(len(receipt.Problems)), "problem"))
 	}
 	return nil
 }

@@ -8,10 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) resumeCommand() *cobra.Command {
+func resumeCommand(a *app) *cobra.Command {
 	all := false
 	cmd := &cobra.Command{
 		Use:   "resume",
@@ -36,20 +38,20 @@ paths. When one fails the others are still brought back, and the exit code is 1.
 		Example:           `  snapctl resume`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.resume(cmd.Context(), all) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runResume(cmd.Context(), a, all) },
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "forks that were unmounted too")
 	return cmd
 }
 
-func (a *app) resume(ctx context.Context, all bool) error {
-	unlock, err := engine.LockResume(ctx, a.state())
+func runResume(ctx context.Context, a *app, all bool) error {
+	unlock, err := engine.LockResume(ctx, a.repos.state())
 	if err != nil {
 		return fmt.Errorf("resume: state folder: %w", err)
 	}
 	defer unlock()
-	if _, err := engine.Sweep(ctx, a.state()); err != nil {
-		a.console.line("warning: " + err.Error())
+	if _, err := engine.Sweep(ctx, a.repos.state()); err != nil {
+		a.ui.Warn(err)
 	}
 	done := []string{}
 	var errs []error
@@ -57,45 +59,45 @@ func (a *app) resume(ctx context.Context, all bool) error {
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case a.json:
+		case a.ui.JSON:
 			done = append(done, dir)
 		default:
-			errs = append(errs, a.printLine(dir))
+			errs = append(errs, a.ui.PrintLine(dir))
 		}
 	}
-	mounts, err := engine.Mounts(ctx, a.state())
+	mounts, err := engine.Mounts(ctx, a.repos.state())
 	errs = append(errs, err) // what is damaged; the others there are
 	for _, m := range mounts {
 		// What forks lie over comes back with them.
 		if m.Registered && !m.Lower && (m.State == engine.MountDead || m.State == engine.MountLost) {
-			back(m.Dir, a.remount(ctx, m))
+			back(m.Dir, remount(ctx, a, m))
 		}
 	}
-	forks, err := engine.Forks(ctx, a.state())
+	forks, err := engine.Forks(ctx, a.repos.state())
 	errs = append(errs, err)
 	repos := map[string]*engine.Repository{}
 	for _, f := range forks {
 		if f.State != engine.ForkDead && f.State != engine.ForkLost && (!all || f.State != engine.ForkDetached) {
 			continue
 		}
-		err := a.remountFork(ctx, f, repos)
+		err := remountFork(ctx, a, f, repos)
 		if errors.Is(err, engine.ErrForkLost) {
-			a.console.line("warning: " + err.Error())
+			a.ui.Warn(err)
 			continue
 		}
 		back(f.Dir, err)
 	}
 	for _, r := range repos {
-		a.closeRepo(r)
+		a.repos.close(r)
 	}
-	if a.json {
-		errs = append(errs, a.printJSON(done))
+	if a.ui.JSON {
+		errs = append(errs, a.ui.PrintJSON(done))
 	}
 	return errors.Join(errs...)
 }
 
 // remount mounts again what was mounted.
-func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
+func remount(ctx context.Context, a *app, m *engine.MountStatus) error {
 	// What it was mounted over may have held something. Or it is gone, with a tmpfs.
 	flags := []string{"--force", "--prefetch", m.Prefetch.String()}
 	if m.AllowOther {
@@ -106,25 +108,25 @@ func (a *app) remount(ctx context.Context, m *engine.MountStatus) error {
 			return fmt.Errorf("mounting at %s: %w", m.Dir, err)
 		}
 	}
-	err := a.startInBackground(ctx, a.serverOf(m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
-	var said *exitError
+	err := startInBackground(ctx, a, serverOf(a.repos, m.Repository, m.Snapshot.ID, m.Dir, flags...), nil, nil)
+	var said *background.ExitError
 	if errors.As(err, &said) {
-		err = fmt.Errorf("%s is not mounted again", quoted(m.Dir)) // it said why
+		err = fmt.Errorf("%s is not mounted again", ui.Quoted(m.Dir)) // it said why
 	}
 	return err
 }
 
-func (a *app) remountFork(ctx context.Context, f *engine.ForkStatus, repos map[string]*engine.Repository) error {
+func remountFork(ctx context.Context, a *app, f *engine.ForkStatus, repos map[string]*engine.Repository) error {
 	repo := repos[f.Repository]
 	if repo == nil {
 		var err error
-		if repo, err = engine.Open(ctx, f.Repository, a.optionsFor(f.Repository)); err != nil {
+		if repo, err = engine.Open(ctx, f.Repository, a.repos.optionsFor(f.Repository)); err != nil {
 			return fmt.Errorf("resuming fork %s: %w", f.Name, err)
 		}
 		repos[f.Repository] = repo
 	}
 	opts := engine.ForkOptions{Force: true} // it may have been so before
-	a.prepareFork(repo, &opts)
+	prepareFork(a, repo, &opts)
 	_, err := repo.ResumeFork(ctx, f.Name, &opts)
 	return resumeHint(err, f.Dir)
 }

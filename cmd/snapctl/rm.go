@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) rmCommand() *cobra.Command {
+func rmCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm REF...",
 		Short: "Remove snapshots",
@@ -23,44 +22,31 @@ The space of what no other snapshot holds is freed by snapctl gc.`,
 		Example: `  snapctl rm 0193a5b2-7c1e app~3
   snapctl list --json --tag scratch=yes | snapctl rm -`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
-			return a.rm(cmd.Context(), refs)
+			return runRm(cmd.Context(), a, refs)
 		},
 	}
 }
 
-func (a *app) rm(ctx context.Context, refs []string) error {
+func runRm(ctx context.Context, a *app, refs []string) error {
 	removed := []*engine.Snapshot{}
 	var err error
 	if len(refs) > 0 { // standard input may hold an empty array
-		removed, err = a.remove(ctx, refs)
+		removed, err = removeSnapshots(ctx, a.repos, refs)
 	}
-	// Some may be gone though others failed.
-	if err != nil && len(removed) == 0 {
-		return err
-	}
-	var ids strings.Builder
-	for _, s := range removed {
-		ids.WriteString(s.ID.String() + "\n")
-	}
-	if a.json {
-		return errors.Join(err, a.printJSON(removed))
-	}
-	err = errors.Join(err, a.print(ids.String()))
-	a.say("removed " + plural(int64(len(removed)), "snapshot"))
-	return err
+	return printChanged(a.ui, removed, "removed "+ui.Plural(int64(len(removed)), "snapshot"), err)
 }
 
-func (a *app) remove(ctx context.Context, refs []string) ([]*engine.Snapshot, error) {
-	repo, err := a.openFor(ctx, refs[0])
+func removeSnapshots(ctx context.Context, repos *repositories, refs []string) ([]*engine.Snapshot, error) {
+	repo, err := repos.openFor(ctx, refs[0])
 	if err != nil {
 		return nil, about(refs[0], err)
 	}
-	defer a.closeRepo(repo)
+	defer repos.close(repo)
 	return repo.Remove(ctx, refs...)
 }

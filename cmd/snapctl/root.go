@@ -1,61 +1,42 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"path/filepath"
 	"strings"
-	"time"
 
-	"filippo.io/age"
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/engine"
-	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/background"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
-// An app is one run of the command: its world and its global flags.
+// An app is one run of the command: its world, and what all commands share.
 type app struct {
-	*env
-	args    []string // of the command line
-	out     *output
-	console *console
-	started bool // the command line was understood
-
-	repo       string
-	cacheDir   string
-	cacheSize  int64
-	stateDir   string
-	json       bool
-	quiet      bool
-	verbose    int
-	cpuProfile string
-	memProfile string
-
-	// What opens encrypted repositories.
-	key         *chunk.Key // from who started this process; else nil
-	starter     *starter   // to be asked for a passphrase; else nil
-	identities  []age.Identity
-	passphrases map[string]string // by URL of the repository
-	openSecrets map[string]bool   // files that others can read, which was said
-	unencrypted bool              // the next repository may not be encrypted though secrets are given
-
-	asked        []*askedOf // repositories, since -v tells
-	log          *slog.Logger
-	stopProfiles func() error
+	env      *env
+	args     []string // of the command line
+	started  bool     // the command line was understood
+	ui       *ui.Streams
+	secrets  *secret.Secrets
+	repos    *repositories
+	refs     *references
+	complete *completer
+	profiles *profiles
 }
 
 func newApp(e *env) *app {
+	streams := ui.New(e.stdout, e.stderr, e.now, e.getenv("TERM") == "dumb")
+	secrets := secret.New(streams, e.getenv, e.terminal)
+	secrets.Warned = background.MayAsk(e.getenv)
+	repos := &repositories{env: e, ui: streams, secrets: secrets}
 	return &app{
-		env:          e,
-		out:          &output{w: e.stdout},
-		console:      &console{out: e.stderr},
-		stopProfiles: func() error { return nil },
+		env:      e,
+		ui:       streams,
+		secrets:  secrets,
+		repos:    repos,
+		refs:     &references{stdin: e.stdin},
+		complete: &completer{repos: repos},
+		profiles: &profiles{},
 	}
 }
 
@@ -63,6 +44,7 @@ func newApp(e *env) *app {
 // generating documentation from it.
 func newRootCommand(e *env) *cobra.Command { return newApp(e).command() }
 
+// command is the tree of commands of this run.
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "snapctl",
@@ -82,33 +64,22 @@ interrupted. Data goes to standard output, everything else to standard error.`,
   snapctl init
   snapctl create --name app --ttl 7d ~/work/app
   snapctl restore app ~/work/app-again`,
-		Version:       readVersion().Version,
-		SilenceErrors: true, // report prints them
-		SilenceUsage:  true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			a.started = true
-			if size := a.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.cacheSize == 0 {
-				if err := (*sizeFlag)(&a.cacheSize).Set(size); err != nil {
-					return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
-				}
-			}
-			if err := a.readIdentities(); err != nil {
-				return err
-			}
-			return a.startProfiles()
-		},
-		Args: a.rootArgs,
+		Version:           readVersion().Version,
+		SilenceErrors:     true, // report prints them
+		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.begin(cmd) },
+		Args:              a.rootArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(a.stderr)
+			cmd.SetOut(a.env.stderr)
 			if err := cmd.Help(); err != nil {
 				return err
 			}
 			return usagef(cmd, "no command given")
 		},
 	}
-	root.SetIn(a.stdin)
-	root.SetOut(a.out)
-	root.SetErr(a.stderr)
+	root.SetIn(a.env.stdin)
+	root.SetOut(a.ui.Out)
+	root.SetErr(a.env.stderr)
 	root.SetVersionTemplate("snapctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		// "snapctl crate --name x" is about crate, not about --name.
@@ -122,41 +93,67 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 		return fmt.Errorf("%s: %w", cmd.Name(), err)
 	})
 
+	a.globalFlags(root)
+	a.addCommands(root)
+	return root
+}
+
+// begin is what every command does first.
+func (a *app) begin(cmd *cobra.Command) error {
+	a.started = true
+	if size := a.env.getenv("SNAPCTL_CACHE_SIZE"); size != "" && a.repos.cacheSize == 0 {
+		if err := (*sizeFlag)(&a.repos.cacheSize).Set(size); err != nil {
+			return usagef(cmd, "SNAPCTL_CACHE_SIZE: %w", err)
+		}
+	}
+	if !background.KeyComes(a.env.getenv) && !takesOver(a.env.getenv) {
+		if err := a.secrets.ReadIdentities(); err != nil {
+			return &hintError{err: &usageError{err: err}, hint: encryptionHint}
+		}
+	}
+	return a.profiles.start()
+}
+
+// globalFlags adds the flags of all commands.
+func (a *app) globalFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.repo, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
-	flags.StringVar(&a.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
-	flags.Var((*sizeFlag)(&a.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
-	flags.StringVar(&a.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
-	flags.BoolVar(&a.json, "json", false, "print JSON on standard output")
-	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
-	flags.CountVarP(&a.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
+	flags.StringVar(&a.repos.url, "repo", "", "use the repository at `URL`: a path, s3://bucket/prefix, r2://ACCOUNT/bucket/prefix\n(default $SNAPCTL_REPO, else snapctl under $XDG_DATA_HOME or ~/.local/share)")
+	flags.StringVar(&a.repos.cacheDir, "cache-dir", "", "keep in `DIR` what makes the next run fast; it may be deleted at any time\n(default $SNAPCTL_CACHE_DIR, else snapctl under $XDG_CACHE_HOME or ~/.cache)")
+	flags.Var((*sizeFlag)(&a.repos.cacheSize), "cache-size", "of what was fetched from a bucket keep at most `SIZE` there, such as 500MB\n(default $SNAPCTL_CACHE_SIZE, else 10GiB)")
+	flags.StringVar(&a.repos.stateDir, "state-dir", "", "keep in `DIR` what is mounted; it must not be deleted while something is\n(default $SNAPCTL_STATE_DIR, else snapctl under $XDG_STATE_HOME or ~/.local/state)")
+	flags.BoolVar(&a.ui.JSON, "json", false, "print JSON on standard output")
+	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress and no summary; warnings and errors only")
+	flags.CountVarP(&a.repos.verbose, "verbose", "v", "log to standard error what is done, and what requests it took; -vv logs more")
 
 	// For developers, hence hidden: profiles of one command, to be read with
 	// go tool pprof.
-	flags.StringVar(&a.cpuProfile, "cpuprofile", "", "write a CPU profile to `FILE`")
-	flags.StringVar(&a.memProfile, "memprofile", "", "write a heap profile to `FILE` at the end")
+	flags.StringVar(&a.profiles.cpu, "cpuprofile", "", "write a CPU profile to `FILE`")
+	flags.StringVar(&a.profiles.mem, "memprofile", "", "write a heap profile to `FILE` at the end")
 	for _, name := range []string{"cpuprofile", "memprofile"} {
 		flags.Lookup(name).Hidden = true
 	}
+}
 
+// addCommands adds the commands, in the groups in which the help shows them.
+func (a *app) addCommands(root *cobra.Command) {
 	for _, group := range []struct {
 		title    string
 		commands []*cobra.Command
 	}{
 		{"Snapshots", []*cobra.Command{
-			a.createCommand(), a.restoreCommand(), a.listCommand(), a.showCommand(), a.diffCommand(), a.logCommand(),
-			a.copyCommand(), a.tagCommand(), a.renameCommand(), a.rmCommand(),
+			createCommand(a), restoreCommand(a), listCommand(a), showCommand(a), diffCommand(a), logCommand(a),
+			copyCommand(a), tagCommand(a), renameCommand(a), rmCommand(a),
 		}},
-		{"Looking into a snapshot", []*cobra.Command{a.lsCommand(), a.catCommand(), a.findCommand(), a.dumpCommand()}},
+		{"Looking into a snapshot", []*cobra.Command{lsCommand(a), catCommand(a), findCommand(a), dumpCommand(a)}},
 		{"Mounts and forks", []*cobra.Command{
-			a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.forkCommand(), a.unforkCommand(), a.forksCommand(),
-			a.resumeCommand(), a.doctorCommand(),
+			mountCommand(a), umountCommand(a), mountsCommand(a), forkCommand(a), unforkCommand(a), forksCommand(a),
+			resumeCommand(a), doctorCommand(a),
 		}},
 		{"Keeping and freeing", []*cobra.Command{
-			a.extendCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.lifecycleCommand(), a.gcCommand(),
+			extendCommand(a), pinCommand(a), unpinCommand(a), pruneCommand(a), lifecycleCommand(a), gcCommand(a),
 		}},
 		{"Repositories", []*cobra.Command{
-			a.initCommand(), a.verifyCommand(), a.repairCommand(), a.statsCommand(), a.keyCommand(),
+			initCommand(a), verifyCommand(a), repairCommand(a), statsCommand(a), keyCommand(a),
 		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})
@@ -165,7 +162,7 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 			root.AddCommand(cmd)
 		}
 	}
-	root.AddCommand(a.manCommand(), a.versionCommand())
+	root.AddCommand(manCommand(a), versionCommand(a))
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
@@ -178,7 +175,6 @@ interrupted. Data goes to standard output, everything else to standard error.`,
 			}
 		}
 	}
-	return root
 }
 
 func (a *app) rootArgs(root *cobra.Command, args []string) error {
@@ -212,166 +208,4 @@ func takes(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-// location is the repository's URL, and whether the user chose it. It holds no
-// secret: a URL with credentials is refused, in words that do not repeat them.
-func (a *app) location() (repo string, chosen bool, err error) {
-	repo = a.repo
-	if repo == "" {
-		repo = a.getenv("SNAPCTL_REPO")
-	}
-	if repo != "" {
-		if _, err := remote.ParseURL(repo); err != nil {
-			return "", true, &hintError{err: &usageError{err: err}, hint: "see: snapctl help repositories"}
-		}
-		return repo, true, nil
-	}
-	data := a.getenv("XDG_DATA_HOME")
-	if !filepath.IsAbs(data) { // the XDG specification: ignore a relative one
-		home := a.getenv("HOME")
-		if !filepath.IsAbs(home) {
-			return "", false, errors.New("no repository: neither --repo nor SNAPCTL_REPO is given, and $HOME is not set")
-		}
-		data = filepath.Join(home, ".local", "share")
-	}
-	return filepath.Join(data, "snapctl"), false, nil
-}
-
-// errNothingYet is what open returns for a default repository that no create
-// has made yet. It behaves as an empty one.
-var errNothingYet = fmt.Errorf("%w: there are none yet", engine.ErrNotFound)
-
-// open opens the repository. The caller closes it with closeRepo.
-func (a *app) open(ctx context.Context) (*engine.Repository, error) { return a.openFor(ctx, "") }
-
-// openFor is open for a command that will ask for the snapshot of that reference
-// first.
-func (a *app) openFor(ctx context.Context, ref string) (*engine.Repository, error) {
-	return a.openWith(ctx, func(opts *engine.Options) { opts.Ref = ref })
-}
-
-// openToList is open for a command that will ask for all snapshots.
-func (a *app) openToList(ctx context.Context) (*engine.Repository, error) {
-	return a.openWith(ctx, func(opts *engine.Options) { opts.List = true })
-}
-
-func (a *app) openWith(ctx context.Context, set func(*engine.Options)) (*engine.Repository, error) {
-	location, chosen, err := a.location()
-	if err == nil && !chosen {
-		err = privateRepository(location)
-	}
-	if err != nil {
-		return nil, err
-	}
-	opts := a.optionsFor(location)
-	set(opts)
-	repo, err := engine.Open(ctx, location, opts)
-	if errors.Is(err, engine.ErrGone) {
-		begin := "snapctl init"
-		if chosen {
-			begin += " --repo " + shellQuote(location)
-		}
-		return nil, &hintError{err: err, hint: "put it back from a copy, or begin an empty one: " + begin}
-	}
-	if errors.Is(err, engine.ErrNotInitialised) {
-		if !chosen {
-			return nil, fmt.Errorf("%w in the default repository %s", errNothingYet, location)
-		}
-		return nil, &hintError{err: err, hint: "make one with: snapctl init --repo " + shellQuote(location)}
-	}
-	return repo, err
-}
-
-// privateRepository refuses a default repository into which others may write: that of
-// somebody who shares one with others has a name.
-func privateRepository(dir string) error {
-	if err := engine.CheckPrivate(dir); err != nil {
-		err = fmt.Errorf("default repository: %w", err)
-		return &hintError{err: err, hint: "if it is to be shared, name it: --repo " + shellQuote(dir)}
-	}
-	return nil
-}
-
-// openOrMake is open for create, which makes the default repository when it is
-// first used.
-func (a *app) openOrMake(ctx context.Context) (*engine.Repository, error) {
-	repo, err := a.open(ctx)
-	if !errors.Is(err, errNothingYet) {
-		return repo, err
-	}
-	location, _, err := a.location()
-	if err != nil {
-		return nil, err
-	}
-	repo, err = engine.Init(ctx, location, nil, a.optionsFor(location))
-	if errors.Is(err, engine.ErrExists) { // another create was faster
-		return a.open(ctx)
-	}
-	if err == nil {
-		a.say("made the default repository " + location)
-	}
-	return repo, err
-}
-
-// closeRepo closes a repository. By then the work is done, and safe.
-func (a *app) closeRepo(repo *engine.Repository) {
-	if err := repo.Close(); err != nil {
-		a.console.line("warning: " + err.Error())
-	}
-}
-
-// state is the folder that says what is mounted.
-func (a *app) state() string {
-	switch {
-	case a.stateDir != "":
-		return a.stateDir
-	case a.getenv("SNAPCTL_STATE_DIR") != "":
-		return a.getenv("SNAPCTL_STATE_DIR")
-	}
-	return engine.DefaultStateDir()
-}
-
-func (a *app) engineOptions() *engine.Options {
-	opts := a.env.engine
-	opts.CacheDir = a.cacheDir
-	if opts.CacheDir == "" {
-		opts.CacheDir = a.getenv("SNAPCTL_CACHE_DIR")
-	}
-	opts.CacheSize = a.cacheSize
-	opts.StateDir = a.state()
-	a.setSecrets(&opts)
-	opts.Log = a.logger()
-	opts.Version = readVersion().Version
-	if a.verbose == 0 { // the log has it
-		opts.OnClock = a.tellClock
-	}
-	if !a.quiet && a.verbose == 0 { // the log has them
-		r := &retries{console: a.console, seldom: seldom{now: a.now}}
-		opts.OnRetry = r.tell
-	}
-	return &opts
-}
-
-// tellClock warns that this machine's clock is off.
-func (a *app) tellClock(ahead time.Duration) {
-	at := time.Unix(0, 0)
-	a.console.line("warning: the clock of this machine is " + humanize.RelTime(at, at.Add(ahead), "ahead of", "behind") +
-		" that of the repository, which says what has expired")
-}
-
-// logger is where -v sends what a developer wants to know.
-func (a *app) logger() *slog.Logger {
-	if a.log == nil {
-		var w io.Writer = a.console
-		level := slog.LevelDebug
-		switch a.verbose {
-		case 0:
-			w, level = io.Discard, slog.LevelError+1
-		case 1:
-			level = slog.LevelInfo
-		}
-		a.log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
-	}
-	return a.log
 }

@@ -5,12 +5,19 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 )
+
+// testApp is an app whose standard error is w.
+func testApp(w io.Writer) *app {
+	return newApp(&env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: w, getenv: func(string) string { return "" }, now: time.Now})
+}
 
 func TestEveryCommandIsDocumented(t *testing.T) {
 	root := newRootCommand(testApp(nil).env)

@@ -22,7 +22,7 @@ type env struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
-	// terminal opens the terminal of whoever runs the command; nil if there is none.
+	// terminal is secret.Secrets.Terminal.
 	terminal func() (*os.File, error)
 	// workFactor is that of new passphrases: see engine.NewKey.
 	workFactor int
@@ -51,7 +51,7 @@ func run(e *env, args []string) int {
 	// A reader that goes away is an error of the write that found out, not the
 	// death of a create in the middle because nobody reads its progress.
 	signal.Ignore(syscall.SIGPIPE)
-	if isKeeper(e) {
+	if isKeeperProcess(e) {
 		return keep(e)
 	}
 	tuneMemory()
@@ -92,15 +92,15 @@ func execute(ctx context.Context, e *env, args []string) int {
 	if err != nil && !a.started {
 		err = &usageError{err: err, help: cmd.CommandPath()} // cobra did not like the command line
 	}
-	if perr := a.stopProfiles(); err == nil {
+	if perr := a.profiles.stop(); err == nil {
 		err = perr
 	}
 	if err == nil {
-		err = a.out.err
+		err = a.ui.Out.Err
 	}
-	a.tellRequests("")
-	if a.verbose > 0 {
-		a.logger().Info("finished", "command", cmd.CommandPath(), "took", e.now().Sub(began).Round(time.Millisecond))
+	a.repos.tellRequests("")
+	if a.repos.verbose > 0 {
+		a.repos.logger().Info("finished", "command", cmd.CommandPath(), "took", e.now().Sub(began).Round(time.Millisecond))
 	}
 	return a.report(ctx, cmd, err)
 }

@@ -7,10 +7,11 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) showCommand() *cobra.Command {
+func showCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show REF",
 		Short: "Show what is known of a snapshot",
@@ -24,68 +25,68 @@ out. Sizes are in bytes.`,
   snapctl show app~1
   snapctl show --json 0193a5b2-7c1e`,
 		Args:              takes("REF"),
-		ValidArgsFunction: a.completeFirstRef,
+		ValidArgsFunction: a.complete.firstRef,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := a.ref(cmd, args[0])
+			ref, err := a.refs.ref(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return a.show(cmd.Context(), ref)
+			return runShow(cmd.Context(), a, ref)
 		},
 	}
 }
 
-func (a *app) show(ctx context.Context, ref string) error {
-	repo, err := a.openFor(ctx, ref)
+func runShow(ctx context.Context, a *app, ref string) error {
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	s, err := repo.Get(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(s)
+	if a.ui.JSON {
+		return a.ui.PrintJSON(s)
 	}
-	return a.print(a.describeSnapshot(s))
+	return a.ui.Print(describeSnapshot(a.ui, s))
 }
 
-func (a *app) describeSnapshot(s *engine.Snapshot) string {
-	t := table{right: []bool{false, false}}
-	t.add("id", s.ID.String())
-	t.add("dir", quoted(s.Dir))
+func describeSnapshot(out *ui.Streams, s *engine.Snapshot) string {
+	t := ui.Table{Right: []bool{false, false}}
+	t.Add("id", s.ID.String())
+	t.Add("dir", ui.Quoted(s.Dir))
 	if s.Name != "" {
-		t.add("name", quoted(s.Name))
+		t.Add("name", ui.Quoted(s.Name))
 	}
 	if len(s.Tags) > 0 {
-		t.add("tags", quoted(tagList(s.Tags, ", ")))
+		t.Add("tags", ui.Quoted(ui.TagList(s.Tags, ", ")))
 	}
-	t.add("created", localTime(s.CreatedAt)+" ("+a.relative(s.CreatedAt)+")")
+	t.Add("created", ui.LocalTime(s.CreatedAt)+" ("+out.Relative(s.CreatedAt)+")")
 	if s.ExpiresAt != nil {
-		t.add("expires", localTime(*s.ExpiresAt)+" ("+a.relative(*s.ExpiresAt)+")")
+		t.Add("expires", ui.LocalTime(*s.ExpiresAt)+" ("+out.Relative(*s.ExpiresAt)+")")
 	}
 	if s.Pinned {
-		t.add("pinned", "never expires, and prune keeps it")
+		t.Add("pinned", "never expires, and prune keeps it")
 	}
 	if s.Parent != nil {
-		t.add("parent", s.Parent.String())
+		t.Add("parent", s.Parent.String())
 	}
 	if s.User != "" || s.Host != "" {
-		t.add("by", quoted(s.User+"@"+s.Host))
+		t.Add("by", ui.Quoted(s.User+"@"+s.Host))
 	}
 	if s.Version != "" {
-		t.add("snapctl", quoted(s.Version))
+		t.Add("snapctl", ui.Quoted(s.Version))
 	}
-	t.add("files", humanize.Comma(s.Files))
-	t.add("directories", humanize.Comma(s.Dirs))
-	t.add("size", size(s.Bytes))
-	t.add("new", fmt.Sprintf("%s, stored in %s", size(s.NewBytes), size(s.StoredBytes)))
+	t.Add("files", humanize.Comma(s.Files))
+	t.Add("directories", humanize.Comma(s.Dirs))
+	t.Add("size", ui.Size(s.Bytes))
+	t.Add("new", fmt.Sprintf("%s, stored in %s", ui.Size(s.NewBytes), ui.Size(s.StoredBytes)))
 	if s.Skipped > 0 {
-		t.add("skipped", plural(s.Skipped, "socket"))
+		t.Add("skipped", ui.Plural(s.Skipped, "socket"))
 	}
 	if s.Incomplete {
-		t.add("incomplete", plural(s.Unreadable, "file")+" could not be read")
+		t.Add("incomplete", ui.Plural(s.Unreadable, "file")+" could not be read")
 	}
 	return t.String()
 }

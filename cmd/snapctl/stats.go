@@ -9,10 +9,11 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) statsCommand() *cobra.Command {
+func statsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stats [REF...]",
 		Short: "Tell what a repository holds and what it costs",
@@ -43,13 +44,13 @@ objects that show --json prints, with only and referred. Sizes are in bytes.`,
   snapctl stats app app~1 app~2
   snapctl stats --json | jq .dollarsPerMonth`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
-			return a.stats(cmd.Context(), refs)
+			return runStats(cmd.Context(), a, refs)
 		},
 	}
 }
@@ -107,44 +108,44 @@ func ratio(a, b int64) float64 {
 	return float64(a) / float64(b)
 }
 
-func (a *app) stats(ctx context.Context, refs []string) error {
-	repo, err := a.open(ctx)
+func runStats(ctx context.Context, a *app, refs []string) error {
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		if len(refs) > 0 {
 			err = about(refs[0], err)
 		}
 		return err
 	}
-	defer a.closeRepo(repo)
+	defer a.repos.close(repo)
 	u, err := repo.Usage(ctx, refs...)
 	if u == nil {
 		return err
 	}
 	// A damaged snapshot is an error, which does not hide the others.
-	if a.json {
-		return errors.Join(a.printJSON(newStatsOutput(u)), err)
+	if a.ui.JSON {
+		return errors.Join(a.ui.PrintJSON(newStatsOutput(u)), err)
 	}
-	return errors.Join(a.print(a.statsText(u, len(refs) > 0)), err)
+	return errors.Join(a.ui.Print(statsText(a.ui, u, len(refs) > 0)), err)
 }
 
-func (a *app) statsText(u *engine.Usage, named bool) string {
+func statsText(out *ui.Streams, u *engine.Usage, named bool) string {
 	o := newStatsOutput(u)
-	t := &table{right: []bool{false, true, false}}
-	t.add("snapshots", humanize.Comma(int64(u.Snapshots)), "")
-	t.add("logical", size(u.Logical), "")
-	t.add("unique", size(u.Unique), times("deduplicated", o.Deduplication))
-	t.add("stored", size(u.Stored), times("compressed", o.Compression))
-	t.add("trees", size(u.Trees), "")
-	t.add("unused", size(u.Unused), "")
-	t.add("total", size(o.Total), times("smaller in all", ratio(u.Logical, o.Total)))
-	t.add("cost", fmt.Sprintf("$%.2f", o.DollarsPerMonth), "a month, at R2's price of storage")
+	t := &ui.Table{Right: []bool{false, true, false}}
+	t.Add("snapshots", humanize.Comma(int64(u.Snapshots)), "")
+	t.Add("logical", ui.Size(u.Logical), "")
+	t.Add("unique", ui.Size(u.Unique), times("deduplicated", o.Deduplication))
+	t.Add("stored", ui.Size(u.Stored), times("compressed", o.Compression))
+	t.Add("trees", ui.Size(u.Trees), "")
+	t.Add("unused", ui.Size(u.Unused), "")
+	t.Add("total", ui.Size(o.Total), times("smaller in all", ratio(u.Logical, o.Total)))
+	t.Add("cost", fmt.Sprintf("$%.2f", o.DollarsPerMonth), "a month, at R2's price of storage")
 	if named {
-		t.add("together", size(u.Together), "would be freed with these snapshots:")
+		t.Add("together", ui.Size(u.Together), "would be freed with these snapshots:")
 	}
-	objects := &table{right: []bool{false, true, true}}
-	objects.add("OBJECTS", "COUNT", "SIZE")
+	objects := &ui.Table{Right: []bool{false, true, true}}
+	objects.Add("OBJECTS", "COUNT", "SIZE")
 	for _, k := range u.Objects {
-		objects.add(cell(k.Kind), humanize.Comma(int64(k.Count)), size(k.Bytes))
+		objects.Add(ui.Cell(k.Kind), humanize.Comma(int64(k.Count)), ui.Size(k.Bytes))
 	}
 	text := trimLines(t.String())
 	if !named {
@@ -153,7 +154,7 @@ func (a *app) statsText(u *engine.Usage, named bool) string {
 	if len(u.Of) == 0 {
 		return text
 	}
-	return text + "\n" + a.usageTable(u.Of).String()
+	return text + "\n" + usageTable(out, u.Of).String()
 }
 
 // times is a ratio in words.
@@ -173,13 +174,13 @@ func trimLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-func (a *app) usageTable(all []engine.SnapshotUsage) *table {
-	when := a.when()
-	t := &table{right: []bool{3: true, 4: true, 5: true, 6: false}}
-	t.add("ID", "CREATED", "NAME", "SIZE", "REFERRED", "ONLY", "DIR")
+func usageTable(out *ui.Streams, all []engine.SnapshotUsage) *ui.Table {
+	when := out.When()
+	t := &ui.Table{Right: []bool{3: true, 4: true, 5: true, 6: false}}
+	t.Add("ID", "CREATED", "NAME", "SIZE", "REFERRED", "ONLY", "DIR")
 	for i := range all {
 		s := &all[i]
-		t.add(s.ID.String(), when(s.CreatedAt), cell(s.Name), size(s.Bytes), size(s.Referred), size(s.Only), cell(s.Dir))
+		t.Add(s.ID.String(), when(s.CreatedAt), ui.Cell(s.Name), ui.Size(s.Bytes), ui.Size(s.Referred), ui.Size(s.Only), ui.Cell(s.Dir))
 	}
 	return t
 }

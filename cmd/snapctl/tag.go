@@ -5,10 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) tagCommand() *cobra.Command {
+func tagCommand(a *app) *cobra.Command {
 	var remove []string
 	cmd := &cobra.Command{
 		Use:   "tag REF... KEY=VALUE...",
@@ -23,7 +24,7 @@ id here.`,
   snapctl tag app~1 app~2 --remove release
   snapctl list --json --name app | snapctl tag - reviewed=`,
 		Args:              takes("REF..."),
-		ValidArgsFunction: a.completeRef,
+		ValidArgsFunction: a.complete.ref,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tags := tagsFlag{}
 			var refs []string
@@ -31,7 +32,7 @@ id here.`,
 				if strings.HasPrefix(arg, "{") || !strings.Contains(arg, "=") {
 					refs = append(refs, arg)
 				} else if err := tags.Set(arg); err != nil {
-					return usagef(cmd, "tag: %s: %w", quoted(arg), err)
+					return usagef(cmd, "tag: %s: %w", ui.Quoted(arg), err)
 				}
 			}
 			switch {
@@ -40,7 +41,7 @@ id here.`,
 			case len(tags)+len(remove) == 0:
 				return usagef(cmd, "tag: neither a KEY=VALUE nor --remove")
 			}
-			return a.changeSnapshots(cmd, refs, &engine.Changes{SetTags: tags, RemoveTags: remove}, "tagged")
+			return changeSnapshots(a, cmd, refs, &engine.Changes{SetTags: tags, RemoveTags: remove}, "tagged")
 		},
 	}
 	cmd.Flags().StringArrayVar(&remove, "remove", nil, "remove the tag `KEY`; may be repeated")

@@ -8,11 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/doctor"
 	"github.com/snapctl/snapctl/engine"
 	"github.com/snapctl/snapctl/fusefs"
 )
 
-func (a *app) umountCommand() *cobra.Command {
+func umountCommand(a *app) *cobra.Command {
 	all := false
 	var opts engine.UnmountOptions
 	cmd := &cobra.Command{
@@ -38,17 +39,17 @@ whatever becomes of the others, and forgets which mounts are lost.`,
 			}
 			return takes("DIR...")(cmd, args)
 		},
-		ValidArgsFunction: a.completeMounted,
+		ValidArgsFunction: a.complete.mounted,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all {
-				return a.umountAll(cmd.Context(), &opts)
+				return runUmountAll(cmd.Context(), a.repos, &opts)
 			}
 			var errs []error
 			for _, dir := range args {
 				if dir == "" {
 					return usagef(cmd, "umount: a DIR is empty")
 				}
-				errs = append(errs, a.umount(cmd.Context(), dir, &opts))
+				errs = append(errs, runUmount(cmd.Context(), a.repos, dir, &opts))
 			}
 			return errors.Join(errs...)
 		},
@@ -60,8 +61,8 @@ whatever becomes of the others, and forgets which mounts are lost.`,
 	return cmd
 }
 
-func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOptions) error {
-	err := engine.Unmount(ctx, a.state(), dir, opts)
+func runUmount(ctx context.Context, repos *repositories, dir string, opts *engine.UnmountOptions) error {
+	err := engine.Unmount(ctx, repos.state(), dir, opts)
 	if errors.Is(err, fusefs.ErrBusy) {
 		path, rerr := fusefs.Resolve(dir)
 		if rerr != nil {
@@ -70,24 +71,24 @@ func (a *app) umount(ctx context.Context, dir string, opts *engine.UnmountOption
 		err = inUse(err, path, "--force detaches it")
 	}
 	if errors.Is(err, fusefs.ErrNoMtab) {
-		err = &hintError{err: err, hint: mtabHint}
+		err = &hintError{err: err, hint: doctor.MtabHint}
 	}
 	return err
 }
 
-func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error {
+func runUmountAll(ctx context.Context, repos *repositories, opts *engine.UnmountOptions) error {
 	// What forks lie over goes with the last of them.
-	forks, err := engine.Forks(ctx, a.state())
+	forks, err := engine.Forks(ctx, repos.state())
 	errs := []error{err}
 	left := false
 	for _, f := range slices.Backward(forks) {
 		if f.Mode != engine.ForkRestore && f.State != engine.ForkDetached && f.State != engine.ForkElsewhere {
-			err := a.umount(ctx, f.Dir, opts)
+			err := runUmount(ctx, repos, f.Dir, opts)
 			left = left || err != nil
 			errs = append(errs, err)
 		}
 	}
-	mounts, err := engine.Mounts(ctx, a.state())
+	mounts, err := engine.Mounts(ctx, repos.state())
 	errs = append(errs, err)
 	for _, m := range slices.Backward(mounts) { // what is on top, or within another, is later
 		switch {
@@ -95,7 +96,7 @@ func (a *app) umountAll(ctx context.Context, opts *engine.UnmountOptions) error 
 		case m.State == engine.MountElsewhere:
 			errs = append(errs, fmt.Errorf("unmounting %s: process %d serves it in another mount namespace", m.Dir, m.Pid))
 		default:
-			err := a.umount(ctx, m.Dir, opts)
+			err := runUmount(ctx, repos, m.Dir, opts)
 			if !errors.Is(err, fusefs.ErrNotMounted) { // or somebody was faster
 				errs = append(errs, err)
 			}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 )
 
 // maxUsers is how many processes are named: more help nobody.
@@ -31,7 +33,7 @@ func usersOf(path string) []string {
 		if err != nil {
 			continue
 		}
-		users = append(users, fmt.Sprintf("%s (process %s, %s)", printable(strings.TrimSpace(string(name))), filepath.Base(proc), what))
+		users = append(users, fmt.Sprintf("%s (process %s, %s)", ui.Printable(strings.TrimSpace(string(name))), filepath.Base(proc), what))
 	}
 	return users
 }

@@ -1,22 +1,24 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/listing"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
-func (a *app) verifyCommand() *cobra.Command {
+func verifyCommand(a *app) *cobra.Command {
 	var opts engine.VerifyOptions
 	var dirOpts engine.VerifyDirOptions
 	cmd := &cobra.Command{
@@ -54,10 +56,10 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
   snapctl verify app app~1
   snapctl verify app ~/work/app`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: a.completeVerify,
+		ValidArgsFunction: a.complete.verify,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 && isDirArgument(args[1]) {
-				return a.verifyDirCommand(cmd, args, &dirOpts)
+				return verifyDirCommand(a, cmd, args, &dirOpts)
 			}
 			for _, name := range []string{"no-owner", "no-times"} {
 				if cmd.Flags().Changed(name) {
@@ -70,11 +72,11 @@ differs the exit code is 1, without an error. DIR must have a slash in it, or be
 			if n := len(args); n > 0 && opts.ReadData > 0 && new(shareFlag).Set(args[n-1]) == nil {
 				return usagef(cmd, "verify: a share goes right behind its flag: --read-data=%s", args[n-1])
 			}
-			refs, err := a.refs(cmd, args)
+			refs, err := a.refs.all(cmd, args)
 			if err != nil {
 				return err
 			}
-			return a.verify(cmd.Context(), refs, opts)
+			return runVerify(cmd.Context(), a, refs, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -93,11 +95,11 @@ func isDirArgument(arg string) bool {
 	return strings.Contains(arg, "/") && !strings.HasPrefix(arg, "{") || arg == "." || arg == ".."
 }
 
-func (a *app) completeVerify(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+func (c *completer) verify(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) == 1 && isDirArgument(typed) {
 		return completeDir(true)
 	}
-	return a.completeRef(cmd, args, typed)
+	return c.ref(cmd, args, typed)
 }
 
 // A shareFlag is a share in per cent, more than 0%.
@@ -117,38 +119,38 @@ func (f *shareFlag) Set(s string) error {
 	return nil
 }
 
-func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptions) error {
-	repo, err := a.open(ctx)
+func runVerify(ctx context.Context, a *app, refs []string, opts engine.VerifyOptions) error {
+	repo, err := a.repos.open(ctx)
 	if err != nil {
 		if len(refs) > 0 {
 			err = about(refs[0], err)
 		}
 		return err
 	}
-	defer a.closeRepo(repo)
-	if a.json {
+	defer a.repos.close(repo)
+	if a.ui.JSON {
 		opts.MaxFiles = -1
 	}
-	p := a.startProgress()
+	p := a.ui.StartProgress()
 	opts.Progress = p
 	report, err := repo.Verify(ctx, refs, &opts)
-	p.stop(nil)
+	p.Stop(nil)
 	switch {
 	case errors.Is(context.Cause(ctx), errInterrupted) && opts.ReadData > 0 && err != nil:
 		return &hintError{err: err, hint: "go on with the same command and --resume"}
 	case len(refs) == 2 && errors.Is(err, engine.ErrNotFound):
 		if st, serr := os.Stat(refs[1]); serr == nil && st.IsDir() {
-			return &hintError{err: err, hint: "to compare with that directory: snapctl verify " + shellQuote(refs[0]) + " " + shellQuote("./"+refs[1])}
+			return &hintError{err: err, hint: "to compare with that directory: snapctl verify " + ui.ShellQuote(refs[0]) + " " + ui.ShellQuote("./"+refs[1])}
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if a.json {
-		err = a.printJSON(newVerifyOutput(report))
+	if a.ui.JSON {
+		err = a.ui.PrintJSON(newVerifyOutput(report))
 	} else {
-		err = a.print(findingsText(report.Findings))
-		a.say(verifySummary(report, &opts))
+		err = a.ui.Print(findingsText(report.Findings))
+		a.ui.Say(verifySummary(report, &opts))
 	}
 	if err == nil {
 		err = report.Err()
@@ -160,25 +162,18 @@ func (a *app) verify(ctx context.Context, refs []string, opts engine.VerifyOptio
 }
 
 func verifySummary(r *engine.VerifyReport, opts *engine.VerifyOptions) string {
-	s := fmt.Sprintf("verified %s: %s, %s, %s of %s", plural(int64(r.Snapshots), "snapshot"),
-		countEntries(r.Entries), plural(r.Pages, "page"), plural(int64(r.Packs), "pack"), size(r.PackBytes))
+	s := fmt.Sprintf("verified %s: %s, %s, %s of %s", ui.Plural(int64(r.Snapshots), "snapshot"),
+		ui.Plural(r.Entries, "entry"), ui.Plural(r.Pages, "page"), ui.Plural(int64(r.Packs), "pack"), ui.Size(r.PackBytes))
 	if opts.ReadData > 0 {
-		s += fmt.Sprintf(", %s of data read", size(r.ReadBytes))
+		s += fmt.Sprintf(", %s of data read", ui.Size(r.ReadBytes))
 	}
 	if r.Skipped > 0 {
-		s += fmt.Sprintf(", %s passed over that the run of %s had read", size(r.SkippedBytes), localTime(r.SkippedSince))
+		s += fmt.Sprintf(", %s passed over that the run of %s had read", ui.Size(r.SkippedBytes), ui.LocalTime(r.SkippedSince))
 	}
 	if r.Damaged() == 0 {
 		s += "; nothing is damaged"
 	}
-	return s + "; took " + round(r.Duration).String()
-}
-
-func countEntries(n int64) string {
-	if n == 1 {
-		return "1 entry"
-	}
-	return humanize.Comma(n) + " entries"
+	return s + "; took " + ui.Round(r.Duration).String()
 }
 
 // findingsText is what verify prints for people.
@@ -190,7 +185,7 @@ func findingsText(all []engine.Finding) string {
 		if f.Note {
 			kind = "note"
 		}
-		fmt.Fprintf(&b, "%s %s: %s\n", kind, quoted(f.Object), printable(f.Problem.Error()))
+		fmt.Fprintf(&b, "%s %s: %s\n", kind, ui.Quoted(f.Object), ui.Printable(f.Problem.Error()))
 		for j := range f.Affected {
 			b.WriteString(affectedText(&f.Affected[j]))
 		}
@@ -202,10 +197,10 @@ func affectedText(a *engine.Affected) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  snapshot %s", a.ID)
 	if a.Name != "" {
-		b.WriteString(" " + quoted(a.Name))
+		b.WriteString(" " + ui.Quoted(a.Name))
 	}
 	if a.Dir != "" {
-		b.WriteString(" of " + quoted(a.Dir))
+		b.WriteString(" of " + ui.Quoted(a.Dir))
 	}
 	lost := int64(0)
 	for _, r := range a.Ranges {
@@ -216,14 +211,14 @@ func affectedText(a *engine.Affected) string {
 		b.WriteString(" cannot be read\n")
 		return b.String()
 	case a.Files > 0 && lost > 0:
-		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", plural(a.Files, "file"), countEntries(lost))
+		fmt.Fprintf(&b, ": %s cannot be read, and %s not be found\n", ui.Plural(a.Files, "file"), ui.Plural(lost, "entry"))
 	case lost > 0:
-		fmt.Fprintf(&b, ": %s cannot be found\n", countEntries(lost))
+		fmt.Fprintf(&b, ": %s cannot be found\n", ui.Plural(lost, "entry"))
 	default:
-		fmt.Fprintf(&b, ": %s cannot be read\n", plural(a.Files, "file"))
+		fmt.Fprintf(&b, ": %s cannot be read\n", ui.Plural(a.Files, "file"))
 	}
 	for _, path := range a.Paths {
-		b.WriteString("    " + quoted(path) + "\n")
+		b.WriteString("    " + ui.Quoted(path) + "\n")
 	}
 	if more := a.Files - int64(len(a.Paths)); more > 0 {
 		fmt.Fprintf(&b, "    and %s more\n", humanize.Comma(more))
@@ -240,9 +235,9 @@ func rangeText(r *engine.LostRange) string {
 		from = "."
 	}
 	if r.Before != "" {
-		to = "and before " + quoted(r.Before)
+		to = "and before " + ui.Quoted(r.Before)
 	}
-	return fmt.Sprintf("%s from %s on %s", countEntries(r.Entries), quoted(from), to)
+	return fmt.Sprintf("%s from %s on %s", ui.Plural(r.Entries, "entry"), ui.Quoted(from), to)
 }
 
 // verifyOutput is what verify --json prints.
@@ -320,45 +315,45 @@ func rangeOutputs(all []engine.LostRange) (out []rangeOutput) {
 
 // textOrQuoted is a path as JSON can hold it.
 func textOrQuoted(path string) string {
-	if bytesUnlessText(path) == nil {
+	if utf8.ValidString(path) {
 		return path
 	}
 	return strconv.Quote(path)
 }
 
-func (a *app) verifyDirCommand(cmd *cobra.Command, args []string, opts *engine.VerifyDirOptions) error {
+func verifyDirCommand(a *app, cmd *cobra.Command, args []string, opts *engine.VerifyDirOptions) error {
 	for _, name := range []string{"read-data", "resume"} {
 		if cmd.Flags().Changed(name) {
 			return usagef(cmd, "verify: --%s and DIR do not go together", name)
 		}
 	}
-	ref, err := a.ref(cmd, args[0])
+	ref, err := a.refs.ref(cmd, args[0])
 	if err != nil {
 		return err
 	}
-	return a.verifyDir(cmd.Context(), ref, args[1], opts)
+	return runVerifyDir(cmd.Context(), a, ref, args[1], opts)
 }
 
-// verifyDir compares a directory with a snapshot.
-func (a *app) verifyDir(ctx context.Context, ref, dir string, opts *engine.VerifyDirOptions) error {
-	repo, err := a.openFor(ctx, ref)
+// runVerifyDir compares a directory with a snapshot.
+func runVerifyDir(ctx context.Context, a *app, ref, dir string, opts *engine.VerifyDirOptions) error {
+	repo, err := a.repos.openFor(ctx, ref)
 	if err != nil {
 		return about(ref, err)
 	}
-	defer a.closeRepo(repo)
-	progress := a.startProgress()
+	defer a.repos.close(repo)
+	progress := a.ui.StartProgress()
 	opts.Progress = progress
-	p := &diffPrinter{app: a, terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
-	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.print)
-	progress.stop(nil)
-	if err = p.finish(err); err != nil {
+	p := listing.NewChanges(a.ui, false)
+	report, err := repo.VerifyDir(ctx, ref, dir, opts, p.Print)
+	progress.Stop(nil)
+	if err = p.Finish(err, nil); err != nil {
 		return err
 	}
-	a.say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.summary(), countEntries(report.Files), size(report.Bytes), report.Snapshot.ID))
+	a.ui.Say(fmt.Sprintf("%s; compared %s, %s, with snapshot %s", p.Summary(), ui.Plural(report.Files, "entry"), ui.Size(report.Bytes), report.Snapshot.ID))
 	switch n := len(report.Problems); {
 	case n > 0:
-		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", quoted(dir), errIncomplete, plural(int64(n), "problem"))
-	case p.counts != [3]int64{}:
+		return fmt.Errorf("verify: the comparison of %s is %w: %s, named above", ui.Quoted(dir), errIncomplete, ui.Plural(int64(n), "problem"))
+	case p.Any():
 		return errDifferences
 	}
 	return nil

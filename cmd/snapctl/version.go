@@ -56,7 +56,7 @@ func versionFrom(release stamp, buildInfo func() (*debug.BuildInfo, bool)) versi
 	return v
 }
 
-func (a *app) versionCommand() *cobra.Command {
+func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Show the version",
@@ -67,10 +67,10 @@ go, os and arch; what is not known is missing.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			v := readVersion()
-			if a.json {
-				return a.printJSON(v)
+			if a.ui.JSON {
+				return a.ui.PrintJSON(v)
 			}
-			return a.print("snapctl " + v.Version + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n")
+			return a.ui.Print("snapctl " + v.Version + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n")
 		},
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package ui
 
 import (
 	"bytes"
@@ -15,19 +15,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 func TestBarLine(t *testing.T) {
-	reading := engine.Stats{
-		Phase: engine.PhaseReading, Files: 68123, TotalFiles: 110534,
+	reading := snapshot.Stats{
+		Phase: snapshot.PhaseReading, Files: 68123, TotalFiles: 110534,
 		Bytes: 512 << 20, TotalBytes: 1 << 30, NewBytes: 23 << 20, InFlight: 4, Elapsed: 2 * time.Second,
 	}
 	unknown := reading
 	unknown.TotalFiles, unknown.TotalBytes, unknown.InFlight = 0, 0, 0
-	empties := engine.Stats{Phase: engine.PhaseWriting, Files: 100, TotalFiles: 400, Elapsed: time.Second}
+	empties := snapshot.Stats{Phase: snapshot.PhaseWriting, Files: 100, TotalFiles: 400, Elapsed: time.Second}
 	for _, c := range []struct {
-		stats engine.Stats
+		stats snapshot.Stats
 		width int
 		want  string
 	}{
@@ -40,11 +40,11 @@ func TestBarLine(t *testing.T) {
 		{reading, -1, ""},
 		{unknown, 160, "reading, 68,123 entries, 512 MiB, 256 MiB/s, 23 MiB new"},
 		{empties, 80, "writing 25% [=======                       ], 100/400 entries, 0 B, 3s left"},
-		{engine.Stats{Phase: engine.PhaseWriting, Files: 9, TotalFiles: 8, Bytes: 9, TotalBytes: 8}, 80,
+		{snapshot.Stats{Phase: snapshot.PhaseWriting, Files: 9, TotalFiles: 8, Bytes: 9, TotalBytes: 8}, 80,
 			"writing 100% [==============================], 9/8 entries, 9 B/8 B"},
 	} {
 		var m meter
-		m.update(engine.Stats{Phase: c.stats.Phase})
+		m.update(snapshot.Stats{Phase: c.stats.Phase})
 		m.update(c.stats)
 		if got := barLine(c.stats, &m, c.width); got != c.want {
 			t.Errorf("%d columns:\n%s\nwant\n%s", c.width, got, c.want)
@@ -54,7 +54,7 @@ func TestBarLine(t *testing.T) {
 
 func TestMeterForgetsSlowly(t *testing.T) {
 	var m meter
-	s := engine.Stats{Phase: engine.PhaseReading, TotalBytes: 1 << 40}
+	s := snapshot.Stats{Phase: snapshot.PhaseReading, TotalBytes: 1 << 40}
 	m.update(s)
 	run := func(rate int64, seconds int) {
 		for range 10 * seconds {
@@ -79,27 +79,25 @@ func TestMeterForgetsSlowly(t *testing.T) {
 	if left := m.left(); left != 0 {
 		t.Errorf("of a stalled operation %s are left", left)
 	}
-	s.Phase = engine.PhaseCommitting
+	s.Phase = snapshot.PhaseCommitting
 	m.update(s)
 	if m.rate != 0 {
 		t.Errorf("a new phase begins with the rate %g", m.rate)
 	}
 }
 
-// testApp is an app whose standard error is w.
-func testApp(w io.Writer) *app {
-	return newApp(&env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: w, getenv: func(string) string { return "" }, now: time.Now})
-}
+// testStreams are streams whose standard error is w.
+func testStreams(w io.Writer) *Streams { return New(io.Discard, w, time.Now, false) }
 
 func TestProgressWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
-	p := testApp(&out).startProgress()
+	p := testStreams(&out).StartProgress()
 	for i := range 250 { // 25 s
-		p.Update(engine.Stats{Phase: engine.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
+		p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Bytes: int64(i) << 20, TotalBytes: 250 << 20, Elapsed: time.Duration(i) * 100 * time.Millisecond})
 	}
 	told := errors.New("open a\x1bb: permission denied")
 	p.Warn(told)
-	p.stop([]error{told, errors.New("late\n")})
+	p.Stop([]error{told, errors.New("late\n")})
 	want := "reading 40%, 0 entries, 100 MiB/250 MiB, 15s left, 10 MiB/s, 0 B new\n" +
 		"reading 80%, 0 entries, 200 MiB/250 MiB, 5s left, 10 MiB/s, 0 B new\n" +
 		"warning: open a\\x1bb: permission denied\n" +
@@ -111,13 +109,13 @@ func TestProgressWithoutTerminal(t *testing.T) {
 
 func TestQuietProgress(t *testing.T) {
 	var out bytes.Buffer
-	a := testApp(&out)
-	a.quiet = true
-	p := a.startProgress()
-	p.Update(engine.Stats{Phase: engine.PhaseReading, Elapsed: time.Minute})
-	a.say("summary")
+	s := testStreams(&out)
+	s.Quiet = true
+	p := s.StartProgress()
+	p.Update(snapshot.Stats{Phase: snapshot.PhaseReading, Elapsed: time.Minute})
+	s.Say("summary")
 	p.Warn(errors.New("unreadable"))
-	p.stop(nil)
+	p.Stop(nil)
 	if want := "warning: unreadable\n"; out.String() != want {
 		t.Errorf("got %q, want %q", &out, want)
 	}
@@ -125,15 +123,15 @@ func TestQuietProgress(t *testing.T) {
 
 func TestProgressOnTerminal(t *testing.T) {
 	master, tty := openPTY(t, 100)
-	var shown terminalText
+	shown := terminalText{more: make(chan struct{}, 1)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_, _ = io.Copy(&shown, master) // ends with EIO when the tty is closed
 	}()
 
-	p := testApp(tty).startProgress()
-	s := engine.Stats{Phase: engine.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
+	p := testStreams(tty).StartProgress()
+	s := snapshot.Stats{Phase: snapshot.PhaseReading, TotalFiles: 4, TotalBytes: 1 << 20}
 	p.Update(s) // too early for a bar
 	for s.Elapsed = barDelay; s.Files < 4; s.Elapsed += 200 * time.Millisecond {
 		s.Files++
@@ -146,9 +144,9 @@ func TestProgressOnTerminal(t *testing.T) {
 			p.Warn(errors.New("half way"))
 		}
 	}
-	p.stop(nil)
+	p.Stop(nil)
 	p.Update(s) // too late
-	p.console.line("done")
+	p.console.Line("done")
 	tty.Close()
 
 	<-ended
@@ -160,13 +158,18 @@ func TestProgressOnTerminal(t *testing.T) {
 
 // terminalText is what was written to a terminal.
 type terminalText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	more chan struct{} // holds one when something was written
 }
 
 func (x *terminalText) Write(p []byte) (int, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	select {
+	case x.more <- struct{}{}:
+	default:
+	}
 	return x.b.Write(p)
 }
 
@@ -179,8 +182,13 @@ func (x *terminalText) String() string {
 // wait waits until there is that text.
 func (x *terminalText) wait(t *testing.T, want string) {
 	t.Helper()
-	if !await(func() bool { return strings.Contains(x.String(), want) }) {
-		t.Fatalf("never shown: %q, but %q", want, x.String())
+	const tooLong = 5 * time.Minute
+	for late := time.After(tooLong); !strings.Contains(x.String(), want); {
+		select {
+		case <-x.more:
+		case <-late:
+			t.Fatalf("never shown: %q, but %q", want, x.String())
+		}
 	}
 }
 

@@ -1,4 +1,7 @@
-package main
+// Package background starts this program once more, as a mount command that serves in the
+// background, and hands it what opens an encrypted repository. Process.Start is the side of
+// the one that starts it, and Inherit that of the one that is started.
+package background
 
 import (
 	"bufio"
@@ -10,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/secret"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -27,8 +31,17 @@ const (
 	askWord  = "passphrase "
 )
 
-// takeOverEnv is set for a server that is to take over: it gets the key with the rest.
-const takeOverEnv = "SNAPCTL_MOUNT_TAKEOVER_FD"
+// KeyComes reports whether whoever started this process gives it the key.
+func KeyComes(getenv func(string) string) bool { return getenv(keyFdEnv) != "" }
+
+// MayAsk reports whether this process may ask whoever started it.
+func MayAsk(getenv func(string) string) bool { return getenv(askFdEnv) != "" }
+
+// An ExitError is an exit code of a process that said why.
+type ExitError struct{ Code int }
+
+// Error says which code it is: the reason was told by the process.
+func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 
 // secretPipe is the pipe to a process that is about to be started.
 type secretPipe struct {
@@ -99,22 +112,17 @@ func (p *secretPipe) answer(ctx context.Context, ready io.Reader, passphrase fun
 	}
 }
 
-// starter is the process that has started this one, as a source of passphrases.
-type starter struct {
-	ready   io.Writer
-	secrets *os.File
-}
+// ErrNotSaid: whoever started this process could not get the passphrase, and says why.
+var ErrNotSaid = errors.New("there is no passphrase")
 
-// errNotSaid: whoever started this process could not get the passphrase, and says why.
-var errNotSaid = &exitError{exitLocked}
-
-func (s *starter) ask(url string) (string, error) {
-	if _, err := io.WriteString(s.ready, askWord+url+"\n"); err != nil {
+// askParent asks whoever started this process for the passphrase of the repository at url.
+func askParent(ready io.Writer, secrets io.Reader, url string) (string, error) {
+	if _, err := io.WriteString(ready, askWord+url+"\n"); err != nil {
 		return "", err
 	}
-	b, err := io.ReadAll(io.LimitReader(s.secrets, maxPassphrase))
+	b, err := io.ReadAll(io.LimitReader(secrets, secret.MaxPassphrase))
 	if err == nil && len(b) == 0 {
-		err = errNotSaid
+		err = ErrNotSaid
 	}
 	return string(b), err
 }

@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"fmt"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/snapctl/snapctl/engine"
+	"github.com/snapctl/snapctl/engine/snapshot"
 )
 
 const (
@@ -18,14 +18,14 @@ const (
 	rateMemory   = 3 * time.Second        // over which the rate is averaged
 )
 
-// A progress shows how an operation gets on: a bar on a terminal, a line now
+// A Progress shows how an operation gets on: a bar on a terminal, a line now
 // and then in a log, or nothing. It implements engine.Progress.
-type progress struct {
-	console *console
+type Progress struct {
+	console *Console
 	style   progressStyle
 
 	mu       sync.Mutex
-	stats    engine.Stats
+	stats    snapshot.Stats
 	meter    meter
 	lastLine time.Duration
 	warned   map[string]bool // what Warn has told of
@@ -39,13 +39,13 @@ const (
 	progressBar
 )
 
-// startProgress makes the progress of an operation. The caller stops it before
+// StartProgress makes the progress of an operation. The caller stops it before
 // it prints results.
-func (a *app) startProgress() *progress {
-	p := &progress{console: a.console, warned: make(map[string]bool)}
+func (s *Streams) StartProgress() *Progress {
+	p := &Progress{console: s.Console, warned: make(map[string]bool)}
 	switch {
-	case a.quiet:
-	case canDraw(a.stderr) && a.getenv("TERM") != "dumb":
+	case s.Quiet:
+	case canDraw(s.Console.out) && !s.dumb:
 		p.style = progressBar
 	default:
 		p.style = progressLines
@@ -54,7 +54,7 @@ func (a *app) startProgress() *progress {
 }
 
 // Update implements engine.Progress.
-func (p *progress) Update(s engine.Stats) {
+func (p *Progress) Update(s snapshot.Stats) {
 	p.mu.Lock()
 	p.stats = s
 	p.meter.update(s)
@@ -67,7 +67,7 @@ func (p *progress) Update(s engine.Stats) {
 	p.mu.Unlock()
 
 	if line != "" {
-		p.console.line(line)
+		p.console.Line(line)
 	}
 	if bar {
 		p.console.show(p.barLine)
@@ -75,27 +75,27 @@ func (p *progress) Update(s engine.Stats) {
 }
 
 // Warn implements engine.Progress.
-func (p *progress) Warn(err error) {
+func (p *Progress) Warn(err error) {
 	p.mu.Lock()
 	p.warned[err.Error()] = true
 	p.mu.Unlock()
-	p.console.line("warning: " + err.Error())
+	p.console.Warn(err.Error())
 }
 
-// stop ends the drawing, and names the problems that no warning has named.
-func (p *progress) stop(problems []error) {
+// Stop ends the drawing, and names the problems that no warning has named.
+func (p *Progress) Stop(problems []error) {
 	p.mu.Lock()
 	p.style = noProgress
 	p.mu.Unlock()
 	p.console.hide()
 	for _, err := range problems {
 		if !p.warned[err.Error()] {
-			p.console.line("warning: " + err.Error())
+			p.console.Warn(err.Error())
 		}
 	}
 }
 
-func (p *progress) barLine(columns int) string {
+func (p *Progress) barLine(columns int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return barLine(p.stats, &p.meter, columns)
@@ -103,20 +103,20 @@ func (p *progress) barLine(columns int) string {
 
 // A meter measures how fast an operation gets on.
 type meter struct {
-	last engine.Stats
+	last snapshot.Stats
 	rate float64 // units a second, 0 while unknown
 }
 
 // units is what the rate and the time left are measured by: bytes, but files
 // where all of them are empty.
-func units(s engine.Stats) (done, total int64) {
+func units(s snapshot.Stats) (done, total int64) {
 	if s.TotalFiles > 0 && s.TotalBytes == 0 {
 		return s.Files, s.TotalFiles
 	}
 	return s.Bytes, s.TotalBytes
 }
 
-func (m *meter) update(s engine.Stats) {
+func (m *meter) update(s snapshot.Stats) {
 	before, _ := units(m.last)
 	now, _ := units(s)
 	seconds := (s.Elapsed - m.last.Elapsed).Seconds()
@@ -148,7 +148,7 @@ func (m *meter) left() time.Duration {
 }
 
 // describe says in words how far an operation is, what matters most first.
-func describe(s engine.Stats, m *meter) []string {
+func describe(s snapshot.Stats, m *meter) []string {
 	words := []string{string(s.Phase)}
 	done, total := units(s)
 	if total > 0 {
@@ -158,29 +158,29 @@ func describe(s engine.Stats, m *meter) []string {
 	if s.TotalFiles > 0 {
 		entries += "/" + humanize.Comma(s.TotalFiles)
 	}
-	bytes := size(s.Bytes)
+	bytes := Size(s.Bytes)
 	if s.TotalBytes > 0 {
-		bytes += "/" + size(s.TotalBytes)
+		bytes += "/" + Size(s.TotalBytes)
 	}
-	if s.Phase != engine.PhaseData { // of packs
+	if s.Phase != snapshot.PhaseData { // of packs
 		words = append(words, entries+" entries")
 	}
-	if s.Phase != engine.PhaseChecking { // of what has no contents
+	if s.Phase != snapshot.PhaseChecking { // of what has no contents
 		words = append(words, bytes)
 	}
 	if left := m.left(); left > 0 {
 		words = append(words, max(left.Round(time.Second), time.Second).String()+" left")
 	}
 	if m.rate >= 1 && s.Bytes > 0 {
-		words = append(words, size(int64(m.rate))+"/s")
+		words = append(words, Size(int64(m.rate))+"/s")
 	}
-	if s.Phase == engine.PhaseReading || s.Phase == engine.PhaseCopying || s.Phase == engine.PhaseCommitting {
-		words = append(words, size(s.NewBytes)+" new")
+	if s.Phase == snapshot.PhaseReading || s.Phase == snapshot.PhaseCopying || s.Phase == snapshot.PhaseCommitting {
+		words = append(words, Size(s.NewBytes)+" new")
 		if s.InFlight > 0 {
-			words = append(words, plural(int64(s.InFlight), "upload"))
+			words = append(words, Plural(int64(s.InFlight), "upload"))
 		}
-	} else if s.InFlight > 0 && s.Phase != engine.PhaseData {
-		words = append(words, plural(int64(s.InFlight), "download"))
+	} else if s.InFlight > 0 && s.Phase != snapshot.PhaseData {
+		words = append(words, Plural(int64(s.InFlight), "download"))
 	}
 	return words
 }
@@ -192,7 +192,7 @@ const (
 
 // barLine is describe in at most width columns, with a bar where there is room
 // and the end is known.
-func barLine(s engine.Stats, m *meter, width int) string {
+func barLine(s snapshot.Stats, m *meter, width int) string {
 	words := describe(s, m)
 	line := strings.Join(words, ", ")
 	for len(line) > width && len(words) > 1 {

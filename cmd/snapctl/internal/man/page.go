@@ -1,4 +1,11 @@
-package main
+// Package man makes manual pages of a program's commands and help topics. Page is where to
+// start.
+//
+// A page is made of the command's own texts, which are wrapped for a terminal: lines that
+// begin with a space are tables and stay as they are, and all others are paragraphs to be
+// filled. Of Markdown, in which help topics are written, headings that are underlined,
+// **strong** and `code` are known. The macros are those of man(7).
+package man
 
 import (
 	"cmp"
@@ -10,46 +17,56 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// A manual page is made of the command's own texts, which are wrapped for a terminal:
-// lines that begin with a space are tables and stay as they are, and all others are
-// paragraphs to be filled. Of Markdown, in which help topics are written, headings that
-// are underlined, **strong** and `code` are known. The macros are those of man(7).
+// Documented is a command and all below it that has a page of its own.
+func Documented(cmd *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{cmd}
+	for _, c := range cmd.Commands() {
+		if !c.Hidden && c.Name() != "help" {
+			all = append(all, Documented(c)...)
+		}
+	}
+	return all
+}
 
-// manName is a page's name: snapctl-key-add.
-func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
+// Name is a page's name: snapctl-key-add.
+func Name(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
 
-// manSection is 1 for a command and 7 for a help topic.
-func manSection(cmd *cobra.Command) string {
+// Section is 1 for a command and 7 for a help topic.
+func Section(cmd *cobra.Command) string {
 	if isTopic(cmd) {
 		return "7"
 	}
 	return "1"
 }
 
+// isTopic reports whether a command is a help topic: one that does nothing.
 func isTopic(cmd *cobra.Command) bool { return !cmd.Runnable() && !cmd.HasSubCommands() }
 
-type manWriter struct {
-	strings.Builder
+// A writer writes one page.
+type writer struct {
+	page  strings.Builder
 	begun bool // a section, and nothing in it yet
 }
 
-func (w *manWriter) line(parts ...string) {
+func (w *writer) line(parts ...string) {
 	w.begun = strings.HasPrefix(parts[0], ".SH") || strings.HasPrefix(parts[0], ".SS")
 	for _, p := range parts {
-		w.WriteString(p)
+		w.page.WriteString(p)
 	}
-	w.WriteByte('\n')
+	w.page.WriteByte('\n')
 }
 
-func manPage(cmd *cobra.Command, date string) string {
-	w := &manWriter{}
-	name := manName(cmd)
-	w.line(`.TH "`, roff(strings.ToUpper(name)), `" "`, manSection(cmd), `" "`, date, `" "snapctl `, roff(readVersion().Version), `" "snapctl"`)
+// Page is the page of a command or help topic. date is the day it is of, "" if that is
+// not known.
+func Page(cmd *cobra.Command, version, date string) string {
+	w := &writer{}
+	name := Name(cmd)
+	w.line(`.TH "`, roff(strings.ToUpper(name)), `" "`, Section(cmd), `" "`, date, `" "snapctl `, roff(version), `" "snapctl"`)
 	w.line(".SH NAME")
 	w.line(roff(name), ` \- `, roff(lowerFirst(cmd.Short)))
 	if !isTopic(cmd) {
 		w.line(".SH SYNOPSIS")
-		w.line(`\fB`, roff(cmd.CommandPath()), `\fR`, roff(manUsage(cmd)))
+		w.line(`\fB`, roff(cmd.CommandPath()), `\fR`, roff(usageOf(cmd)))
 	}
 	w.line(".SH DESCRIPTION")
 	w.text(cmp.Or(cmd.Long, cmd.Short+"."))
@@ -57,7 +74,7 @@ func manPage(cmd *cobra.Command, date string) string {
 		w.line(".SH COMMANDS")
 		for _, c := range cmd.Commands() {
 			if !c.Hidden && c.Name() != "help" && !isTopic(c) {
-				w.item(`\fB`+roff(manName(c))+`\fR(1)`, c.Short)
+				w.item(`\fB`+roff(Name(c))+`\fR(1)`, c.Short)
 			}
 		}
 	}
@@ -68,26 +85,26 @@ func manPage(cmd *cobra.Command, date string) string {
 			w.table(strings.Split(cmd.Example, "\n"))
 		}
 		w.line(".SH EXIT STATUS")
-		w.text(manExitStatus)
+		w.text(exitStatus)
 		w.line(".SH ENVIRONMENT")
-		w.text(manEnvironment)
+		w.text(environment)
 	}
 	w.seeAlso(cmd)
-	return w.String()
+	return w.page.String()
 }
 
 const (
-	manExitStatus = `0 done, 1 failed, 2 usage, 3 done but incomplete, 4 no such snapshot, 5 expired, 6
+	exitStatus = `0 done, 1 failed, 2 usage, 3 done but incomplete, 4 no such snapshot, 5 expired, 6
 damaged repository, 7 locked repository, 130 interrupted, 141 nobody reads the
 output: snapctl-exit-codes(7) says more.`
-	manEnvironment = `SNAPCTL_REPO, SNAPCTL_CACHE_DIR, SNAPCTL_CACHE_SIZE and SNAPCTL_STATE_DIR stand for
+	environment = `SNAPCTL_REPO, SNAPCTL_CACHE_DIR, SNAPCTL_CACHE_SIZE and SNAPCTL_STATE_DIR stand for
 the options of the same names, and SNAPCTL_PASSPHRASE_FILE or SNAPCTL_IDENTITY_FILE
 opens an encrypted repository: snapctl-repositories(7) says more, also about the
 credentials of a bucket.`
 )
 
-// manUsage is what follows the command's name on its usage line.
-func manUsage(cmd *cobra.Command) string {
+// usageOf is what follows the command's name on its usage line.
+func usageOf(cmd *cobra.Command) string {
 	_, rest, _ := strings.Cut(cmd.Use, " ")
 	switch {
 	case !cmd.HasParent():
@@ -98,7 +115,7 @@ func manUsage(cmd *cobra.Command) string {
 	return strings.TrimRight(" [OPTION...] "+rest, " ")
 }
 
-func (w *manWriter) options(cmd *cobra.Command) {
+func (w *writer) options(cmd *cobra.Command) {
 	w.line(".SH OPTIONS")
 	cmd.InitDefaultHelpFlag()
 	cmd.InitDefaultVersionFlag()
@@ -122,14 +139,14 @@ func (w *manWriter) options(cmd *cobra.Command) {
 	}
 }
 
-func (w *manWriter) item(tag, text string) {
+func (w *writer) item(tag, text string) {
 	w.line(".TP")
 	w.line(tag)
 	w.fill(text)
 }
 
 // text writes paragraphs and tables.
-func (w *manWriter) text(s string) {
+func (w *writer) text(s string) {
 	var lines []string // of one kind
 	flush := func() {
 		switch {
@@ -161,7 +178,7 @@ func indented(line string) bool { return strings.HasPrefix(line, " ") }
 
 // table writes lines as they are. One that would not fit beside the margin of a page
 // on a terminal of 80 columns begins further left.
-func (w *manWriter) table(lines []string) {
+func (w *writer) table(lines []string) {
 	const margin, columns = 7, 80
 	common, widest := 1000, 0
 	for _, line := range lines {
@@ -190,16 +207,16 @@ func (w *manWriter) table(lines []string) {
 }
 
 // fill writes text whose lines are filled.
-func (w *manWriter) fill(text string) {
+func (w *writer) fill(text string) {
 	var lines []string
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
 		lines = append(lines, roffLine(strings.TrimSpace(line)))
 	}
-	w.line(manStrong.ReplaceAllString(strings.Join(lines, "\n"), `\fB$1$2\fR`))
+	w.line(strong.ReplaceAllString(strings.Join(lines, "\n"), `\fB$1$2\fR`))
 }
 
-// manStrong is what stands out, escaped.
-var manStrong = regexp.MustCompile(`(?s)\*\*(.+?)\*\*|\\\(ga(.+?)\\\(ga`)
+// strong is what stands out, escaped.
+var strong = regexp.MustCompile(`(?s)\*\*(.+?)\*\*|\\\(ga(.+?)\\\(ga`)
 
 // roff escapes text within a line.
 var roff = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `"`, `\(dq`, `'`, `\(aq`, "`", `\(ga`, `^`, `\(ha`, `~`, `\(ti`).Replace
@@ -213,11 +230,11 @@ func roffLine(line string) string {
 	return line
 }
 
-var manMention = regexp.MustCompile(`\bsnapctl(?: help)? ([a-z-]+)(?: ([a-z]+))?`)
+var mention = regexp.MustCompile(`\bsnapctl(?: help)? ([a-z-]+)(?: ([a-z]+))?`)
 
 // seeAlso names the pages of what the command's texts mention, of what is above and
 // below it, and, of snapctl itself, of all topics.
-func (w *manWriter) seeAlso(cmd *cobra.Command) {
+func (w *writer) seeAlso(cmd *cobra.Command) {
 	var pages []*cobra.Command
 	add := func(c *cobra.Command) {
 		if c != nil && c != cmd && !c.Hidden && c.Name() != "help" && !slices.Contains(pages, c) {
@@ -227,7 +244,7 @@ func (w *manWriter) seeAlso(cmd *cobra.Command) {
 	root := cmd.Root()
 	add(root)
 	add(cmd.Parent())
-	for _, m := range manMention.FindAllStringSubmatch(cmd.Long+"\n"+cmd.Example, -1) {
+	for _, m := range mention.FindAllStringSubmatch(cmd.Long+"\n"+cmd.Example, -1) {
 		if c, _, err := root.Find(m[1:2]); err == nil {
 			add(c)
 		}
@@ -243,7 +260,7 @@ func (w *manWriter) seeAlso(cmd *cobra.Command) {
 		}
 	}
 	slices.SortStableFunc(pages, func(a, b *cobra.Command) int {
-		return cmp.Or(cmp.Compare(manSection(a), manSection(b)), cmp.Compare(manName(a), manName(b)))
+		return cmp.Or(cmp.Compare(Section(a), Section(b)), cmp.Compare(Name(a), Name(b)))
 	})
 	w.line(".SH SEE ALSO")
 	for i, c := range pages {
@@ -251,7 +268,7 @@ func (w *manWriter) seeAlso(cmd *cobra.Command) {
 		if i == len(pages)-1 {
 			end = `)`
 		}
-		w.line(`\fB`, roff(manName(c)), `\fR(`, manSection(c), end)
+		w.line(`\fB`, roff(Name(c)), `\fR(`, Section(c), end)
 	}
 }
 

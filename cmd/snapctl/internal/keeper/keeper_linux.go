@@ -1,4 +1,4 @@
-package main
+package keeper
 
 import (
 	"encoding/json"
@@ -14,50 +14,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/snapctl/snapctl/chunk"
 )
 
-// A keeper is a small process beside one that serves a mount in the background. It
-// holds copies of the server's descriptors, above all of /dev/fuse: so the kernel
-// does not end the mount when the server dies, and readers wait. The keeper then
-// starts another server, which takes over (engine.Repository.TakeOver).
-//
-// The server starts the keeper, when it serves, which costs the mount nothing but
-// that; the servers that follow are children of the keeper. A server whose keeper dies
-// starts another (app.watchKeeper): so the two watch each other. They talk through a
-// socket, of which each side sees that the other is gone:
-//
-//	r  the first keeper is ready for signals
-//	k  message and descriptors: what the next server needs, from the server and to it
-//	e  the server is about to end, and is not to be replaced
-//
-// What is on its way through the socket is not lost when a process dies.
-//
-// This is the same program, so that a server that takes over speaks to the kernel
-// as the first one did, also if the file of the program was replaced meanwhile.
-const (
-	keeperEnv = "SNAPCTL_MOUNT_KEEPER" // set for a keeper; takeOverEnv for a server that follows
-
-	msgReady = 'r'
-	msgKeep  = 'k'
-	msgEnd   = 'e'
-
-	maxMessage = 64 << 10
-	maxPassed  = 128 // descriptors
-)
-
-// keepMessage is what comes with a k.
-type keepMessage struct {
-	Args  []string   `json:"args"`          // that make this program a server which takes over
-	Key   *chunk.Key `json:"key,omitempty"` // of an encrypted repository
-	State []byte     `json:"state"`         // engine.Handover
-}
+// keeperEnv is set for a keeper.
+const keeperEnv = "SNAPCTL_MOUNT_KEEPER"
 
 // A server that dies again and again will go on doing so: perhaps because of one
 // request. Then the mount is to die too, so that readers get errors.
 const (
-	maxDeaths  = 5
+	// MaxDeaths is how many deaths in a row end a mount.
+	MaxDeaths = 5
+
 	longEnough = time.Minute // that a server has lived for its death to be the first
 	firstDelay = 100 * time.Millisecond
 )
@@ -74,20 +41,21 @@ type keeping struct {
 	signals chan os.Signal
 }
 
-// isKeeper tells whether this process was started to be a keeper.
-func isKeeper(e *env) bool { return e.getenv(keeperEnv) != "" }
+// Started tells whether this process was started to be a keeper.
+func Started(getenv func(string) string) bool { return getenv(keeperEnv) != "" }
 
-// keep is the whole keeper process. Descriptor 3 is the socket, and 4 the server.
-func keep(e *env) int {
+// Run is the whole keeper process, which logs to log. Descriptor 3 is the socket, and 4
+// the server.
+func Run(log io.Writer) error {
 	os.Unsetenv(keeperEnv)
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
-	k := &keeping{log: e.stderr, signals: make(chan os.Signal, 1)}
+	k := &keeping{log: log, signals: make(chan os.Signal, 1)}
 	signal.Notify(k.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	conn, err := unixConn(os.NewFile(3, "server"))
 	if err != nil {
 		k.say("%v", err)
-		return exitFailed
+		return err
 	}
 	_ = send(conn, msgReady, nil, nil) // or the server is dead
 	debug.FreeOSMemory()               // of all that this program sets up for other purposes
@@ -100,7 +68,7 @@ func keep(e *env) int {
 		k.watch(server)
 		server = k.replace(server)
 	}
-	return exitDone
+	return nil
 }
 
 func (k *keeping) say(format string, args ...any) {
@@ -192,7 +160,7 @@ func (k *keeping) replace(s *served) *served {
 		if k.deaths++; time.Since(s.since) > longEnough {
 			k.deaths = 1
 		}
-		if k.deaths >= maxDeaths {
+		if k.deaths >= MaxDeaths {
 			k.say("the server %s, the %dth time in a row; giving up: the mount is dead", s.how, k.deaths)
 			return nil
 		}
@@ -280,85 +248,4 @@ func (k *keeping) start() (*served, error) {
 		close(s.dead)
 	}()
 	return s, nil
-}
-
-// received is a message with its descriptors.
-type received struct {
-	kind  byte
-	data  []byte
-	files []*os.File
-}
-
-func socketPair() (*net.UnixConn, *os.File, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "socket")
-	conn, err := unixConn(os.NewFile(uintptr(pair[0]), "socket"))
-	if err != nil {
-		theirs.Close()
-	}
-	return conn, theirs, err
-}
-
-// unixConn is a socket, whose file it closes.
-func unixConn(f *os.File) (*net.UnixConn, error) {
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, errors.New("not a socket of this machine")
-	}
-	return u, nil
-}
-
-// sendPatience is how long a message may take: the other side may be stopped.
-const sendPatience = time.Second
-
-func send(c *net.UnixConn, kind byte, data []byte, files []*os.File) error {
-	var fds []int
-	for _, f := range files {
-		fds = append(fds, int(f.Fd()))
-	}
-	var rights []byte
-	if len(fds) > 0 {
-		rights = unix.UnixRights(fds...)
-	}
-	c.SetWriteDeadline(time.Now().Add(sendPatience))
-	_, _, err := c.WriteMsgUnix(append([]byte{kind}, data...), rights, nil)
-	return err
-}
-
-func receive(c *net.UnixConn) (received, error) {
-	b, control := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxPassed))
-	n, rights, flags, _, err := c.ReadMsgUnix(b, control)
-	if err == nil && n == 0 {
-		err = io.EOF
-	}
-	if err != nil {
-		return received{}, err
-	}
-	m := received{kind: b[0], data: append([]byte(nil), b[1:n]...)}
-	messages, err := unix.ParseSocketControlMessage(control[:rights])
-	for i := range messages {
-		fds, _ := unix.ParseUnixRights(&messages[i])
-		for _, fd := range fds {
-			m.files = append(m.files, os.NewFile(uintptr(fd), "kept"))
-		}
-	}
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		err = fmt.Errorf("a message of more than %d bytes", maxMessage)
-	}
-	if err != nil {
-		for _, f := range m.files {
-			f.Close()
-		}
-		return received{}, err
-	}
-	return m, nil
 }

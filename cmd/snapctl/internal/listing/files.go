@@ -1,14 +1,18 @@
-package main
+// Package listing prints files and changes of snapshots one by one: as text for people and
+// for other programs, or as JSON. NewFiles and NewChanges are where to start.
+package listing
 
 import (
 	"bufio"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/snapctl/snapctl/cmd/snapctl/internal/ui"
 	"github.com/snapctl/snapctl/engine"
 )
 
@@ -31,35 +35,35 @@ type fileOutput struct {
 	Xattrs      []string `json:"xattrs,omitempty"`
 }
 
-// fileFields describes fileOutput in a command's help.
-const fileFields = `path (from the root of the snapshot), type (file, directory, symlink, fifo,
+// FileFields describes fileOutput in a command's help.
+const FileFields = `path (from the root of the snapshot), type (file, directory, symlink, fifo,
 character device or block device), mode (octal), uid, gid, size, mtime, links,
 inode (the same for all names of a file), target of a symlink, device
 (major:minor), and xattrs, their names. A path or target that is not UTF-8 is
 also there as pathBytes or targetBytes, in base64`
 
-// A fileLister prints files one by one.
-type fileLister struct {
-	app      *app
-	long     bool
-	end      string // of a name
-	terminal bool
-	out      *bufio.Writer
-	n        int
+// Files prints files one by one.
+type Files struct {
+	json, long bool
+	end        string // of a name
+	terminal   bool
+	out        *bufio.Writer
+	n          int
 }
 
-func (a *app) newFileLister(long, null bool) *fileLister {
-	l := &fileLister{app: a, long: long, end: "\n", terminal: isTerminal(a.stdout), out: bufio.NewWriterSize(a.out, 64<<10)}
+// NewFiles gives a printer to standard output: of names, or with long of more. null ends each name with a NUL.
+func NewFiles(s *ui.Streams, long, null bool) *Files {
+	l := &Files{json: s.JSON, long: long, end: "\n", terminal: s.Out.Terminal(), out: bufio.NewWriterSize(s.Out, 64<<10)}
 	if null {
 		l.end = "\x00"
 	}
 	return l
 }
 
-// print prints a file under a name. snapshot is its id, where there are several.
-func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
+// Print prints a file under a name. snapshot is its id, where there are several.
+func (l *Files) Print(snapshot, name string, i *engine.FileInfo) error {
 	l.n++
-	if l.app.json {
+	if l.json {
 		return l.printJSON(snapshot, i)
 	}
 	if snapshot != "" {
@@ -70,7 +74,7 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	case l.long:
 		line = l.longLine(name, i)
 	case l.terminal && l.end == "\n":
-		line = quoted(name) + l.end
+		line = ui.Quoted(name) + l.end
 	}
 	_, err := l.out.WriteString(line)
 	if err == nil && l.terminal {
@@ -79,11 +83,11 @@ func (l *fileLister) print(snapshot, name string, i *engine.FileInfo) error {
 	return err
 }
 
-// finish ends the output, whatever the error that ends it.
-func (l *fileLister) finish(err error) error {
+// Finish ends the output, whatever the error that ends it.
+func (l *Files) Finish(err error) error {
 	var werr error
 	switch {
-	case !l.app.json:
+	case !l.json:
 	case l.n > 0:
 		_, werr = l.out.WriteString("]\n")
 	case err == nil:
@@ -98,7 +102,7 @@ func (l *fileLister) finish(err error) error {
 	return err
 }
 
-func (l *fileLister) longLine(name string, i *engine.FileInfo) string {
+func (l *Files) longLine(name string, i *engine.FileInfo) string {
 	a := i.Sys().(*engine.FileAttr)
 	size := strconv.FormatInt(i.Size(), 10)
 	if i.Mode()&fs.ModeDevice != 0 {
@@ -108,19 +112,19 @@ func (l *fileLister) longLine(name string, i *engine.FileInfo) string {
 	if l.terminal {
 		when = i.ModTime().Local().Format(time.DateTime)
 	}
-	line := fmt.Sprintf("%s %3d %5d %5d %10s %s  %s", modeText(i.Mode()), a.Links, a.UID, a.GID, size, when, quoted(name))
+	line := fmt.Sprintf("%s %3d %5d %5d %10s %s  %s", modeText(i.Mode()), a.Links, a.UID, a.GID, size, when, ui.Quoted(name))
 	if i.Type() == fs.ModeSymlink {
-		line += " -> " + quoted(a.Target)
+		line += " -> " + ui.Quoted(a.Target)
 	}
 	return line + l.end
 }
 
-func (l *fileLister) printJSON(snapshot string, i *engine.FileInfo) error {
+func (l *Files) printJSON(snapshot string, i *engine.FileInfo) error {
 	begin := ",\n"
 	if l.n == 1 {
 		begin = "["
 	}
-	text, err := jsonLine(newFileOutput(snapshot, i))
+	text, err := ui.JSONLine(newFileOutput(snapshot, i))
 	if err == nil {
 		_, err = l.out.WriteString(begin + strings.TrimSuffix(text, "\n"))
 	}
@@ -143,7 +147,7 @@ func newFileOutput(snapshot string, i *engine.FileInfo) *fileOutput {
 	return f
 }
 
-// bytesUnlessText is what JSON cannot hold as a string: nil for what it can.
+// bytesUnlessText is what JSON cannot hold as a string, nil for what it can.
 func bytesUnlessText(s string) []byte {
 	if utf8.ValidString(s) {
 		return nil
@@ -170,6 +174,16 @@ var fileTypes = []fileType{
 	{'p', 'p', fs.ModeNamedPipe, "fifo"},
 	{'c', 'c', fs.ModeDevice | fs.ModeCharDevice, "character device"},
 	{'b', 'b', fs.ModeDevice, "block device"},
+}
+
+// TypeLetters are those that find --type takes.
+const TypeLetters = "fdlpcb"
+
+// HasType reports whether a file is of one of the types that letters name.
+func HasType(m fs.FileMode, letters string) bool {
+	return slices.ContainsFunc(fileTypes, func(t fileType) bool {
+		return m.Type() == t.mode && strings.IndexByte(letters, t.flag) >= 0
+	})
 }
 
 func typeText(m fs.FileMode) string {

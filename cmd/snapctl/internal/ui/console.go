@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"io"
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/term"
 )
 
-// A console is standard error: lines for people, above the progress bar while
+// A Console is standard error: lines for people, above the progress bar while
 // there is one. It is safe for parallel use. Nothing useful can be done about
 // an error of writing to it.
-type console struct {
+type Console struct {
 	out io.Writer
 
 	mu   sync.Mutex
@@ -21,11 +21,17 @@ type console struct {
 	bar  *mpb.Bar      // the one in it
 }
 
-// line prints one line, whatever s holds.
-func (c *console) line(s string) { io.WriteString(c, printable(s)+"\n") }
+// NewConsole gives the console that writes to out.
+func NewConsole(out io.Writer) *Console { return &Console{out: out} }
+
+// Line prints one line, whatever s holds.
+func (c *Console) Line(s string) { io.WriteString(c, Printable(s)+"\n") }
+
+// Warn prints a line that is a warning.
+func (c *Console) Warn(s string) { c.Line("warning: " + s) }
 
 // Write prints whole lines as they are.
-func (c *console) Write(p []byte) (int, error) {
+func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bars != nil {
@@ -38,7 +44,7 @@ func (c *console) Write(p []byte) (int, error) {
 
 // show draws a bar below all further lines, until hide. It takes its text, at
 // most so many columns, from line.
-func (c *console) show(line func(columns int) string) {
+func (c *Console) show(line func(columns int) string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bars != nil {
@@ -52,20 +58,13 @@ func (c *console) show(line func(columns int) string) {
 }
 
 // hide ends the drawing, and leaves the lines that were printed above it.
-func (c *console) hide() {
+func (c *Console) hide() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bars != nil {
 		c.bar.Abort(true)
 		c.bars.Wait()
 		c.bars, c.bar = nil, nil
-	}
-}
-
-// say tells people something that --quiet silences.
-func (a *app) say(s string) {
-	if !a.quiet {
-		a.console.line(s)
 	}
 }
 
