@@ -12,12 +12,13 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/snapctl/snapctl/"
 	allowed := map[string][]string{
-		"chunk/wire": {},
-		"chunk":      {"chunk/wire"},
-		"remote":     {},
-		"manifest":   {"chunk", "chunk/wire"},
-		"index":      {"chunk", "chunk/wire"},
-		"fusefs":     {"chunk", "manifest"},
+		"internal/disk": {},
+		"chunk/wire":    {},
+		"chunk":         {"chunk/wire"},
+		"remote":        {"internal/disk"},
+		"manifest":      {"chunk", "chunk/wire"},
+		"index":         {"chunk", "chunk/wire", "internal/disk"},
+		"fusefs":        {"chunk", "manifest"},
 
 		"engine/snapshot":          {"manifest"},
 		"engine/internal/fsys":     {"engine/snapshot", "manifest", "remote"},

@@ -163,7 +163,7 @@ func (c *DiskCache) Close() error {
 // The store should already retry.
 func (c *DiskCache) Wrap(store Store, repo string) *CachedStore {
 	s := &CachedStore{store: store, cache: c, repo: repo}
-	if err := checkName(repo); err != nil || strings.Contains(repo, "/") {
+	if err := CheckName(repo); err != nil || strings.Contains(repo, "/") {
 		c.trouble(troubleStore, errors.Join(err, errors.New("the repository's name cannot be that of a folder")))
 		s.off = true
 	}

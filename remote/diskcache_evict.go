@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 const (
@@ -163,7 +165,7 @@ func (c *DiskCache) evict(path string) bool {
 
 // discard removes a file that nobody fills.
 func (c *DiskCache) discard(path string) bool {
-	fd, err := openRetry(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	fd, err := disk.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}

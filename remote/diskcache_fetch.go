@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // A flight is one range of an object that is being fetched. Readers take their
@@ -305,7 +307,7 @@ func (fl *flight) keepRange(f *cacheFile, from, to int64) (int, error) {
 		return 0, nil
 	}
 	p := fl.buf[from-fl.start : to-fl.start]
-	if err := pwrite(f.fd, p, cacheData+from); err != nil {
+	if err := disk.Pwrite(f.fd, p, cacheData+from); err != nil {
 		return 0, pk.writeError(err)
 	}
 	b0, b1 := from/cacheBlock, ceilBlock(to)
@@ -320,7 +322,7 @@ func (fl *flight) keepRange(f *cacheFile, from, to int64) (int, error) {
 			return 0, pk.writeError(err)
 		}
 	}
-	if err := pwrite(f.fd, entries, cacheMap+b0*cacheEntry); err != nil {
+	if err := disk.Pwrite(f.fd, entries, cacheMap+b0*cacheEntry); err != nil {
 		return 0, pk.writeError(err)
 	}
 	return len(p), nil

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // A file of the disk cache mirrors one object, sparsely:
@@ -72,10 +74,10 @@ type cacheFile struct {
 // openCacheFile opens the mirror of an object; the caller has one reference.
 func openCacheFile(path, name string) (*cacheFile, error) {
 	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
-	fd, err := openRetry(path, flags)
+	fd, err := disk.Open(path, flags)
 	writable := err == nil
 	if err == unix.EROFS || err == unix.EACCES || err == unix.EPERM {
-		fd, err = openRetry(path, flags&^unix.O_RDWR)
+		fd, err = disk.Open(path, flags&^unix.O_RDWR)
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
@@ -83,7 +85,7 @@ func openCacheFile(path, name string) (*cacheFile, error) {
 	f := &cacheFile{fd: fd, writable: writable, nameSum: crc32.Checksum([]byte(name), castagnoli)}
 	f.refs.Store(1)
 	var header [cacheHeader]byte
-	n, err := preadSome(fd, header[:], 0)
+	n, err := disk.Pread(fd, header[:], 0)
 	if err == nil {
 		_, err = f.header(header[:n])
 	} else {
@@ -94,15 +96,6 @@ func openCacheFile(path, name string) (*cacheFile, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-func openRetry(path string, flags int) (int, error) {
-	for {
-		fd, err := unix.Open(path, flags, 0)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
 }
 
 // createCacheFile makes an empty mirror, which appears whole or not at all. If
@@ -137,7 +130,7 @@ func publishCacheFile(tmp, path, name string) error {
 	header := cacheHeaderOf(crc32.Checksum([]byte(name), castagnoli), 0)
 	_, err = t.Write(header[:])
 	if err == nil {
-		err = publishNew(t.Name(), path)
+		err = disk.RenameNew(t.Name(), path)
 	}
 	if err != nil {
 		os.Remove(t.Name())
@@ -204,7 +197,7 @@ var scratches = sync.Pool{New: func() any { return new(cacheScratch) }}
 // b0 to below b1, at most scratchBlocks.
 func (f *cacheFile) state(s *cacheScratch, b0, b1 int64) (size int64, entries []byte, err error) {
 	if b1 <= scratchBlocks {
-		n, err := preadSome(f.fd, s.meta[:cacheMap+b1*cacheEntry], 0)
+		n, err := disk.Pread(f.fd, s.meta[:cacheMap+b1*cacheEntry], 0)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -215,7 +208,7 @@ func (f *cacheFile) state(s *cacheScratch, b0, b1 int64) (size int64, entries []
 		clear(s.meta[n : cacheMap+b1*cacheEntry])
 		return size, s.meta[cacheMap+b0*cacheEntry : cacheMap+b1*cacheEntry], nil
 	}
-	n, err := preadSome(f.fd, s.meta[:cacheHeader], 0)
+	n, err := disk.Pread(f.fd, s.meta[:cacheHeader], 0)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -223,7 +216,7 @@ func (f *cacheFile) state(s *cacheScratch, b0, b1 int64) (size int64, entries []
 		return 0, nil, err
 	}
 	entries = s.meta[cacheMap : cacheMap+(b1-b0)*cacheEntry]
-	if n, err = preadSome(f.fd, entries, cacheMap+b0*cacheEntry); err != nil {
+	if n, err = disk.Pread(f.fd, entries, cacheMap+b0*cacheEntry); err != nil {
 		return 0, nil, err
 	}
 	clear(entries[n:])
@@ -323,7 +316,7 @@ func (f *cacheFile) scrub() (damaged int64) {
 			if size > 0 {
 				p = p[:min(cacheBlock, size-b*cacheBlock)]
 			}
-			n, err := preadSome(f.fd, p, cacheData+b*cacheBlock)
+			n, err := disk.Pread(f.fd, p, cacheData+b*cacheBlock)
 			if err == nil && (n < len(p) || cacheEntryOf(b, crc32.Checksum(p, castagnoli)) != entry) {
 				f.forget(b, entry)
 				damaged++
@@ -337,7 +330,7 @@ func (f *cacheFile) scrub() (damaged int64) {
 func (f *cacheFile) forget(b int64, entry uint64) {
 	var now [cacheEntry]byte
 	at := cacheMap + b*cacheEntry
-	if n, err := preadSome(f.fd, now[:], at); err == nil && n == cacheEntry && binary.LittleEndian.Uint64(now[:]) == entry {
+	if n, err := disk.Pread(f.fd, now[:], at); err == nil && n == cacheEntry && binary.LittleEndian.Uint64(now[:]) == entry {
 		_ = f.clear(b, b+1)
 	}
 }
@@ -394,7 +387,7 @@ func preadvSome(fd int, iovs [3][]byte, offset int64) (int, error) {
 // setSize notes how long the object is.
 func (f *cacheFile) setSize(size int64) error {
 	header := cacheHeaderOf(f.nameSum, size)
-	return pwrite(f.fd, header[:], 0)
+	return disk.Pwrite(f.fd, header[:], 0)
 }
 
 // appendEntries appends the entries of the blocks that p holds.
@@ -409,21 +402,7 @@ func appendEntries(dst []byte, b0 int64, p []byte) []byte {
 
 // clear makes blocks absent.
 func (f *cacheFile) clear(b0, b1 int64) error {
-	return pwrite(f.fd, make([]byte, (b1-b0)*cacheEntry), cacheMap+b0*cacheEntry)
-}
-
-func pwrite(fd int, p []byte, offset int64) error {
-	for len(p) > 0 {
-		n, err := unix.Pwrite(fd, p, offset)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		p, offset = p[n:], offset+int64(n)
-	}
-	return nil
+	return disk.Pwrite(f.fd, make([]byte, (b1-b0)*cacheEntry), cacheMap+b0*cacheEntry)
 }
 
 // blocks tells the object's size, or 0, and which blocks from b0 to below b1

@@ -5,7 +5,7 @@ package remote
 import (
 	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // fileLocks makes one lock of a file (flock) of those of its ranges: whoever fills
@@ -24,7 +24,7 @@ type fileLocks struct {
 func (l *fileLocks) try(fd int, _, _ int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fills == 0 && !flock(fd, unix.LOCK_SH) {
+	if l.fills == 0 && !free(disk.LockShared(fd)) {
 		return false
 	}
 	l.fills++
@@ -32,25 +32,16 @@ func (l *fileLocks) try(fd int, _, _ int64) bool {
 }
 
 // tryAll is for a descriptor of the caller's own, which is not used to fill.
-func (l *fileLocks) tryAll(fd int) bool { return flock(fd, unix.LOCK_EX) }
+func (l *fileLocks) tryAll(fd int) bool { return free(disk.Lock(fd)) }
 
 func (l *fileLocks) release(fd int, _, _ int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fills--; l.fills == 0 {
-		flock(fd, unix.LOCK_UN)
+		_ = disk.Unlock(fd)
 	}
 }
 
-// flock sets the lock of a file, and reports whether nobody's is in the way.
-func flock(fd, how int) bool {
-	for {
-		switch unix.Flock(fd, how|unix.LOCK_NB) {
-		case unix.EINTR:
-		case unix.EWOULDBLOCK:
-			return false
-		default:
-			return true
-		}
-	}
-}
+// free tells whether nobody's lock was in the way. Where the file system has no locks,
+// all succeed.
+func free(err error) bool { return err != disk.ErrLocked }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // A RangeReader is a Store that reads up to an object's end in one request,
@@ -65,7 +67,7 @@ const rangeStep = 128 << 10
 // ReadRange is [RangeReader.ReadRange], one request.
 func (s *S3) ReadRange(ctx context.Context, name string, offset int64, p []byte, arrived func(n int)) (int, error) {
 	n, err := s.readRange(ctx, name, offset, p, arrived)
-	return n, wrap(OpReadAt, name, err)
+	return n, OpReadAt.Wrap(name, err)
 }
 
 func (s *S3) readRange(ctx context.Context, name string, offset int64, p []byte, arrived func(n int)) (int, error) {
@@ -137,7 +139,7 @@ func parseContentRange(v string) (first, last, size int64, ok bool) {
 // ReadRange is [RangeReader.ReadRange].
 func (s *File) ReadRange(ctx context.Context, name string, offset int64, p []byte, _ func(n int)) (int, error) {
 	n, err := s.readRange(ctx, name, offset, p)
-	return n, wrap(OpReadAt, name, err)
+	return n, OpReadAt.Wrap(name, err)
 }
 
 func (s *File) readRange(ctx context.Context, name string, offset int64, p []byte) (int, error) {
@@ -155,22 +157,17 @@ func (s *File) readRange(ctx context.Context, name string, offset int64, p []byt
 		return 0, s.fileErr(err)
 	}
 	defer unix.Close(fd)
-	n, err := preadSome(fd, p, offset)
+	n, err := disk.Pread(fd, p, offset)
 	if err == nil && n == 0 {
 		err = errShortFile
 	}
 	return n, s.readErr(err)
 }
 
-// preadSome is pread up to the file's end.
-func preadSome(fd int, p []byte, offset int64) (int, error) {
-	return preadvSome(fd, [3][]byte{p}, offset)
-}
-
 // ReadRange is [RangeReader.ReadRange].
 func (m *Memory) ReadRange(ctx context.Context, name string, offset int64, p []byte, _ func(n int)) (int, error) {
 	n, err := m.readRange(ctx, name, offset, p)
-	return n, wrap(OpReadAt, name, err)
+	return n, OpReadAt.Wrap(name, err)
 }
 
 func (m *Memory) readRange(ctx context.Context, name string, offset int64, p []byte) (int, error) {
@@ -192,7 +189,7 @@ func (m *Memory) readRange(ctx context.Context, name string, offset int64, p []b
 func (f *Faulty) ReadRange(ctx context.Context, name string, offset int64, p []byte, arrived func(n int)) (n int, err error) {
 	err = f.do(ctx, OpReadAt, name, func(fault Fault) (err error) {
 		if fault.Short {
-			return wrap(OpReadAt, name, ErrShort)
+			return OpReadAt.Wrap(name, ErrShort)
 		}
 		if fault.Corrupt {
 			arrived = nil // not before it is spoilt

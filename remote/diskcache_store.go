@@ -36,7 +36,7 @@ func (s *CachedStore) OnMiss(f func(name string, offset, length int64)) *CachedS
 // caches tells whether there is a cache for the object.
 func (s *CachedStore) caches(name string) bool {
 	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
-	return !s.off && slices.ContainsFunc(s.cache.opts.Prefixes, begins) && checkName(name) == nil
+	return !s.off && slices.ContainsFunc(s.cache.opts.Prefixes, begins) && CheckName(name) == nil
 }
 
 // readTries is how often a read looks at the disk when what it says is there
@@ -52,7 +52,7 @@ func (s *CachedStore) ReadAt(ctx context.Context, name string, offset int64, p [
 		return s.store.ReadAt(ctx, name, offset, p)
 	}
 	if err := ctx.Err(); err != nil {
-		return wrap(OpReadAt, name, err)
+		return OpReadAt.Wrap(name, err)
 	}
 	pk := s.cache.pack(s.repo, name)
 	if pk == nil {
@@ -124,7 +124,7 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 				return r.direct(ctx, offset+int64(n), p[n:])
 			}
 			if err != nil {
-				return wrap(OpReadAt, r.pk.key.name, unwrapOp(err))
+				return OpReadAt.Wrap(r.pk.key.name, unwrapOp(err))
 			}
 			n += copy(part, seg.flight.buf[seg.start-seg.flight.start:])
 		}
@@ -179,8 +179,8 @@ func (r *missReader) leave(cancelled bool) {
 // unwrapOp takes off the operation that err is wrapped in, so that it is not
 // named twice.
 func unwrapOp(err error) error {
-	if o, ok := err.(*opError); ok {
-		return o.err
+	if o, ok := err.(*OpError); ok {
+		return o.Err
 	}
 	return err
 }
@@ -219,7 +219,7 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 	began := offset
 	for offset < end {
 		if err := ctx.Err(); err != nil {
-			return wrap(OpReadAt, name, err)
+			return OpReadAt.Wrap(name, err)
 		}
 		if !c.storing() {
 			return ErrNoCache
@@ -233,7 +233,7 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 		}
 		// Until there is a slot, nobody can wait for what this will fetch.
 		if err := c.slots.acquire(ctx, class); err != nil {
-			return wrap(OpReadAt, name, err)
+			return OpReadAt.Wrap(name, err)
 		}
 		fl, own := pk.fill(ctx, s, offset, end, class)
 		if !own || fl == nil {
@@ -250,7 +250,7 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 		case err != nil && isContext(err) && ctx.Err() == nil && c.ctx.Err() == nil:
 			continue // it gave way, to go on later
 		case err != nil:
-			return wrap(OpReadAt, name, unwrapOp(err))
+			return OpReadAt.Wrap(name, unwrapOp(err))
 		case short:
 			return nil
 		}
@@ -340,7 +340,7 @@ func (s *CachedStore) Put(ctx context.Context, name string, data []byte) error {
 
 // Replace is [Replacer.Replace].
 func (s *CachedStore) Replace(ctx context.Context, name string, data []byte) error {
-	err := replace(ctx, s.store, name, data)
+	err := Replace(ctx, s.store, name, data)
 	s.forget(name)
 	return err
 }

@@ -55,7 +55,7 @@ func (f *Faulty) do(ctx context.Context, op Op, name string, g func(Fault) error
 	fault := f.hook(op, name)
 	if fault.Delay > 0 {
 		if err := sleep(ctx, fault.Delay); err != nil {
-			return wrap(op, name, err)
+			return op.Wrap(name, err)
 		}
 	}
 	if fault.Err == nil {
@@ -66,7 +66,7 @@ func (f *Faulty) do(ctx context.Context, op Op, name string, g func(Fault) error
 			return err
 		}
 	}
-	return wrap(op, name, fault.Err)
+	return op.Wrap(name, fault.Err)
 }
 
 // spoil gives data as the fault leaves it, a copy if it is changed.
@@ -91,7 +91,7 @@ func (f *Faulty) Put(ctx context.Context, name string, data []byte) error {
 // Replace is [Replacer.Replace].
 func (f *Faulty) Replace(ctx context.Context, name string, data []byte) error {
 	return f.do(ctx, OpReplace, name, func(fault Fault) error {
-		return replace(ctx, f.store, name, fault.spoil(data))
+		return Replace(ctx, f.store, name, fault.spoil(data))
 	})
 }
 
@@ -113,7 +113,7 @@ func (f *Faulty) Get(ctx context.Context, name string) ([]byte, error) {
 func (f *Faulty) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
 	return f.do(ctx, OpReadAt, name, func(fault Fault) error {
 		if fault.Short {
-			return wrap(OpReadAt, name, ErrShort)
+			return OpReadAt.Wrap(name, ErrShort)
 		}
 		err := f.store.ReadAt(ctx, name, offset, p)
 		if err == nil {

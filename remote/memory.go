@@ -37,12 +37,12 @@ func NewMemory() *Memory { return new(Memory) }
 
 // Put is [Store.Put].
 func (m *Memory) Put(ctx context.Context, name string, data []byte) error {
-	return wrap(OpPut, name, m.put(ctx, name, data, false))
+	return OpPut.Wrap(name, m.put(ctx, name, data, false))
 }
 
 // Replace is [Replacer.Replace].
 func (m *Memory) Replace(ctx context.Context, name string, data []byte) error {
-	return wrap(OpReplace, name, m.put(ctx, name, data, true))
+	return OpReplace.Wrap(name, m.put(ctx, name, data, true))
 }
 
 func (m *Memory) put(ctx context.Context, name string, data []byte, replace bool) error {
@@ -88,14 +88,14 @@ func (m *Memory) get(ctx context.Context, name string) (memoryObject, error) {
 func (m *Memory) Get(ctx context.Context, name string) ([]byte, error) {
 	o, err := m.get(ctx, name)
 	if err != nil {
-		return nil, wrap(OpGet, name, err)
+		return nil, OpGet.Wrap(name, err)
 	}
 	return append([]byte{}, o.data...), nil
 }
 
 // ReadAt is [Store.ReadAt].
 func (m *Memory) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
-	return wrap(OpReadAt, name, m.readAt(ctx, name, offset, p))
+	return OpReadAt.Wrap(name, m.readAt(ctx, name, offset, p))
 }
 
 func (m *Memory) readAt(ctx context.Context, name string, offset int64, p []byte) error {
@@ -127,8 +127,8 @@ func (m *Memory) List(ctx context.Context, prefix string, yield func(Info) error
 
 // ListAfter is [Resumer.ListAfter].
 func (m *Memory) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
-	if err := errors.Join(ctx.Err(), checkPrefix(prefix)); err != nil {
-		return wrap(OpList, prefix, err)
+	if err := errors.Join(ctx.Err(), CheckPrefix(prefix)); err != nil {
+		return OpList.Wrap(prefix, err)
 	}
 	var infos []Info
 	m.mu.RLock()
@@ -141,7 +141,7 @@ func (m *Memory) ListAfter(ctx context.Context, prefix, after string, yield func
 	slices.SortFunc(infos, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
 	for _, info := range infos {
 		if err := ctx.Err(); err != nil {
-			return wrap(OpList, prefix, err)
+			return OpList.Wrap(prefix, err)
 		}
 		if err := yield(info); err != nil {
 			return err
@@ -154,7 +154,7 @@ func (m *Memory) ListAfter(ctx context.Context, prefix, after string, yield func
 func (m *Memory) Stat(ctx context.Context, name string) (Info, error) {
 	o, err := m.get(ctx, name)
 	if err != nil {
-		return Info{}, wrap(OpStat, name, err)
+		return Info{}, OpStat.Wrap(name, err)
 	}
 	return Info{Name: name, Size: int64(len(o.data)), ModTime: o.time}, nil
 }
@@ -164,7 +164,7 @@ func (m *Memory) Delete(ctx context.Context, names ...string) error {
 	var errs []error
 	for _, name := range names {
 		if err := begin(ctx, name); err != nil {
-			errs = append(errs, wrap(OpDelete, name, err))
+			errs = append(errs, OpDelete.Wrap(name, err))
 			continue
 		}
 		m.mu.Lock()

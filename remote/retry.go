@@ -153,7 +153,7 @@ func slow(ctx, actx context.Context, op Op, name string, err error) error {
 	if err == nil || ctx.Err() != nil || context.Cause(actx) != errSlow || !isContext(err) {
 		return err
 	}
-	return wrap(op, name, &TransientError{Err: errSlow})
+	return op.Wrap(name, &TransientError{Err: errSlow})
 }
 
 func isContext(err error) bool {
@@ -185,7 +185,7 @@ func (r *retrier) Put(ctx context.Context, name string, data []byte) error {
 // Replace is [Replacer.Replace].
 func (r *retrier) Replace(ctx context.Context, name string, data []byte) error {
 	return r.do(ctx, OpReplace, name, len(data), func(ctx context.Context) error {
-		return replace(ctx, r.store, name, data)
+		return Replace(ctx, r.store, name, data)
 	})
 }
 
@@ -291,13 +291,13 @@ func splitDelete(names []string, err error) (again []string, permanent []error, 
 	}
 	var passing []error
 	for _, err := range errs {
-		var o *opError
+		var o *OpError
 		switch {
 		case err == nil:
 		case !Transient(err):
 			permanent = append(permanent, err)
-		case errors.As(err, &o) && slices.Contains(names, o.name):
-			again = append(again, o.name)
+		case errors.As(err, &o) && slices.Contains(names, o.Name):
+			again = append(again, o.Name)
 			passing = append(passing, err)
 		default:
 			return names, nil, err

@@ -1,4 +1,4 @@
-package remote
+package disk
 
 import "golang.org/x/sys/unix"
 
