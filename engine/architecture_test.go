@@ -12,13 +12,15 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/snapctl/snapctl/"
 	allowed := map[string][]string{
-		"internal/disk": {},
-		"chunk/wire":    {},
-		"chunk":         {"chunk/wire"},
-		"remote":        {"internal/disk"},
-		"manifest":      {"chunk", "chunk/wire"},
-		"index":         {"chunk", "chunk/wire", "internal/disk"},
-		"fusefs":        {"chunk", "manifest"},
+		"internal/disk":     {},
+		"chunk/wire":        {},
+		"chunk":             {"chunk/wire"},
+		"remote":            {"internal/disk"},
+		"remote/diskcache":  {"internal/disk", "remote"},
+		"remote/remotetest": {"internal/disk", "remote"},
+		"manifest":          {"chunk", "chunk/wire"},
+		"index":             {"chunk", "chunk/wire", "internal/disk"},
+		"fusefs":            {"chunk", "manifest"},
 
 		"engine/snapshot":          {"manifest"},
 		"engine/internal/fsys":     {"engine/snapshot", "manifest", "remote"},
@@ -28,12 +30,12 @@ func TestImports(t *testing.T) {
 		"engine/internal/ignore":   {"engine/internal/fsys", "engine/snapshot", "manifest"},
 		"engine/internal/crypt":    {"chunk", "chunk/wire", "engine/internal/local", "engine/snapshot", "manifest"},
 		"engine/internal/repo": {
-			"chunk", "chunk/wire", "index", "manifest", "remote", "engine/snapshot",
+			"chunk", "chunk/wire", "index", "manifest", "remote", "remote/diskcache", "engine/snapshot",
 			"engine/internal/crypt", "engine/internal/fsys", "engine/internal/local",
 		},
 		"engine/internal/access": {"chunk", "chunk/wire", "manifest", "engine/internal/crypt", "engine/internal/repo"},
 		"engine/internal/read": {
-			"chunk", "manifest", "remote", "engine/snapshot",
+			"chunk", "manifest", "remote", "remote/diskcache", "engine/snapshot",
 			"engine/internal/access", "engine/internal/flow", "engine/internal/repo",
 		},
 		"engine/internal/write": {
@@ -45,7 +47,7 @@ func TestImports(t *testing.T) {
 			"engine/internal/flow", "engine/internal/progress", "engine/internal/repo", "engine/internal/write",
 		},
 		"engine": {
-			"chunk", "index", "manifest", "remote", "fusefs", "engine/snapshot",
+			"chunk", "index", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
 			"engine/internal/access", "engine/internal/crypt", "engine/internal/flow", "engine/internal/fsys",
 			"engine/internal/gc", "engine/internal/ignore", "engine/internal/local", "engine/internal/progress",
 			"engine/internal/read", "engine/internal/repo", "engine/internal/write",

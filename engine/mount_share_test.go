@@ -24,6 +24,7 @@ import (
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -300,7 +301,7 @@ func TestSharedFail(t *testing.T) {
 		m := mountAt(t, r, id, w.path(fmt.Sprint("mnt", i)), &MountOptions{Fail: func(_, path string, _ error) { told[i].Store(path, true) }})
 		dirs = append(dirs, m.Dir)
 	}
-	w.fail(func(remote.Op, string) remote.Fault { return remote.Fault{Err: errors.New("away")} })
+	w.fail(func(remote.Op, string) remotetest.Fault { return remotetest.Fault{Err: errors.New("away")} })
 	if _, err := os.ReadFile(dirs[1] + "/dir/5"); !errors.Is(err, unix.EIO) {
 		t.Error(err)
 	}

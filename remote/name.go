@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// An Op is one of the store's methods, as [Faulty] and [Counts] tell them apart.
+// An Op is one of the store's methods, as [Counts] and [OpError] tell them apart.
 type Op int
 
 // The operations, in the order in which [Counts] are printed.

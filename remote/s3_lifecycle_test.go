@@ -139,7 +139,7 @@ func TestLifecycleUnsupported(t *testing.T) {
 			t.Errorf("tls %v: a wrong key: %v", tls, err)
 		}
 	}
-	l := remote.Retry(new(remote.Counter).Wrap(remote.NewMemory()), nil).(remote.Lifecycler)
+	l := remote.Retry(new(remote.Counter).Wrap(remotetest.NewMemory()), nil).(remote.Lifecycler)
 	if _, _, err := l.Lifecycle(t.Context(), "x"); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("memory: %v", err)
 	}

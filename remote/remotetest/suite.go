@@ -50,8 +50,8 @@ func Run(t *testing.T, open func(t *testing.T) remote.Store) {
 	}
 }
 
-// random gives bytes that are the same for the same seed.
-func random(seed uint64, size int) []byte {
+// Random gives bytes that are the same for the same seed.
+func Random(seed uint64, size int) []byte {
 	p := make([]byte, size)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
 	_, _ = r.Read(p)
@@ -99,7 +99,7 @@ func list(t testing.TB, s remote.Store, prefix string) []string {
 func testPutGet(t *testing.T, s remote.Store) {
 	for i, size := range []int{0, 1, 100, 1 << 20, 20<<20 + 1} {
 		name := fmt.Sprintf("packs/%d/x", i)
-		data := random(uint64(i), size)
+		data := Random(uint64(i), size)
 		put(t, s, name, data)
 		expect(t, s, name, data)
 	}
@@ -108,7 +108,7 @@ func testPutGet(t *testing.T, s remote.Store) {
 func testPutTwice(t *testing.T, s remote.Store) {
 	for i, size := range []int{0, 1, 3 << 20} {
 		name := fmt.Sprintf("twice/%d", i)
-		data := random(uint64(i), size)
+		data := Random(uint64(i), size)
 		put(t, s, name, data)
 		put(t, s, name, bytes.Clone(data))
 		expectErr(t, s.Put(t.Context(), name, append(bytes.Clone(data), 'x')), remote.ErrExist)
@@ -136,7 +136,7 @@ func testOwnBytes(t *testing.T, s remote.Store) {
 
 func testReadAt(t *testing.T, s remote.Store) {
 	const size = 3<<20 + 7
-	data := random(1, size)
+	data := Random(1, size)
 	put(t, s, "packs/aa/object", data)
 	for _, r := range []struct{ off, n int }{
 		{0, 1}, {0, size}, {1, 100}, {size - 1, 1}, {size - 70000, 70000}, {1<<20 - 1, 2 << 20}, {5, 0}, {size, 0},
@@ -416,7 +416,7 @@ func testOneWins(t *testing.T, s remote.Store) {
 		var wg sync.WaitGroup
 		for i := range 32 {
 			wg.Go(func() {
-				err := s.Put(t.Context(), name, random(uint64(i), 64<<10))
+				err := s.Put(t.Context(), name, Random(uint64(i), 64<<10))
 				switch {
 				case err == nil:
 					won.Add(1)
@@ -430,12 +430,12 @@ func testOneWins(t *testing.T, s remote.Store) {
 		if won.Load() != 1 {
 			t.Fatalf("%d writers won", won.Load())
 		}
-		expect(t, s, name, random(uint64(winner), 64<<10))
+		expect(t, s, name, Random(uint64(winner), 64<<10))
 	}
 }
 
 func testSameContentAtOnce(t *testing.T, s remote.Store) {
-	data := random(1, 300<<10)
+	data := Random(1, 300<<10)
 	var g errgroup.Group
 	for range 16 {
 		g.Go(func() error { return s.Put(t.Context(), "packs/00/same", data) })
@@ -448,7 +448,7 @@ func testSameContentAtOnce(t *testing.T, s remote.Store) {
 
 // testWholeOrNot reads an object while it is being written.
 func testWholeOrNot(t *testing.T, s remote.Store) {
-	data := random(7, 4<<20)
+	data := Random(7, 4<<20)
 	stop := make(chan struct{})
 	var g errgroup.Group
 	g.Go(func() error {

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -122,7 +123,7 @@ func (c *Chunks) Copied(ctx context.Context, id chunk.ID, loc *chunk.Location) [
 
 // onDisk reports whether the disk cache has a chunk's frame.
 func (c *Chunks) onDisk(loc *chunk.Location) bool {
-	s, ok := c.Store.(*remote.CachedStore)
+	s, ok := c.Store.(*diskcache.Store)
 	return ok && s.Missing(repo.PackName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored)) == 0
 }
 

@@ -1,6 +1,6 @@
 //go:build !portable
 
-package remote
+package diskcache
 
 import (
 	"io"

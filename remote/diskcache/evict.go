@@ -1,4 +1,4 @@
-package remote
+package diskcache
 
 import (
 	"cmp"
@@ -31,13 +31,13 @@ const (
 )
 
 // sweepDue tells whether enough was stored since the last look.
-func (c *DiskCache) sweepDue() bool {
+func (c *Cache) sweepDue() bool {
 	return c.added.Load() > min(c.limit/sweepShare, sweepMax)
 }
 
 // stored is called when so many bytes have been written. Where they come faster
 // than room can be made for them, it waits.
-func (c *DiskCache) stored(n int) {
+func (c *Cache) stored(n int) {
 	c.added.Add(int64(n))
 	if c.sweepDue() {
 		c.sweepSoon()
@@ -48,7 +48,7 @@ func (c *DiskCache) stored(n int) {
 }
 
 // sweepSoon sweeps in the background, unless that is going to be done already.
-func (c *DiskCache) sweepSoon() {
+func (c *Cache) sweepSoon() {
 	if c.limit <= 0 || !c.sweeping.CompareAndSwap(false, true) {
 		return
 	}
@@ -63,7 +63,7 @@ func (c *DiskCache) sweepSoon() {
 }
 
 // room is how many bytes can be stored without evicting what was in use lately.
-func (c *DiskCache) room() int64 {
+func (c *Cache) room() int64 {
 	if !c.measured.Load() {
 		c.sweep()
 	}
@@ -78,7 +78,7 @@ type cachedFile struct {
 
 // sweep measures the folder, and removes the files that were used least
 // recently when it is too large.
-func (c *DiskCache) sweep() {
+func (c *Cache) sweep() {
 	c.sweepMu.Lock()
 	defer c.sweepMu.Unlock()
 	added := c.added.Load()
@@ -121,7 +121,7 @@ func (c *DiskCache) sweep() {
 }
 
 // files lists what is in the folder, and removes what was left in tmp.
-func (c *DiskCache) files() (files []cachedFile, used int64) {
+func (c *Cache) files() (files []cachedFile, used int64) {
 	tmp := filepath.Join(c.dir, tmpDir) + "/"
 	// What cannot be listed is another process's to remove, or nobody's.
 	_ = filepath.WalkDir(c.dir, func(path string, d fs.DirEntry, err error) error {
@@ -152,7 +152,7 @@ func (c *DiskCache) files() (files []cachedFile, used int64) {
 // evict removes a file, unless somebody fills it, or this process reads it.
 // It tells whether it is gone. It is cut off first: that frees its space, and
 // tells other processes that have it open.
-func (c *DiskCache) evict(path string) bool {
+func (c *Cache) evict(path string) bool {
 	if c.reading(path) {
 		return false
 	}
@@ -164,7 +164,7 @@ func (c *DiskCache) evict(path string) bool {
 }
 
 // discard removes a file that nobody fills.
-func (c *DiskCache) discard(path string) bool {
+func (c *Cache) discard(path string) bool {
 	fd, err := disk.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
@@ -182,7 +182,7 @@ func (c *DiskCache) discard(path string) bool {
 }
 
 // reading tells whether this process uses a file at the moment.
-func (c *DiskCache) reading(path string) bool {
+func (c *Cache) reading(path string) bool {
 	rel, err := filepath.Rel(c.dir, path)
 	if err != nil {
 		return false

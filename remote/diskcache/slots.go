@@ -1,4 +1,4 @@
-package remote
+package diskcache
 
 import (
 	"context"
@@ -12,8 +12,8 @@ type class int
 
 const (
 	classRead  class = iota // somebody waits for it
-	classAhead              // somebody will soon: [CachedStore.Prefetch]
-	classFill               // somebody may, some day: [CachedStore.Fill]
+	classAhead              // somebody will soon: [Store.Prefetch]
+	classFill               // somebody may, some day: [Store.Fill]
 
 	numClasses
 )

@@ -1,9 +1,9 @@
-package remote
+package diskcache
 
 import "sync/atomic"
 
-// CacheStats is what a [DiskCache] of this process did since it was opened.
-type CacheStats struct {
+// Stats is what a [Cache] of this process did since it was opened.
+type Stats struct {
 	Hits   int64 // reads that the disk had all of
 	Misses int64 // reads that waited for a fetch of their own
 	Shared int64 // reads that waited only for the fetches of others
@@ -22,7 +22,7 @@ type CacheStats struct {
 	Limit int64
 }
 
-type cacheCounters struct {
+type counters struct {
 	hits, misses, shared              atomic.Int64
 	diskBytes, fetchedBytes, requests atomic.Int64
 	filledBytes                       atomic.Int64
@@ -31,9 +31,9 @@ type cacheCounters struct {
 }
 
 // Stats gives the counts of this moment.
-func (c *DiskCache) Stats() CacheStats {
+func (c *Cache) Stats() Stats {
 	s := &c.stats
-	return CacheStats{
+	return Stats{
 		Hits: s.hits.Load(), Misses: s.misses.Load(), Shared: s.shared.Load(),
 		DiskBytes: s.diskBytes.Load(), FetchedBytes: s.fetchedBytes.Load(), FilledBytes: s.filledBytes.Load(), Requests: s.requests.Load(),
 		Damaged: s.damaged.Load(), Invalidated: s.invalidated.Load(), Evicted: s.evicted.Load(), Errors: s.errors.Load(),

@@ -1,6 +1,7 @@
-package remote_test
+package remotetest_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -8,13 +9,16 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
+
+var errTest = errors.New("trouble made by the test")
 
 func TestFaulty(t *testing.T) {
 	ctx := t.Context()
-	m := remote.NewMemory()
-	var fault remote.Fault
-	f := remote.NewFaulty(m, func(remote.Op, string) remote.Fault { return fault })
+	m := remotetest.NewMemory()
+	var fault remotetest.Fault
+	f := remotetest.NewFaulty(m, func(remote.Op, string) remotetest.Fault { return fault })
 	if err := m.Put(ctx, "a", []byte("0123")); err != nil {
 		t.Fatal(err)
 	}
@@ -23,14 +27,14 @@ func TestFaulty(t *testing.T) {
 		return err == nil
 	}
 
-	fault = remote.Fault{Err: errTest}
+	fault = remotetest.Fault{Err: errTest}
 	if err := f.Put(ctx, "b", nil); !errors.Is(err, errTest) || exists("b") {
 		t.Errorf("got %v, the object exists: %v", err, exists("b"))
 	}
 	if err := f.Delete(ctx, "a"); !errors.Is(err, errTest) || !exists("a") {
 		t.Errorf("got %v, the object exists: %v", err, exists("a"))
 	}
-	fault = remote.Fault{Err: errTest, Done: true}
+	fault = remotetest.Fault{Err: errTest, Done: true}
 	if err := f.Put(ctx, "b", nil); !errors.Is(err, errTest) || !exists("b") {
 		t.Errorf("got %v, the object exists: %v", err, exists("b"))
 	}
@@ -41,7 +45,7 @@ func TestFaulty(t *testing.T) {
 		t.Errorf("got %q, %v", data, err)
 	}
 
-	fault = remote.Fault{Corrupt: true}
+	fault = remotetest.Fault{Corrupt: true}
 	p := make([]byte, 2)
 	if err := f.ReadAt(ctx, "a", 0, p); err != nil || string(p) != "00" {
 		t.Errorf("got %q, %v", p, err)
@@ -57,7 +61,7 @@ func TestFaulty(t *testing.T) {
 		t.Errorf("got %q, %v", data, err)
 	}
 
-	fault = remote.Fault{Short: true}
+	fault = remotetest.Fault{Short: true}
 	if data, err := f.Get(ctx, "a"); err != nil || string(data) != "01" {
 		t.Errorf("got %q, %v", data, err)
 	}
@@ -65,7 +69,7 @@ func TestFaulty(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 
-	fault = remote.Fault{Err: errTest, Entries: 1}
+	fault = remotetest.Fault{Err: errTest, Entries: 1}
 	n := 0
 	err := f.List(ctx, "", func(remote.Info) error { n++; return nil })
 	if !errors.Is(err, errTest) || n != 1 {
@@ -73,7 +77,7 @@ func TestFaulty(t *testing.T) {
 	}
 
 	synctest.Test(t, func(t *testing.T) {
-		fault = remote.Fault{Delay: time.Hour}
+		fault = remotetest.Fault{Delay: time.Hour}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		start := time.Now()
@@ -84,4 +88,29 @@ func TestFaulty(t *testing.T) {
 			t.Errorf("got %v after %v", err, time.Since(start))
 		}
 	})
+}
+
+// TestReadRangeFaulty: spoilt bytes never arrive as good ones.
+func TestReadRangeFaulty(t *testing.T) {
+	m := remotetest.NewMemory()
+	data := remotetest.Random(1, 1000)
+	if err := m.Put(t.Context(), "a", data); err != nil {
+		t.Fatal(err)
+	}
+	var fault remotetest.Fault
+	f := remotetest.NewFaulty(m, func(remote.Op, string) remotetest.Fault { return fault })
+	p := make([]byte, 2000)
+	fault = remotetest.Fault{Corrupt: true}
+	n, err := f.ReadRange(t.Context(), "a", 0, p, func(int) { t.Error("arrived") })
+	if err != nil || n != 1000 || bytes.Equal(p[:n], data) {
+		t.Errorf("got %d, %v", n, err)
+	}
+	fault = remotetest.Fault{Err: errTest}
+	if n, err := f.ReadRange(t.Context(), "a", 0, p, nil); n != 0 || !errors.Is(err, errTest) {
+		t.Errorf("got %d, %v", n, err)
+	}
+	fault = remotetest.Fault{Short: true}
+	if _, err := f.ReadRange(t.Context(), "a", 0, p, nil); !errors.Is(err, remote.ErrShort) {
+		t.Errorf("got %v", err)
+	}
 }

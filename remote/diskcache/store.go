@@ -1,58 +1,60 @@
-package remote
+package diskcache
 
 import (
 	"context"
 	"errors"
 	"slices"
 	"strings"
+
+	"github.com/snapctl/snapctl/remote"
 )
 
-// A CachedStore is a [Store] behind a [DiskCache]. ReadAt of objects with the
+// A Store is a [remote.Store] behind a [Cache]. ReadAt of objects with the
 // cache's prefixes is what is cached; everything else goes through. Make one
-// with [DiskCache.Wrap]; it is safe for parallel use.
-type CachedStore struct {
-	store Store
-	cache *DiskCache
+// with [Cache.Wrap]; it is safe for parallel use.
+type Store struct {
+	store remote.Store
+	cache *Cache
 	repo  string
 	off   bool // repo is not a name that can be used
 	miss  func(name string, offset, length int64)
 }
 
 var (
-	_ Store    = (*CachedStore)(nil)
-	_ Replacer = (*CachedStore)(nil)
-	_ Resumer  = (*CachedStore)(nil)
+	_ remote.Store    = (*Store)(nil)
+	_ remote.Replacer = (*Store)(nil)
+	_ remote.Resumer  = (*Store)(nil)
 )
 
 // OnMiss gives the same store, which calls f whenever a read begins a fetch of
 // its own, with the range that it fetches: so that f can see to what will be
 // read next. f must not wait for anything.
-func (s *CachedStore) OnMiss(f func(name string, offset, length int64)) *CachedStore {
+func (s *Store) OnMiss(f func(name string, offset, length int64)) *Store {
 	other := *s
 	other.miss = f
 	return &other
 }
 
 // caches tells whether there is a cache for the object.
-func (s *CachedStore) caches(name string) bool {
+func (s *Store) caches(name string) bool {
 	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
-	return !s.off && slices.ContainsFunc(s.cache.opts.Prefixes, begins) && CheckName(name) == nil
+	return !s.off && slices.ContainsFunc(s.cache.opts.Prefixes, begins) && remote.CheckName(name) == nil
 }
 
 // readTries is how often a read looks at the disk when what it says is there
 // turns out not to be; then it asks the store.
 const readTries = 4
 
-// ReadAt is [Store.ReadAt], from the disk as far as possible. What is missing
+// ReadAt is [remote.Store.ReadAt], from the disk as far as possible. What is missing
 // is fetched with the window around it, and p filled as soon as its own bytes
 // are here. The end of ctx ends the wait, and the fetch too unless somebody
 // else has an interest in it.
-func (s *CachedStore) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
+func (s *Store) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
 	if !s.caches(name) || offset < 0 || len(p) == 0 || offset > cacheMaxObject-int64(len(p)) {
 		return s.store.ReadAt(ctx, name, offset, p)
 	}
 	if err := ctx.Err(); err != nil {
-		return OpReadAt.Wrap(name, err)
+		return remote.OpReadAt.Wrap(name, err)
 	}
 	pk := s.cache.pack(s.repo, name)
 	if pk == nil {
@@ -66,7 +68,7 @@ func (s *CachedStore) ReadAt(ctx context.Context, name string, offset int64, p [
 		stats.hits.Add(1)
 		return nil
 	}
-	r := missReader{CachedStore: s, pk: pk}
+	r := missReader{Store: s, pk: pk}
 	err := r.read(ctx, offset+int64(n), p[n:])
 	r.leave(ctx.Err() != nil)
 	switch {
@@ -82,7 +84,7 @@ func (s *CachedStore) ReadAt(ctx context.Context, name string, offset int64, p [
 
 // missReader is a read that the disk does not have all of.
 type missReader struct {
-	*CachedStore
+	*Store
 	pk     *cachePack
 	held   []*flight
 	own    bool // it has started a fetch
@@ -119,12 +121,12 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 				continue
 			}
 			err := seg.flight.wait(ctx, seg.end)
-			if errors.Is(err, ErrShort) || err != nil && isContext(err) && ctx.Err() == nil {
+			if errors.Is(err, remote.ErrShort) || err != nil && isContext(err) && ctx.Err() == nil {
 				// Only the store may say that there is no more. Or the cache was closed.
 				return r.direct(ctx, offset+int64(n), p[n:])
 			}
 			if err != nil {
-				return OpReadAt.Wrap(r.pk.key.name, unwrapOp(err))
+				return remote.OpReadAt.Wrap(r.pk.key.name, unwrapOp(err))
 			}
 			n += copy(part, seg.flight.buf[seg.start-seg.flight.start:])
 		}
@@ -176,10 +178,14 @@ func (r *missReader) leave(cancelled bool) {
 	}
 }
 
+func isContext(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
 // unwrapOp takes off the operation that err is wrapped in, so that it is not
 // named twice.
 func unwrapOp(err error) error {
-	if o, ok := err.(*OpError); ok {
+	if o, ok := err.(*remote.OpError); ok {
 		return o.Err
 	}
 	return err
@@ -191,18 +197,18 @@ func unwrapOp(err error) error {
 // use lately, but fails with [ErrFull]. A negative length, or one that is too
 // large, means up to the object's end. It returns when the range is there;
 // [ErrNoCache] when nothing can be stored.
-func (s *CachedStore) Fill(ctx context.Context, name string, offset, length int64) error {
+func (s *Store) Fill(ctx context.Context, name string, offset, length int64) error {
 	return s.fill(ctx, name, offset, length, classFill)
 }
 
 // Prefetch is Fill for what a reader is likely to want next: it goes before all
 // of Fill, does not stop for readers, and may evict as they do. They do not wait
 // for a slot that it has.
-func (s *CachedStore) Prefetch(ctx context.Context, name string, offset, length int64) error {
+func (s *Store) Prefetch(ctx context.Context, name string, offset, length int64) error {
 	return s.fill(ctx, name, offset, length, classAhead)
 }
 
-func (s *CachedStore) fill(ctx context.Context, name string, offset, length int64, class class) error {
+func (s *Store) fill(ctx context.Context, name string, offset, length int64, class class) error {
 	if !s.caches(name) || offset < 0 {
 		return nil
 	}
@@ -219,7 +225,7 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 	began := offset
 	for offset < end {
 		if err := ctx.Err(); err != nil {
-			return OpReadAt.Wrap(name, err)
+			return remote.OpReadAt.Wrap(name, err)
 		}
 		if !c.storing() {
 			return ErrNoCache
@@ -233,7 +239,7 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 		}
 		// Until there is a slot, nobody can wait for what this will fetch.
 		if err := c.slots.acquire(ctx, class); err != nil {
-			return OpReadAt.Wrap(name, err)
+			return remote.OpReadAt.Wrap(name, err)
 		}
 		fl, own := pk.fill(ctx, s, offset, end, class)
 		if !own || fl == nil {
@@ -245,12 +251,12 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 		short, err := fl.settle(ctx)
 		fl.leave(ctx.Err() != nil)
 		switch {
-		case errors.Is(err, ErrShort) && fl.start > began:
+		case errors.Is(err, remote.ErrShort) && fl.start > began:
 			return nil // the last piece ended where the object does
 		case err != nil && isContext(err) && ctx.Err() == nil && c.ctx.Err() == nil:
 			continue // it gave way, to go on later
 		case err != nil:
-			return OpReadAt.Wrap(name, unwrapOp(err))
+			return remote.OpReadAt.Wrap(name, unwrapOp(err))
 		case short:
 			return nil
 		}
@@ -261,7 +267,7 @@ func (s *CachedStore) fill(ctx context.Context, name string, offset, length int6
 
 // Keep stores an object that was just put, so that it need not be fetched. What
 // cannot be stored is fetched when it is wanted.
-func (s *CachedStore) Keep(name string, data []byte) {
+func (s *Store) Keep(name string, data []byte) {
 	if !s.caches(name) || len(data) == 0 || int64(len(data)) > cacheMaxObject {
 		return
 	}
@@ -287,7 +293,7 @@ func (s *CachedStore) Keep(name string, data []byte) {
 // Missing tells how many bytes of a range the disk does not have, in whole
 // blocks. It asks nothing of the store; behind the object's end nothing is
 // missing, as far as that is known.
-func (s *CachedStore) Missing(name string, offset, length int64) int64 {
+func (s *Store) Missing(name string, offset, length int64) int64 {
 	if !s.caches(name) || offset < 0 || length <= 0 || offset >= cacheMaxObject {
 		return 0
 	}
@@ -310,7 +316,7 @@ func (s *CachedStore) Missing(name string, offset, length int64) int64 {
 
 // Invalidate drops a range from the disk, in whole blocks: its content was
 // found to be wrong. What is being fetched of it is not kept either.
-func (s *CachedStore) Invalidate(name string, offset, length int64) {
+func (s *Store) Invalidate(name string, offset, length int64) {
 	if !s.caches(name) || offset < 0 || length <= 0 || offset >= cacheMaxObject {
 		return
 	}
@@ -322,7 +328,7 @@ func (s *CachedStore) Invalidate(name string, offset, length int64) {
 }
 
 // forget drops an object that has been deleted or replaced.
-func (s *CachedStore) forget(name string) {
+func (s *Store) forget(name string) {
 	if !s.caches(name) {
 		return
 	}
@@ -333,41 +339,41 @@ func (s *CachedStore) forget(name string) {
 	}
 }
 
-// Put is [Store.Put].
-func (s *CachedStore) Put(ctx context.Context, name string, data []byte) error {
+// Put is [remote.Store.Put].
+func (s *Store) Put(ctx context.Context, name string, data []byte) error {
 	return s.store.Put(ctx, name, data)
 }
 
-// Replace is [Replacer.Replace].
-func (s *CachedStore) Replace(ctx context.Context, name string, data []byte) error {
-	err := Replace(ctx, s.store, name, data)
+// Replace is [remote.Replacer.Replace].
+func (s *Store) Replace(ctx context.Context, name string, data []byte) error {
+	err := remote.Replace(ctx, s.store, name, data)
 	s.forget(name)
 	return err
 }
 
-// Get is [Store.Get]. It is not cached.
-func (s *CachedStore) Get(ctx context.Context, name string) ([]byte, error) {
+// Get is [remote.Store.Get]. It is not cached.
+func (s *Store) Get(ctx context.Context, name string) ([]byte, error) {
 	return s.store.Get(ctx, name)
 }
 
-// List is [Store.List].
-func (s *CachedStore) List(ctx context.Context, prefix string, yield func(Info) error) error {
+// List is [remote.Store.List].
+func (s *Store) List(ctx context.Context, prefix string, yield func(remote.Info) error) error {
 	return s.store.List(ctx, prefix, yield)
 }
 
-// ListAfter is [Resumer.ListAfter].
-func (s *CachedStore) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
-	return ListAfter(ctx, s.store, prefix, after, yield)
+// ListAfter is [remote.Resumer.ListAfter].
+func (s *Store) ListAfter(ctx context.Context, prefix, after string, yield func(remote.Info) error) error {
+	return remote.ListAfter(ctx, s.store, prefix, after, yield)
 }
 
-// Stat is [Store.Stat].
-func (s *CachedStore) Stat(ctx context.Context, name string) (Info, error) {
+// Stat is [remote.Store.Stat].
+func (s *Store) Stat(ctx context.Context, name string) (remote.Info, error) {
 	return s.store.Stat(ctx, name)
 }
 
-// Delete is [Store.Delete]. Objects that another process deletes stay in the
+// Delete is [remote.Store.Delete]. Objects that another process deletes stay in the
 // cache until they are evicted.
-func (s *CachedStore) Delete(ctx context.Context, names ...string) error {
+func (s *Store) Delete(ctx context.Context, names ...string) error {
 	err := s.store.Delete(ctx, names...)
 	for _, name := range names {
 		s.forget(name)

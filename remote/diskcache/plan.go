@@ -1,4 +1,4 @@
-package remote
+package diskcache
 
 import (
 	"context"
@@ -68,7 +68,7 @@ func (pk *cachePack) plan(ctx context.Context, r *missReader, start, end int64) 
 			upto = min(to*cacheBlock, hi)
 		}
 		for ; from < min(upto, end); from += int64(c.opts.Piece) {
-			fl := pk.start(ctx, r.CachedStore, from, min(upto, from+int64(c.opts.Piece)), keep, classRead)
+			fl := pk.start(ctx, r.Store, from, min(upto, from+int64(c.opts.Piece)), keep, classRead)
 			if fl == nil {
 				return nil, false
 			}
@@ -118,7 +118,7 @@ func (pk *cachePack) skip(offset, end int64) (next int64, all bool) {
 // up to end or a piece; or it joins one that is under way there. It is nil when
 // the cache is closed. The caller has a slot, which the fetch takes over if it
 // is its own.
-func (pk *cachePack) fill(ctx context.Context, s *CachedStore, offset, end int64, class class) (fl *flight, own bool) {
+func (pk *cachePack) fill(ctx context.Context, s *Store, offset, end int64, class class) (fl *flight, own bool) {
 	pk.mu.Lock()
 	defer pk.mu.Unlock()
 	busy := func(b int64) *flight {

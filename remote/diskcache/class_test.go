@@ -1,4 +1,4 @@
-package remote_test
+package diskcache_test
 
 import (
 	"context"
@@ -11,13 +11,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestFillWaits: no fill begins while a reader waits, nor a moment later; and
 // prefetches go before fills.
 func TestFillWaits(t *testing.T) {
-	data := randomBytes(1, mib)
+	data := remotetest.Random(1, mib)
 	o := newOrigin(t, nil)
 	for i := range 10 {
 		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), data); err != nil {
@@ -27,7 +28,7 @@ func TestFillWaits(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		proceed := o.blocking()
-		c := openCache(t, dir, 1<<30, &remote.DiskCacheOptions{Background: 1, Quiet: 50 * time.Millisecond})
+		c := openCache(t, dir, 1<<30, &diskcache.Options{Background: 1, Quiet: 50 * time.Millisecond})
 		s := c.Wrap(o, "repo")
 		var wg sync.WaitGroup
 		start := func(f func(context.Context, string, int64, int64) error, i int) {
@@ -72,7 +73,7 @@ func TestFillWaits(t *testing.T) {
 // TestFillGivesWay: a fill that is under way ends when a reader comes, and goes
 // on later where it was; one that a reader has joined does not end.
 func TestFillGivesWay(t *testing.T) {
-	data := randomBytes(1, 8*mib)
+	data := remotetest.Random(1, 8*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data})
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +91,7 @@ func TestFillGivesWay(t *testing.T) {
 				return 2 * mib, ctx.Err()
 			}
 		}
-		c := openCache(t, dir, 1<<30, &remote.DiskCacheOptions{Quiet: 50 * time.Millisecond})
+		c := openCache(t, dir, 1<<30, &diskcache.Options{Quiet: 50 * time.Millisecond})
 		s := c.Wrap(o, "repo")
 		done := make(chan error, 1)
 		go func() { done <- s.Fill(t.Context(), "packs/a", 0, 8*mib) }()
@@ -131,15 +132,15 @@ func TestFillFull(t *testing.T) {
 	const packs = 12
 	o := newOrigin(t, nil)
 	for i := range packs {
-		if err := o.Put(t.Context(), fmt.Sprintf("packs/%02d", i), randomBytes(uint64(i), mib)); err != nil {
+		if err := o.Put(t.Context(), fmt.Sprintf("packs/%02d", i), remotetest.Random(uint64(i), mib)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	dir := t.TempDir()
-	fill := func(s *remote.CachedStore) (n int) {
+	fill := func(s *diskcache.Store) (n int) {
 		for i := range packs {
 			err := s.Fill(t.Context(), fmt.Sprintf("packs/%02d", i), 0, mib)
-			if errors.Is(err, remote.ErrFull) {
+			if errors.Is(err, diskcache.ErrFull) {
 				return n
 			}
 			if err != nil {
@@ -183,7 +184,7 @@ func TestFillFull(t *testing.T) {
 
 // TestKeep: what was put and kept takes no request.
 func TestKeep(t *testing.T) {
-	data := randomBytes(1, 3*mib+5)
+	data := remotetest.Random(1, 3*mib+5)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	dir := t.TempDir()
 	openCache(t, dir, 1<<30, nil).Wrap(o, "repo").Keep("packs/a", data)
@@ -198,7 +199,7 @@ func TestKeep(t *testing.T) {
 // TestOnMiss: a read that begins a fetch tells of it, before it has its bytes;
 // one that joins a fetch or finds all on the disk does not.
 func TestOnMiss(t *testing.T) {
-	data := randomBytes(1, 8*mib)
+	data := remotetest.Random(1, 8*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	var missed []string
 	s := openCache(t, t.TempDir(), 1<<30, nil).Wrap(o, "repo").OnMiss(func(name string, offset, length int64) {

@@ -29,8 +29,6 @@ type RangeReader interface {
 var (
 	_ RangeReader = (*File)(nil)
 	_ RangeReader = (*S3)(nil)
-	_ RangeReader = (*Memory)(nil)
-	_ RangeReader = (*Faulty)(nil)
 	_ RangeReader = (*retrier)(nil)
 )
 
@@ -162,43 +160,6 @@ func (s *File) readRange(ctx context.Context, name string, offset int64, p []byt
 		err = errShortFile
 	}
 	return n, s.readErr(err)
-}
-
-// ReadRange is [RangeReader.ReadRange].
-func (m *Memory) ReadRange(ctx context.Context, name string, offset int64, p []byte, _ func(n int)) (int, error) {
-	n, err := m.readRange(ctx, name, offset, p)
-	return n, OpReadAt.Wrap(name, err)
-}
-
-func (m *Memory) readRange(ctx context.Context, name string, offset int64, p []byte) (int, error) {
-	o, err := m.get(ctx, name)
-	switch {
-	case err != nil:
-		return 0, err
-	case offset < 0:
-		return 0, errNegative
-	case len(p) == 0:
-		return 0, nil
-	case offset >= int64(len(o.data)):
-		return 0, ErrShort
-	}
-	return copy(p, o.data[offset:]), nil
-}
-
-// ReadRange is [RangeReader.ReadRange]; the hook is asked for [OpReadAt].
-func (f *Faulty) ReadRange(ctx context.Context, name string, offset int64, p []byte, arrived func(n int)) (n int, err error) {
-	err = f.do(ctx, OpReadAt, name, func(fault Fault) (err error) {
-		if fault.Short {
-			return OpReadAt.Wrap(name, ErrShort)
-		}
-		if fault.Corrupt {
-			arrived = nil // not before it is spoilt
-		}
-		n, err = ReadRange(ctx, f.store, name, offset, p, arrived)
-		copy(p[:n], fault.spoil(p[:n]))
-		return err
-	})
-	return n, err
 }
 
 // ReadRange is [RangeReader.ReadRange]. It goes on where an attempt broke off.

@@ -1,6 +1,6 @@
 //go:build !linux || portable
 
-package remote
+package diskcache
 
 import (
 	"sync"

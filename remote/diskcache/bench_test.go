@@ -1,4 +1,4 @@
-package remote_test
+package diskcache_test
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/bench/micro"
-	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // BenchmarkCachedRead measures reads that the disk has, at offsets that are not
@@ -16,14 +16,14 @@ import (
 // file that is in the page cache, and their CRC, by which a block is believed.
 func BenchmarkCachedRead(b *testing.B) {
 	const size, packs = 16 << 20, 8
-	m := remote.NewMemory()
+	m := remotetest.NewMemory()
 	c := openCache(b, b.TempDir(), 1<<30, nil)
 	s := c.Wrap(m, "repo")
 	var names []string
 	for i := range packs {
 		name := fmt.Sprintf("packs/%02d", i)
 		names = append(names, name)
-		if err := m.Put(b.Context(), name, randomBytes(uint64(i), size)); err != nil {
+		if err := m.Put(b.Context(), name, remotetest.Random(uint64(i), size)); err != nil {
 			b.Fatal(err)
 		}
 		if err := s.Fill(b.Context(), name, 0, -1); err != nil {
@@ -32,7 +32,7 @@ func BenchmarkCachedRead(b *testing.B) {
 	}
 	requests := c.Stats().Requests
 	file := filepath.Join(b.TempDir(), "pack")
-	if err := os.WriteFile(file, randomBytes(1, size), 0o600); err != nil {
+	if err := os.WriteFile(file, remotetest.Random(1, size), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	f, err := os.Open(file)
@@ -65,12 +65,12 @@ func BenchmarkCachedRead(b *testing.B) {
 // disk and the CRC. The limit is to write as many bytes to a file.
 func BenchmarkCachedMiss(b *testing.B) {
 	const size = 16 << 20
-	m := remote.NewMemory()
-	if err := m.Put(b.Context(), "packs/a", randomBytes(1, size)); err != nil {
+	m := remotetest.NewMemory()
+	if err := m.Put(b.Context(), "packs/a", remotetest.Random(1, size)); err != nil {
 		b.Fatal(err)
 	}
 	s := openCache(b, b.TempDir(), 1<<30, nil).Wrap(m, "repo")
-	pack := randomBytes(1, size)
+	pack := remotetest.Random(1, size)
 	limit := func(n int64) func() error {
 		name := filepath.Join(b.TempDir(), "pack")
 		return func() error { return os.WriteFile(name, pack[:n], 0o600) }

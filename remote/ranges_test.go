@@ -12,13 +12,10 @@ import (
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
-// plainStore has none of the optional interfaces.
-type plainStore struct{ remote.Store }
-
 // testRanges is what every RangeReader must do.
 func testRanges(t *testing.T, s remote.Store) {
 	const size = 300_007
-	data := randomBytes(1, size)
+	data := remotetest.Random(1, size)
 	if err := s.Put(t.Context(), "packs/aa/ranges", data); err != nil {
 		t.Fatal(err)
 	}
@@ -60,12 +57,12 @@ func testRanges(t *testing.T, s remote.Store) {
 
 func TestReadRange(t *testing.T) {
 	stores := map[string]remote.Store{
-		"memory": remote.NewMemory(),
+		"memory": remotetest.NewMemory(),
 		"file":   openFile(t, t.TempDir()),
-		"plain":  plainStore{remote.NewMemory()},
-		"decorated": remote.Retry(new(remote.Counter).Wrap(remote.NewFaulty(remote.NewMemory(),
-			func(remote.Op, string) remote.Fault { return remote.Fault{} })), nil),
-		"decorated plain": remote.Retry(new(remote.Counter).Wrap(plainStore{remote.NewMemory()}), nil),
+		"plain":  remotetest.Plain{Store: remotetest.NewMemory()},
+		"decorated": remote.Retry(new(remote.Counter).Wrap(remotetest.NewFaulty(remotetest.NewMemory(),
+			func(remote.Op, string) remotetest.Fault { return remotetest.Fault{} })), nil),
+		"decorated plain": remote.Retry(new(remote.Counter).Wrap(remotetest.Plain{Store: remotetest.NewMemory()}), nil),
 	}
 	for name, s := range stores {
 		t.Run(name, func(t *testing.T) { testRanges(t, s) })
@@ -78,7 +75,7 @@ func TestReadRangeS3(t *testing.T) {
 	testRanges(t, s)
 
 	const size = 600_000
-	data := randomBytes(2, size)
+	data := remotetest.Random(2, size)
 	if err := s.Put(t.Context(), "packs/a", data); err != nil {
 		t.Fatal(err)
 	}
@@ -119,29 +116,4 @@ func (c contentRange) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp.Header.Set("Content-Range", c.value)
 	}
 	return resp, err
-}
-
-// TestReadRangeFaulty: spoilt bytes never arrive as good ones.
-func TestReadRangeFaulty(t *testing.T) {
-	m := remote.NewMemory()
-	data := randomBytes(1, 1000)
-	if err := m.Put(t.Context(), "a", data); err != nil {
-		t.Fatal(err)
-	}
-	var fault remote.Fault
-	f := remote.NewFaulty(m, func(remote.Op, string) remote.Fault { return fault })
-	p := make([]byte, 2000)
-	fault = remote.Fault{Corrupt: true}
-	n, err := f.ReadRange(t.Context(), "a", 0, p, func(int) { t.Error("arrived") })
-	if err != nil || n != 1000 || bytes.Equal(p[:n], data) {
-		t.Errorf("got %d, %v", n, err)
-	}
-	fault = remote.Fault{Err: errTest}
-	if n, err := f.ReadRange(t.Context(), "a", 0, p, nil); n != 0 || !errors.Is(err, errTest) {
-		t.Errorf("got %d, %v", n, err)
-	}
-	fault = remote.Fault{Short: true}
-	if _, err := f.ReadRange(t.Context(), "a", 0, p, nil); !errors.Is(err, remote.ErrShort) {
-		t.Errorf("got %v", err)
-	}
 }

@@ -1,4 +1,4 @@
-package remote_test
+package diskcache_test
 
 import (
 	"context"
@@ -13,8 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestCacheDamage: whatever becomes of a file of the cache, while it is open
@@ -22,7 +25,7 @@ import (
 // again.
 func TestCacheDamage(t *testing.T) {
 	const size = 3*mib + 12345
-	data := randomBytes(1, size)
+	data := remotetest.Random(1, size)
 	overwrite := func(f *os.File, offset int64, p []byte) error {
 		_, err := f.WriteAt(p, offset)
 		return err
@@ -47,8 +50,8 @@ func TestCacheDamage(t *testing.T) {
 		"zeros in blocks":    func(f *os.File) error { return overwrite(f, blocks+500_000, make([]byte, 100_000)) },
 		"zeros in the map":   func(f *os.File) error { return overwrite(f, entries, make([]byte, 100*8)) },
 		"zeros everywhere":   func(f *os.File) error { return overwrite(f, 0, make([]byte, blocks+size)) },
-		"noise in the map":   func(f *os.File) error { return overwrite(f, entries, randomBytes(2, 4000)) },
-		"noise everywhere":   func(f *os.File) error { return overwrite(f, 0, randomBytes(3, blocks+size)) },
+		"noise in the map":   func(f *os.File) error { return overwrite(f, entries, remotetest.Random(2, 4000)) },
+		"noise everywhere":   func(f *os.File) error { return overwrite(f, 0, remotetest.Random(3, blocks+size)) },
 		"blocks exchanged": func(f *os.File) error {
 			return errors.Join(overwrite(f, blocks, data[16*kib:32*kib]), overwrite(f, blocks+16*kib, data[:16*kib]))
 		},
@@ -67,7 +70,7 @@ func TestCacheDamage(t *testing.T) {
 		"a link":   func(f *os.File) error { return errors.Join(os.Remove(f.Name()), os.Symlink("/dev/zero", f.Name())) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": randomBytes(5, size)})
+			o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": remotetest.Random(5, size)})
 			dir := t.TempDir()
 			open := openCache(t, dir, 1<<30, nil).Wrap(o, "repo")
 			for _, name := range []string{"packs/a", "packs/b"} {
@@ -126,14 +129,14 @@ func (n *notices) expect(t *testing.T, want error) {
 
 // TestCacheNoFolder: what cannot be a folder at all.
 func TestCacheNoFolder(t *testing.T) {
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var said notices
-	s := openCache(t, file, 1<<30, &remote.DiskCacheOptions{Notify: said.add}).Wrap(o, "repo")
+	s := openCache(t, file, 1<<30, &diskcache.Options{Notify: said.add}).Wrap(o, "repo")
 	for range 3 {
 		read(t, s, "packs/a", data, 5, mib)
 	}
@@ -162,7 +165,7 @@ func diskUse(t *testing.T, dir string) (n int64) {
 // and those that are used stay.
 func TestCacheEvicts(t *testing.T) {
 	const packs, limit = 12, 8 * mib
-	data := randomBytes(1, mib)
+	data := remotetest.Random(1, mib)
 	o := newOrigin(t, nil)
 	dir := t.TempDir()
 	path := func(i int) string { return filepath.Join(dir, "repo/packs", fmt.Sprint(i)) }
@@ -187,7 +190,7 @@ func TestCacheEvicts(t *testing.T) {
 	}
 	// A read makes its file the most recently used one.
 	read(t, openCache(t, dir, 1<<30, nil).Wrap(o, "repo"), "packs/7", data, 0, 10) // 11 hours
-	small := remote.OpenDiskCache(dir, limit, nil)
+	small := diskcache.Open(dir, limit, nil)
 	synced := small.Wrap(o, "repo")
 	waitFor(t, func() bool { return diskUse(t, dir) <= limit })
 	small.Close()
@@ -234,7 +237,7 @@ func waitFor(t *testing.T, cond func() bool) {
 
 // TestCacheEvictsNotWhatIsFilled, neither by this process nor by another.
 func TestCacheEvictsNotWhatIsFilled(t *testing.T) {
-	data := randomBytes(1, 4*mib)
+	data := remotetest.Random(1, 4*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data})
 	dir := t.TempDir()
 	one := openCache(t, dir, 1<<30, nil)
@@ -291,7 +294,7 @@ func TestCacheTurmoil(t *testing.T) {
 	o := newOrigin(t, nil)
 	var contents [packs][]byte
 	for i := range packs {
-		contents[i] = randomBytes(uint64(i), size)
+		contents[i] = remotetest.Random(uint64(i), size)
 		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), contents[i]); err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +304,7 @@ func TestCacheTurmoil(t *testing.T) {
 	if testing.Short() {
 		rounds = 100
 	}
-	var caches [3]*remote.DiskCache
+	var caches [3]*diskcache.Cache
 	happened := func() (evicted, damaged int64) {
 		for _, c := range caches {
 			evicted += c.Stats().Evicted
@@ -310,7 +313,7 @@ func TestCacheTurmoil(t *testing.T) {
 		return evicted, damaged
 	}
 	for k := range caches {
-		caches[k] = openCache(t, dir, limit, &remote.DiskCacheOptions{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
+		caches[k] = openCache(t, dir, limit, &diskcache.Options{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
 	}
 	var wg sync.WaitGroup
 	for k, c := range caches {

@@ -1,4 +1,4 @@
-package remote_test
+package diskcache_test
 
 import (
 	"errors"
@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/remote/diskcache"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // mountTmpfs mounts a small file system for the test, or skips it.
@@ -30,7 +32,7 @@ func mountTmpfs(t *testing.T, size int) string {
 // reads; it says so once, and what it has is still used.
 func TestCacheFullDisk(t *testing.T) {
 	dir := mountTmpfs(t, 8*mib)
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	o := newOrigin(t, nil)
 	for i := range 20 {
 		if err := o.Put(t.Context(), fmt.Sprintf("packs/%02d", i), data); err != nil {
@@ -38,7 +40,7 @@ func TestCacheFullDisk(t *testing.T) {
 		}
 	}
 	var said notices
-	c := openCache(t, filepath.Join(dir, "cache"), 1<<30, &remote.DiskCacheOptions{Notify: said.add})
+	c := openCache(t, filepath.Join(dir, "cache"), 1<<30, &diskcache.Options{Notify: said.add})
 	s := c.Wrap(o, "repo")
 	if err := s.Prefetch(t.Context(), "packs/00", 0, -1); err != nil {
 		t.Fatal(err)
@@ -70,7 +72,7 @@ func TestCacheFullDisk(t *testing.T) {
 // TestCacheReadOnly: a folder that cannot be written serves what it has.
 func TestCacheReadOnly(t *testing.T) {
 	dir := mountTmpfs(t, 8*mib)
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data})
 	c := openCache(t, dir, 1<<30, nil)
 	s := c.Wrap(o, "repo")
@@ -94,7 +96,7 @@ func TestCacheReadOnly(t *testing.T) {
 	}
 	o.asked()
 	var said notices
-	c = openCache(t, dir, 1<<30, &remote.DiskCacheOptions{Notify: said.add})
+	c = openCache(t, dir, 1<<30, &diskcache.Options{Notify: said.add})
 	s = c.Wrap(o, "repo")
 	read(t, s, "packs/a", data, 0, 400_000)
 	expectAsked(t, o)
@@ -104,7 +106,7 @@ func TestCacheReadOnly(t *testing.T) {
 	}
 	s.Invalidate("packs/a", 0, 100)
 	said.expect(t, unix.EROFS)
-	if err := s.Prefetch(t.Context(), "packs/b", 0, -1); !errors.Is(err, remote.ErrNoCache) {
+	if err := s.Prefetch(t.Context(), "packs/b", 0, -1); !errors.Is(err, diskcache.ErrNoCache) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package remote_test
+package diskcache_test
 
 import (
 	"context"
@@ -11,12 +11,14 @@ import (
 	"testing/synctest"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestFill: large requests, of what is missing only.
 func TestFill(t *testing.T) {
 	const size = 11*mib + 7
-	data := randomBytes(1, size)
+	data := remotetest.Random(1, size)
 	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data[:8*mib]})
 	c := openCache(t, t.TempDir(), 1<<30, nil)
 	s := c.Wrap(o, "repo")
@@ -63,7 +65,7 @@ func TestFill(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	none := openCache(t, t.TempDir(), 0, nil).Wrap(o, "repo")
-	if err := none.Fill(t.Context(), "packs/a", 0, 10); !errors.Is(err, remote.ErrNoCache) {
+	if err := none.Fill(t.Context(), "packs/a", 0, 10); !errors.Is(err, diskcache.ErrNoCache) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -72,7 +74,7 @@ func TestFill(t *testing.T) {
 // waits for a slot that they have, nor for a long fetch of theirs.
 func TestPrefetchBehindReaders(t *testing.T) {
 	const packs = 6
-	data := randomBytes(1, 8*mib)
+	data := remotetest.Random(1, 8*mib)
 	o := newOrigin(t, nil)
 	for i := range packs {
 		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), data); err != nil {
@@ -90,7 +92,7 @@ func TestPrefetchBehindReaders(t *testing.T) {
 			}
 			return o.Memory.ReadRange(ctx, name, offset, p, arrived)
 		}
-		c := openCache(t, dir, 1<<30, &remote.DiskCacheOptions{Parallel: 4, Background: 2})
+		c := openCache(t, dir, 1<<30, &diskcache.Options{Parallel: 4, Background: 2})
 		s := c.Wrap(o, "repo")
 		var wg sync.WaitGroup
 		for i := range packs {
@@ -139,7 +141,7 @@ func TestPrefetchBehindReaders(t *testing.T) {
 
 // TestReadersFirst: of those that wait for a slot, readers get it first.
 func TestReadersFirst(t *testing.T) {
-	data := randomBytes(1, mib)
+	data := remotetest.Random(1, mib)
 	o := newOrigin(t, nil)
 	for i := range 10 {
 		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), data); err != nil {
@@ -149,7 +151,7 @@ func TestReadersFirst(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		proceed := o.blocking()
-		c := openCache(t, dir, 1<<30, &remote.DiskCacheOptions{Parallel: 2, Background: 1})
+		c := openCache(t, dir, 1<<30, &diskcache.Options{Parallel: 2, Background: 1})
 		s := c.Wrap(o, "repo")
 		var wg sync.WaitGroup
 		fill := func(i int) {

@@ -1,4 +1,12 @@
-package remote
+// Package diskcache keeps ranges of immutable objects on this machine's disk, for all
+// processes that share a folder. [Open] opens the folder, [Cache.Wrap] puts the cache
+// before a store, and the [Store] that comes of it is read like any other; [Store.Fill]
+// and [Store.Prefetch] bring what will be wanted.
+//
+// The files of the folder mirror objects, see file.go. A read plans which ranges come
+// from the disk, which from fetches that are under way, and which are to be fetched
+// (plan.go); fetches take turns by who waits for them (slots.go).
+package diskcache
 
 import (
 	"container/list"
@@ -13,9 +21,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/remote"
 )
 
-// Errors of [CachedStore.Fill] and [CachedStore.Prefetch].
+// Errors of [Store.Fill] and [Store.Prefetch].
 var (
 	// ErrNoCache: nothing can be stored at the moment.
 	ErrNoCache = errors.New("the disk cache cannot store anything")
@@ -23,23 +33,23 @@ var (
 	ErrFull = errors.New("the disk cache is full")
 )
 
-// A DiskCache keeps ranges of immutable objects on this machine's disk.
-// [DiskCache.Wrap] puts it before a [Store].
+// A Cache keeps ranges of immutable objects on this machine's disk.
+// [Cache.Wrap] puts it before a [remote.Store].
 //
 // Any number of processes may use one folder at once, be killed at any moment,
 // and evict at the same time; the folder can be deleted while they run. What
 // comes from the disk is checked by a CRC, which finds truncation, zeros and
 // flipped bits, and is fetched again if it is wrong. Whoever can tell that
-// content is wrong for other reasons calls [CachedStore.Invalidate].
+// content is wrong for other reasons calls [Store.Invalidate].
 //
 // No read fails because of the cache: with a full disk, a folder that cannot be
 // written, or I/O errors, content comes from the store.
-type DiskCache struct {
+type Cache struct {
 	dir    string
 	limit  int64
-	opts   DiskCacheOptions
+	opts   Options
 	slots  slots
-	stats  cacheCounters
+	stats  counters
 	now    func() time.Time
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -62,8 +72,8 @@ type DiskCache struct {
 	idle      atomic.Int64 // and what was not in use lately
 }
 
-// DiskCacheOptions are optional; nil and zero values give the defaults.
-type DiskCacheOptions struct {
+// Options are optional; nil and zero values give the defaults.
+type Options struct {
 	// Prefixes are what the names of cached objects begin with. Default "packs/".
 	Prefixes []string
 	// Window is what a miss fetches around what is wanted: so many bytes from a
@@ -73,7 +83,7 @@ type DiskCacheOptions struct {
 	// Piece is the largest request in bytes. Default 4 MiB.
 	Piece int
 	// Parallel is how many requests are under way at once, and Background how
-	// many of them may be for [CachedStore.Prefetch] and [CachedStore.Fill].
+	// many of them may be for [Store.Prefetch] and [Store.Fill].
 	// Defaults 24 and 4. Every request has its bytes in memory: up to Window for
 	// a small read.
 	Parallel, Background int
@@ -95,12 +105,12 @@ const (
 	touchInterval = time.Minute
 )
 
-// OpenDiskCache gives the cache in a folder, which is made when there is
+// Open gives the cache in a folder, which is made when there is
 // something to keep. limit is how many bytes the folder may take, in allocated
 // blocks; with none, reads go through, but equal ones still share a fetch. It
-// never fails: see [DiskCacheOptions.Notify].
-func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
-	c := &DiskCache{limit: limit, now: time.Now, packs: make(map[packKey]*cachePack)}
+// never fails: see [Options.Notify].
+func Open(dir string, limit int64, o *Options) *Cache {
+	c := &Cache{limit: limit, now: time.Now, packs: make(map[packKey]*cachePack)}
 	if o != nil {
 		c.opts = *o
 	}
@@ -127,7 +137,7 @@ func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
 	}
 	c.slots.total, c.slots.background, c.slots.quiet = c.opts.Parallel, c.opts.Background, c.opts.Quiet
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	abs, err := Abs(dir) // the program may change its own folder later
+	abs, err := remote.Abs(dir) // the program may change its own folder later
 	if err != nil {
 		c.limit = 0
 		c.trouble(troubleStore, err)
@@ -139,7 +149,7 @@ func OpenDiskCache(dir string, limit int64, o *DiskCacheOptions) *DiskCache {
 
 // Close ends fetches that are under way, and waits for all work in the
 // background. Reads then go to the stores.
-func (c *DiskCache) Close() error {
+func (c *Cache) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
@@ -161,9 +171,9 @@ func (c *DiskCache) Close() error {
 // Wrap returns store with the cache before it. repo names the repository among
 // those that share the cache: a component of an object's name, such as a UUID.
 // The store should already retry.
-func (c *DiskCache) Wrap(store Store, repo string) *CachedStore {
-	s := &CachedStore{store: store, cache: c, repo: repo}
-	if err := CheckName(repo); err != nil || strings.Contains(repo, "/") {
+func (c *Cache) Wrap(store remote.Store, repo string) *Store {
+	s := &Store{store: store, cache: c, repo: repo}
+	if err := remote.CheckName(repo); err != nil || strings.Contains(repo, "/") {
 		c.trouble(troubleStore, errors.Join(err, errors.New("the repository's name cannot be that of a folder")))
 		s.off = true
 	}
@@ -171,7 +181,7 @@ func (c *DiskCache) Wrap(store Store, repo string) *CachedStore {
 }
 
 // storing tells whether what is fetched can be kept.
-func (c *DiskCache) storing() bool {
+func (c *Cache) storing() bool {
 	return c.limit > 0 && (c.suspended.Load() == 0 || c.now().UnixNano() >= c.suspended.Load())
 }
 
@@ -181,7 +191,7 @@ const (
 )
 
 // trouble is called when the disk failed.
-func (c *DiskCache) trouble(kind int, err error) {
+func (c *Cache) trouble(kind int, err error) {
 	c.stats.errors.Add(1)
 	if kind == troubleStore {
 		c.suspended.Store(c.now().Add(suspension).UnixNano())
@@ -194,7 +204,7 @@ func (c *DiskCache) trouble(kind int, err error) {
 
 // begin is called before work in the background; it tells whether there may be
 // any. c.work.Done ends it.
-func (c *DiskCache) begin() bool {
+func (c *Cache) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -209,7 +219,7 @@ type packKey struct{ repo, name string }
 // cachePack is what this process knows of an object: the open file, and the
 // fetches that are under way. There is at most one of an object at a time.
 type cachePack struct {
-	cache *DiskCache
+	cache *Cache
 	key   packKey
 	refs  int           // guarded by cache.mu
 	elem  *list.Element // guarded by cache.mu
@@ -222,7 +232,7 @@ type cachePack struct {
 }
 
 // pack gives an object's state; release gives it back. It is nil after Close.
-func (c *DiskCache) pack(repo, name string) *cachePack {
+func (c *Cache) pack(repo, name string) *cachePack {
 	key := packKey{repo, name}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -244,7 +254,7 @@ func (c *DiskCache) pack(repo, name string) *cachePack {
 
 // closeOldest keeps the number of open files within its bound, apart from
 // those that are in use.
-func (c *DiskCache) closeOldest() {
+func (c *Cache) closeOldest() {
 	for e := c.lru.Back(); e != nil && c.lru.Len() > c.opts.OpenFiles; {
 		pk := e.Value.(*cachePack)
 		e = e.Prev()

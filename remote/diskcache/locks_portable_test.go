@@ -1,6 +1,6 @@
 //go:build !linux || portable
 
-package remote_test
+package diskcache_test
 
 // rangeLocks: a range that two processes miss may be fetched twice.
 const rangeLocks = false

@@ -1,4 +1,4 @@
-package remote
+package diskcache
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote"
 )
 
 // A flight is one range of an object that is being fetched. Readers take their
@@ -15,7 +16,7 @@ import (
 // block's border or the object's end, unless nothing can be stored.
 type flight struct {
 	pk         *cachePack
-	store      Store
+	store      remote.Store
 	start, end int64
 	buf        []byte
 	class      class       // a background one has a slot already
@@ -40,7 +41,7 @@ type waiter struct {
 
 // start begins a fetch, in which the caller has an interest. It is nil when
 // the cache is closed. The caller holds pk.mu.
-func (pk *cachePack) start(ctx context.Context, s *CachedStore, start, end int64, keep bool, class class) *flight {
+func (pk *cachePack) start(ctx context.Context, s *Store, start, end int64, keep bool, class class) *flight {
 	c := pk.cache
 	if !c.begin() {
 		return nil
@@ -146,7 +147,7 @@ func (fl *flight) advance(reached int64) {
 	})
 }
 
-// wait returns when the bytes before need have arrived. It is ErrShort when
+// wait returns when the bytes before need have arrived. It is [remote.ErrShort] when
 // the object has none there.
 func (fl *flight) wait(ctx context.Context, need int64) error {
 	pk := fl.pk
@@ -172,13 +173,13 @@ func (fl *flight) wait(ctx context.Context, need int64) error {
 	case fl.err != nil:
 		return fl.err
 	}
-	return ErrShort
+	return remote.ErrShort
 }
 
 // settle waits until all is stored. short tells that the object ends within.
 func (fl *flight) settle(ctx context.Context) (short bool, err error) {
 	err = fl.wait(ctx, fl.end+1) // more than ever arrives
-	if errors.Is(err, ErrShort) {
+	if errors.Is(err, remote.ErrShort) {
 		fl.pk.mu.Lock()
 		defer fl.pk.mu.Unlock()
 		return fl.reached < fl.end, fl.err
@@ -226,7 +227,7 @@ func (fl *flight) fetch(ctx context.Context) error {
 		}
 		p := fl.buf[pos-fl.start : stop-fl.start]
 		c.stats.requests.Add(1)
-		n, err := ReadRange(ctx, fl.store, pk.key.name, pos, p, func(n int) { fl.advance(pos + int64(n)) })
+		n, err := remote.ReadRange(ctx, fl.store, pk.key.name, pos, p, func(n int) { fl.advance(pos + int64(n)) })
 		c.stats.fetchedBytes.Add(int64(n))
 		if fl.class == classFill {
 			c.stats.filledBytes.Add(int64(n))

@@ -1,4 +1,4 @@
-package remote
+package diskcache
 
 import (
 	"encoding/binary"
@@ -53,6 +53,10 @@ const (
 	// still in the processor's cache.
 	cacheStep = 256 << 10
 )
+
+// tmpDir is where files of the cache are made. It is no repository's: [remote.CheckName]
+// refuses the name.
+const tmpDir = "tmp"
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)

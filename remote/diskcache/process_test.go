@@ -1,4 +1,4 @@
-package remote_test
+package diskcache_test
 
 import (
 	"bufio"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // Tests with several processes start this test binary again, as
@@ -32,7 +34,7 @@ const (
 )
 
 func jobName(i int) string    { return fmt.Sprintf("packs/%d", i) }
-func jobContent(i int) []byte { return randomBytes(uint64(100+i), jobSize) }
+func jobContent(i int) []byte { return remotetest.Random(uint64(100+i), jobSize) }
 
 // jobRepo makes the store that the processes share.
 func jobRepo(t *testing.T) string {
@@ -62,8 +64,8 @@ func TestCacheProcess(t *testing.T) {
 	case "read all": // once there is a line to read
 		c := openCache(t, os.Getenv(cacheDir), 1<<30, nil)
 		// With a round trip, so that they meet.
-		s := c.Wrap(remote.NewFaulty(store, func(remote.Op, string) remote.Fault {
-			return remote.Fault{Delay: 5 * time.Millisecond}
+		s := c.Wrap(remotetest.NewFaulty(store, func(remote.Op, string) remotetest.Fault {
+			return remotetest.Fault{Delay: 5 * time.Millisecond}
 		}), "repo")
 		contents := [jobPacks][]byte{}
 		for i := range contents {
@@ -79,7 +81,7 @@ func TestCacheProcess(t *testing.T) {
 		c.Close()
 		fmt.Println("requests", c.Stats().Requests)
 	case "until killed":
-		c := openCache(t, os.Getenv(cacheDir), jobLimit, &remote.DiskCacheOptions{Window: 128 * kib, Piece: mib, OpenFiles: 3})
+		c := openCache(t, os.Getenv(cacheDir), jobLimit, &diskcache.Options{Window: 128 * kib, Piece: mib, OpenFiles: 3})
 		s := c.Wrap(store, "repo")
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		for {

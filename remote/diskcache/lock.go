@@ -1,4 +1,4 @@
-package remote
+package diskcache
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 // for a fault does not wait for another process's large request.
 //
 // That is Linux, whose locks fileLocks are. Elsewhere there are none of ranges that
-// would do: see diskcache_lock_portable.go.
+// would do: see lock_portable.go.
 const (
 	lockPatience    = 2 * time.Second
 	lockPollMin     = time.Millisecond

@@ -1,11 +1,10 @@
-package remote_test
+package diskcache_test
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
@@ -24,10 +24,22 @@ const (
 	mib = 1 << 20
 )
 
-// openCache is a cache for a test, which ends with it.
-func openCache(t testing.TB, dir string, limit int64, o *remote.DiskCacheOptions) *remote.DiskCache {
+var errTest = errors.New("trouble made by the test")
+
+// openFile is a store in a folder.
+func openFile(t testing.TB, dir string) *remote.File {
 	t.Helper()
-	c := remote.OpenDiskCache(dir, limit, o)
+	s, err := remote.OpenFile(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// openCache is a cache for a test, which ends with it.
+func openCache(t testing.TB, dir string, limit int64, o *diskcache.Options) *diskcache.Cache {
+	t.Helper()
+	c := diskcache.Open(dir, limit, o)
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -36,15 +48,9 @@ func openCache(t testing.TB, dir string, limit int64, o *remote.DiskCacheOptions
 	return c
 }
 
-func randomBytes(seed uint64, size int) []byte {
-	data := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(data)
-	return data
-}
-
 // origin is a store that notes what is asked of it, and answers as a test wants.
 type origin struct {
-	*remote.Memory
+	*remotetest.Memory
 
 	mu       sync.Mutex
 	requests []string // "name offset+length"
@@ -54,7 +60,7 @@ type origin struct {
 
 func newOrigin(t testing.TB, objects map[string][]byte) *origin {
 	t.Helper()
-	o := &origin{Memory: remote.NewMemory()}
+	o := &origin{Memory: remotetest.NewMemory()}
 	for name, data := range objects {
 		if err := o.Put(t.Context(), name, data); err != nil {
 			t.Fatal(err)
@@ -118,7 +124,7 @@ func TestCachedStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			remotetest.Run(t, func(t *testing.T) remote.Store {
 				c := openCache(t, t.TempDir(), limit, nil)
-				return c.Wrap(remote.Retry(remote.NewMemory(), nil), "repo")
+				return c.Wrap(remote.Retry(remotetest.NewMemory(), nil), "repo")
 			})
 		})
 	}
@@ -128,7 +134,7 @@ func TestCachedStore(t *testing.T) {
 // and a later process asks for nothing.
 func TestCacheRequests(t *testing.T) {
 	const size = 5*mib + 7
-	data := randomBytes(1, size)
+	data := remotetest.Random(1, size)
 	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": data, "other/a": data})
 	dir := t.TempDir()
 	c := openCache(t, dir, 1<<30, nil)
@@ -156,7 +162,7 @@ func TestCacheRequests(t *testing.T) {
 	read(t, s, "other/a", data, 10, 10)
 	read(t, s, "other/a", data, 10, 10)
 	expectAsked(t, o, "other/a 10+10", "other/a 10+10")
-	want := remote.CacheStats{Misses: 6, Requests: 7, FetchedBytes: 2 * size, Limit: 1 << 30}
+	want := diskcache.Stats{Misses: 6, Requests: 7, FetchedBytes: 2 * size, Limit: 1 << 30}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +193,7 @@ func TestCacheRequests(t *testing.T) {
 // TestCacheEnd: the store is asked about what lies behind the end, and believed.
 func TestCacheEnd(t *testing.T) {
 	const size = 100 * kib
-	data := randomBytes(1, size)
+	data := remotetest.Random(1, size)
 	o := newOrigin(t, map[string][]byte{"packs/a": data[:size-10]})
 	s := openCache(t, t.TempDir(), 1<<30, nil).Wrap(o, "repo")
 	short := func(offset int64, n int) {
@@ -217,12 +223,12 @@ func TestCacheEnd(t *testing.T) {
 // TestCachePlainStore: a store that cannot tell where objects end.
 func TestCachePlainStore(t *testing.T) {
 	const size = 3*mib + 7
-	data := randomBytes(1, size)
-	m := remote.NewMemory()
+	data := remotetest.Random(1, size)
+	m := remotetest.NewMemory()
 	if err := m.Put(t.Context(), "packs/a", data); err != nil {
 		t.Fatal(err)
 	}
-	s := openCache(t, t.TempDir(), 1<<30, nil).Wrap(plainStore{m}, "repo")
+	s := openCache(t, t.TempDir(), 1<<30, nil).Wrap(remotetest.Plain{Store: m}, "repo")
 	for range 2 {
 		read(t, s, "packs/a", data, size-5, 5)
 		read(t, s, "packs/a", data, 0, size)
@@ -230,7 +236,7 @@ func TestCachePlainStore(t *testing.T) {
 }
 
 func TestCacheErrors(t *testing.T) {
-	data := randomBytes(1, mib)
+	data := remotetest.Random(1, mib)
 	o := newOrigin(t, nil)
 	s := openCache(t, t.TempDir(), 1<<30, nil).Wrap(o, "repo")
 	p := make([]byte, 100)
@@ -275,7 +281,7 @@ func TestCacheErrors(t *testing.T) {
 // TestCacheEarly: a reader gets its bytes before the rest of the window is
 // here, and the rest is kept.
 func TestCacheEarly(t *testing.T) {
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	o := newOrigin(t, nil)
 	more := make(chan struct{})
 	o.hook = func(_ context.Context, _ string, offset int64, p []byte, arrived func(int)) (int, error) {
@@ -315,7 +321,7 @@ func (o *origin) blocking() (proceed chan struct{}) {
 // TestCacheOneFetch: readers of one range fetch it once, and the end of one's
 // context is nothing to the others.
 func TestCacheOneFetch(t *testing.T) {
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -366,7 +372,7 @@ func TestCacheOneFetch(t *testing.T) {
 
 // TestCacheClose: whoever waits for a fetch that Close ends is served by the store.
 func TestCacheClose(t *testing.T) {
-	data := randomBytes(1, mib)
+	data := remotetest.Random(1, mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -385,7 +391,7 @@ func TestCacheClose(t *testing.T) {
 			t.Error(err)
 		}
 		wg.Wait()
-		if err := s.Fill(t.Context(), "packs/a", 0, 100); !errors.Is(err, remote.ErrNoCache) {
+		if err := s.Fill(t.Context(), "packs/a", 0, 100); !errors.Is(err, diskcache.ErrNoCache) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -397,7 +403,7 @@ func TestCacheTwo(t *testing.T) {
 	if !rangeLocks {
 		t.Skip("there are no locks of ranges here")
 	}
-	data := randomBytes(1, 3*mib)
+	data := remotetest.Random(1, 3*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -450,7 +456,7 @@ func TestCacheTwo(t *testing.T) {
 // TestInvalidate: bytes that the store gave wrong are fetched again, whether
 // they are on the disk or still on their way.
 func TestInvalidate(t *testing.T) {
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	wrong := bytes.Clone(data)
 	wrong[1000] ^= 1
 	wrong[1500*kib] ^= 1
@@ -499,7 +505,7 @@ func TestInvalidate(t *testing.T) {
 
 // TestCacheOpenFiles: few files are open at a time, and none after Close.
 func TestCacheOpenFiles(t *testing.T) {
-	data := randomBytes(1, 100*kib)
+	data := remotetest.Random(1, 100*kib)
 	o := newOrigin(t, nil)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -517,7 +523,7 @@ func TestCacheOpenFiles(t *testing.T) {
 		}
 		return n
 	}
-	c := openCache(t, dir, 1<<30, &remote.DiskCacheOptions{OpenFiles: 3})
+	c := openCache(t, dir, 1<<30, &diskcache.Options{OpenFiles: 3})
 	s := c.Wrap(o, "repo")
 	for range 2 {
 		for i := range 20 {
@@ -546,7 +552,7 @@ func TestCacheOpenFiles(t *testing.T) {
 // TestCacheFolderDeleted: a cache whose folder is deleted makes a new one, and
 // stores nothing in files that nobody can find.
 func TestCacheFolderDeleted(t *testing.T) {
-	data := randomBytes(1, 2*mib)
+	data := remotetest.Random(1, 2*mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	dir := t.TempDir()
 	s := openCache(t, dir, 1<<30, nil).Wrap(o, "repo")
@@ -566,7 +572,7 @@ func TestCacheFolderDeleted(t *testing.T) {
 }
 
 func TestCacheHitAllocates(t *testing.T) {
-	data := randomBytes(1, mib)
+	data := remotetest.Random(1, mib)
 	o := newOrigin(t, map[string][]byte{"packs/a": data})
 	s := openCache(t, t.TempDir(), 1<<30, nil).Wrap(o, "repo")
 	if err := s.Fill(t.Context(), "packs/a", 0, -1); err != nil {
