@@ -55,12 +55,12 @@ type Cache struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // fetches and evictions
 
-	// mu is taken while a pack's mutex is held; the other way round only for
-	// packs that nobody uses.
-	mu     sync.Mutex
-	closed bool
-	packs  map[packKey]*cachePack
-	lru    list.List // of *cachePack, most recently used first
+	// mu is taken while an object's mutex is held; the other way round only for
+	// objects that nobody uses.
+	mu      sync.Mutex
+	closed  bool
+	objects map[objectKey]*object
+	lru     list.List // of *object, most recently used first
 
 	suspended atomic.Int64 // until then nothing is stored; Unix nanoseconds
 	noticed   [2]atomic.Bool
@@ -110,7 +110,7 @@ const (
 // blocks; with none, reads go through, but equal ones still share a fetch. It
 // never fails: see [Options.Notify].
 func Open(dir string, limit int64, o *Options) *Cache {
-	c := &Cache{limit: limit, now: time.Now, packs: make(map[packKey]*cachePack)}
+	c := &Cache{limit: limit, now: time.Now, objects: make(map[objectKey]*object)}
 	if o != nil {
 		c.opts = *o
 	}
@@ -128,8 +128,8 @@ func Open(dir string, limit int64, o *Options) *Cache {
 		c.opts.Prefixes = []string{"packs/"}
 	}
 	// Whole blocks, so that every request begins and ends at a block's border.
-	c.opts.Window = int(ceilBlock(int64(c.opts.Window)) * cacheBlock)
-	c.opts.Piece = max(c.opts.Window, int(ceilBlock(int64(c.opts.Piece))*cacheBlock))
+	c.opts.Window = int(ceilBlock(int64(c.opts.Window)) * blockSize)
+	c.opts.Piece = max(c.opts.Window, int(ceilBlock(int64(c.opts.Piece))*blockSize))
 	// One slot at least is never for the background.
 	c.opts.Parallel = max(c.opts.Parallel, c.opts.Background+1)
 	if c.opts.Quiet <= 0 {
@@ -160,9 +160,9 @@ func (c *Cache) Close() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, pk := range c.packs {
-		if pk.refs == 0 { // else release does it
-			pk.drop(nil)
+	for _, obj := range c.objects {
+		if obj.refs == 0 { // else release does it
+			obj.drop(nil)
 		}
 	}
 	return nil
@@ -214,181 +214,181 @@ func (c *Cache) begin() bool {
 	return true
 }
 
-type packKey struct{ repo, name string }
+type objectKey struct{ repo, name string }
 
-// cachePack is what this process knows of an object: the open file, and the
+// object is what this process knows of an object: the open file, and the
 // fetches that are under way. There is at most one of an object at a time.
-type cachePack struct {
+type object struct {
 	cache *Cache
-	key   packKey
+	key   objectKey
 	refs  int           // guarded by cache.mu
 	elem  *list.Element // guarded by cache.mu
 
 	mu      sync.Mutex
-	file    *cacheFile // nil: not opened
+	file    *mirror // nil: not opened
 	flights []*flight
 	size    int64 // of the object; 0: not known
 	touched time.Time
 }
 
-// pack gives an object's state; release gives it back. It is nil after Close.
-func (c *Cache) pack(repo, name string) *cachePack {
-	key := packKey{repo, name}
+// object gives an object's state; release gives it back. It is nil after Close.
+func (c *Cache) object(repo, name string) *object {
+	key := objectKey{repo, name}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil
 	}
-	pk, ok := c.packs[key]
+	obj, ok := c.objects[key]
 	if ok {
-		c.lru.MoveToFront(pk.elem)
+		c.lru.MoveToFront(obj.elem)
 	} else {
-		pk = &cachePack{cache: c, key: key}
-		pk.elem = c.lru.PushFront(pk)
-		c.packs[key] = pk
+		obj = &object{cache: c, key: key}
+		obj.elem = c.lru.PushFront(obj)
+		c.objects[key] = obj
 		c.closeOldest()
 	}
-	pk.refs++
-	return pk
+	obj.refs++
+	return obj
 }
 
 // closeOldest keeps the number of open files within its bound, apart from
 // those that are in use.
 func (c *Cache) closeOldest() {
 	for e := c.lru.Back(); e != nil && c.lru.Len() > c.opts.OpenFiles; {
-		pk := e.Value.(*cachePack)
+		obj := e.Value.(*object)
 		e = e.Prev()
-		if pk.refs == 0 && pk.elem != c.lru.Front() {
-			pk.drop(nil)
-			c.lru.Remove(pk.elem)
-			delete(c.packs, pk.key)
+		if obj.refs == 0 && obj.elem != c.lru.Front() {
+			obj.drop(nil)
+			c.lru.Remove(obj.elem)
+			delete(c.objects, obj.key)
 		}
 	}
 }
 
-func (pk *cachePack) retain() {
-	pk.cache.mu.Lock()
-	pk.refs++
-	pk.cache.mu.Unlock()
+func (obj *object) retain() {
+	obj.cache.mu.Lock()
+	obj.refs++
+	obj.cache.mu.Unlock()
 }
 
-func (pk *cachePack) release() {
-	c := pk.cache
+func (obj *object) release() {
+	c := obj.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	pk.refs--
-	if c.closed && pk.refs == 0 {
-		pk.drop(nil)
+	obj.refs--
+	if c.closed && obj.refs == 0 {
+		obj.drop(nil)
 	}
 }
 
-func (pk *cachePack) path() string {
-	return filepath.Join(pk.cache.dir, pk.key.repo, pk.key.name)
+func (obj *object) path() string {
+	return filepath.Join(obj.cache.dir, obj.key.repo, obj.key.name)
 }
 
 // open gives the object's file, or nil if there is none that can be used. The
-// caller holds pk.mu, and releases the file.
-func (pk *cachePack) open() *cacheFile {
-	if pk.file == nil {
-		f, err := openCacheFile(pk.path(), pk.key.name)
+// caller holds obj.mu, and releases the file.
+func (obj *object) open() *mirror {
+	if obj.file == nil {
+		f, err := openMirror(obj.path(), obj.key.name)
 		if err != nil {
-			pk.openFailed(err)
+			obj.openFailed(err)
 			return nil
 		}
-		pk.file = f
+		obj.file = f
 	}
-	pk.file.refs.Add(1)
-	return pk.file
+	obj.file.refs.Add(1)
+	return obj.file
 }
 
-func (pk *cachePack) openFailed(err error) {
+func (obj *object) openFailed(err error) {
 	switch {
 	case errors.Is(err, errGone):
-		pk.cache.discard(pk.path())
+		obj.cache.discard(obj.path())
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 	default:
-		pk.cache.trouble(troubleRead, err)
+		obj.cache.trouble(troubleRead, err)
 	}
 }
 
 // openToFill is open for what will be written: it makes the file if there is
 // none, and gives nil when nothing can be stored.
-func (pk *cachePack) openToFill() *cacheFile {
-	c := pk.cache
+func (obj *object) openToFill() *mirror {
+	c := obj.cache
 	if !c.storing() {
 		return nil
 	}
-	pk.mu.Lock()
-	defer pk.mu.Unlock()
-	f := pk.open()
+	obj.mu.Lock()
+	defer obj.mu.Unlock()
+	f := obj.open()
 	if f != nil && !f.linked() { // evicted, or somebody deleted the folder
-		pk.dropLocked(f)
+		obj.dropLocked(f)
 		f.release()
-		f = pk.open()
+		f = obj.open()
 	}
 	if f == nil {
 		var err error
-		f, err = createCacheFile(filepath.Join(c.dir, tmpDir), pk.path(), pk.key.name)
+		f, err = createMirror(filepath.Join(c.dir, tmpDir), obj.path(), obj.key.name)
 		if err != nil {
 			if !errors.Is(err, errGone) {
 				c.trouble(troubleStore, err)
 			}
 			return nil
 		}
-		pk.file = f
+		obj.file = f
 		f.refs.Add(1)
 	}
 	if !f.writable {
 		f.release()
-		c.trouble(troubleStore, pk.writeError(unix.EROFS))
+		c.trouble(troubleStore, obj.writeError(unix.EROFS))
 		return nil
 	}
 	return f
 }
 
 // drop forgets the open file f, or any if f is nil.
-func (pk *cachePack) drop(f *cacheFile) {
-	pk.mu.Lock()
-	defer pk.mu.Unlock()
-	pk.dropLocked(f)
+func (obj *object) drop(f *mirror) {
+	obj.mu.Lock()
+	defer obj.mu.Unlock()
+	obj.dropLocked(f)
 }
 
-func (pk *cachePack) dropLocked(f *cacheFile) {
-	if pk.file != nil && (f == nil || f == pk.file) {
-		pk.file.release()
-		pk.file = nil
+func (obj *object) dropLocked(f *mirror) {
+	if obj.file != nil && (f == nil || f == obj.file) {
+		obj.file.release()
+		obj.file = nil
 	}
 }
 
-func (pk *cachePack) writeError(err error) error {
-	return &fs.PathError{Op: "write", Path: pk.path(), Err: err}
+func (obj *object) writeError(err error) error {
+	return &fs.PathError{Op: "write", Path: obj.path(), Err: err}
 }
 
 // read fills p from the front with what the disk has.
-func (pk *cachePack) read(p []byte, offset int64) int {
-	c := pk.cache
+func (obj *object) read(p []byte, offset int64) int {
+	c := obj.cache
 	for range 2 {
-		pk.mu.Lock()
-		f := pk.open()
-		touch := f != nil && f.writable && c.now().Sub(pk.touched) >= touchInterval
+		obj.mu.Lock()
+		f := obj.open()
+		touch := f != nil && f.writable && c.now().Sub(obj.touched) >= touchInterval
 		if touch {
-			pk.touched = c.now()
+			obj.touched = c.now()
 		}
-		pk.mu.Unlock()
+		obj.mu.Unlock()
 		if f == nil {
 			return 0
 		}
 		n, err := f.read(p, offset)
 		if touch && n > 0 {
-			_ = os.Chtimes(pk.path(), time.Time{}, c.now())
+			_ = os.Chtimes(obj.path(), time.Time{}, c.now())
 		}
 		switch {
 		case err == errDamaged:
 			c.stats.damaged.Add(f.scrub())
 		case err == errGone:
-			pk.drop(f)
+			obj.drop(f)
 		case err != nil:
-			c.trouble(troubleRead, &fs.PathError{Op: "read", Path: pk.path(), Err: err})
+			c.trouble(troubleRead, &fs.PathError{Op: "read", Path: obj.path(), Err: err})
 		}
 		f.release()
 		if n > 0 || err != errGone {

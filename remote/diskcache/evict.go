@@ -169,7 +169,7 @@ func (c *Cache) discard(path string) bool {
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
-	f := &cacheFile{fd: fd}
+	f := &mirror{fd: fd}
 	f.refs.Store(1)
 	defer f.release() // and with it the lock
 	if !f.tryLockAll() {
@@ -187,15 +187,15 @@ func (c *Cache) reading(path string) bool {
 	if err != nil {
 		return false
 	}
-	var key packKey
+	var key objectKey
 	for i := range rel {
 		if rel[i] == '/' {
-			key = packKey{rel[:i], rel[i+1:]}
+			key = objectKey{rel[:i], rel[i+1:]}
 			break
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	pk, ok := c.packs[key]
-	return ok && pk.refs > 0
+	obj, ok := c.objects[key]
+	return ok && obj.refs > 0
 }

@@ -15,7 +15,7 @@ import (
 // bytes from its memory as soon as they have arrived. It begins and ends at a
 // block's border or the object's end, unless nothing can be stored.
 type flight struct {
-	pk         *cachePack
+	obj        *object
 	store      remote.Store
 	start, end int64
 	buf        []byte
@@ -23,7 +23,7 @@ type flight struct {
 	reader     *missReader // who began it; nil for the background
 	cancel     context.CancelFunc
 
-	// Guarded by pk.mu.
+	// Guarded by obj.mu.
 	keep     bool  // it is to be stored
 	reached  int64 // bytes before it have arrived
 	err      error
@@ -40,20 +40,20 @@ type waiter struct {
 }
 
 // start begins a fetch, in which the caller has an interest. It is nil when
-// the cache is closed. The caller holds pk.mu.
-func (pk *cachePack) start(ctx context.Context, s *Store, start, end int64, keep bool, class class) *flight {
-	c := pk.cache
+// the cache is closed. The caller holds obj.mu.
+func (obj *object) start(ctx context.Context, s *Store, start, end int64, keep bool, class class) *flight {
+	c := obj.cache
 	if !c.begin() {
 		return nil
 	}
 	fl := &flight{
-		pk: pk, store: s.store, start: start, end: end, reached: start, keep: keep, class: class,
+		obj: obj, store: s.store, start: start, end: end, reached: start, keep: keep, class: class,
 		buf: getFlightBuffer(int(end - start)), interest: 1, refs: 2,
 	}
 	ctx, fl.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(c.ctx, fl.cancel)
-	pk.flights = append(pk.flights, fl)
-	pk.retain()
+	obj.flights = append(obj.flights, fl)
+	obj.retain()
 	go func() {
 		defer c.work.Done()
 		switch class {
@@ -68,12 +68,12 @@ func (pk *cachePack) start(ctx context.Context, s *Store, start, end int64, keep
 		stop()
 		fl.cancel()
 		fl.finish(err)
-		pk.release()
+		obj.release()
 	}()
 	return fl
 }
 
-// join is a further interest. The caller holds pk.mu.
+// join is a further interest. The caller holds obj.mu.
 func (fl *flight) join() {
 	fl.interest++
 	fl.refs++
@@ -82,13 +82,13 @@ func (fl *flight) join() {
 // leave ends an interest. When nobody got what he wanted, and all have given
 // up, the fetch ends.
 func (fl *flight) leave(cancelled bool) {
-	pk := fl.pk
-	pk.mu.Lock()
-	defer pk.mu.Unlock()
+	obj := fl.obj
+	obj.mu.Lock()
+	defer obj.mu.Unlock()
 	fl.interest--
 	fl.kept = fl.kept || !cancelled
 	if fl.interest == 0 && !fl.kept && !fl.done {
-		pk.land(fl) // nobody shall join it now
+		obj.land(fl) // nobody shall join it now
 		fl.cancel()
 	}
 	fl.unref()
@@ -97,11 +97,11 @@ func (fl *flight) leave(cancelled bool) {
 // giveWay ends a fill if nobody but the background has an interest in it. What
 // has arrived is kept.
 func (fl *flight) giveWay() {
-	pk := fl.pk
-	pk.mu.Lock()
-	defer pk.mu.Unlock()
+	obj := fl.obj
+	obj.mu.Lock()
+	defer obj.mu.Unlock()
 	if fl.interest == 1 && !fl.kept && !fl.done {
-		pk.land(fl)
+		obj.land(fl)
 		fl.cancel()
 	}
 }
@@ -114,17 +114,17 @@ func (fl *flight) unref() {
 	}
 }
 
-// land takes a flight off the list. The caller holds pk.mu.
-func (pk *cachePack) land(fl *flight) {
-	if i := slices.Index(pk.flights, fl); i >= 0 {
-		pk.flights = slices.Delete(pk.flights, i, i+1)
+// land takes a flight off the list. The caller holds obj.mu.
+func (obj *object) land(fl *flight) {
+	if i := slices.Index(obj.flights, fl); i >= 0 {
+		obj.flights = slices.Delete(obj.flights, i, i+1)
 	}
 }
 
 func (fl *flight) finish(err error) {
-	fl.pk.mu.Lock()
-	defer fl.pk.mu.Unlock()
-	fl.pk.land(fl)
+	fl.obj.mu.Lock()
+	defer fl.obj.mu.Unlock()
+	fl.obj.land(fl)
 	fl.done, fl.err = true, err
 	for _, w := range fl.waiters {
 		close(w.wake)
@@ -135,8 +135,8 @@ func (fl *flight) finish(err error) {
 
 // advance says that the bytes before reached have arrived.
 func (fl *flight) advance(reached int64) {
-	fl.pk.mu.Lock()
-	defer fl.pk.mu.Unlock()
+	fl.obj.mu.Lock()
+	defer fl.obj.mu.Unlock()
 	fl.reached = max(fl.reached, reached)
 	fl.waiters = slices.DeleteFunc(fl.waiters, func(w waiter) bool {
 		if w.need > fl.reached {
@@ -150,14 +150,14 @@ func (fl *flight) advance(reached int64) {
 // wait returns when the bytes before need have arrived. It is [remote.ErrShort] when
 // the object has none there.
 func (fl *flight) wait(ctx context.Context, need int64) error {
-	pk := fl.pk
-	pk.mu.Lock()
+	obj := fl.obj
+	obj.mu.Lock()
 	var wake chan struct{}
 	if !fl.done && fl.reached < need {
 		wake = make(chan struct{})
 		fl.waiters = append(fl.waiters, waiter{need, wake})
 	}
-	pk.mu.Unlock()
+	obj.mu.Unlock()
 	if wake != nil {
 		select {
 		case <-wake:
@@ -165,8 +165,8 @@ func (fl *flight) wait(ctx context.Context, need int64) error {
 			return ctx.Err()
 		}
 	}
-	pk.mu.Lock()
-	defer pk.mu.Unlock()
+	obj.mu.Lock()
+	defer obj.mu.Unlock()
 	switch {
 	case fl.reached >= need:
 		return nil
@@ -180,8 +180,8 @@ func (fl *flight) wait(ctx context.Context, need int64) error {
 func (fl *flight) settle(ctx context.Context) (short bool, err error) {
 	err = fl.wait(ctx, fl.end+1) // more than ever arrives
 	if errors.Is(err, remote.ErrShort) {
-		fl.pk.mu.Lock()
-		defer fl.pk.mu.Unlock()
+		fl.obj.mu.Lock()
+		defer fl.obj.mu.Unlock()
 		return fl.reached < fl.end, fl.err
 	}
 	return false, err
@@ -190,7 +190,7 @@ func (fl *flight) settle(ctx context.Context) (short bool, err error) {
 // fetch brings the flight's bytes: from the store, and those that another
 // process has brought meanwhile from the disk.
 func (fl *flight) fetch(ctx context.Context) error {
-	pk, c := fl.pk, fl.pk.cache
+	obj, c := fl.obj, fl.obj.cache
 	if fl.class == classRead {
 		if err := c.slots.acquire(ctx, classRead); err != nil {
 			return err
@@ -227,7 +227,7 @@ func (fl *flight) fetch(ctx context.Context) error {
 		}
 		p := fl.buf[pos-fl.start : stop-fl.start]
 		c.stats.requests.Add(1)
-		n, err := remote.ReadRange(ctx, fl.store, pk.key.name, pos, p, func(n int) { fl.advance(pos + int64(n)) })
+		n, err := remote.ReadRange(ctx, fl.store, obj.key.name, pos, p, func(n int) { fl.advance(pos + int64(n)) })
 		c.stats.fetchedBytes.Add(int64(n))
 		if fl.class == classFill {
 			c.stats.filledBytes.Add(int64(n))
@@ -235,7 +235,7 @@ func (fl *flight) fetch(ctx context.Context) error {
 		to := pos + int64(n)
 		fl.advance(to)
 		if err == nil && n < len(p) {
-			pk.setSize(to)
+			obj.setSize(to)
 		}
 		if f != nil {
 			kept, serr := fl.keepRange(f, pos, to)
@@ -253,40 +253,40 @@ func (fl *flight) fetch(ctx context.Context) error {
 	return nil
 }
 
-func (fl *flight) openToFill() *cacheFile {
-	fl.pk.mu.Lock()
+func (fl *flight) openToFill() *mirror {
+	fl.obj.mu.Lock()
 	keep := fl.keep
-	fl.pk.mu.Unlock()
+	fl.obj.mu.Unlock()
 	if !keep {
 		return nil
 	}
-	return fl.pk.openToFill()
+	return fl.obj.openToFill()
 }
 
 // knownEnd is the flight's end, or that of the object: another process may
 // have come upon it since this fetch was planned.
-func (fl *flight) knownEnd(f *cacheFile) int64 {
+func (fl *flight) knownEnd(f *mirror) int64 {
 	if size, _, err := f.blocks(0, 0); err == nil && size > fl.start {
-		fl.pk.setSize(size)
+		fl.obj.setSize(size)
 		return min(fl.end, size)
 	}
 	return fl.end
 }
 
 // complete tells whether the disk has all of it.
-func (fl *flight) complete(f *cacheFile) bool {
-	_, here, err := f.blocks(fl.start/cacheBlock, ceilBlock(fl.knownEnd(f)))
+func (fl *flight) complete(f *mirror) bool {
+	_, here, err := f.blocks(fl.start/blockSize, ceilBlock(fl.knownEnd(f)))
 	return err == nil && !slices.Contains(here, false)
 }
 
 // nextHere gives where, behind the block at pos, the disk has something; else
 // the end.
-func nextHere(f *cacheFile, pos, end int64) int64 {
-	b := pos/cacheBlock + 1
+func nextHere(f *mirror, pos, end int64) int64 {
+	b := pos/blockSize + 1
 	if last := ceilBlock(end); b < last {
 		if _, here, err := f.blocks(b, last); err == nil {
 			if i := slices.Index(here, true); i >= 0 {
-				return (b + int64(i)) * cacheBlock
+				return (b + int64(i)) * blockSize
 			}
 		}
 	}
@@ -295,36 +295,36 @@ func nextHere(f *cacheFile, pos, end int64) int64 {
 
 // keepRange stores the whole blocks of what has arrived, and the object's last;
 // it returns how many bytes that were.
-func (fl *flight) keepRange(f *cacheFile, from, to int64) (int, error) {
-	pk := fl.pk
-	pk.mu.Lock()
-	size := pk.size
+func (fl *flight) keepRange(f *mirror, from, to int64) (int, error) {
+	obj := fl.obj
+	obj.mu.Lock()
+	size := obj.size
 	keep := fl.keep
-	pk.mu.Unlock()
+	obj.mu.Unlock()
 	if to != size {
-		to = to / cacheBlock * cacheBlock
+		to = to / blockSize * blockSize
 	}
 	if !keep || to <= from {
 		return 0, nil
 	}
 	p := fl.buf[from-fl.start : to-fl.start]
-	if err := disk.Pwrite(f.fd, p, cacheData+from); err != nil {
-		return 0, pk.writeError(err)
+	if err := disk.Pwrite(f.fd, p, dataOffset+from); err != nil {
+		return 0, obj.writeError(err)
 	}
-	b0, b1 := from/cacheBlock, ceilBlock(to)
-	entries := appendEntries(make([]byte, 0, (b1-b0)*cacheEntry), b0, p)
-	pk.mu.Lock()
-	defer pk.mu.Unlock()
+	b0, b1 := from/blockSize, ceilBlock(to)
+	entries := appendEntries(make([]byte, 0, (b1-b0)*entrySize), b0, p)
+	obj.mu.Lock()
+	defer obj.mu.Unlock()
 	if !fl.keep { // it was found to be wrong meanwhile
 		return 0, nil
 	}
 	if to == size {
 		if err := f.setSize(size); err != nil {
-			return 0, pk.writeError(err)
+			return 0, obj.writeError(err)
 		}
 	}
-	if err := disk.Pwrite(f.fd, entries, cacheMap+b0*cacheEntry); err != nil {
-		return 0, pk.writeError(err)
+	if err := disk.Pwrite(f.fd, entries, mapOffset+b0*entrySize); err != nil {
+		return 0, obj.writeError(err)
 	}
 	return len(p), nil
 }

@@ -35,23 +35,23 @@ import (
 // nothing needs to be synced: whatever a kill, a crash or a full disk leaves
 // behind does not match and is absent.
 const (
-	cacheMagic   = "snapdisk"
-	cacheVersion = 1
+	magic   = "snapdisk"
+	version = 1
 
 	// A read takes whole blocks from the file, to check them: half a block more
 	// at either end. Larger ones make small reads slow, smaller ones a long map.
-	cacheBlock = 16 << 10
+	blockSize = 16 << 10
 
-	cacheHeader    = 32
-	cacheMap       = 64
-	cacheEntry     = 8
-	cacheData      = 1 << 20
-	cacheMaxBlocks = (cacheData - cacheMap) / cacheEntry
-	cacheMaxObject = cacheMaxBlocks * cacheBlock // what lies behind is not cached
+	headerSize = 32
+	mapOffset  = 64
+	entrySize  = 8
+	dataOffset = 1 << 20
+	maxBlocks  = (dataOffset - mapOffset) / entrySize
+	maxObject  = maxBlocks * blockSize // what lies behind is not cached
 
-	// cacheStep is how much is read before it is checked: little enough to be
+	// stepSize is how much is read before it is checked: little enough to be
 	// still in the processor's cache.
-	cacheStep = 256 << 10
+	stepSize = 256 << 10
 )
 
 // tmpDir is where files of the cache are made. It is no repository's: [remote.CheckName]
@@ -65,9 +65,9 @@ var (
 	errGone = errors.New("not a usable file of the disk cache")
 )
 
-// cacheFile is an open file of the cache. It closes itself when the last
+// mirror is an open file of the cache. It closes itself when the last
 // reference is released.
-type cacheFile struct {
+type mirror struct {
 	fd       int
 	writable bool
 	nameSum  uint32
@@ -75,8 +75,8 @@ type cacheFile struct {
 	locks    fileLocks
 }
 
-// openCacheFile opens the mirror of an object; the caller has one reference.
-func openCacheFile(path, name string) (*cacheFile, error) {
+// openMirror opens the mirror of an object; the caller has one reference.
+func openMirror(path, name string) (*mirror, error) {
 	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
 	fd, err := disk.Open(path, flags)
 	writable := err == nil
@@ -86,9 +86,9 @@ func openCacheFile(path, name string) (*cacheFile, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	f := &cacheFile{fd: fd, writable: writable, nameSum: crc32.Checksum([]byte(name), castagnoli)}
+	f := &mirror{fd: fd, writable: writable, nameSum: crc32.Checksum([]byte(name), castagnoli)}
 	f.refs.Store(1)
-	var header [cacheHeader]byte
+	var header [headerSize]byte
 	n, err := disk.Pread(fd, header[:], 0)
 	if err == nil {
 		_, err = f.header(header[:n])
@@ -102,14 +102,14 @@ func openCacheFile(path, name string) (*cacheFile, error) {
 	return f, nil
 }
 
-// createCacheFile makes an empty mirror, which appears whole or not at all. If
+// createMirror makes an empty mirror, which appears whole or not at all. If
 // another process was faster, it is theirs that is opened.
-func createCacheFile(tmp, path, name string) (*cacheFile, error) {
+func createMirror(tmp, path, name string) (*mirror, error) {
 	for range 3 {
-		err := publishCacheFile(tmp, path, name)
-		var f *cacheFile
+		err := publishMirror(tmp, path, name)
+		var f *mirror
 		if err == nil || errors.Is(err, fs.ErrExist) {
-			f, err = openCacheFile(path, name)
+			f, err = openMirror(path, name)
 		}
 		// Another process may evict it at once, or somebody delete the folder.
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -119,7 +119,7 @@ func createCacheFile(tmp, path, name string) (*cacheFile, error) {
 	return nil, errGone
 }
 
-func publishCacheFile(tmp, path, name string) error {
+func publishMirror(tmp, path, name string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func publishCacheFile(tmp, path, name string) error {
 		return err
 	}
 	defer t.Close()
-	header := cacheHeaderOf(crc32.Checksum([]byte(name), castagnoli), 0)
+	header := headerOf(crc32.Checksum([]byte(name), castagnoli), 0)
 	_, err = t.Write(header[:])
 	if err == nil {
 		err = disk.RenameNew(t.Name(), path)
@@ -142,16 +142,16 @@ func publishCacheFile(tmp, path, name string) error {
 	return err
 }
 
-func (f *cacheFile) release() {
+func (f *mirror) release() {
 	if f.refs.Add(-1) == 0 {
 		unix.Close(f.fd)
 	}
 }
 
-func cacheHeaderOf(nameSum uint32, size int64) (h [cacheHeader]byte) {
-	copy(h[:], cacheMagic)
-	binary.LittleEndian.PutUint32(h[8:], cacheVersion)
-	binary.LittleEndian.PutUint32(h[12:], cacheBlock)
+func headerOf(nameSum uint32, size int64) (h [headerSize]byte) {
+	copy(h[:], magic)
+	binary.LittleEndian.PutUint32(h[8:], version)
+	binary.LittleEndian.PutUint32(h[12:], blockSize)
 	binary.LittleEndian.PutUint64(h[16:], uint64(size))
 	binary.LittleEndian.PutUint32(h[24:], nameSum)
 	binary.LittleEndian.PutUint32(h[28:], crc32.Checksum(h[:28], castagnoli))
@@ -159,14 +159,14 @@ func cacheHeaderOf(nameSum uint32, size int64) (h [cacheHeader]byte) {
 }
 
 // header gives the object's size, or 0, from the file's first bytes.
-func (f *cacheFile) header(b []byte) (size int64, err error) {
-	if len(b) < cacheHeader {
+func (f *mirror) header(b []byte) (size int64, err error) {
+	if len(b) < headerSize {
 		return 0, errGone
 	}
 	size = int64(binary.LittleEndian.Uint64(b[16:]))
-	ok := string(b[:8]) == cacheMagic &&
-		binary.LittleEndian.Uint32(b[8:]) == cacheVersion &&
-		binary.LittleEndian.Uint32(b[12:]) == cacheBlock &&
+	ok := string(b[:8]) == magic &&
+		binary.LittleEndian.Uint32(b[8:]) == version &&
+		binary.LittleEndian.Uint32(b[12:]) == blockSize &&
 		size >= 0 &&
 		binary.LittleEndian.Uint32(b[24:]) == f.nameSum &&
 		binary.LittleEndian.Uint32(b[28:]) == crc32.Checksum(b[:28], castagnoli)
@@ -177,17 +177,17 @@ func (f *cacheFile) header(b []byte) (size int64, err error) {
 }
 
 // linked tells whether the file is still where others find it.
-func (f *cacheFile) linked() bool {
+func (f *mirror) linked() bool {
 	var st unix.Stat_t
 	return unix.Fstat(f.fd, &st) == nil && st.Nlink > 0
 }
 
-func cacheEntryOf(block int64, sum uint32) uint64 { return uint64(sum)<<32 | uint64(block+1) }
+func entryOf(block int64, sum uint32) uint64 { return uint64(sum)<<32 | uint64(block+1) }
 
-// cacheScratch is the memory of one read from the disk.
-type cacheScratch struct {
-	meta       [cacheMap + cacheEntry*scratchBlocks]byte
-	head, tail [cacheBlock]byte
+// scratch is the memory of one read from the disk.
+type scratch struct {
+	meta       [mapOffset + entrySize*scratchBlocks]byte
+	head, tail [blockSize]byte
 	iovs       [3][]byte
 }
 
@@ -195,13 +195,13 @@ type cacheScratch struct {
 // 16 MiB come with its header in one read of 8 KiB.
 const scratchBlocks = 1024
 
-var scratches = sync.Pool{New: func() any { return new(cacheScratch) }}
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // state gives the object's size (0: unknown) and the entries of the blocks from
 // b0 to below b1, at most scratchBlocks.
-func (f *cacheFile) state(s *cacheScratch, b0, b1 int64) (size int64, entries []byte, err error) {
+func (f *mirror) state(s *scratch, b0, b1 int64) (size int64, entries []byte, err error) {
 	if b1 <= scratchBlocks {
-		n, err := disk.Pread(f.fd, s.meta[:cacheMap+b1*cacheEntry], 0)
+		n, err := disk.Pread(f.fd, s.meta[:mapOffset+b1*entrySize], 0)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -209,18 +209,18 @@ func (f *cacheFile) state(s *cacheScratch, b0, b1 int64) (size int64, entries []
 		if err != nil {
 			return 0, nil, err
 		}
-		clear(s.meta[n : cacheMap+b1*cacheEntry])
-		return size, s.meta[cacheMap+b0*cacheEntry : cacheMap+b1*cacheEntry], nil
+		clear(s.meta[n : mapOffset+b1*entrySize])
+		return size, s.meta[mapOffset+b0*entrySize : mapOffset+b1*entrySize], nil
 	}
-	n, err := disk.Pread(f.fd, s.meta[:cacheHeader], 0)
+	n, err := disk.Pread(f.fd, s.meta[:headerSize], 0)
 	if err != nil {
 		return 0, nil, err
 	}
 	if size, err = f.header(s.meta[:n]); err != nil {
 		return 0, nil, err
 	}
-	entries = s.meta[cacheMap : cacheMap+(b1-b0)*cacheEntry]
-	if n, err = disk.Pread(f.fd, entries, cacheMap+b0*cacheEntry); err != nil {
+	entries = s.meta[mapOffset : mapOffset+(b1-b0)*entrySize]
+	if n, err = disk.Pread(f.fd, entries, mapOffset+b0*entrySize); err != nil {
 		return 0, nil, err
 	}
 	clear(entries[n:])
@@ -228,7 +228,7 @@ func (f *cacheFile) state(s *cacheScratch, b0, b1 int64) (size int64, entries []
 }
 
 func entryAt(entries []byte, i int64) uint64 {
-	return binary.LittleEndian.Uint64(entries[i*cacheEntry:])
+	return binary.LittleEndian.Uint64(entries[i*entrySize:])
 }
 
 // present tells whether an entry says that the block is there.
@@ -241,8 +241,8 @@ var errDamaged = errors.New("a block is damaged")
 // as they are here and sound, and returns how many those are. errDamaged is
 // what it found behind them. It stops before a step that would go beyond the
 // object's end.
-func (f *cacheFile) read(p []byte, offset int64) (n int, err error) {
-	s := scratches.Get().(*cacheScratch)
+func (f *mirror) read(p []byte, offset int64) (n int, err error) {
+	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	for n < len(p) {
 		m, err := f.readStep(s, p[n:], offset+int64(n))
@@ -254,9 +254,9 @@ func (f *cacheFile) read(p []byte, offset int64) (n int, err error) {
 	return n, nil
 }
 
-func (f *cacheFile) readStep(s *cacheScratch, p []byte, offset int64) (n int, err error) {
-	b0 := offset / cacheBlock
-	b1 := min(ceilBlock(offset+int64(len(p))), b0+cacheStep/cacheBlock, cacheMaxBlocks)
+func (f *mirror) readStep(s *scratch, p []byte, offset int64) (n int, err error) {
+	b0 := offset / blockSize
+	b1 := min(ceilBlock(offset+int64(len(p))), b0+stepSize/blockSize, maxBlocks)
 	if b0 >= b1 {
 		return 0, nil
 	}
@@ -272,25 +272,25 @@ func (f *cacheFile) readStep(s *cacheScratch, p []byte, offset int64) (n int, er
 	if b0 >= b1 {
 		return 0, nil
 	}
-	p = p[:min(int64(len(p)), b1*cacheBlock-offset)]
-	end := b1 * cacheBlock // of the last block
+	p = p[:min(int64(len(p)), b1*blockSize-offset)]
+	end := b1 * blockSize // of the last block
 	if size > 0 {
 		end = min(end, size)
 		if offset+int64(len(p)) > end {
 			return 0, nil
 		}
 	}
-	s.iovs = [3][]byte{s.head[:offset-b0*cacheBlock], p, s.tail[:end-offset-int64(len(p))]}
+	s.iovs = [3][]byte{s.head[:offset-b0*blockSize], p, s.tail[:end-offset-int64(len(p))]}
 	defer func() { s.iovs[1] = nil }() // it is the caller's
-	got, err := preadvSome(f.fd, s.iovs, cacheData+b0*cacheBlock)
+	got, err := preadvSome(f.fd, s.iovs, dataOffset+b0*blockSize)
 	if err != nil {
 		return 0, err
 	}
 	for b := b0; b < b1; b++ {
-		from := (b - b0) * cacheBlock
-		to := min(from+cacheBlock, end-b0*cacheBlock)
-		if int64(got) < to || cacheEntryOf(b, s.sum(from, to)) != entryAt(entries, b-b0) {
-			return max(0, int(b*cacheBlock-offset)), errDamaged
+		from := (b - b0) * blockSize
+		to := min(from+blockSize, end-b0*blockSize)
+		if int64(got) < to || entryOf(b, s.sum(from, to)) != entryAt(entries, b-b0) {
+			return max(0, int(b*blockSize-offset)), errDamaged
 		}
 	}
 	return len(p), nil
@@ -299,10 +299,10 @@ func (f *cacheFile) readStep(s *cacheScratch, p []byte, offset int64) (n int, er
 // scrub makes all blocks absent that are not what their entries say, and
 // returns how many those were. One damaged block is seldom alone, and each
 // that a read comes upon costs a request.
-func (f *cacheFile) scrub() (damaged int64) {
-	s := scratches.Get().(*cacheScratch)
+func (f *mirror) scrub() (damaged int64) {
+	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	last := int64(cacheMaxBlocks)
+	last := int64(maxBlocks)
 	for b0 := int64(0); b0 < last; b0 += scratchBlocks {
 		size, entries, err := f.state(s, b0, min(last, b0+scratchBlocks))
 		if err != nil {
@@ -318,10 +318,10 @@ func (f *cacheFile) scrub() (damaged int64) {
 			}
 			p := s.head[:]
 			if size > 0 {
-				p = p[:min(cacheBlock, size-b*cacheBlock)]
+				p = p[:min(blockSize, size-b*blockSize)]
 			}
-			n, err := disk.Pread(f.fd, p, cacheData+b*cacheBlock)
-			if err == nil && (n < len(p) || cacheEntryOf(b, crc32.Checksum(p, castagnoli)) != entry) {
+			n, err := disk.Pread(f.fd, p, dataOffset+b*blockSize)
+			if err == nil && (n < len(p) || entryOf(b, crc32.Checksum(p, castagnoli)) != entry) {
 				f.forget(b, entry)
 				damaged++
 			}
@@ -331,16 +331,16 @@ func (f *cacheFile) scrub() (damaged int64) {
 }
 
 // forget makes a damaged block absent, unless it was replaced meanwhile.
-func (f *cacheFile) forget(b int64, entry uint64) {
-	var now [cacheEntry]byte
-	at := cacheMap + b*cacheEntry
-	if n, err := disk.Pread(f.fd, now[:], at); err == nil && n == cacheEntry && binary.LittleEndian.Uint64(now[:]) == entry {
+func (f *mirror) forget(b int64, entry uint64) {
+	var now [entrySize]byte
+	at := mapOffset + b*entrySize
+	if n, err := disk.Pread(f.fd, now[:], at); err == nil && n == entrySize && binary.LittleEndian.Uint64(now[:]) == entry {
 		_ = f.clear(b, b+1)
 	}
 }
 
 // sum is the CRC of a part of what the three buffers hold, back to back.
-func (s *cacheScratch) sum(from, to int64) (sum uint32) {
+func (s *scratch) sum(from, to int64) (sum uint32) {
 	for _, v := range &s.iovs {
 		size := int64(len(v))
 		if from < size && to > 0 {
@@ -389,30 +389,30 @@ func preadvSome(fd int, iovs [3][]byte, offset int64) (int, error) {
 }
 
 // setSize notes how long the object is.
-func (f *cacheFile) setSize(size int64) error {
-	header := cacheHeaderOf(f.nameSum, size)
+func (f *mirror) setSize(size int64) error {
+	header := headerOf(f.nameSum, size)
 	return disk.Pwrite(f.fd, header[:], 0)
 }
 
 // appendEntries appends the entries of the blocks that p holds.
 func appendEntries(dst []byte, b0 int64, p []byte) []byte {
 	for b := b0; len(p) > 0; b++ {
-		n := min(len(p), cacheBlock)
-		dst = binary.LittleEndian.AppendUint64(dst, cacheEntryOf(b, crc32.Checksum(p[:n], castagnoli)))
+		n := min(len(p), blockSize)
+		dst = binary.LittleEndian.AppendUint64(dst, entryOf(b, crc32.Checksum(p[:n], castagnoli)))
 		p = p[n:]
 	}
 	return dst
 }
 
 // clear makes blocks absent.
-func (f *cacheFile) clear(b0, b1 int64) error {
-	return disk.Pwrite(f.fd, make([]byte, (b1-b0)*cacheEntry), cacheMap+b0*cacheEntry)
+func (f *mirror) clear(b0, b1 int64) error {
+	return disk.Pwrite(f.fd, make([]byte, (b1-b0)*entrySize), mapOffset+b0*entrySize)
 }
 
 // blocks tells the object's size, or 0, and which blocks from b0 to below b1
 // are here.
-func (f *cacheFile) blocks(b0, b1 int64) (size int64, here []bool, err error) {
-	s := scratches.Get().(*cacheScratch)
+func (f *mirror) blocks(b0, b1 int64) (size int64, here []bool, err error) {
+	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	here = make([]bool, b1-b0)
 	for b := b0; ; b += scratchBlocks {
@@ -430,4 +430,4 @@ func (f *cacheFile) blocks(b0, b1 int64) (size int64, here []bool, err error) {
 	}
 }
 
-func ceilBlock(offset int64) int64 { return (offset + cacheBlock - 1) / cacheBlock }
+func ceilBlock(offset int64) int64 { return (offset + blockSize - 1) / blockSize }

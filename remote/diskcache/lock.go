@@ -25,16 +25,16 @@ const (
 
 // tryLock locks a range, or tells that another open file has it. Where the
 // file system has no such locks, all succeed.
-func (f *cacheFile) tryLock(offset, length int64) bool { return f.locks.try(f.fd, offset, length) }
+func (f *mirror) tryLock(offset, length int64) bool { return f.locks.try(f.fd, offset, length) }
 
 // tryLockAll locks the whole file, or tells that another open file has some of it.
-func (f *cacheFile) tryLockAll() bool { return f.locks.tryAll(f.fd) }
+func (f *mirror) tryLockAll() bool { return f.locks.tryAll(f.fd) }
 
-func (f *cacheFile) unlock(offset, length int64) { f.locks.release(f.fd, offset, length) }
+func (f *mirror) unlock(offset, length int64) { f.locks.release(f.fd, offset, length) }
 
 // lock waits until the range is locked, done says that there is no more need,
 // or patience ends. It tells whether it is locked.
-func (f *cacheFile) lock(ctx context.Context, offset, length int64, done func() bool) bool {
+func (f *mirror) lock(ctx context.Context, offset, length int64, done func() bool) bool {
 	patience := time.NewTimer(lockPatience)
 	defer patience.Stop()
 	for delay := lockPollMin; ; delay = min(2*delay, lockPollMax) {

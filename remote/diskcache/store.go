@@ -50,25 +50,25 @@ const readTries = 4
 // are here. The end of ctx ends the wait, and the fetch too unless somebody
 // else has an interest in it.
 func (s *Store) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
-	if !s.caches(name) || offset < 0 || len(p) == 0 || offset > cacheMaxObject-int64(len(p)) {
+	if !s.caches(name) || offset < 0 || len(p) == 0 || offset > maxObject-int64(len(p)) {
 		return s.store.ReadAt(ctx, name, offset, p)
 	}
 	if err := ctx.Err(); err != nil {
 		return remote.OpReadAt.Wrap(name, err)
 	}
-	pk := s.cache.pack(s.repo, name)
-	if pk == nil {
+	obj := s.cache.object(s.repo, name)
+	if obj == nil {
 		return s.store.ReadAt(ctx, name, offset, p)
 	}
-	defer pk.release()
+	defer obj.release()
 	stats := &s.cache.stats
-	n := pk.read(p, offset)
+	n := obj.read(p, offset)
 	stats.diskBytes.Add(int64(n))
 	if n == len(p) {
 		stats.hits.Add(1)
 		return nil
 	}
-	r := missReader{Store: s, pk: pk}
+	r := missReader{Store: s, obj: obj}
 	err := r.read(ctx, offset+int64(n), p[n:])
 	r.leave(ctx.Err() != nil)
 	switch {
@@ -85,7 +85,7 @@ func (s *Store) ReadAt(ctx context.Context, name string, offset int64, p []byte)
 // missReader is a read that the disk does not have all of.
 type missReader struct {
 	*Store
-	pk     *cachePack
+	obj    *object
 	held   []*flight
 	own    bool // it has started a fetch
 	joined bool // it waits for another's
@@ -95,7 +95,7 @@ type missReader struct {
 func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 	missed := 0
 	for range readTries {
-		segments, ok := r.pk.plan(ctx, r, offset, offset+int64(len(p)))
+		segments, ok := r.obj.plan(ctx, r, offset, offset+int64(len(p)))
 		if !ok {
 			break
 		}
@@ -112,7 +112,7 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 		for _, seg := range segments {
 			part := p[n : n+int(seg.end-seg.start)]
 			if seg.flight == nil {
-				m := r.pk.read(part, seg.start)
+				m := r.obj.read(part, seg.start)
 				r.cache.stats.diskBytes.Add(int64(m))
 				n += m
 				if m < len(part) {
@@ -126,7 +126,7 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 				return r.direct(ctx, offset+int64(n), p[n:])
 			}
 			if err != nil {
-				return remote.OpReadAt.Wrap(r.pk.key.name, unwrapOp(err))
+				return remote.OpReadAt.Wrap(r.obj.key.name, unwrapOp(err))
 			}
 			n += copy(part, seg.flight.buf[seg.start-seg.flight.start:])
 		}
@@ -152,7 +152,7 @@ func (r *missReader) tellMiss(held []*flight) {
 		to = fl.end
 	}
 	if from >= 0 {
-		r.miss(r.pk.key.name, from, to-from)
+		r.miss(r.obj.key.name, from, to-from)
 	}
 }
 
@@ -160,10 +160,10 @@ func (r *missReader) tellMiss(held []*flight) {
 func (r *missReader) direct(ctx context.Context, offset int64, p []byte) error {
 	r.own = true
 	r.cache.stats.requests.Add(1)
-	err := r.store.ReadAt(ctx, r.pk.key.name, offset, p)
+	err := r.store.ReadAt(ctx, r.obj.key.name, offset, p)
 	if err == nil {
 		r.cache.stats.fetchedBytes.Add(int64(len(p)))
-		r.pk.longer(offset + int64(len(p)))
+		r.obj.longer(offset + int64(len(p)))
 	}
 	return err
 }
@@ -213,15 +213,15 @@ func (s *Store) fill(ctx context.Context, name string, offset, length int64, cla
 		return nil
 	}
 	c := s.cache
-	end := int64(cacheMaxObject)
+	end := int64(maxObject)
 	if length >= 0 && length < end-offset {
 		end = offset + length
 	}
-	pk := c.pack(s.repo, name)
-	if pk == nil {
+	obj := c.object(s.repo, name)
+	if obj == nil {
 		return ErrNoCache
 	}
-	defer pk.release()
+	defer obj.release()
 	began := offset
 	for offset < end {
 		if err := ctx.Err(); err != nil {
@@ -231,7 +231,7 @@ func (s *Store) fill(ctx context.Context, name string, offset, length int64, cla
 			return ErrNoCache
 		}
 		var done bool
-		if offset, done = pk.skip(offset, end); done {
+		if offset, done = obj.skip(offset, end); done {
 			return nil
 		}
 		if class == classFill && c.room() < min(end-offset, int64(c.opts.Piece)) {
@@ -241,7 +241,7 @@ func (s *Store) fill(ctx context.Context, name string, offset, length int64, cla
 		if err := c.slots.acquire(ctx, class); err != nil {
 			return remote.OpReadAt.Wrap(name, err)
 		}
-		fl, own := pk.fill(ctx, s, offset, end, class)
+		fl, own := obj.fill(ctx, s, offset, end, class)
 		if !own || fl == nil {
 			c.slots.release(class)
 		}
@@ -268,21 +268,21 @@ func (s *Store) fill(ctx context.Context, name string, offset, length int64, cla
 // Keep stores an object that was just put, so that it need not be fetched. What
 // cannot be stored is fetched when it is wanted.
 func (s *Store) Keep(name string, data []byte) {
-	if !s.caches(name) || len(data) == 0 || int64(len(data)) > cacheMaxObject {
+	if !s.caches(name) || len(data) == 0 || int64(len(data)) > maxObject {
 		return
 	}
-	pk := s.cache.pack(s.repo, name)
-	if pk == nil {
+	obj := s.cache.object(s.repo, name)
+	if obj == nil {
 		return
 	}
-	defer pk.release()
-	f := pk.openToFill()
+	defer obj.release()
+	f := obj.openToFill()
 	if f == nil {
 		return
 	}
 	defer f.release()
-	pk.setSize(int64(len(data)))
-	fl := &flight{pk: pk, end: int64(len(data)), buf: data, keep: true}
+	obj.setSize(int64(len(data)))
+	fl := &flight{obj: obj, end: int64(len(data)), buf: data, keep: true}
 	n, err := fl.keepRange(f, 0, fl.end)
 	s.cache.stored(n)
 	if err != nil {
@@ -294,21 +294,21 @@ func (s *Store) Keep(name string, data []byte) {
 // blocks. It asks nothing of the store; behind the object's end nothing is
 // missing, as far as that is known.
 func (s *Store) Missing(name string, offset, length int64) int64 {
-	if !s.caches(name) || offset < 0 || length <= 0 || offset >= cacheMaxObject {
+	if !s.caches(name) || offset < 0 || length <= 0 || offset >= maxObject {
 		return 0
 	}
-	pk := s.cache.pack(s.repo, name)
-	if pk == nil {
+	obj := s.cache.object(s.repo, name)
+	if obj == nil {
 		return 0
 	}
-	defer pk.release()
-	b0, b1 := offset/cacheBlock, ceilBlock(min(offset+length, cacheMaxObject))
-	size, here := pk.blocks(b0, b1)
+	defer obj.release()
+	b0, b1 := offset/blockSize, ceilBlock(min(offset+length, maxObject))
+	size, here := obj.blocks(b0, b1)
 	var n int64
 	for i, ok := range here {
-		from := (b0 + int64(i)) * cacheBlock
+		from := (b0 + int64(i)) * blockSize
 		if !ok && (size == 0 || from < size) {
-			n += cacheBlock
+			n += blockSize
 		}
 	}
 	return n
@@ -317,13 +317,13 @@ func (s *Store) Missing(name string, offset, length int64) int64 {
 // Invalidate drops a range from the disk, in whole blocks: its content was
 // found to be wrong. What is being fetched of it is not kept either.
 func (s *Store) Invalidate(name string, offset, length int64) {
-	if !s.caches(name) || offset < 0 || length <= 0 || offset >= cacheMaxObject {
+	if !s.caches(name) || offset < 0 || length <= 0 || offset >= maxObject {
 		return
 	}
 	s.cache.stats.invalidated.Add(1)
-	if pk := s.cache.pack(s.repo, name); pk != nil {
-		defer pk.release()
-		pk.invalidate(offset, min(offset+length, cacheMaxObject))
+	if obj := s.cache.object(s.repo, name); obj != nil {
+		defer obj.release()
+		obj.invalidate(offset, min(offset+length, maxObject))
 	}
 }
 
@@ -332,10 +332,10 @@ func (s *Store) forget(name string) {
 	if !s.caches(name) {
 		return
 	}
-	if pk := s.cache.pack(s.repo, name); pk != nil {
-		defer pk.release()
-		pk.invalidate(0, cacheMaxObject)
-		s.cache.discard(pk.path())
+	if obj := s.cache.object(s.repo, name); obj != nil {
+		defer obj.release()
+		obj.invalidate(0, maxObject)
+		s.cache.discard(obj.path())
 	}
 }
 
