@@ -93,60 +93,6 @@ func (obj *object) covering(start, end int64) *flight {
 	return nil
 }
 
-// skip gives the first block from offset on that the disk does not have; all
-// is true when it has everything before end.
-func (obj *object) skip(offset, end int64) (next int64, all bool) {
-	for offset < end {
-		b0 := offset / blockSize
-		b1 := min(ceilBlock(end), b0+scratchBlocks)
-		size, here := obj.blocks(b0, b1)
-		if size > 0 && size < end {
-			if end = size; offset >= end {
-				break
-			}
-			b1 = min(b1, ceilBlock(end))
-		}
-		if i := slices.Index(here[:b1-b0], false); i >= 0 {
-			return max(offset, (b0+int64(i))*blockSize), false
-		}
-		offset = b1 * blockSize
-	}
-	return end, true
-}
-
-// fill starts a fetch for the background, of what is missing from offset on,
-// up to end or a piece; or it joins one that is under way there. It is nil when
-// the cache is closed. The caller has a slot, which the fetch takes over if it
-// is its own.
-func (obj *object) fill(ctx context.Context, s *Store, offset, end int64, class class) (fl *flight, own bool) {
-	obj.mu.Lock()
-	defer obj.mu.Unlock()
-	busy := func(b int64) *flight {
-		for _, fl := range obj.flights {
-			if fl.start <= b*blockSize && b*blockSize < fl.end {
-				return fl
-			}
-		}
-		return nil
-	}
-	b0 := offset / blockSize
-	if fl := busy(b0); fl != nil {
-		fl.join()
-		return fl, false
-	}
-	last := min(ceilBlock(end), b0+int64(obj.cache.opts.Piece)/blockSize)
-	size, here := obj.blocksLocked(b0, last)
-	b1 := b0 + 1
-	for b1 < last && !here[b1-b0] && busy(b1) == nil {
-		b1++
-	}
-	to := b1 * blockSize
-	if size > b0*blockSize {
-		to = min(to, size)
-	}
-	return obj.start(ctx, s, b0*blockSize, to, true, class), true
-}
-
 // blocks tells the object's size, or 0, and which of the blocks from b0 to
 // below b1 the disk has.
 func (obj *object) blocks(b0, b1 int64) (size int64, here []bool) {
