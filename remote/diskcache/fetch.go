@@ -176,8 +176,8 @@ func (fl *flight) wait(ctx context.Context, need int64) error {
 	return remote.ErrShort
 }
 
-// settle waits until all is stored. short tells that the object ends within.
-func (fl *flight) settle(ctx context.Context) (short bool, err error) {
+// waitAll waits until all is stored. short tells that the object ends within.
+func (fl *flight) waitAll(ctx context.Context) (short bool, err error) {
 	err = fl.wait(ctx, fl.end+1) // more than ever arrives
 	if errors.Is(err, remote.ErrShort) {
 		fl.obj.mu.Lock()

@@ -29,57 +29,83 @@ func (s *Store) fill(ctx context.Context, name string, offset, length int64, cla
 	if !s.caches(name) || offset < 0 {
 		return nil
 	}
-	c := s.cache
 	end := int64(maxObject)
 	if length >= 0 && length < end-offset {
 		end = offset + length
 	}
-	obj := c.object(s.repo, name)
+	obj := s.cache.object(s.repo, name)
 	if obj == nil {
 		return ErrNoCache
 	}
 	defer obj.release()
-	began := offset
+	f := filler{store: s, obj: obj, class: class, start: offset, end: end}
 	for offset < end {
-		if err := ctx.Err(); err != nil {
-			return remote.OpReadAt.Wrap(name, err)
+		next, done, err := f.piece(ctx, offset)
+		if done || err != nil {
+			return err
 		}
-		if !c.storing() {
-			return ErrNoCache
-		}
-		var done bool
-		if offset, done = obj.skip(offset, end); done {
-			return nil
-		}
-		if class == classFill && c.room() < min(end-offset, int64(c.opts.Piece)) {
-			return ErrFull
-		}
-		// Until there is a slot, nobody can wait for what this will fetch.
-		if err := c.slots.acquire(ctx, class); err != nil {
-			return remote.OpReadAt.Wrap(name, err)
-		}
-		fl, own := obj.fill(ctx, s, offset, end, class)
-		if !own || fl == nil {
-			c.slots.release(class)
-		}
-		if fl == nil {
-			return ErrNoCache
-		}
-		short, err := fl.settle(ctx)
-		fl.leave(ctx.Err() != nil)
-		switch {
-		case errors.Is(err, remote.ErrShort) && fl.start > began:
-			return nil // the last piece ended where the object does
-		case err != nil && isContext(err) && ctx.Err() == nil && c.ctx.Err() == nil:
-			continue // it gave way, to go on later
-		case err != nil:
-			return remote.OpReadAt.Wrap(name, unwrapOp(err))
-		case short:
-			return nil
-		}
-		offset = fl.end
+		offset = next
 	}
 	return nil
+}
+
+// filler brings a range of an object for the background.
+type filler struct {
+	store      *Store
+	obj        *object
+	class      class
+	start, end int64
+}
+
+// piece fetches the first piece that is missing from offset on, and gives where to go on.
+// done says that nothing is missing up to the end of the range or the object.
+func (f *filler) piece(ctx context.Context, offset int64) (next int64, done bool, err error) {
+	c, name := f.store.cache, f.obj.key.name
+	if err := ctx.Err(); err != nil {
+		return 0, false, remote.OpReadAt.Wrap(name, err)
+	}
+	if !c.storing() {
+		return 0, false, ErrNoCache
+	}
+	if offset, done = f.obj.skip(offset, f.end); done {
+		return 0, true, nil
+	}
+	if f.class == classFill && c.room() < min(f.end-offset, int64(c.opts.Piece)) {
+		return 0, false, ErrFull
+	}
+	fl, err := f.fetch(ctx, offset)
+	if err != nil {
+		return 0, false, err
+	}
+	short, err := fl.waitAll(ctx)
+	fl.leave(ctx.Err() != nil)
+	switch {
+	case errors.Is(err, remote.ErrShort) && fl.start > f.start:
+		return 0, true, nil // the last piece ended where the object does
+	case err != nil && isContext(err) && ctx.Err() == nil && c.ctx.Err() == nil:
+		return offset, false, nil // it gave way, to go on later
+	case err != nil:
+		return 0, false, remote.OpReadAt.Wrap(name, unwrapOp(err))
+	}
+	return fl.end, short, nil
+}
+
+// fetch starts to fetch what is missing at offset when its turn comes, or joins a fetch
+// of it. The caller leaves it.
+func (f *filler) fetch(ctx context.Context, offset int64) (*flight, error) {
+	slots := &f.store.cache.slots
+	// Until there is a slot, nobody can wait for what this will fetch.
+	if err := slots.acquire(ctx, f.class); err != nil {
+		return nil, remote.OpReadAt.Wrap(f.obj.key.name, err)
+	}
+	fl, own := f.obj.fill(ctx, f.store, offset, f.end, f.class)
+	if !own || fl == nil {
+		slots.release(f.class)
+	}
+	if fl == nil {
+		return nil, ErrNoCache
+	}
+	return fl, nil
 }
 
 // skip gives the first block from offset on that the disk does not have; all

@@ -15,70 +15,117 @@ type segment struct {
 // fetches for those that are neither on the disk nor on their way. It is not ok
 // if that is to be left to the store.
 func (obj *object) plan(ctx context.Context, r *missReader, start, end int64) (segments []segment, ok bool) {
-	c := obj.cache
 	obj.mu.Lock()
 	defer obj.mu.Unlock()
-	keep := c.storing()
-	lo, hi := start, end // within which is fetched
-	if keep {
-		w := int64(c.opts.Window)
-		lo, hi = start/w*w, min((end+w-1)/w*w, maxObject)
+	p := planner{obj: obj, reader: r, keep: obj.cache.storing(), pos: start, end: end, lo: start, hi: end}
+	if p.keep {
+		w := int64(obj.cache.opts.Window)
+		p.lo, p.hi = start/w*w, min((end+w-1)/w*w, maxObject)
 	}
-	first, last := lo/blockSize, ceilBlock(hi)
-	size, here := obj.blocksLocked(first, last)
+	p.first, p.last = p.lo/blockSize, ceilBlock(p.hi)
+	var size int64
+	size, p.here = obj.blocksLocked(p.first, p.last)
 	if size > 0 {
 		if end > size {
 			return nil, false
 		}
-		hi = min(hi, size)
+		p.hi = min(p.hi, size)
 	}
-	absent := func(b int64) bool {
-		return first <= b && b < last && !here[b-first] && obj.covering(b*blockSize, min((b+1)*blockSize, hi)) == nil
-	}
-	for pos := start; pos < end; {
-		b := pos / blockSize
-		to := b
-		for to < last && here[to-first] {
-			to++
-		}
-		if to > b {
-			segments = append(segments, segment{pos, min(to*blockSize, end), nil})
-			pos = segments[len(segments)-1].end
-			continue
-		}
-		if fl := obj.covering(pos, min((b+1)*blockSize, end)); fl != nil {
-			fl.join()
-			r.held, r.joined = append(r.held, fl), true
-			segments = append(segments, segment{pos, min(fl.end, end), fl})
-			pos = segments[len(segments)-1].end
-			continue
-		}
-		for to = b + 1; to*blockSize < end && absent(to); {
-			to++
-		}
-		from, upto := pos, min(to*blockSize, end)
-		if keep {
-			from = b * blockSize
-			for from > lo && absent(from/blockSize-1) {
-				from -= blockSize
-			}
-			for to < last && absent(to) {
-				to++
-			}
-			upto = min(to*blockSize, hi)
-		}
-		for ; from < min(upto, end); from += int64(c.opts.Piece) {
-			fl := obj.start(ctx, r.Store, from, min(upto, from+int64(c.opts.Piece)), keep, classRead)
-			if fl == nil {
-				return nil, false
-			}
-			fl.reader = r
-			r.held, r.own = append(r.held, fl), true
-			segments = append(segments, segment{pos, min(fl.end, end), fl})
-			pos = segments[len(segments)-1].end
+	for p.pos < end {
+		if !p.fromDisk() && !p.fromOthers() && !p.fetch(ctx) {
+			return nil, false
 		}
 	}
-	return segments, true
+	return p.segments, true
+}
+
+// planner makes one plan, segment by segment from the front. The object's mutex is
+// held meanwhile.
+type planner struct {
+	obj         *object
+	reader      *missReader
+	keep        bool   // what is fetched can be stored
+	pos, end    int64  // what has no segment yet
+	lo, hi      int64  // within which is fetched
+	first, last int64  // the blocks of that,
+	here        []bool // and which of them the disk has
+	segments    []segment
+}
+
+// add says where the bytes up to below end come from.
+func (p *planner) add(end int64, fl *flight) {
+	end = min(end, p.end)
+	p.segments = append(p.segments, segment{p.pos, end, fl})
+	p.pos = end
+}
+
+// fromDisk takes what the disk has at pos. It tells whether that is anything, as do
+// the others.
+func (p *planner) fromDisk() bool {
+	b := p.pos / blockSize
+	to := b
+	for to < p.last && p.here[to-p.first] {
+		to++
+	}
+	if to == b {
+		return false
+	}
+	p.add(to*blockSize, nil)
+	return true
+}
+
+// fromOthers joins the fetch that is under way of what is at pos.
+func (p *planner) fromOthers() bool {
+	fl := p.obj.covering(p.pos, min((p.pos/blockSize+1)*blockSize, p.end))
+	if fl == nil {
+		return false
+	}
+	fl.join()
+	p.reader.held, p.reader.joined = append(p.reader.held, fl), true
+	p.add(fl.end, fl)
+	return true
+}
+
+// fetch starts fetches of what is missing at pos. It fails when the cache is closed.
+func (p *planner) fetch(ctx context.Context) bool {
+	from, to := p.missing()
+	piece := int64(p.obj.cache.opts.Piece)
+	for ; from < min(to, p.end); from += piece {
+		fl := p.obj.start(ctx, p.reader.cached, from, min(to, from+piece), p.keep, classRead)
+		if fl == nil {
+			return false
+		}
+		fl.reader = p.reader
+		p.reader.held, p.reader.own = append(p.reader.held, fl), true
+		p.add(fl.end, fl)
+	}
+	return true
+}
+
+// missing is the range around pos that is neither on the disk nor on its way: as far
+// as it is wanted, or as far as the window goes if it can be kept.
+func (p *planner) missing() (from, to int64) {
+	b := p.pos / blockSize
+	next := b + 1
+	for next*blockSize < p.end && p.absent(next) {
+		next++
+	}
+	if !p.keep {
+		return p.pos, min(next*blockSize, p.end)
+	}
+	for from = b * blockSize; from > p.lo && p.absent(from/blockSize-1); {
+		from -= blockSize
+	}
+	for next < p.last && p.absent(next) {
+		next++
+	}
+	return from, min(next*blockSize, p.hi)
+}
+
+// absent tells whether a block is neither on the disk nor on its way.
+func (p *planner) absent(b int64) bool {
+	return p.first <= b && b < p.last && !p.here[b-p.first] &&
+		p.obj.covering(b*blockSize, min((b+1)*blockSize, p.hi)) == nil
 }
 
 // covering gives a flight that brings the whole range. One of the background

@@ -34,7 +34,7 @@ func (s *Store) ReadAt(ctx context.Context, name string, offset int64, p []byte)
 		stats.hits.Add(1)
 		return nil
 	}
-	r := missReader{Store: s, obj: obj}
+	r := missReader{cached: s, obj: obj}
 	err := r.read(ctx, offset+int64(n), p[n:])
 	r.leave(ctx.Err() != nil)
 	switch {
@@ -50,7 +50,7 @@ func (s *Store) ReadAt(ctx context.Context, name string, offset int64, p []byte)
 
 // missReader is a read that the disk does not have all of.
 type missReader struct {
-	*Store
+	cached *Store
 	obj    *object
 	held   []*flight
 	own    bool // it has started a fetch
@@ -68,9 +68,9 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 		if !r.waits && len(r.held) > 0 {
 			// Not before it has joined what was under way, which would give way.
 			r.waits = true
-			r.cache.slots.enter()
+			r.cached.cache.slots.enter()
 		}
-		if r.miss != nil && missed < len(r.held) {
+		if r.cached.miss != nil && missed < len(r.held) {
 			r.tellMiss(r.held[missed:])
 			missed = len(r.held)
 		}
@@ -79,7 +79,7 @@ func (r *missReader) read(ctx context.Context, offset int64, p []byte) error {
 			part := p[n : n+int(seg.end-seg.start)]
 			if seg.flight == nil {
 				m := r.obj.read(part, seg.start)
-				r.cache.stats.diskBytes.Add(int64(m))
+				r.cached.cache.stats.diskBytes.Add(int64(m))
 				n += m
 				if m < len(part) {
 					break // it was damaged, or evicted: plan again
@@ -118,17 +118,17 @@ func (r *missReader) tellMiss(held []*flight) {
 		to = fl.end
 	}
 	if from >= 0 {
-		r.miss(r.obj.key.name, from, to-from)
+		r.cached.miss(r.obj.key.name, from, to-from)
 	}
 }
 
 // direct reads from the store, which knows best.
 func (r *missReader) direct(ctx context.Context, offset int64, p []byte) error {
 	r.own = true
-	r.cache.stats.requests.Add(1)
-	err := r.store.ReadAt(ctx, r.obj.key.name, offset, p)
+	r.cached.cache.stats.requests.Add(1)
+	err := r.cached.store.ReadAt(ctx, r.obj.key.name, offset, p)
 	if err == nil {
-		r.cache.stats.fetchedBytes.Add(int64(len(p)))
+		r.cached.cache.stats.fetchedBytes.Add(int64(len(p)))
 		r.obj.longer(offset + int64(len(p)))
 	}
 	return err
@@ -137,7 +137,7 @@ func (r *missReader) direct(ctx context.Context, offset int64, p []byte) error {
 // leave ends the interest in the fetches that were waited for.
 func (r *missReader) leave(cancelled bool) {
 	if r.waits {
-		r.cache.slots.exit()
+		r.cached.cache.slots.exit()
 	}
 	for _, fl := range r.held {
 		fl.leave(cancelled)
