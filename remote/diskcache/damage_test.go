@@ -70,40 +70,48 @@ func TestCacheDamage(t *testing.T) {
 		"a link":   func(f *os.File) error { return errors.Join(os.Remove(f.Name()), os.Symlink("/dev/zero", f.Name())) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": remotetest.Random(5, size)})
-			dir := t.TempDir()
-			open := openCache(t, dir, 1<<30, nil).Wrap(o, "repo")
-			for _, name := range []string{"packs/a", "packs/b"} {
-				if err := open.Prefetch(t.Context(), name, 0, -1); err != nil {
-					t.Fatal(err)
-				}
-			}
-			f, err := os.OpenFile(filepath.Join(dir, "repo/packs/a"), os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if err := damage(f); err != nil {
-				t.Fatal(err)
-			}
-			c := openCache(t, dir, 1<<30, nil)
-			fresh := c.Wrap(o, "repo")
-			for _, s := range []remote.Store{fresh, open, fresh} {
-				read(t, s, "packs/a", data, 100_000, 2*mib)
-				read(t, s, "packs/a", data, size-10, 10)
-				read(t, s, "packs/a", data, 0, size)
-			}
-			if name == "a folder" || name == "a fifo" || name == "a link" {
-				return // not ours to remove
-			}
-			if err := fresh.Prefetch(t.Context(), "packs/a", 0, -1); err != nil {
-				t.Fatal(err)
-			}
-			o.asked()
-			read(t, fresh, "packs/a", data, 0, size)
-			expectAsked(t, o)
+			ours := name != "a folder" && name != "a fifo" && name != "a link"
+			testDamage(t, data, ours, damage)
 		})
 	}
+}
+
+// testDamage damages the mirror of an object: what is read of it stays right, and it is
+// made good if it still is a file of ours.
+func testDamage(t *testing.T, data []byte, ours bool, damage func(f *os.File) error) {
+	size := len(data)
+	o := newOrigin(t, map[string][]byte{"packs/a": data, "packs/b": remotetest.Random(5, size)})
+	dir := t.TempDir()
+	open := openCache(t, dir, 1<<30, nil).Wrap(o, "repo")
+	for _, name := range []string{"packs/a", "packs/b"} {
+		if err := open.Prefetch(t.Context(), name, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "repo/packs/a"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := damage(f); err != nil {
+		t.Fatal(err)
+	}
+	c := openCache(t, dir, 1<<30, nil)
+	fresh := c.Wrap(o, "repo")
+	for _, s := range []remote.Store{fresh, open, fresh} {
+		read(t, s, "packs/a", data, 100_000, 2*mib)
+		read(t, s, "packs/a", data, size-10, 10)
+		read(t, s, "packs/a", data, 0, size)
+	}
+	if !ours {
+		return // not ours to remove
+	}
+	if err := fresh.Prefetch(t.Context(), "packs/a", 0, -1); err != nil {
+		t.Fatal(err)
+	}
+	o.asked()
+	read(t, fresh, "packs/a", data, 0, size)
+	expectAsked(t, o)
 }
 
 // notices counts what a cache says.
@@ -288,72 +296,29 @@ func TestCacheEvictsNotWhatIsFilled(t *testing.T) {
 // once, by three caches on one folder that is much too small. It goes on until
 // all of that happened.
 func TestCacheTurmoil(t *testing.T) {
-	const packs, size, limit = 10, 2*mib + 777, 6 * mib
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	o := newOrigin(t, nil)
-	var contents [packs][]byte
-	for i := range packs {
-		contents[i] = remotetest.Random(uint64(i), size)
-		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), contents[i]); err != nil {
+	const limit = 6 * mib
+	u := turmoil{T: t, origin: newOrigin(t, nil), dir: t.TempDir(), rounds: 400}
+	if testing.Short() {
+		u.rounds = 100
+	}
+	for i := range u.contents {
+		u.contents[i] = remotetest.Random(uint64(i), turmoilSize)
+		if err := u.origin.Put(t.Context(), fmt.Sprintf("packs/%d", i), u.contents[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	dir := t.TempDir()
-	rounds := 400
-	if testing.Short() {
-		rounds = 100
+	for k := range u.caches {
+		u.caches[k] = openCache(t, u.dir, limit, &diskcache.Options{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
 	}
-	var caches [3]*diskcache.Cache
-	happened := func() (evicted, damaged int64) {
-		for _, c := range caches {
-			evicted += c.Stats().Evicted
-			damaged += c.Stats().Damaged
-		}
-		return evicted, damaged
-	}
-	for k := range caches {
-		caches[k] = openCache(t, dir, limit, &diskcache.Options{OpenFiles: 4, Window: 256 * kib, Piece: mib, Notify: func(err error) { t.Errorf("notified of %v", err) }})
-	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
 	var wg sync.WaitGroup
-	for k, c := range caches {
-		s := c.Wrap(o, "repo")
+	for k, c := range u.caches {
+		s := c.Wrap(u.origin, "repo")
 		var mine sync.WaitGroup
 		for w := range 3 {
 			rnd := rand.New(rand.NewPCG(seed, uint64(10*k+w)))
-			mine.Go(func() {
-				for round := 0; ; round++ {
-					if evicted, damaged := happened(); round >= rounds && evicted > 0 && damaged > 0 {
-						return
-					}
-					if t.Failed() || round == 100*rounds {
-						return
-					}
-					i := rnd.IntN(packs)
-					name := fmt.Sprintf("packs/%d", i)
-					off := rnd.IntN(size)
-					n := 1 + rnd.IntN(min(size-off, 1<<rnd.IntN(22)))
-					switch rnd.IntN(20) {
-					case 0:
-						s.Invalidate(name, int64(off), int64(n))
-					case 1:
-						if err := s.Prefetch(t.Context(), name, int64(off), int64(n)); err != nil {
-							t.Error(err)
-						}
-					case 2:
-						if f, err := os.OpenFile(filepath.Join(dir, "repo", name), os.O_WRONLY, 0); err == nil {
-							_, _ = f.WriteAt(make([]byte, 1+rnd.IntN(1000)), rnd.Int64N(mib+size))
-							f.Close()
-						}
-					case 3:
-						ctx, cancel := context.WithCancel(t.Context())
-						go cancel()
-						_ = s.ReadAt(ctx, name, int64(off), make([]byte, n))
-					default:
-						read(t, s, name, contents[i], off, n)
-					}
-				}
-			})
+			mine.Go(func() { u.work(s, rnd) })
 		}
 		wg.Go(func() {
 			mine.Wait()
@@ -361,12 +326,72 @@ func TestCacheTurmoil(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	evicted, damaged := happened()
+	evicted, damaged := u.happened()
 	t.Logf("%d evicted, %d damaged", evicted, damaged)
 	if evicted == 0 || damaged == 0 {
 		t.Error("nothing of that happened")
 	}
-	if used := diskUse(t, dir); used > limit {
+	if used := diskUse(t, u.dir); used > limit {
 		t.Errorf("the folder has %d bytes", used)
+	}
+}
+
+const turmoilSize = 2*mib + 777
+
+// turmoil is what TestCacheTurmoil works with.
+type turmoil struct {
+	*testing.T
+	origin   *origin
+	dir      string
+	contents [10][]byte
+	caches   [3]*diskcache.Cache
+	rounds   int // of each worker, and more until everything has happened
+}
+
+// happened tells how often files were evicted, and damage was noticed.
+func (u *turmoil) happened() (evicted, damaged int64) {
+	for _, c := range u.caches {
+		evicted += c.Stats().Evicted
+		damaged += c.Stats().Damaged
+	}
+	return evicted, damaged
+}
+
+// work does things at random.
+func (u *turmoil) work(s *diskcache.Store, rnd *rand.Rand) {
+	for round := 0; ; round++ {
+		if evicted, damaged := u.happened(); round >= u.rounds && evicted > 0 && damaged > 0 {
+			return
+		}
+		if u.Failed() || round == 100*u.rounds {
+			return
+		}
+		u.step(s, rnd)
+	}
+}
+
+func (u *turmoil) step(s *diskcache.Store, rnd *rand.Rand) {
+	i := rnd.IntN(len(u.contents))
+	name := fmt.Sprintf("packs/%d", i)
+	off := rnd.IntN(turmoilSize)
+	n := 1 + rnd.IntN(min(turmoilSize-off, 1<<rnd.IntN(22)))
+	switch rnd.IntN(20) {
+	case 0:
+		s.Invalidate(name, int64(off), int64(n))
+	case 1:
+		if err := s.Prefetch(u.Context(), name, int64(off), int64(n)); err != nil {
+			u.Error(err)
+		}
+	case 2:
+		if f, err := os.OpenFile(filepath.Join(u.dir, "repo", name), os.O_WRONLY, 0); err == nil {
+			_, _ = f.WriteAt(make([]byte, 1+rnd.IntN(1000)), rnd.Int64N(mib+turmoilSize))
+			f.Close()
+		}
+	case 3:
+		ctx, cancel := context.WithCancel(u.Context())
+		go cancel()
+		_ = s.ReadAt(ctx, name, int64(off), make([]byte, n))
+	default:
+		read(u.T, s, name, u.contents[i], off, n)
 	}
 }

@@ -14,27 +14,31 @@ import (
 
 var errTest = errors.New("trouble made by the test")
 
-func TestFaulty(t *testing.T) {
-	ctx := t.Context()
-	m := remotetest.NewMemory()
-	var fault remotetest.Fault
-	f := remotetest.NewFaulty(m, func(remote.Op, string) remotetest.Fault { return fault })
-	if err := m.Put(ctx, "a", []byte("0123")); err != nil {
+// newFaulty is a store with the object a, beneath one whose operations fail as fault says.
+func newFaulty(t *testing.T) (m *remotetest.Memory, f *remotetest.Faulty, fault *remotetest.Fault) {
+	t.Helper()
+	m, fault = remotetest.NewMemory(), new(remotetest.Fault)
+	if err := m.Put(t.Context(), "a", []byte("0123")); err != nil {
 		t.Fatal(err)
 	}
+	return m, remotetest.NewFaulty(m, func(remote.Op, string) remotetest.Fault { return *fault }), fault
+}
+
+func TestFaultyErrors(t *testing.T) {
+	ctx := t.Context()
+	m, f, fault := newFaulty(t)
 	exists := func(name string) bool {
 		_, err := m.Stat(ctx, name)
 		return err == nil
 	}
-
-	fault = remotetest.Fault{Err: errTest}
+	*fault = remotetest.Fault{Err: errTest}
 	if err := f.Put(ctx, "b", nil); !errors.Is(err, errTest) || exists("b") {
 		t.Errorf("got %v, the object exists: %v", err, exists("b"))
 	}
 	if err := f.Delete(ctx, "a"); !errors.Is(err, errTest) || !exists("a") {
 		t.Errorf("got %v, the object exists: %v", err, exists("a"))
 	}
-	fault = remotetest.Fault{Err: errTest, Done: true}
+	*fault = remotetest.Fault{Err: errTest, Done: true}
 	if err := f.Put(ctx, "b", nil); !errors.Is(err, errTest) || !exists("b") {
 		t.Errorf("got %v, the object exists: %v", err, exists("b"))
 	}
@@ -45,7 +49,18 @@ func TestFaulty(t *testing.T) {
 		t.Errorf("got %q, %v", data, err)
 	}
 
-	fault = remotetest.Fault{Corrupt: true}
+	*fault = remotetest.Fault{Err: errTest, Entries: 1}
+	n := 0
+	err := f.List(ctx, "", func(remote.Info) error { n++; return nil })
+	if !errors.Is(err, errTest) || n != 1 {
+		t.Errorf("got %d entries and %v", n, err)
+	}
+}
+
+func TestFaultyContent(t *testing.T) {
+	ctx := t.Context()
+	m, f, fault := newFaulty(t)
+	*fault = remotetest.Fault{Corrupt: true}
 	p := make([]byte, 2)
 	if err := f.ReadAt(ctx, "a", 0, p); err != nil || string(p) != "00" {
 		t.Errorf("got %q, %v", p, err)
@@ -61,23 +76,19 @@ func TestFaulty(t *testing.T) {
 		t.Errorf("got %q, %v", data, err)
 	}
 
-	fault = remotetest.Fault{Short: true}
+	*fault = remotetest.Fault{Short: true}
 	if data, err := f.Get(ctx, "a"); err != nil || string(data) != "01" {
 		t.Errorf("got %q, %v", data, err)
 	}
 	if err := f.ReadAt(ctx, "a", 0, p); !errors.Is(err, remote.ErrShort) {
 		t.Errorf("got %v", err)
 	}
+}
 
-	fault = remotetest.Fault{Err: errTest, Entries: 1}
-	n := 0
-	err := f.List(ctx, "", func(remote.Info) error { n++; return nil })
-	if !errors.Is(err, errTest) || n != 1 {
-		t.Errorf("got %d entries and %v", n, err)
-	}
-
+func TestFaultyDelay(t *testing.T) {
+	_, f, fault := newFaulty(t)
 	synctest.Test(t, func(t *testing.T) {
-		fault = remotetest.Fault{Delay: time.Hour}
+		*fault = remotetest.Fault{Delay: time.Hour}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		start := time.Now()
