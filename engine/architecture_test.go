@@ -13,14 +13,15 @@ func TestImports(t *testing.T) {
 	const module = "github.com/snapctl/snapctl/"
 	allowed := map[string][]string{
 		"internal/disk":     {},
+		"internal/lru":      {},
 		"chunk/wire":        {},
 		"chunk":             {"chunk/wire"},
 		"remote":            {"internal/disk"},
-		"remote/diskcache":  {"internal/disk", "remote"},
+		"remote/diskcache":  {"internal/disk", "internal/lru", "remote"},
 		"remote/remotetest": {"internal/disk", "remote"},
 		"manifest":          {"chunk", "chunk/wire"},
 		"index":             {"chunk", "chunk/wire", "internal/disk"},
-		"fusefs":            {"chunk", "manifest"},
+		"fusefs":            {"chunk", "internal/lru", "manifest"},
 
 		"engine/snapshot":          {"manifest"},
 		"engine/internal/fsys":     {"engine/snapshot", "manifest", "remote"},

@@ -9,14 +9,15 @@
 package diskcache
 
 import (
-	"container/list"
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -54,8 +55,7 @@ type Cache struct {
 	// objects that nobody uses.
 	mu      sync.Mutex
 	closed  bool
-	objects map[objectKey]*object
-	lru     list.List // of *object, most recently used first
+	objects *lru.Cache[objectKey, *object] // closeOldest bounds it
 
 	suspended atomic.Int64 // until then nothing is stored; Unix nanoseconds
 	noticed   [2]atomic.Bool
@@ -105,7 +105,7 @@ const (
 // blocks; with none, reads go through, but equal ones still share a fetch. It
 // never fails: see [Options.Notify].
 func Open(dir string, limit int64, o *Options) *Cache {
-	c := &Cache{limit: limit, now: time.Now, objects: make(map[objectKey]*object)}
+	c := &Cache{limit: limit, now: time.Now, objects: lru.New[objectKey, *object](math.MaxInt)}
 	if o != nil {
 		c.opts = *o
 	}
@@ -155,7 +155,7 @@ func (c *Cache) Close() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, obj := range c.objects {
+	for _, obj := range c.objects.Values() {
 		if obj.refs == 0 { // else release does it
 			obj.drop(nil)
 		}

@@ -196,6 +196,6 @@ func (c *Cache) reading(path string) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	obj, ok := c.objects[key]
+	obj, ok := c.objects.Peek(key)
 	return ok && obj.refs > 0
 }

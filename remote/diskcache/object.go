@@ -1,7 +1,6 @@
 package diskcache
 
 import (
-	"container/list"
 	"errors"
 	"io/fs"
 	"os"
@@ -19,8 +18,7 @@ type objectKey struct{ repo, name string }
 type object struct {
 	cache *Cache
 	key   objectKey
-	refs  int           // guarded by cache.mu
-	elem  *list.Element // guarded by cache.mu
+	refs  int // guarded by cache.mu
 
 	mu      sync.Mutex
 	file    *mirror // nil: not opened
@@ -37,30 +35,32 @@ func (c *Cache) object(repo, name string) *object {
 	if c.closed {
 		return nil
 	}
-	obj, ok := c.objects[key]
-	if ok {
-		c.lru.MoveToFront(obj.elem)
-	} else {
+	obj, ok := c.objects.Get(key)
+	if !ok {
 		obj = &object{cache: c, key: key}
-		obj.elem = c.lru.PushFront(obj)
-		c.objects[key] = obj
-		c.closeOldest()
+		c.objects.Add(key, obj)
 	}
 	obj.refs++
+	if !ok {
+		c.closeOldest()
+	}
 	return obj
 }
 
 // closeOldest keeps the number of open files within its bound, apart from
-// those that are in use.
+// those that are in use, which count as used just now.
 func (c *Cache) closeOldest() {
-	for e := c.lru.Back(); e != nil && c.lru.Len() > c.opts.OpenFiles; {
-		obj := e.Value.(*object)
-		e = e.Prev()
-		if obj.refs == 0 && obj.elem != c.lru.Front() {
-			obj.drop(nil)
-			c.lru.Remove(obj.elem)
-			delete(c.objects, obj.key)
+	for range c.objects.Len() {
+		if c.objects.Len() <= c.opts.OpenFiles {
+			return
 		}
+		key, obj, _ := c.objects.GetOldest()
+		if obj.refs > 0 {
+			c.objects.Get(key)
+			continue
+		}
+		obj.drop(nil)
+		c.objects.Remove(key)
 	}
 }
 
