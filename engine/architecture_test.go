@@ -24,7 +24,7 @@ func TestImports(t *testing.T) {
 		"fusefs":            {"chunk", "internal/lru", "manifest"},
 
 		"engine/snapshot":          {"manifest"},
-		"engine/internal/fsys":     {"engine/snapshot", "manifest", "remote"},
+		"engine/internal/fsys":     {"engine/snapshot", "internal/disk", "manifest", "remote"},
 		"engine/internal/local":    {},
 		"engine/internal/flow":     {},
 		"engine/internal/progress": {"engine/snapshot"},
@@ -36,7 +36,7 @@ func TestImports(t *testing.T) {
 		},
 		"engine/internal/access": {"chunk", "chunk/wire", "manifest", "engine/internal/crypt", "engine/internal/repo"},
 		"engine/internal/read": {
-			"chunk", "manifest", "remote", "remote/diskcache", "engine/snapshot",
+			"chunk", "internal/lru", "manifest", "remote", "remote/diskcache", "engine/snapshot",
 			"engine/internal/access", "engine/internal/flow", "engine/internal/repo",
 		},
 		"engine/internal/write": {
@@ -48,7 +48,7 @@ func TestImports(t *testing.T) {
 			"engine/internal/flow", "engine/internal/progress", "engine/internal/repo", "engine/internal/write",
 		},
 		"engine": {
-			"chunk", "index", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
+			"chunk", "index", "internal/disk", "internal/lru", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
 			"engine/internal/access", "engine/internal/crypt", "engine/internal/flow", "engine/internal/fsys",
 			"engine/internal/gc", "engine/internal/ignore", "engine/internal/local", "engine/internal/progress",
 			"engine/internal/read", "engine/internal/repo", "engine/internal/write",

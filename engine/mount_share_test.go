@@ -22,6 +22,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -752,7 +753,7 @@ func TestReapProbed(t *testing.T) {
 		e.lock = nil
 		probe, err := os.Open(e.path(lockName))
 		must(t, err)
-		must(t, unix.Flock(int(probe.Fd()), unix.LOCK_SH|unix.LOCK_NB))
+		must(t, disk.LockShared(int(probe.Fd())))
 		ended := make(chan struct{})
 		time.AfterFunc(5*time.Millisecond, func() { probe.Close(); close(ended) })
 		e.reap()

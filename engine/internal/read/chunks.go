@@ -10,11 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/diskcache"
@@ -34,7 +34,7 @@ type Chunks struct {
 	fetch singleflight.Group
 
 	Mu     sync.Mutex
-	frames *simplelru.LRU[access.FrameKey, *PlainFrame]
+	frames *lru.Cache[access.FrameKey, *PlainFrame]
 	Size   int // bytes of the frames
 	Limit  int
 
@@ -61,15 +61,7 @@ type PlainFrame struct {
 const frameOverhead = 4 << 10
 
 func New(ctx context.Context, r *repo.Repo, store remote.Store, limit int) *Chunks {
-	return &Chunks{Repo: r, Store: store, ctx: ctx, frames: NewLRU[access.FrameKey, *PlainFrame](math.MaxInt), Limit: limit}
-}
-
-func NewLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
-	l, err := simplelru.NewLRU[K, V](size, nil)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return l
+	return &Chunks{Repo: r, Store: store, ctx: ctx, frames: lru.New[access.FrameKey, *PlainFrame](math.MaxInt), Limit: limit}
 }
 
 // Invalidator is a store that keeps what it fetched, and can be told that it is
