@@ -58,7 +58,7 @@ func testRanges(t *testing.T, s remote.Store) {
 func TestReadRange(t *testing.T) {
 	stores := map[string]remote.Store{
 		"memory": remotetest.NewMemory(),
-		"file":   openFile(t, t.TempDir()),
+		"file":   remotetest.OpenFile(t, t.TempDir()),
 		"plain":  remotetest.Plain{Store: remotetest.NewMemory()},
 		"decorated": remote.Retry(new(remote.Counter).Wrap(remotetest.NewFaulty(remotetest.NewMemory(),
 			func(remote.Op, string) remotetest.Fault { return remotetest.Fault{} })), nil),

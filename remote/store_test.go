@@ -9,7 +9,7 @@ import (
 )
 
 func TestFile(t *testing.T) {
-	remotetest.Run(t, func(t *testing.T) remote.Store { return openFile(t, t.TempDir()) })
+	remotetest.Run(t, func(t *testing.T) remote.Store { return remotetest.OpenFile(t, t.TempDir()) })
 }
 
 // TestDecorators runs the suite through all of them, which must change

@@ -15,9 +15,28 @@ func Open(path string, flags int) (int, error) {
 
 // Pread fills p with what stands from offset on. It returns fewer bytes only where the
 // file ends, or with an error.
-func Pread(fd int, p []byte, offset int64) (n int, err error) {
-	for n < len(p) {
-		m, err := unix.Pread(fd, p[n:], offset+int64(n))
+func Pread(fd int, p []byte, offset int64) (int, error) {
+	return Preadv(fd, [3][]byte{p}, offset)
+}
+
+// Preadv is [Pread] into several buffers, of which any may be empty.
+func Preadv(fd int, bufs [3][]byte, offset int64) (int, error) {
+	n := 0
+	left := bufs[:]
+	for {
+		for len(left) > 0 && len(left[0]) == 0 {
+			left = left[1:]
+		}
+		if len(left) == 0 {
+			return n, nil
+		}
+		var m int
+		var err error
+		if len(left) == 1 {
+			m, err = unix.Pread(fd, left[0], offset+int64(n)) // twice as fast as preadv for small ones
+		} else {
+			m, err = unix.Preadv(fd, left, offset+int64(n))
+		}
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -27,8 +46,14 @@ func Pread(fd int, p []byte, offset int64) (n int, err error) {
 			return n, nil
 		}
 		n += m
+		for len(left) > 0 && m >= len(left[0]) {
+			m -= len(left[0])
+			left = left[1:]
+		}
+		if len(left) > 0 {
+			left[0] = left[0][m:]
+		}
 	}
-	return n, nil
 }
 
 // Pwrite writes all of p at offset.

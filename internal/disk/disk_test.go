@@ -100,6 +100,10 @@ func TestPread(t *testing.T) {
 			t.Errorf("%d bytes at %d: got %q, %v", r.n, r.offset, p[:n], err)
 		}
 	}
+	bufs := [3][]byte{p[:2], {}, p[10:15]}
+	if n, err := disk.Preadv(fd, bufs, 4); err != nil || n != 6 || string(p[:2]) != "on" || string(p[10:14]) != "tent" {
+		t.Errorf("into several: %d bytes, %q and %q, %v", n, p[:2], p[10:15], err)
+	}
 	if _, err := disk.Pread(-1, p, 0); err != unix.EBADF {
 		t.Errorf("of no file: %v", err)
 	}

@@ -282,7 +282,7 @@ func (f *mirror) readStep(s *scratch, p []byte, offset int64) (n int, err error)
 	}
 	s.iovs = [3][]byte{s.head[:offset-b0*blockSize], p, s.tail[:end-offset-int64(len(p))]}
 	defer func() { s.iovs[1] = nil }() // it is the caller's
-	got, err := preadvSome(f.fd, s.iovs, dataOffset+b0*blockSize)
+	got, err := disk.Preadv(f.fd, s.iovs, dataOffset+b0*blockSize)
 	if err != nil {
 		return 0, err
 	}
@@ -349,43 +349,6 @@ func (s *scratch) sum(from, to int64) (sum uint32) {
 		from, to = from-size, to-size
 	}
 	return sum
-}
-
-// preadvSome reads into all buffers, up to the file's end.
-func preadvSome(fd int, iovs [3][]byte, offset int64) (int, error) {
-	n := 0
-	left := iovs[:]
-	for {
-		for len(left) > 0 && len(left[0]) == 0 {
-			left = left[1:]
-		}
-		if len(left) == 0 {
-			return n, nil
-		}
-		var m int
-		var err error
-		if len(left) == 1 {
-			m, err = unix.Pread(fd, left[0], offset+int64(n)) // twice as fast as preadv for small ones
-		} else {
-			m, err = unix.Preadv(fd, left, offset+int64(n))
-		}
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return n, err
-		case m == 0:
-			return n, nil
-		}
-		n += m
-		for len(left) > 0 && m >= len(left[0]) {
-			m -= len(left[0])
-			left = left[1:]
-		}
-		if len(left) > 0 {
-			left[0] = left[0][m:]
-		}
-	}
 }
 
 // setSize notes how long the object is.

@@ -142,12 +142,7 @@ func TestPrefetchBehindReaders(t *testing.T) {
 // TestReadersFirst: of those that wait for a slot, readers get it first.
 func TestReadersFirst(t *testing.T) {
 	data := remotetest.Random(1, mib)
-	o := newOrigin(t, nil)
-	for i := range 10 {
-		if err := o.Put(t.Context(), fmt.Sprintf("packs/%d", i), data); err != nil {
-			t.Fatal(err)
-		}
-	}
+	o := newOrigins(t, 10, data)
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		proceed := o.blocking()

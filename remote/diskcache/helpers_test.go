@@ -21,16 +21,6 @@ const (
 
 var errTest = errors.New("trouble made by the test")
 
-// openFile is a store in a folder.
-func openFile(t testing.TB, dir string) *remote.File {
-	t.Helper()
-	s, err := remote.OpenFile(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // openCache is a cache for a test, which ends with it.
 func openCache(t testing.TB, dir string, limit int64, o *diskcache.Options) *diskcache.Cache {
 	t.Helper()
@@ -62,6 +52,16 @@ func newOrigin(t testing.TB, objects map[string][]byte) *origin {
 		}
 	}
 	return o
+}
+
+// newOrigins has n packs of the same content: packs/0 and so on.
+func newOrigins(t testing.TB, n int, data []byte) *origin {
+	t.Helper()
+	objects := map[string][]byte{}
+	for i := range n {
+		objects[fmt.Sprintf("packs/%d", i)] = data
+	}
+	return newOrigin(t, objects)
 }
 
 func (o *origin) note(name string, offset int64, n int) {

@@ -40,7 +40,7 @@ func jobContent(i int) []byte { return remotetest.Random(uint64(100+i), jobSize)
 func jobRepo(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	for i := range jobPacks {
 		if err := s.Put(t.Context(), jobName(i), jobContent(i)); err != nil {
 			t.Fatal(err)
@@ -59,7 +59,7 @@ func TestCacheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := openFile(t, os.Getenv(cacheRepo))
+	store := remotetest.OpenFile(t, os.Getenv(cacheRepo))
 	switch job {
 	case "read all": // once there is a line to read
 		c := openCache(t, os.Getenv(cacheDir), 1<<30, nil)
@@ -223,7 +223,7 @@ func TestCacheKilled(t *testing.T) {
 		_, _ = two.cmd.Process.Wait()
 
 		c := openCache(t, dir, 1<<30, nil)
-		s := c.Wrap(openFile(t, repo), "repo")
+		s := c.Wrap(remotetest.OpenFile(t, repo), "repo")
 		for i := range jobPacks {
 			here += jobSize - s.Missing(jobName(i), 0, jobSize)
 		}
