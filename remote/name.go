@@ -60,7 +60,7 @@ var errName = errors.New("not a valid object name")
 
 // CheckName refuses what is not [0-9a-z-]+ with '/' between, as every [Store] does with
 // the names that it is given. Names become paths, so this is also what keeps them inside
-// the folder of a [File].
+// the directory of a [File].
 func CheckName(name string) error {
 	if name == "" || name == tmpDir || strings.HasSuffix(name, "/") || !validPrefix(name) {
 		return fmt.Errorf("%q: %w", name, errName)

@@ -1,9 +1,9 @@
 // Package diskcache keeps ranges of immutable objects on this machine's disk, for all
-// processes that share a folder. [Open] opens the folder, [Cache.Wrap] puts the cache
+// processes that share a directory. [Open] opens it, [Cache.Wrap] puts the cache
 // before a store, and the [Store] that comes of it is read like any other; [Store.Fill]
 // and [Store.Prefetch] bring what will be wanted.
 //
-// The files of the folder mirror objects, see file.go. A read plans which ranges come
+// The files of the directory mirror objects, see file.go. A read plans which ranges come
 // from the disk, which from fetches that are under way, and which are to be fetched
 // (plan.go); fetches take turns by who waits for them (slots.go).
 package diskcache

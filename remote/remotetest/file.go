@@ -6,7 +6,7 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// OpenFile opens the store in a folder, or ends the test.
+// OpenFile opens the store in a directory, or ends the test.
 func OpenFile(t testing.TB, dir string) *remote.File {
 	t.Helper()
 	s, err := remote.OpenFile(dir)
