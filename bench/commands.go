@@ -147,36 +147,74 @@ func (c *commands) repo(name string) string {
 	return c.s3.bucket(c.s3.far, "commands/"+name).snapctlURL()
 }
 
-func (c *commands) all(ctx context.Context) error {
-	type step struct {
-		name  string
-		cache string
-		args  []string
-	}
-	run := func(steps ...step) error {
-		for _, s := range steps {
-			if _, err := c.run(ctx, s.name, s.cache, s.args...); err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
+// A step is a command that is run once.
+type step struct {
+	name  string
+	cache string
+	args  []string
+}
+
+// steps runs commands in order.
+func (c *commands) steps(ctx context.Context, steps ...step) error {
+	for _, s := range steps {
+		if _, err := c.run(ctx, s.name, s.cache, s.args...); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		return nil
 	}
+	return nil
+}
+
+func (c *commands) all(ctx context.Context) error {
+	changed, err := c.allCreates(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.allReads(ctx, changed); err != nil {
+		return err
+	}
+	target := func(n int) string { return filepath.Join(c.place.dir, "target"+strconv.Itoa(n)) }
+	if err := c.steps(ctx,
+		step{"restore", emptyCache, []string{"restore", "app", target(1)}},
+		step{"restore", warmCache, []string{"restore", "app", target(2)}},
+		step{"prune --dry-run", warmCache, []string{"prune", "--dry-run", "--keep-last", "1"}},
+		step{"verify", warmCache, []string{"verify"}},
+		step{"stats", warmCache, []string{"stats"}},
+		step{"gc", warmCache, []string{"gc"}},
+		step{"rm", warmCache, []string{"rm", "app~3"}},
+	); err != nil {
+		return err
+	}
+	if _, _, err := c.snapctl(ctx, "--repo", c.repo("copy"), "init"); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	return c.steps(ctx, step{"copy", emptyCache, []string{"copy", "app", "--to", c.repo("copy")}})
+}
+
+// allCreates makes the repository and four snapshots in it, and gives the path of the
+// file that changed in between.
+func (c *commands) allCreates(ctx context.Context) (changed string, err error) {
 	create := []string{"create", "--name", "app", c.tree}
-	err := run(
+	err = c.steps(ctx,
 		step{"init", emptyCache, []string{"init"}},
 		step{"create", emptyCache, create},
 		step{"create again", warmCache, create},
 	)
 	if err != nil {
-		return err
+		return "", err
 	}
-	changed, err := c.change()
+	changed, err = c.change()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := run(
+	return changed, c.steps(ctx,
 		step{"create, one file changed", warmCache, create},
 		step{"create again, another machine", emptyCache, create},
+	)
+}
+
+// allReads looks at the snapshots in all ways but a restore.
+func (c *commands) allReads(ctx context.Context, changed string) error {
+	if err := c.steps(ctx,
 		step{"list", emptyCache, []string{"list"}},
 		step{"list", warmCache, []string{"list"}},
 	); err != nil {
@@ -192,8 +230,7 @@ func (c *commands) all(ctx context.Context) error {
 	if err := json.Unmarshal(out, &shown); err != nil || shown.ID == "" {
 		return fmt.Errorf("snapctl show said %q: %w", out, err)
 	}
-	target := func(n int) string { return filepath.Join(c.place.dir, "target"+strconv.Itoa(n)) }
-	if err := run(
+	if err := c.steps(ctx,
 		step{"ls", emptyCache, []string{"ls", "app"}},
 		step{"ls", warmCache, []string{"ls", "app"}},
 		step{"cat of a file", emptyCache, []string{"cat", "app:" + changed}},
@@ -205,31 +242,17 @@ func (c *commands) all(ctx context.Context) error {
 	}
 	if err := cannotMount(); err != nil {
 		c.notef("mounting is not counted: %v", err)
-	} else {
-		for _, s := range []step{
-			{"mount by id", emptyCache, []string{shown.ID}}, {"mount by id", warmCache, []string{shown.ID}},
-			{"mount by name", emptyCache, []string{"app"}}, {"mount by name", warmCache, []string{"app"}},
-		} {
-			if err := c.mount(ctx, s.name, s.cache, s.args[0]); err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
+		return nil
+	}
+	for _, s := range []step{
+		{"mount by id", emptyCache, []string{shown.ID}}, {"mount by id", warmCache, []string{shown.ID}},
+		{"mount by name", emptyCache, []string{"app"}}, {"mount by name", warmCache, []string{"app"}},
+	} {
+		if err := c.mount(ctx, s.name, s.cache, s.args[0]); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	if err := run(
-		step{"restore", emptyCache, []string{"restore", "app", target(1)}},
-		step{"restore", warmCache, []string{"restore", "app", target(2)}},
-		step{"prune --dry-run", warmCache, []string{"prune", "--dry-run", "--keep-last", "1"}},
-		step{"verify", warmCache, []string{"verify"}},
-		step{"stats", warmCache, []string{"stats"}},
-		step{"gc", warmCache, []string{"gc"}},
-		step{"rm", warmCache, []string{"rm", "app~3"}},
-	); err != nil {
-		return err
-	}
-	if _, _, err := c.snapctl(ctx, "--repo", c.repo("copy"), "init"); err != nil {
-		return fmt.Errorf("init: %w", err)
-	}
-	return run(step{"copy", emptyCache, []string{"copy", "app", "--to", c.repo("copy")}})
+	return nil
 }
 
 // change changes a file of the tree, and gives its path there.

@@ -67,90 +67,74 @@ type options struct {
 	trees     []string
 }
 
-func parseFlags(args []string, stderr io.Writer) (*options, error) {
-	o := &options{}
+// given are the flags that parseFlags takes apart.
+type given struct {
+	suites, workloads, peers, scale string
+	from                            string
+	mount                           bool
+}
+
+// newFlags is the table of flags.
+func newFlags(o *options, g *given, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
 		fmt.Fprintln(stderr, "usage: go run ./bench [flags] [TREE [TREE2]]\n\nTREE2 is a second version of TREE. Flags:")
 		fs.PrintDefaults()
 	}
-	suites := fs.String("suite", "", fmt.Sprintf("what to run, `names` separated by commas: %s (default: %s)",
+	fs.StringVar(&g.suites, "suite", "", fmt.Sprintf("what to run, `names` separated by commas: %s (default: %s)",
 		strings.Join(suiteNames(), ", "), strings.Join(defaultSuites, ", ")))
-	mount := fs.Bool("mount", false, "short for -suite mount, which wants root and empties the kernel's caches")
-	only := fs.String("workloads", "", fmt.Sprintf("short for -suite workloads, with these `names` only: %s", strings.Join(workloadNames(), ", ")))
+	fs.BoolVar(&g.mount, "mount", false, "short for -suite mount, which wants root and empties the kernel's caches")
+	fs.StringVar(&g.workloads, "workloads", "", fmt.Sprintf("short for -suite workloads, with these `names` only: %s", strings.Join(workloadNames(), ", ")))
 	fs.IntVar(&o.tiny, "tiny", 1_000_000, "`files` of workload tiny")
-	peers := fs.String("peers", "all", "`names` of the tools to run beside snapctl; all: those installed; none")
+	fs.StringVar(&g.peers, "peers", "all", "`names` of the tools to run beside snapctl; all: those installed; none")
 	fs.IntVar(&o.runs, "runs", 3, "measured rounds")
 	fs.IntVar(&o.warmup, "warmup", 1, "rounds before those, not counted")
 	fs.StringVar(&o.work, "work", "", "`folder` to work in (default: a temporary one, in memory where there is room)")
 	fs.StringVar(&o.snapctl, "snapctl", "", "measure this `program` (default: built from this checkout)")
 	fs.StringVar(&o.json, "json", "", "also write everything measured to this `file`")
 	fs.StringVar(&o.chart, "chart", "", "also make charts, SVG files in this `folder`")
-	from := fs.String("from", "", "measure nothing, and make the charts of this `file` that -json wrote; more of them may follow as arguments")
+	fs.StringVar(&g.from, "from", "", "measure nothing, and make the charts of this `file` that -json wrote; more of them may follow as arguments")
 	fs.DurationVar(&o.rtt, "rtt", 30*time.Millisecond, "round trip to the S3 server")
 	fs.IntVar(&o.bandwidth, "bandwidth", 0, "`MB/s` of each connection to the S3 server; 0: no limit")
-	scale := fs.String("scale", "100000,1000000", "`numbers` of files of the trees of suite scale")
+	fs.StringVar(&g.scale, "scale", "100000,1000000", "`numbers` of files of the trees of suite scale")
 	fs.IntVar(&o.list, "list", 1000, "snapshots in the repository that is listed")
 	fs.IntVar(&o.large, "large", 0, "suite mount: also mount a tree of that many small `files`, such as 1000000; takes minutes")
 	fs.IntVar(&o.forks, "forks", 20, "suite fork: how many forks of one snapshot, with a program in each")
 	fs.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long one program may take")
 	fs.BoolVar(&o.smoke, "smoke", false, "a small tree, one round of each suite: does everything still run?")
+	return fs
+}
+
+func parseFlags(args []string, stderr io.Writer) (*options, error) {
+	o, g := &options{}, &given{}
+	fs := newFlags(o, g, stderr)
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
-	o.suites = splitList(*suites)
-	if *mount && !slices.Contains(o.suites, suiteNameMount) {
-		o.suites = append(o.suites, suiteNameMount)
+	if err := o.chooseSuites(g); err != nil {
+		return nil, err
 	}
-	if o.workloads = splitList(*only); len(o.workloads) == 0 {
-		o.workloads = workloadNames()
-	} else if !slices.Contains(o.suites, suiteNameWorkloads) {
-		o.suites = append(o.suites, suiteNameWorkloads)
-	}
-	for _, w := range o.workloads {
-		if !slices.Contains(workloadNames(), w) {
-			return nil, fmt.Errorf("no workload %q: there are %s", w, strings.Join(workloadNames(), ", "))
-		}
-	}
-	if len(o.suites) == 0 {
-		o.suites = defaultSuites
-		if o.smoke {
-			o.suites = suiteNames()
-		}
-	}
-	for _, s := range o.suites {
-		if !slices.Contains(suiteNames(), s) {
-			return nil, fmt.Errorf("no suite %q: there are %s", s, strings.Join(suiteNames(), ", "))
-		}
-	}
-	if *peers != "all" {
-		o.peers = splitList(strings.TrimSuffix(*peers, "none"))
+	if g.peers != "all" {
+		o.peers = splitList(strings.TrimSuffix(g.peers, "none"))
 		if o.peers == nil {
 			o.peers = []string{}
 		}
 	}
-	for _, s := range splitList(*scale) {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("-scale: %q is no number of files", s)
-		}
-		o.scale = append(o.scale, n)
+	if err := o.parseScale(g.scale); err != nil {
+		return nil, err
 	}
 	if o.smoke {
-		o.runs, o.warmup, o.list = 1, 0, 20
-		o.scale = []int{500, 1000}
-		o.large, o.forks, o.tiny = 2000, 3, 1000
-		o.timeout = 5 * time.Minute
+		o.makeSmall()
 	}
 	if o.runs < 1 || o.warmup < 0 || o.list < 1 || o.forks < 1 || o.tiny < 1 || o.rtt < 0 || o.bandwidth < 0 || o.large < 0 {
 		return nil, errors.New("-runs, -list, -forks and -tiny must be at least 1; -warmup, -rtt, -bandwidth and -large at least 0")
 	}
-	if *from != "" {
+	if g.from != "" {
 		if o.chart == "" {
 			return nil, errors.New("-from wants -chart too, the folder for the charts")
 		}
-		o.from = append([]string{*from}, fs.Args()...)
+		o.from = append([]string{g.from}, fs.Args()...)
 		return o, nil
 	}
 	o.trees = fs.Args()
@@ -158,6 +142,58 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 		return nil, errors.New("at most two trees")
 	}
 	return o, nil
+}
+
+// chooseSuites says which suites run, and which workloads of the suite of that name.
+func (o *options) chooseSuites(g *given) error {
+	o.suites = splitList(g.suites)
+	if g.mount && !slices.Contains(o.suites, suiteNameMount) {
+		o.suites = append(o.suites, suiteNameMount)
+	}
+	if o.workloads = splitList(g.workloads); len(o.workloads) == 0 {
+		o.workloads = workloadNames()
+	} else if !slices.Contains(o.suites, suiteNameWorkloads) {
+		o.suites = append(o.suites, suiteNameWorkloads)
+	}
+	if len(o.suites) == 0 {
+		o.suites = defaultSuites
+		if o.smoke {
+			o.suites = suiteNames()
+		}
+	}
+	if err := known("workload", o.workloads, workloadNames()); err != nil {
+		return err
+	}
+	return known("suite", o.suites, suiteNames())
+}
+
+// known refuses a name that is none of all.
+func known(what string, names, all []string) error {
+	for _, n := range names {
+		if !slices.Contains(all, n) {
+			return fmt.Errorf("no %s %q: there are %s", what, n, strings.Join(all, ", "))
+		}
+	}
+	return nil
+}
+
+func (o *options) parseScale(numbers string) error {
+	for _, s := range splitList(numbers) {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-scale: %q is no number of files", s)
+		}
+		o.scale = append(o.scale, n)
+	}
+	return nil
+}
+
+// makeSmall has everything run, and nothing for long.
+func (o *options) makeSmall() {
+	o.runs, o.warmup, o.list = 1, 0, 20
+	o.scale = []int{500, 1000}
+	o.large, o.forks, o.tiny = 2000, 3, 1000
+	o.timeout = 5 * time.Minute
 }
 
 func splitList(s string) []string {

@@ -33,18 +33,10 @@ func TestSmokeOfForks(t *testing.T) {
 	}
 	leavesNothing(t, "/dev/shm/bench-test-")
 	for _, w := range append([]string{workStart}, forkWorks...) {
-		x := rep.Samples.where(at{suiteNameFork, w, ours}.has)
-		if len(x) == 0 || !strings.Contains(tables, "fork, "+w) {
-			t.Errorf("no %q", w)
-			continue
+		if !strings.Contains(tables, "fork, "+w) {
+			t.Errorf("no table says %q", w)
 		}
-		far := w == workForkFar || w == workSaveFar || w == workFarFirst
-		if far != (x[0].Requests["PUT"] > 0) {
-			t.Errorf("%s: requests %v", w, x[0].Requests)
-		}
-		if saves := strings.HasPrefix(w, "save "); saves && !far && (x[0].Added < 100 || x[0].Added > rep.Trees[0].Bytes/4) {
-			t.Errorf("%s: adds %d bytes", w, x[0].Added)
-		}
+		testForkSample(t, rep, w)
 	}
 	one, many := rep.Samples.where(at{suiteNameFork, workForksOne, ours}.has), rep.Samples.where(at{suiteNameFork, workForksMany, ours}.has)
 	if one[0].Moved < 1e5 || many[0].Moved < one[0].Moved || one[0].PeakBytes < 5e6 {
@@ -64,6 +56,23 @@ func TestSmokeOfForks(t *testing.T) {
 	}
 	if len(rep.Failures) > 0 {
 		t.Errorf("failures %v", rep.Failures)
+	}
+}
+
+// testForkSample checks what was measured of one of the suite's works.
+func testForkSample(t *testing.T, rep report, work string) {
+	t.Helper()
+	x := rep.Samples.where(at{suiteNameFork, work, ours}.has)
+	if len(x) == 0 {
+		t.Errorf("no %q", work)
+		return
+	}
+	far := work == workForkFar || work == workSaveFar || work == workFarFirst
+	if far != (x[0].Requests["PUT"] > 0) {
+		t.Errorf("%s: requests %v", work, x[0].Requests)
+	}
+	if saves := strings.HasPrefix(work, "save "); saves && !far && (x[0].Added < 100 || x[0].Added > rep.Trees[0].Bytes/4) {
+		t.Errorf("%s: adds %d bytes", work, x[0].Added)
 	}
 }
 

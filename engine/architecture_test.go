@@ -12,27 +12,31 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/snapctl/snapctl/"
 	allowed := map[string][]string{
-		"chunk/wire": {},
-		"chunk":      {"chunk/wire"},
-		"remote":     {},
-		"manifest":   {"chunk", "chunk/wire"},
-		"index":      {"chunk", "chunk/wire"},
-		"fusefs":     {"chunk", "manifest"},
+		"internal/disk":     {},
+		"internal/lru":      {},
+		"chunk/wire":        {},
+		"chunk":             {"chunk/wire"},
+		"remote":            {"internal/disk"},
+		"remote/diskcache":  {"internal/disk", "internal/lru", "remote"},
+		"remote/remotetest": {"internal/disk", "remote"},
+		"manifest":          {"chunk", "chunk/wire"},
+		"index":             {"chunk", "chunk/wire", "internal/disk"},
+		"fusefs":            {"chunk", "internal/lru", "manifest"},
 
 		"engine/snapshot":          {"manifest"},
-		"engine/internal/fsys":     {"engine/snapshot", "manifest", "remote"},
+		"engine/internal/fsys":     {"engine/snapshot", "internal/disk", "manifest", "remote"},
 		"engine/internal/local":    {},
 		"engine/internal/flow":     {},
 		"engine/internal/progress": {"engine/snapshot"},
 		"engine/internal/ignore":   {"engine/internal/fsys", "engine/snapshot", "manifest"},
 		"engine/internal/crypt":    {"chunk", "chunk/wire", "engine/internal/local", "engine/snapshot", "manifest"},
 		"engine/internal/repo": {
-			"chunk", "chunk/wire", "index", "manifest", "remote", "engine/snapshot",
+			"chunk", "chunk/wire", "index", "manifest", "remote", "remote/diskcache", "engine/snapshot",
 			"engine/internal/crypt", "engine/internal/fsys", "engine/internal/local",
 		},
 		"engine/internal/access": {"chunk", "chunk/wire", "manifest", "engine/internal/crypt", "engine/internal/repo"},
 		"engine/internal/read": {
-			"chunk", "manifest", "remote", "engine/snapshot",
+			"chunk", "internal/lru", "manifest", "remote", "remote/diskcache", "engine/snapshot",
 			"engine/internal/access", "engine/internal/flow", "engine/internal/repo",
 		},
 		"engine/internal/write": {
@@ -44,7 +48,7 @@ func TestImports(t *testing.T) {
 			"engine/internal/flow", "engine/internal/progress", "engine/internal/repo", "engine/internal/write",
 		},
 		"engine": {
-			"chunk", "index", "manifest", "remote", "fusefs", "engine/snapshot",
+			"chunk", "index", "internal/disk", "internal/lru", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
 			"engine/internal/access", "engine/internal/crypt", "engine/internal/flow", "engine/internal/fsys",
 			"engine/internal/gc", "engine/internal/ignore", "engine/internal/local", "engine/internal/progress",
 			"engine/internal/read", "engine/internal/repo", "engine/internal/write",

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // changed is Repository.Change that must succeed, of one snapshot.
@@ -243,11 +244,11 @@ func (s *storeClock) List(ctx context.Context, prefix string, yield func(remote.
 func TestExtendTooLate(t *testing.T) {
 	p := newPlace(t)
 	var up, stopped atomic.Int64 // time.Duration
-	clock := &storeClock{prefix: manifest.NotePrefix, Store: remote.NewFaulty(remote.NewMemory(), func(op remote.Op, name string) remote.Fault {
+	clock := &storeClock{prefix: manifest.NotePrefix, Store: remotetest.NewFaulty(remotetest.NewMemory(), func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpPut && strings.HasPrefix(name, manifest.NotePrefix) {
 			up.Add(stopped.Load())
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})}
 	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: clock})
 	must(t, err)
@@ -277,7 +278,7 @@ func TestExtendTooLate(t *testing.T) {
 // one who extends it learns that.
 func TestExtendWhileRemoved(t *testing.T) {
 	p := newPlace(t)
-	mem := remote.NewMemory()
+	mem := remotetest.NewMemory()
 	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: mem})
 	must(t, err)
 	must(t, r.Close())
@@ -285,7 +286,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 	for _, prefix := range []string{manifest.NotePrefix, manifest.Prefix} {
 		var id manifest.ID
 		var once sync.Once
-		faulty := remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
+		faulty := remotetest.NewFaulty(mem, func(op remote.Op, name string) remotetest.Fault {
 			if op == remote.OpPut && strings.HasPrefix(name, prefix) && !id.IsZero() {
 				once.Do(func() {
 					other, err := Open(context.Background(), "", &Options{patience: calm(), CacheDir: p.path("other"), Store: mem})
@@ -295,7 +296,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 					must(t, other.Close())
 				})
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		r, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: p.cache, Store: faulty})
 		must(t, err)
@@ -313,12 +314,12 @@ func TestExtendWhileRemoved(t *testing.T) {
 // TestNotePutLost: a change that is reported to have failed does not happen.
 func TestNotePutLost(t *testing.T) {
 	p := newPlace(t)
-	mem := remote.NewMemory()
-	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
+	mem := remotetest.NewMemory()
+	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: p.cache, Store: remotetest.NewFaulty(mem, func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpPut && strings.HasPrefix(name, manifest.NotePrefix) {
-			return remote.Fault{Err: errors.New("lost"), Done: true}
+			return remotetest.Fault{Err: errors.New("lost"), Done: true}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})})
 	must(t, err)
 	defer r.Close()
@@ -335,7 +336,7 @@ func TestNotePutLost(t *testing.T) {
 // ever sees a change undone that was made before, and in the end all of them count.
 func TestManyChangers(t *testing.T) {
 	p := newPlace(t)
-	mem := remote.NewMemory()
+	mem := remotetest.NewMemory()
 	open := func(cache string) *Repository {
 		r, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: p.path(cache), Store: mem})
 		must(t, err)

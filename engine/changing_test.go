@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,11 +21,11 @@ import (
 // this kind and prefix.
 func on(r *Repository, op remote.Op, prefix string, f func()) {
 	var once sync.Once
-	r.repo.Store = remote.NewFaulty(r.repo.Store, func(o remote.Op, name string) remote.Fault {
+	r.repo.Store = remotetest.NewFaulty(r.repo.Store, func(o remote.Op, name string) remotetest.Fault {
 		if o == op && strings.HasPrefix(name, prefix) {
 			once.Do(f)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 }
 

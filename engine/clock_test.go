@@ -16,7 +16,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
-	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 const year = 365 * 24 * time.Hour
@@ -315,7 +315,7 @@ func TestClockStopped(t *testing.T) {
 
 // TestClockSteps: a machine's clock that is set while a repository is open changes nothing.
 func TestClockSteps(t *testing.T) {
-	mem := remote.NewMemory()
+	mem := remotetest.NewMemory()
 	p := newPlace(t)
 	var step time.Duration
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: mem, Now: func() time.Time { return time.Now().Add(step) }})

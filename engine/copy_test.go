@@ -24,6 +24,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -332,11 +333,11 @@ func TestCopyKilled(t *testing.T) {
 	for n := 0; ; n += unlessShort(1, 3) {
 		there, to := emptyRepo(t)
 		var k atomic.Int64
-		there.fail(func(remote.Op, string) remote.Fault {
+		there.fail(func(remote.Op, string) remotetest.Fault {
 			if k := int(k.Add(1)); k > n {
-				return remote.Fault{Err: killed, Done: k == n+1}
+				return remotetest.Fault{Err: killed, Done: k == n+1}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		_, err := from.Copy(t.Context(), to, refsOf([]manifest.ID{first, second}), nil)
 		there.heal()
@@ -375,15 +376,15 @@ func TestCopyContinued(t *testing.T) {
 			defer cancel()
 			away := errors.New("away")
 			var puts atomic.Int64
-			there.fail(func(op remote.Op, name string) remote.Fault {
+			there.fail(func(op remote.Op, name string) remotetest.Fault {
 				if op == remote.OpPut && strings.HasPrefix(name, gc.PacksPrefix) && puts.Add(1) == 4 {
 					if interrupted {
 						cancel()
 					} else {
-						w.fail(func(remote.Op, string) remote.Fault { return remote.Fault{Err: away} })
+						w.fail(func(remote.Op, string) remotetest.Fault { return remotetest.Fault{Err: away} })
 					}
 				}
-				return remote.Fault{}
+				return remotetest.Fault{}
 			})
 			_, err := from.Copy(ctx, to, []string{id.String()}, nil)
 			w.heal()
@@ -479,7 +480,7 @@ func TestCopyTaken(t *testing.T) {
 		other := there.open()
 		lost := errors.New("lost")
 		var copied atomic.Bool
-		there.fail(func(op remote.Op, name string) remote.Fault {
+		there.fail(func(op remote.Op, name string) remotetest.Fault {
 			if op == remote.OpPut && strings.HasPrefix(name, before) && copied.CompareAndSwap(false, true) {
 				hook := there.hook.Load()
 				there.heal()
@@ -487,9 +488,9 @@ func TestCopyTaken(t *testing.T) {
 				there.hook.Store(hook)
 			}
 			if op == remote.OpPut && strings.HasPrefix(name, manifest.Prefix) {
-				return remote.Fault{Err: lost}
+				return remotetest.Fault{Err: lost}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		_, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
 		there.heal()
@@ -506,11 +507,11 @@ func TestCopyAnswerLost(t *testing.T) {
 	w, from := emptyRepo(t)
 	id := complete(t, from, manyFiles(w.place, "src"), nil).ID
 	there, to := emptyRepo(t)
-	there.fail(func(op remote.Op, name string) remote.Fault {
+	there.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpPut && strings.HasPrefix(name, manifest.Prefix) {
-			return remote.Fault{Err: errors.New("lost"), Done: true}
+			return remotetest.Fault{Err: errors.New("lost"), Done: true}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	if got := copyTo(t, from, to, id)[0]; got.Existed {
 		t.Errorf("%+v", got)

@@ -21,7 +21,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
-	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // A damagedRepository is a repository in memory with an object of each kind, of which
@@ -30,7 +30,7 @@ type damagedRepository struct {
 	*place
 	kind   string
 	object string
-	store  *remote.Memory
+	store  *remotetest.Memory
 	src    string
 	want   tree
 	id     manifest.ID // of the snapshot that may be hit
@@ -303,7 +303,7 @@ func TestDamageMatrix(t *testing.T) {
 			t.Run(kind+" "+damage, func(t *testing.T) {
 				d := *whole
 				d.place = newPlace(t)
-				d.kind, d.object, d.store = kind, object, remote.NewMemory()
+				d.kind, d.object, d.store = kind, object, remotetest.NewMemory()
 				for name, b := range objects {
 					data := []byte(b)
 					if name == object {
@@ -361,7 +361,7 @@ func (d *damagedRepository) check(t *testing.T, damage string) {
 // newDamagedRepository makes a repository with an object of each kind.
 func newDamagedRepository(t *testing.T) *damagedRepository {
 	t.Helper()
-	d := &damagedRepository{place: newPlace(t), store: remote.NewMemory()}
+	d := &damagedRepository{place: newPlace(t), store: remotetest.NewMemory()}
 	r, err := Init(t.Context(), "", nil, &Options{patience: calm(), CacheDir: d.cache, Store: d.store})
 	must(t, err)
 	t.Cleanup(func() { r.Close() })

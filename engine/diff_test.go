@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -163,7 +164,7 @@ func TestDiff(t *testing.T) {
 func TestDiffRequests(t *testing.T) {
 	plainOnly(t)
 	p := newPlace(t)
-	store := remote.NewMemory()
+	store := remotetest.NewMemory()
 	r, err := Init(t.Context(), "", initOf(t), keyed(t, &Options{CacheDir: p.cache, Store: store}))
 	must(t, err)
 	defer r.Close()

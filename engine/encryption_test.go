@@ -29,13 +29,14 @@ import (
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"github.com/zeebo/blake3"
 )
 
 // vault is an encrypted repository in memory.
 type vault struct {
 	*place
-	mem      *remote.Memory
+	mem      *remotetest.Memory
 	identity *age.X25519Identity
 	caches   int
 }
@@ -46,7 +47,7 @@ func newVault(t testing.TB) *vault {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
-	v := &vault{place: newPlace(t), mem: remote.NewMemory(), identity: id}
+	v := &vault{place: newPlace(t), mem: remotetest.NewMemory(), identity: id}
 	r, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: []*snapshot.NewKey{
 		{Recipient: id.Recipient(), Label: "laptop"},
 		{Passphrase: vaultPassphrase, WorkFactor: 4},
@@ -310,14 +311,14 @@ func TestInitEncrypted(t *testing.T) {
 		t.Errorf("%d objects, %d before", len(after), len(before))
 	}
 	for n := 1; ; n++ {
-		mem := remote.NewMemory()
+		mem := remotetest.NewMemory()
 		var count atomic.Int64
 		opts := v.options()
-		opts.Store = remote.NewFaulty(mem, func(remote.Op, string) remote.Fault {
+		opts.Store = remotetest.NewFaulty(mem, func(remote.Op, string) remotetest.Fault {
 			if count.Add(1) == int64(n) {
-				return remote.Fault{Err: errAway, Done: n%2 == 0}
+				return remotetest.Fault{Err: errAway, Done: n%2 == 0}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		_, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, opts)
 		if count.Load() < int64(n) {
@@ -334,16 +335,16 @@ func TestInitEncrypted(t *testing.T) {
 		}
 	}
 	// Somebody else is faster: the keys are those of his config.
-	mem := remote.NewMemory()
+	mem := remotetest.NewMemory()
 	fast, slow := v.options(), v.options()
 	fast.Store = mem
-	slow.Store = remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
+	slow.Store = remotetest.NewFaulty(mem, func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpPut && name == repo.ConfigName {
 			r, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, fast)
 			must(t, err)
 			must(t, r.Close())
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	if _, err := Init(t.Context(), "", &snapshot.InitOptions{Keys: keys}, slow); !errors.Is(err, snapshot.ErrExists) {
 		t.Error("the slower one:", err)
@@ -356,7 +357,7 @@ func TestInitEncrypted(t *testing.T) {
 		t.Errorf("%d keys, %v", len(all), err)
 	}
 	opts = v.options()
-	opts.Store = remote.NewMemory()
+	opts.Store = remotetest.NewMemory()
 	if _, err := Init(t.Context(), "", nil, opts); !errors.Is(err, snapshot.ErrNotEncrypted) {
 		t.Error("without keys, but with an identity:", err)
 	}
@@ -435,7 +436,7 @@ func TestNothingInClear(t *testing.T) {
 	look(t, "cached file", cached)
 
 	// What finds nothing here would find something.
-	p, mem := newPlace(t), remote.NewMemory()
+	p, mem := newPlace(t), remotetest.NewMemory()
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: mem})
 	must(t, err)
 	fill(r, p)
@@ -850,7 +851,7 @@ func TestKeysVerified(t *testing.T) {
 		}
 	}
 	// Without encryption they are nobody's.
-	plain, err := Init(t.Context(), "", nil, &Options{CacheDir: v.path("plain"), Store: remote.NewMemory()})
+	plain, err := Init(t.Context(), "", nil, &Options{CacheDir: v.path("plain"), Store: remotetest.NewMemory()})
 	must(t, err)
 	defer plain.Close()
 	must(t, plain.repo.Store.Put(t.Context(), name, nil))

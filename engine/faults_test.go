@@ -219,7 +219,7 @@ func TestFailAtEveryRequest(t *testing.T) {
 	for _, done := range []bool{false, true} {
 		t.Run(fmt.Sprintf("done %v", done), func(t *testing.T) {
 			p := newPlace(t)
-			base := remote.NewMemory()
+			base := remotetest.NewMemory()
 			init, err := Init(t.Context(), "", initOf(t), keyed(t, &Options{CacheDir: p.cache, Store: base}))
 			must(t, err)
 			src := p.files("src", map[string]string{"a": string(random(1, 1000)), "b/c": string(random(2, 200_000))})
@@ -237,12 +237,12 @@ func TestFailAtEveryRequest(t *testing.T) {
 				var count atomic.Int64
 				var armed atomic.Bool // what a read brings ahead goes on behind its end
 				armed.Store(true)
-				store := remote.NewFaulty(mem, func(op remote.Op, name string) remote.Fault {
+				store := remotetest.NewFaulty(mem, func(op remote.Op, name string) remotetest.Fault {
 					if armed.Load() && count.Add(1) == int64(n) {
 						failed[op]++
-						return remote.Fault{Err: errAway, Done: done}
+						return remotetest.Fault{Err: errAway, Done: done}
 					}
-					return remote.Fault{}
+					return remotetest.Fault{}
 				})
 				cache := p.path(fmt.Sprintf("cache-%d", n))
 				r, err := Open(t.Context(), "", keyed(t, &Options{CacheDir: cache, Store: store}))
@@ -295,7 +295,7 @@ func TestFailAtEveryRequest(t *testing.T) {
 
 func copyOf(t testing.TB, from remote.Store) remote.Store {
 	t.Helper()
-	to := remote.NewMemory()
+	to := remotetest.NewMemory()
 	must(t, from.List(t.Context(), "", func(o remote.Info) error {
 		b, err := from.Get(t.Context(), o.Name)
 		if err == nil {
@@ -320,16 +320,16 @@ func TestSegmentNotWritten(t *testing.T) {
 		}
 		arrived := make(chan struct{})
 		var once sync.Once
-		faulty := remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
+		faulty := remotetest.NewFaulty(whole, func(op remote.Op, name string) remotetest.Fault {
 			if op == remote.OpPut && strings.HasPrefix(name, which) {
 				// The other first, if it does not wait for this one.
 				select {
 				case <-arrived:
 				case <-time.After(200 * time.Millisecond):
 				}
-				return remote.Fault{Err: errAway}
+				return remotetest.Fault{Err: errAway}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		store.set(&afterPut{faulty, func(name string) {
 			if strings.HasPrefix(name, other) {
@@ -368,7 +368,7 @@ func (a *afterPut) Put(ctx context.Context, name string, data []byte) error {
 // TestWrongBytes: what the store gives is not what was put. No byte of it gets
 // into a file.
 func TestWrongBytes(t *testing.T) {
-	for name, fault := range map[string]remote.Fault{
+	for name, fault := range map[string]remotetest.Fault{
 		"flipped": {Corrupt: true}, "short": {Short: true}, "missing": {Err: remote.ErrNotExist},
 	} {
 		for _, prefix := range []string{"packs/", "manifests/"} {
@@ -387,12 +387,12 @@ func TestWrongBytes(t *testing.T) {
 					before := scan(t, dst)
 					whole := store.get()
 					var hit atomic.Int64
-					store.set(remote.NewFaulty(whole, func(o remote.Op, n string) remote.Fault {
+					store.set(remotetest.NewFaulty(whole, func(o remote.Op, n string) remotetest.Fault {
 						if o == op && strings.HasPrefix(n, prefix) {
 							hit.Add(1)
 							return fault
 						}
-						return remote.Fault{}
+						return remotetest.Fault{}
 					}))
 					_, err := r.Restore(t.Context(), id, dst, &RestoreOptions{Delete: true})
 					if hit.Load() == 0 {
@@ -426,8 +426,8 @@ func TestPutIsDamaged(t *testing.T) {
 	src := manyFiles(p, "src")
 	store := switchable(r)
 	whole := store.get()
-	store.set(remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
-		return remote.Fault{Corrupt: op == remote.OpPut && strings.HasPrefix(name, "packs/")}
+	store.set(remotetest.NewFaulty(whole, func(op remote.Op, name string) remotetest.Fault {
+		return remotetest.Fault{Corrupt: op == remote.OpPut && strings.HasPrefix(name, "packs/")}
 	}))
 	id := complete(t, r, src, nil).ID.String()
 	store.set(whole)
@@ -506,12 +506,12 @@ func TestUnreadableRepository(t *testing.T) {
 	whole := store.get()
 	for _, op := range []remote.Op{remote.OpList, remote.OpGet, remote.OpReadAt} {
 		var refused atomic.Int64
-		store.set(remote.NewFaulty(whole, func(o remote.Op, name string) remote.Fault {
+		store.set(remotetest.NewFaulty(whole, func(o remote.Op, name string) remotetest.Fault {
 			if o == op {
 				refused.Add(1)
-				return remote.Fault{Err: remote.ErrAccess}
+				return remotetest.Fault{Err: remote.ErrAccess}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		}))
 		must(t, os.RemoveAll(r.repo.Cache.Root))
 		if all, err := r.List(t.Context(), nil); err == nil && refused.Load() > 0 {
@@ -527,11 +527,11 @@ func TestUnreadableRepository(t *testing.T) {
 			t.Errorf("%v fails: create gives %v", op, res)
 		}
 	}
-	store.set(remote.NewFaulty(whole, func(o remote.Op, name string) remote.Fault {
+	store.set(remotetest.NewFaulty(whole, func(o remote.Op, name string) remotetest.Fault {
 		if o == remote.OpList {
-			return remote.Fault{Err: io.ErrUnexpectedEOF, Entries: 1}
+			return remotetest.Fault{Err: io.ErrUnexpectedEOF, Entries: 1}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	}))
 	if all, err := r.List(t.Context(), nil); err == nil {
 		t.Errorf("a list that breaks off gives %v", all)

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -59,7 +60,7 @@ func (l *layerRecord) write(dir, id string) error {
 		os.Remove(temp)
 	}
 	if err == nil {
-		err = fsys.SyncDir(dir)
+		err = disk.SyncDir(dir)
 	}
 	return err
 }
@@ -205,7 +206,7 @@ func (l *forkLayer) take() error {
 	}
 	l.close()
 	l.lock = os.NewFile(uintptr(fd), l.dir)
-	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if disk.Lock(fd) != nil {
 		l.close()
 		return fmt.Errorf("%w: another fork is about to use the upper folder %s", snapshot.ErrExists, l.dir)
 	}
@@ -264,5 +265,5 @@ func (e *forkEntry) keep(ctx context.Context) (kept string, err error) {
 	for _, name := range append([]string{forkFileName, lockName}, e.rec.Works...) {
 		fsys.RemoveTree(filepath.Join(kept, name)) // what is left goes with the folder
 	}
-	return kept, fsys.SyncDir(filepath.Dir(kept))
+	return kept, disk.SyncDir(filepath.Dir(kept))
 }

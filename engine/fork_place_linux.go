@@ -15,6 +15,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/internal/disk"
 	"golang.org/x/sys/unix"
 )
 
@@ -219,7 +220,7 @@ func lockUpper(upper string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := disk.Lock(int(f.Fd())); err != nil {
 		f.Close()
 		return nil, &os.PathError{Op: "flock", Path: upper, Err: err}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/internal/disk"
 	"golang.org/x/sys/unix"
 )
 
@@ -225,7 +226,7 @@ func (g *forkRegistry) make(ctx context.Context, rec *forkRecord) (_ *forkEntry,
 	if e.lock, err = os.OpenFile(e.path(lockName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := disk.Lock(int(e.lock.Fd())); err != nil {
 		return nil, os.NewSyscallError("flock", err)
 	}
 	// Once the name is known nobody else may take it; so it is known first, and
@@ -270,7 +271,7 @@ func (g *forkRegistry) make(ctx context.Context, rec *forkRecord) (_ *forkEntry,
 			return nil, err
 		}
 	}
-	return e, fsys.SyncDir(g.dir)
+	return e, disk.SyncDir(g.dir)
 }
 
 // choose gives the record a name, unless it has one, and reports what is taken.

@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/internal/disk"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,7 +91,7 @@ func (s *sweeper) tries() {
 			}
 			t := &tryDir{path, fd}
 			var st unix.Stat_t
-			if unix.Fstat(fd, &st) != nil || int(st.Uid) != os.Geteuid() || unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+			if unix.Fstat(fd, &st) != nil || int(st.Uid) != os.Geteuid() || disk.Lock(fd) != nil {
 				unix.Close(fd)
 				continue
 			}
@@ -226,7 +227,7 @@ func (s *sweeper) unmade(key string) {
 		return
 	}
 	defer naming.Close()
-	if unix.Flock(int(naming.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if disk.Lock(int(naming.Fd())) != nil {
 		return // perhaps it is made just now
 	}
 	if _, err := os.Lstat(filepath.Join(s.g.dir, key)); errors.Is(err, fs.ErrNotExist) {

@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestGCExpiredIsNotSwept: packs that were doomed a grace ago, and that only a snapshot
@@ -69,7 +70,7 @@ func TestGCKeepsNotesOfTheNew(t *testing.T) {
 	var id manifest.ID
 	listed := make(chan struct{}) // manifests are: packs come after them
 	var manifests, notes sync.Once
-	y.fail(func(op remote.Op, name string) remote.Fault {
+	y.fail(func(op remote.Op, name string) remotetest.Fault {
 		switch {
 		case op == remote.OpList && name == gc.PacksPrefix:
 			manifests.Do(func() { close(listed) })
@@ -80,7 +81,7 @@ func TestGCKeepsNotesOfTheNew(t *testing.T) {
 				changed(t, other, id.String(), renamed("new"))
 			})
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	if rep := y.gc(r, nil); rep.Leftovers != 0 {
 		t.Errorf("%+v", rep)

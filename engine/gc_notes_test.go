@@ -16,6 +16,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestGCNotes: a snapshot lives as long as its notes say, and no longer.
@@ -127,7 +128,7 @@ func TestGCExtend(t *testing.T) {
 		}
 		at := 1 + rnd.IntN(12)
 		var mu atomic.Int64
-		y.fail(func(op remote.Op, name string) remote.Fault {
+		y.fail(func(op remote.Op, name string) remotetest.Fault {
 			n := mu.Add(1)
 			if rnd := rand.New(rand.NewPCG(seed, uint64(n))); rnd.IntN(4) == 0 {
 				y.pass(time.Duration(rnd.IntN(8)) * time.Second)
@@ -135,7 +136,7 @@ func TestGCExtend(t *testing.T) {
 			if int(n) == at && inside.CompareAndSwap(false, true) {
 				extend()
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		rep, err := gc.Run(t.Context(), collector.repo, nil)
 		must(t, err)

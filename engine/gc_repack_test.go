@@ -18,6 +18,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // thinned is a yard with a snapshot that needs one file of seven of an old pack.
@@ -276,11 +277,11 @@ func TestGCRepackKilled(t *testing.T) {
 			y := base.copy()
 			r := y.enter()
 			var k atomic.Int64
-			y.fail(func(remote.Op, string) remote.Fault {
+			y.fail(func(remote.Op, string) remotetest.Fault {
 				if k := int(k.Add(1)); k > n {
-					return remote.Fault{Err: killed, Done: k == n+1}
+					return remotetest.Fault{Err: killed, Done: k == n+1}
 				}
-				return remote.Fault{}
+				return remotetest.Fault{}
 			})
 			_, err := gc.Run(t.Context(), r.repo, nil)
 			y.heal()

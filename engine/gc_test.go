@@ -21,6 +21,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // yard is a repository in memory in a world whose time stands still unless the test
@@ -233,11 +234,11 @@ func TestGCDryRun(t *testing.T) {
 	y.pass(3 * yardGrace)
 	complete(t, r, y.dirOf("c", 1), nil) // tells what time it is
 	dry := y.enter()
-	y.fail(func(op remote.Op, name string) remote.Fault {
+	y.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpPut || op == remote.OpReplace || op == remote.OpDelete {
 			t.Errorf("%v %s", op, name)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	rep := y.gc(dry, &snapshot.GCOptions{DryRun: true})
 	y.heal()
@@ -294,11 +295,11 @@ func TestGCKilled(t *testing.T) {
 				y := base.copy()
 				r := y.enter()
 				var k atomic.Int64
-				y.fail(func(remote.Op, string) remote.Fault {
+				y.fail(func(remote.Op, string) remotetest.Fault {
 					if k := int(k.Add(1)); k > n {
-						return remote.Fault{Err: killed, Done: done && k == n+1}
+						return remotetest.Fault{Err: killed, Done: done && k == n+1}
 					}
-					return remote.Fault{}
+					return remotetest.Fault{}
 				})
 				_, err := gc.Run(t.Context(), r.repo, nil)
 				y.heal()

@@ -18,6 +18,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // These tests are the interleavings of a create with collectors. In all of them an old
@@ -47,14 +48,14 @@ func (y *yard) abandon(dir string) map[string]bool {
 // at runs f before the first operation of its kind on a name that begins with prefix.
 func (y *yard) at(op remote.Op, prefix string, f func()) {
 	var once sync.Once
-	y.fail(func(o remote.Op, name string) remote.Fault {
+	y.fail(func(o remote.Op, name string) remotetest.Fault {
 		if o == op && strings.HasPrefix(name, prefix) {
 			once.Do(func() {
 				y.heal()
 				f()
 			})
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 }
 
@@ -246,12 +247,12 @@ func TestCreateHopeless(t *testing.T) {
 	y, dir, _ := abandoned(t)
 	writeFile(t, dir+"/new", []byte("new"))
 	var tries atomic.Int64
-	y.fail(func(op remote.Op, name string) remote.Fault {
+	y.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpList && name == repo.SegmentPrefix {
 			tries.Add(1)
 			y.pass(yardGrace)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	_, err := y.enter().Create(t.Context(), dir, nil)
 	if !errors.Is(err, write.ErrAnew) || tries.Load() != write.AnewTries || !strings.Contains(err.Error(), "grace of 1h0m0s is too short") {
@@ -286,8 +287,8 @@ func putTooLate(t *testing.T, opts *CreateOptions) (y *yard, dir string, other *
 			y.pass(yardGrace + time.Second)
 		}
 		// All that it does later is in vain.
-		y.fail(func(op remote.Op, name string) remote.Fault {
-			return remote.Fault{Err: errors.New("killed")}
+		y.fail(func(op remote.Op, name string) remotetest.Fault {
+			return remotetest.Fault{Err: errors.New("killed")}
 		})
 	})
 	if _, err := r.Create(t.Context(), dir, opts); err == nil || !strings.Contains(err.Error(), "killed") {

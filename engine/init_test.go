@@ -9,11 +9,12 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // careless is a store that replaces objects, like a server that passes over the
 // condition of a put.
-type careless struct{ *remote.Memory }
+type careless struct{ *remotetest.Memory }
 
 func (s careless) Put(ctx context.Context, name string, data []byte) error {
 	return s.Replace(ctx, name, data)
@@ -22,7 +23,7 @@ func (s careless) Put(ctx context.Context, name string, data []byte) error {
 // TestInitReplaces: no repository is made where objects can be replaced, and nothing
 // is left of having tried.
 func TestInitReplaces(t *testing.T) {
-	store := remote.NewMemory()
+	store := remotetest.NewMemory()
 	_, err := Init(t.Context(), "", nil, &Options{CacheDir: t.TempDir(), Store: careless{store}})
 	if !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("made there: %v", err)

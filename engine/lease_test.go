@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // leases gives the leases of a snapshot by name.
@@ -45,11 +46,11 @@ func newLeased(t *testing.T) *leased {
 	l.id, l.content = l.snapshot()
 	l.repo = l.open()
 	l.repo.repo.LeaseTicks = l.tick
-	l.fail(func(op remote.Op, name string) remote.Fault {
+	l.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op != remote.OpReplace || !strings.HasPrefix(name, "leases/") {
-			return remote.Fault{}
+			return remotetest.Fault{}
 		}
-		return remote.Fault{Err: <-l.wrote}
+		return remotetest.Fault{Err: <-l.wrote}
 	})
 	return l
 }
@@ -174,11 +175,11 @@ func TestLeaseTrouble(t *testing.T) {
 // TestLeaseLate: a mount that ends while its lease is being written leaves none.
 func TestLeaseLate(t *testing.T) {
 	l := newLeased(t)
-	l.fail(func(op remote.Op, name string) remote.Fault {
+	l.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op != remote.OpReplace {
-			return remote.Fault{}
+			return remotetest.Fault{}
 		}
-		return remote.Fault{Delay: time.Hour}
+		return remotetest.Fault{Delay: time.Hour}
 	})
 	m := mountAt(t, l.repo, l.id, l.path("mnt"), &MountOptions{Warn: func(err error) { t.Error(err) }})
 	must(t, m.Unmount(false))

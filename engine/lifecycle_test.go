@@ -19,7 +19,7 @@ func TestLifecycle(t *testing.T) {
 	bucket := struct {
 		remote.Store
 		remote.Lifecycler
-	}{remote.NewMemory(), rules}
+	}{remotetest.NewMemory(), rules}
 	p := newPlace(t)
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: bucket})
 	must(t, err)
@@ -57,7 +57,7 @@ func TestLifecycle(t *testing.T) {
 	q, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: struct {
 		remote.Store
 		remote.Lifecycler
-	}{remote.NewMemory(), rules}})
+	}{remotetest.NewMemory(), rules}})
 	must(t, err)
 	defer q.Close()
 	if l, err = q.ApplyLifecycle(t.Context()); err != nil || l.Others != 1+len(l.Rules) {

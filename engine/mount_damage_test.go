@@ -18,6 +18,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -179,7 +180,7 @@ func TestMountFullCache(t *testing.T) {
 
 // skewed is a store that gives the bytes of another range than was asked for.
 type skewed struct {
-	*remote.Memory
+	*remotetest.Memory
 	on atomic.Pointer[string] // of objects with that prefix
 }
 
@@ -193,7 +194,7 @@ func (s *skewed) of(ctx context.Context, name string) (remote.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &remote.Memory{}
+	m := &remotetest.Memory{}
 	n := min(4096, len(all)/2)
 	return m, m.Put(ctx, name, append(bytes.Clone(all[n:]), all[:n]...))
 }
@@ -241,17 +242,17 @@ func TestMountDamagedPack(t *testing.T) {
 	}
 	damaged := repo.PackName(old[0])
 	skew := &skewed{Memory: w.mem}
-	isDamaged := func(prefix string, f remote.Fault) func() {
+	isDamaged := func(prefix string, f remotetest.Fault) func() {
 		return func() {
-			w.fail(func(op remote.Op, name string) remote.Fault {
+			w.fail(func(op remote.Op, name string) remotetest.Fault {
 				if strings.HasPrefix(name, prefix) {
 					return f
 				}
-				return remote.Fault{}
+				return remotetest.Fault{}
 			})
 		}
 	}
-	for name, fault := range map[string]remote.Fault{
+	for name, fault := range map[string]remotetest.Fault{
 		"404":         {Err: remote.ErrNotExist},
 		"short":       {Short: true},
 		"refused":     {Err: remote.ErrAccess},
@@ -260,11 +261,11 @@ func TestMountDamagedPack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts := w.options()
-			opts.Store = remote.NewFaulty(skew, func(op remote.Op, name string) remote.Fault {
+			opts.Store = remotetest.NewFaulty(skew, func(op remote.Op, name string) remotetest.Fault {
 				if f := w.hook.Load(); f != nil {
 					return (*f)(op, name)
 				}
-				return remote.Fault{}
+				return remotetest.Fault{}
 			})
 			begin := func(prefix string) {
 				isDamaged(prefix, fault)()

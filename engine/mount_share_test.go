@@ -22,8 +22,10 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -300,7 +302,7 @@ func TestSharedFail(t *testing.T) {
 		m := mountAt(t, r, id, w.path(fmt.Sprint("mnt", i)), &MountOptions{Fail: func(_, path string, _ error) { told[i].Store(path, true) }})
 		dirs = append(dirs, m.Dir)
 	}
-	w.fail(func(remote.Op, string) remote.Fault { return remote.Fault{Err: errors.New("away")} })
+	w.fail(func(remote.Op, string) remotetest.Fault { return remotetest.Fault{Err: errors.New("away")} })
 	if _, err := os.ReadFile(dirs[1] + "/dir/5"); !errors.Is(err, unix.EIO) {
 		t.Error(err)
 	}
@@ -751,7 +753,7 @@ func TestReapProbed(t *testing.T) {
 		e.lock = nil
 		probe, err := os.Open(e.path(lockName))
 		must(t, err)
-		must(t, unix.Flock(int(probe.Fd()), unix.LOCK_SH|unix.LOCK_NB))
+		must(t, disk.LockShared(int(probe.Fd())))
 		ended := make(chan struct{})
 		time.AfterFunc(5*time.Millisecond, func() { probe.Close(); close(ended) })
 		e.reap()

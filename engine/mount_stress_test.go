@@ -111,20 +111,20 @@ func TestMountStress(t *testing.T) {
 	id := w.snapshotOf(parts[:]...)
 	before := runtime.NumGoroutine()
 	var asked, corrupted atomic.Int64
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op != remote.OpReadAt {
-			return remote.Fault{}
+			return remotetest.Fault{}
 		}
 		switch n := asked.Add(1); {
 		case n%11 == 0:
-			return remote.Fault{Err: &remote.TransientError{Err: errors.New("a moment")}}
+			return remotetest.Fault{Err: &remote.TransientError{Err: errors.New("a moment")}}
 		case n%17 == 0:
 			corrupted.Add(1)
-			return remote.Fault{Corrupt: true}
+			return remotetest.Fault{Corrupt: true}
 		case n%3 == 0:
-			return remote.Fault{Delay: time.Duration(n%5) * time.Millisecond}
+			return remotetest.Fault{Delay: time.Duration(n%5) * time.Millisecond}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	opts := w.options()
 	opts.CacheSize = 8 << 20
@@ -247,11 +247,11 @@ func TestMountShutdown(t *testing.T) {
 		m, err := r.Mount(t.Context(), id.String(), dir, &MountOptions{Memory: 1 << 20})
 		must(t, err)
 		if round%2 == 0 { // some are waiting for the store
-			w.fail(func(op remote.Op, _ string) remote.Fault {
+			w.fail(func(op remote.Op, _ string) remotetest.Fault {
 				if op == remote.OpReadAt {
-					return remote.Fault{Delay: time.Hour}
+					return remotetest.Fault{Delay: time.Hour}
 				}
-				return remote.Fault{}
+				return remotetest.Fault{}
 			})
 		}
 		var reading atomic.Int64

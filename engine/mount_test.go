@@ -24,6 +24,7 @@ import (
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -206,29 +207,29 @@ func rootOf(t testing.TB, r *Repository, id manifest.ID) []byte {
 // A wobbly place has a repository in memory whose store fails as a test wants it.
 type wobbly struct {
 	*place
-	hook atomic.Pointer[func(remote.Op, string) remote.Fault]
-	mem  *remote.Memory
+	hook atomic.Pointer[func(remote.Op, string) remotetest.Fault]
+	mem  *remotetest.Memory
 
 	patience repo.Patience // of repositories that are opened
 }
 
 func newWobbly(t testing.TB) *wobbly {
-	return &wobbly{place: newPlace(t), mem: &remote.Memory{}, patience: calm()}
+	return &wobbly{place: newPlace(t), mem: &remotetest.Memory{}, patience: calm()}
 }
 
-func (w *wobbly) fail(f func(remote.Op, string) remote.Fault) { w.hook.Store(&f) }
-func (w *wobbly) heal()                                       { w.hook.Store(nil) }
+func (w *wobbly) fail(f func(remote.Op, string) remotetest.Fault) { w.hook.Store(&f) }
+func (w *wobbly) heal()                                           { w.hook.Store(nil) }
 
 // options are those to open the repository with an empty cache.
 func (w *wobbly) options() *Options {
 	w.Helper()
 	cache, err := os.MkdirTemp(w.dir, "cache-")
 	must(w, err)
-	return &Options{CacheDir: cache, patience: w.patience, Store: remote.NewFaulty(w.mem, func(op remote.Op, name string) remote.Fault {
+	return &Options{CacheDir: cache, patience: w.patience, Store: remotetest.NewFaulty(w.mem, func(op remote.Op, name string) remotetest.Fault {
 		if f := w.hook.Load(); f != nil {
 			return (*f)(op, name)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})}
 }
 
@@ -276,7 +277,7 @@ func TestMountAway(t *testing.T) {
 		}
 	}})
 	sameFile(t, m.Dir+"/dir/0", content["dir/0"])
-	w.fail(func(remote.Op, string) remote.Fault { return remote.Fault{Err: errors.New("away")} })
+	w.fail(func(remote.Op, string) remotetest.Fault { return remotetest.Fault{Err: errors.New("away")} })
 	sameFile(t, m.Dir+"/dir/0", content["dir/0"])
 	for range 2 {
 		if _, err := os.ReadFile(m.Dir + "/dir/5"); !errors.Is(err, unix.EIO) {
@@ -299,8 +300,8 @@ func TestMountWrongBytes(t *testing.T) {
 	id, content := w.snapshot()
 	m := mountAt(t, w.open(), id, w.path("mnt"), &MountOptions{Prefetch: PrefetchNone})
 	var once atomic.Int64
-	w.fail(func(op remote.Op, name string) remote.Fault {
-		return remote.Fault{Corrupt: strings.HasPrefix(name, "packs/") && once.Add(1) == 1}
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
+		return remotetest.Fault{Corrupt: strings.HasPrefix(name, "packs/") && once.Add(1) == 1}
 	})
 	sameFile(t, m.Dir+"/dir/0", content["dir/0"])
 	if once.Load() < 2 {
@@ -310,7 +311,7 @@ func TestMountWrongBytes(t *testing.T) {
 	// Where two fetches of a range meet, each may bring what the other has spoiled.
 	for try := 0; ; try++ {
 		m = mountAt(t, w.open(), id, w.path(fmt.Sprint("mnt2-", try)), &MountOptions{Prefetch: PrefetchNone})
-		w.fail(func(remote.Op, string) remote.Fault { return remote.Fault{Corrupt: true} })
+		w.fail(func(remote.Op, string) remotetest.Fault { return remotetest.Fault{Corrupt: true} })
 		for name, want := range content {
 			// The bit that is turned over is in one of the files only.
 			if got, err := os.ReadFile(m.Dir + "/" + name); err == nil && !bytes.Equal(got, want) {

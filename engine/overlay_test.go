@@ -22,6 +22,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -352,7 +353,7 @@ func TestOverlayCost(t *testing.T) {
 	needRoot(t)
 	for _, files := range []int{1_000, unlessShort(12_000, 4_000)} {
 		p := newPlace(t)
-		store := remote.NewMemory()
+		store := remotetest.NewMemory()
 		src := p.files("src", map[string]string{})
 		for i := range files {
 			writeFile(t, fmt.Sprintf("%s/%03d/file-%d", src, i%200, i), []byte(fmt.Sprint("file ", i)))

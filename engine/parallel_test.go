@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestParallel uses one Repository from many goroutines, and another beside it
@@ -101,13 +102,13 @@ func (c *canceller) set(left int, cancel func()) {
 	c.left, c.cancel = left, cancel
 }
 
-func (c *canceller) hook(remote.Op, string) remote.Fault {
+func (c *canceller) hook(remote.Op, string) remotetest.Fault {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.left--; c.left == 0 {
 		c.cancel()
 	}
-	return remote.Fault{}
+	return remotetest.Fault{}
 }
 
 // TestCancel ends contexts at every operation on the store, and at random moments
@@ -128,7 +129,7 @@ func TestCancel(t *testing.T) {
 		r := p.open("cache")
 		// Once: what was cancelled may ask for a moment still.
 		var at canceller
-		r.repo.Store = remote.NewFaulty(r.repo.Store, at.hook)
+		r.repo.Store = remotetest.NewFaulty(r.repo.Store, at.hook)
 		snapshotsBefore, err := r.List(t.Context(), nil)
 		must(t, err)
 		try := func(what string, f func(context.Context) error) {
@@ -208,13 +209,13 @@ func TestCancelKeepsUploads(t *testing.T) {
 			defer cancel()
 			var mu sync.Mutex
 			packs := 0
-			store.set(&afterPut{remote.NewFaulty(whole, func(op remote.Op, name string) remote.Fault {
+			store.set(&afterPut{remotetest.NewFaulty(whole, func(op remote.Op, name string) remotetest.Fault {
 				mu.Lock()
 				defer mu.Unlock()
 				if why == "failed" && op == remote.OpPut && strings.HasPrefix(name, "packs/") && packs >= 3 {
-					return remote.Fault{Err: errAway}
+					return remotetest.Fault{Err: errAway}
 				}
-				return remote.Fault{}
+				return remotetest.Fault{}
 			}), func(name string) {
 				mu.Lock()
 				defer mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 )
 
 // Prefetch says what a mount of a repository that is no local folder fetches
@@ -59,8 +60,8 @@ type prefetcher struct {
 	m     *manifest.Manifest
 	tree  *manifest.Tree
 	mode  Prefetch
-	store *remote.CachedStore // what the mount reads through
-	ctx   context.Context     // ends with the mount
+	store *diskcache.Store // what the mount reads through
+	ctx   context.Context  // ends with the mount
 	work  sync.WaitGroup
 
 	chunks *read.Chunks // the mount's
@@ -283,7 +284,7 @@ func (p *prefetcher) hydratePack(id chunk.PackID) bool {
 			return true
 		case p.ctx.Err() != nil:
 			return false
-		case errors.Is(err, remote.ErrFull):
+		case errors.Is(err, diskcache.ErrFull):
 			if p.full.CompareAndSwap(false, true) {
 				p.repo.repo.Logger.Info("hydration ends, the cache is full", "packs", p.complete.Load(), "of", p.packs.Load())
 			}

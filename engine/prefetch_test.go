@@ -20,6 +20,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"github.com/zeebo/blake3"
 )
 
@@ -55,11 +56,11 @@ func TestHydration(t *testing.T) {
 	if s := m.Stats(); s.Packs < 1 || s.Hydrated < 8<<20 {
 		t.Errorf("%+v", s)
 	}
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpReadAt {
 			t.Errorf("asked for %s", name)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	for name, want := range content {
 		sameFile(t, m.Dir+"/"+name, want)
@@ -96,12 +97,12 @@ func TestHydrationTroubles(t *testing.T) {
 	id, _ := w.snapshot()
 	r := w.open()
 	var tried atomic.Int64
-	w.fail(func(op remote.Op, _ string) remote.Fault {
+	w.fail(func(op remote.Op, _ string) remotetest.Fault {
 		if op != remote.OpReadAt {
-			return remote.Fault{}
+			return remotetest.Fault{}
 		}
 		tried.Add(1)
-		return remote.Fault{Err: errors.New("away")}
+		return remotetest.Fault{Err: errors.New("away")}
 	})
 	m := mountAt(t, r, id, w.path("mnt"), nil)
 	eventually(t, "an attempt", func() bool { return tried.Load() > 0 })
@@ -115,12 +116,12 @@ func TestHydrationEnds(t *testing.T) {
 	id, _ := w.snapshot()
 	r := w.open()
 	var asked atomic.Int64
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpReadAt {
 			asked.Add(1)
-			return remote.Fault{Delay: time.Hour}
+			return remotetest.Fault{Delay: time.Hour}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	m := mountAt(t, r, id, w.path("mnt"), nil)
 	eventually(t, "hydration", func() bool { return asked.Load() > 0 })
@@ -241,11 +242,11 @@ func TestProfile(t *testing.T) {
 		t.Errorf("profiles: %q", again)
 	}
 	// Who may not write, mounts all the same.
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpPut {
-			return remote.Fault{Err: remote.ErrAccess}
+			return remotetest.Fault{Err: remote.ErrAccess}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	m = mountAt(t, w.open(), id, w.path("mnt4"), &MountOptions{Prefetch: PrefetchHot})
 	sameFile(t, m.Dir+"/dir/3", content["dir/3"])
@@ -368,11 +369,11 @@ func TestBundle(t *testing.T) {
 // countPackReads counts requests for parts of packs.
 func (w *wobbly) countPackReads() *atomic.Int64 {
 	var n atomic.Int64
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpReadAt && strings.HasPrefix(name, "packs/") {
 			n.Add(1)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	return &n
 }
@@ -401,12 +402,12 @@ func TestBundleTroubles(t *testing.T) {
 	must(t, access.Put(t.Context(), r.repo, &access.Profile{Snapshot: id, Bundle: b.Finish()}))
 	w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
 	w.patience.Hot = time.Millisecond
-	for name, fault := range map[string]remote.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: time.Hour}} {
-		w.fail(func(op remote.Op, object string) remote.Fault {
+	for name, fault := range map[string]remotetest.Fault{"gone": {Err: remote.ErrNotExist}, "late": {Delay: time.Hour}} {
+		w.fail(func(op remote.Op, object string) remotetest.Fault {
 			if strings.HasPrefix(object, repo.ProfilePrefix) && op != remote.OpPut {
 				return fault
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		t.Log(name)
 		w.readInMount(w.open(), id, names, &MountOptions{Prefetch: PrefetchHot})
@@ -448,13 +449,13 @@ func TestMountRequests(t *testing.T) {
 	id := complete(t, r, w.path("src"), &CreateOptions{Name: "app"}).ID
 	for ref, want := range map[string]int64{id.String(): 2, "app": 4, "latest": 4} {
 		var inFront, asked atomic.Int64
-		w.fail(func(op remote.Op, name string) remote.Fault {
+		w.fail(func(op remote.Op, name string) remotetest.Fault {
 			asked.Add(1)
 			if op == remote.OpReadAt || strings.HasPrefix(name, "leases/") || strings.HasPrefix(name, repo.ProfilePrefix) {
-				return remote.Fault{Delay: time.Hour} // the mount does not wait for these
+				return remotetest.Fault{Delay: time.Hour} // the mount does not wait for these
 			}
 			inFront.Add(1)
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		opts := w.options()
 		opts.Ref = ref

@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // harm puts other bytes in the place of an object; nil for none.
@@ -133,11 +134,11 @@ func TestCreateCannotAsk(t *testing.T) {
 	dir := y.dirOf("a", 1)
 	r := y.enter()
 	complete(t, r, dir, nil)
-	y.fail(func(op remote.Op, name string) remote.Fault {
+	y.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpStat && strings.HasPrefix(name, gc.PacksPrefix) {
-			return remote.Fault{Err: remote.ErrAccess}
+			return remotetest.Fault{Err: remote.ErrAccess}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	if _, err := r.Create(t.Context(), dir, nil); err == nil || !strings.Contains(err.Error(), remote.ErrAccess.Error()) {
 		t.Error(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 )
 
 const (
@@ -218,7 +219,7 @@ func (p *prefetcher) readProfile(ctx context.Context, id manifest.ID, o remote.I
 		return nil, nil, fmt.Errorf("%w: %d bytes", access.ErrDamaged, o.Size)
 	}
 	// Through the disk cache, from which the bundle is read later on.
-	if err := p.store.Prefetch(ctx, o.Name, 0, o.Size); err != nil && !errors.Is(err, remote.ErrNoCache) {
+	if err := p.store.Prefetch(ctx, o.Name, 0, o.Size); err != nil && !errors.Is(err, diskcache.ErrNoCache) {
 		return nil, nil, err
 	}
 	b := make([]byte, o.Size)

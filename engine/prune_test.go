@@ -16,6 +16,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // decided is which snapshots a policy keeps of those made at these times, as in
@@ -260,7 +261,7 @@ func TestPruneInvalid(t *testing.T) {
 // TestPruneTwice: of two that decide the same at once, neither fails.
 func TestPruneTwice(t *testing.T) {
 	p := newPlace(t)
-	mem := remote.NewMemory()
+	mem := remotetest.NewMemory()
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: mem})
 	must(t, err)
 	defer r.Close()
@@ -275,11 +276,11 @@ func TestPruneTwice(t *testing.T) {
 		}
 	}
 	var once sync.Once
-	first, err := Open(t.Context(), "", &Options{CacheDir: p.path("first"), Store: remote.NewFaulty(mem, func(op remote.Op, _ string) remote.Fault {
+	first, err := Open(t.Context(), "", &Options{CacheDir: p.path("first"), Store: remotetest.NewFaulty(mem, func(op remote.Op, _ string) remotetest.Fault {
 		if op == remote.OpDelete {
 			once.Do(func() { prune(r) })
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})})
 	must(t, err)
 	defer first.Close()

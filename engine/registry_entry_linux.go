@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // What the registries of mounts and of forks have in common: folders that belong to who has
@@ -71,7 +73,7 @@ func (g *registry) newEntry() (*entry, error) {
 // claim locks the folder of an entry, for who makes or removes it. It reports whether
 // it could, and the folder is still there.
 func (e *entry) claim() bool {
-	if unix.Flock(int(e.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if disk.Lock(int(e.dir.Fd())) != nil {
 		return false
 	}
 	ours, err := e.dir.Stat()
@@ -138,7 +140,7 @@ func (e *entry) live() bool {
 		return unreadable(err)
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
+	return disk.LockShared(int(f.Fd())) != nil
 }
 
 // own takes the lock of an entry whose server is gone. It fails if there is a
@@ -160,7 +162,7 @@ func (e *entry) tryOwn() error {
 		return err
 	}
 	var st unix.Stat_t
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = disk.Lock(int(f.Fd()))
 	if err == nil {
 		err = unix.Fstat(int(f.Fd()), &st)
 	}
@@ -184,7 +186,11 @@ func tryLockFile(path string, how int) (*os.File, error) {
 			return nil, err
 		}
 		var st unix.Stat_t
-		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if how == unix.LOCK_SH {
+			err = disk.LockShared(int(f.Fd()))
+		} else {
+			err = disk.Lock(int(f.Fd()))
+		}
 		if err == nil {
 			err = unix.Fstat(int(f.Fd()), &st)
 		}
@@ -234,7 +240,7 @@ func dropLock(path string) {
 	}
 	defer f.Close()
 	var st unix.Stat_t
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0 {
+	if disk.Lock(int(f.Fd())) == nil && unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0 {
 		os.Remove(path)
 	}
 }

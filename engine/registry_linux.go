@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
+	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
@@ -192,7 +192,7 @@ func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, er
 	if e.lock, err = os.OpenFile(e.path(lockName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := disk.Lock(int(e.lock.Fd())); err != nil {
 		return nil, os.NewSyscallError("flock", err)
 	}
 	if err := e.write(rec); err != nil {
@@ -206,7 +206,7 @@ func (g *registry) make(rec *record, prepare func(e *entry) error) (_ *entry, er
 		return nil, err
 	}
 	e.key = key
-	return e, fsys.SyncDir(g.dir)
+	return e, disk.SyncDir(g.dir)
 }
 
 // write writes the record, whole or not at all, and durably. The caller has the

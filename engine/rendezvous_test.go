@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // A rendezvous holds the operations of a store that are said to be under way at the same
 // time until all of them are: so they surely are, and if they are not at all that is an
-// error. It is the hook of a remote.Faulty.
+// error. It is the hook of a remotetest.Faulty.
 type rendezvous struct {
 	t *testing.T
 
@@ -65,7 +66,7 @@ func (v *rendezvous) join(what string) chan struct{} {
 	return nil
 }
 
-func (v *rendezvous) hook(op remote.Op, name string) remote.Fault {
+func (v *rendezvous) hook(op remote.Op, name string) remotetest.Fault {
 	if all := v.join(op.String() + " " + name); all != nil {
 		select {
 		case <-all:
@@ -73,5 +74,5 @@ func (v *rendezvous) hook(op remote.Op, name string) remote.Fault {
 			v.t.Errorf("%v %s: nothing of %q was under way at the same time", op, name, v.rest())
 		}
 	}
-	return remote.Fault{}
+	return remotetest.Fault{}
 }

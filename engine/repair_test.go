@@ -19,6 +19,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // everyObject gives every object of a repository.
@@ -506,7 +507,7 @@ func TestVerifyRepacked(t *testing.T) {
 // TestRepairStopped: wherever a repair stops, what could be read before can be read, and
 // the next one ends where one that was not stopped does.
 func TestRepairStopped(t *testing.T) {
-	seed := remote.NewMemory()
+	seed := remotetest.NewMemory()
 	p := newPlace(t)
 	r, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: seed})
 	must(t, err)
@@ -522,19 +523,19 @@ func TestRepairStopped(t *testing.T) {
 
 	var writes atomic.Int64
 	for stop := int64(1); ; stop++ {
-		mem := remote.NewMemory()
+		mem := remotetest.NewMemory()
 		for name, b := range before {
 			must(t, mem.Put(t.Context(), name, []byte(b)))
 		}
 		writes.Store(0)
 		stopped := errors.New("stopped")
-		store := remote.NewFaulty(mem, func(op remote.Op, _ string) remote.Fault {
+		store := remotetest.NewFaulty(mem, func(op remote.Op, _ string) remotetest.Fault {
 			if op == remote.OpPut || op == remote.OpDelete {
 				if writes.Add(1) >= stop {
-					return remote.Fault{Err: stopped}
+					return remotetest.Fault{Err: stopped}
 				}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		cut, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: store, patience: calm()})
 		must(t, err)

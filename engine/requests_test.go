@@ -9,16 +9,17 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestRequests pins how often operations ask the object store, and how often they wait
 // for it: each request costs money, and each wait is a round trip.
 func TestRequests(t *testing.T) {
 	p := newPlace(t)
-	store := remote.NewMemory()
+	store := remotetest.NewMemory()
 	at := &rendezvous{t: t}
 	open := func(cache string, ahead bool) *Repository {
-		r, err := Open(t.Context(), "", &Options{CacheDir: p.path(cache), Store: remote.NewFaulty(store, at.hook), List: ahead})
+		r, err := Open(t.Context(), "", &Options{CacheDir: p.path(cache), Store: remotetest.NewFaulty(store, at.hook), List: ahead})
 		must(t, err)
 		t.Cleanup(func() { r.Close() })
 		return r

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -138,7 +139,7 @@ func (w *contentWriter) fetch(ctx context.Context, f *fetch, cpu chan struct{}) 
 	w.stored = slices.Grow(w.stored[:0], int(f.end-f.first))[:f.end-f.first]
 	w.meter.Transfer(1, 0)
 	fetched := int64(len(w.stored))
-	if s, ok := w.packs.(*remote.CachedStore); ok {
+	if s, ok := w.packs.(*diskcache.Store); ok {
 		fetched = min(fetched, s.Missing(repo.PackName(pack), int64(f.first), fetched))
 	}
 	err := w.packs.ReadAt(ctx, repo.PackName(pack), int64(f.first), w.stored)

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/fusefs"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -238,7 +239,7 @@ func TestTakeOverFailsPrefetch(t *testing.T) {
 	var seen, late, left atomic.Int64
 	eventually(t, "something is fetched", func() bool {
 		returned := make(chan struct{})
-		w.fail(func(op remote.Op, name string) remote.Fault {
+		w.fail(func(op remote.Op, name string) remotetest.Fault {
 			if op == remote.OpList && strings.HasPrefix(name, repo.ProfilePrefix) {
 				seen.Add(1)
 				defer left.Add(1)
@@ -248,7 +249,7 @@ func TestTakeOverFailsPrefetch(t *testing.T) {
 				case <-time.After(100 * time.Millisecond): // it is waited for
 				}
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		if err := takeOverWith(t, next, k, anotherAnswer); err == nil {
 			t.Fatal("it took over")

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -187,7 +188,7 @@ func (t *target) swap() error {
 	if err != nil {
 		return &os.LinkError{Op: "putting in place", Old: t.temp, New: t.path, Err: err}
 	}
-	t.late = fsys.SyncDir(filepath.Dir(t.path))
+	t.late = disk.SyncDir(filepath.Dir(t.path))
 	return nil
 }
 

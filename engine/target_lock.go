@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/disk"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,7 +69,7 @@ func sweep(parent, prefix string) {
 	defer root.Close()
 	eachTemp(parent, prefix, func(fd int, name string) {
 		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && disk.Lock(fd) == nil {
 			fsys.RemoveIn(root, name)
 		}
 	})
@@ -77,7 +78,7 @@ func sweep(parent, prefix string) {
 // lockedTemp reports whether a restore lives that has made a directory in parent.
 func lockedTemp(parent, prefix string) (locked bool) {
 	eachTemp(parent, prefix, func(fd int, _ string) {
-		err := unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+		err := disk.LockShared(fd)
 		locked = locked || errors.Is(err, unix.EWOULDBLOCK)
 	})
 	return locked

@@ -8,6 +8,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/disk"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,7 +36,7 @@ func (w *lockWait) lock(ctx context.Context, path string, fd int) error {
 	start := time.Now()
 	foreign, told := start, false
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		err := disk.Lock(fd)
 		if !fsys.IsAny(err, unix.EWOULDBLOCK, unix.EINTR) {
 			return nil
 		}
@@ -50,7 +51,7 @@ func (w *lockWait) lock(ctx context.Context, path string, fd int) error {
 		if time.Since(foreign) >= w.foreign {
 			h := lockHolder(fd)
 			// It may have ended while it was looked for.
-			if !h.restores && !hasTemp(path) && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+			if !h.restores && !hasTemp(path) && disk.Lock(fd) != nil {
 				return fmt.Errorf("%w: it is locked %v, and that is no restore: %s", snapshot.ErrExists, h, advice)
 			}
 			foreign = time.Now()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/disk"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +29,7 @@ func lockDir(t *testing.T, dir string, flags int) (fd int) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|flags, 0)
 	must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
-	must(t, unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB))
+	must(t, disk.Lock(fd))
 	return fd
 }
 
@@ -58,7 +59,7 @@ func TestRestoreWaits(t *testing.T) {
 	case err := <-done:
 		t.Fatalf("it did not wait: %v", err)
 	}
-	must(t, unix.Flock(fd, unix.LOCK_UN))
+	must(t, disk.Unlock(fd))
 	must(t, <-done)
 	if b, err := os.ReadFile(dst + "/a"); err != nil || string(b) != "1" {
 		t.Errorf("%q, %v", b, err)
@@ -119,7 +120,7 @@ func TestLockWaitEnds(t *testing.T) {
 		if h := lockHolder(fd); !h.restores || h.pid != os.Getpid() {
 			t.Errorf("%+v", h)
 		}
-		w.tell = func(error) { must(t, unix.Flock(fd, unix.LOCK_UN)) }
+		w.tell = func(error) { must(t, disk.Unlock(fd)) }
 		w.quiet = 20 * time.Millisecond
 		must(t, wait(t, dir, w))
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestUsage: what removing a snapshot and collecting garbage frees is what Usage says
@@ -79,13 +80,13 @@ func TestUsageReads(t *testing.T) {
 	second := complete(t, w.open(), w.path("src"), nil)
 	alter(t, r, second.ID.ObjectName(), flipAt(60))
 	var read atomic.Int64
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if id, err := repo.ParsePackName(name); err == nil {
 			if read.Add(1); op != remote.OpReadAt || id == (chunk.PackID{}) {
 				t.Errorf("%v %s", op, name)
 			}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	u, err := r.Usage(t.Context())
 	if !errors.Is(err, snapshot.ErrIntegrity) || u == nil || u.Snapshots != 1 || u.Unique != 8<<20 || len(u.Of) != 1 {

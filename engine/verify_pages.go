@@ -8,11 +8,10 @@ import (
 	"math"
 	"sync"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
-	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/singleflight"
@@ -26,7 +25,7 @@ type storePages struct {
 	size func(chunk.PackID) int64 // of a pack, so that no window reaches beyond; nil reads pages alone
 
 	mu      sync.Mutex
-	windows *simplelru.LRU[access.FrameKey, []byte]
+	windows *lru.Cache[access.FrameKey, []byte]
 	fetch   singleflight.Group
 }
 
@@ -36,7 +35,7 @@ const (
 )
 
 func newStorePages(r *Repository) *storePages {
-	return &storePages{repo: r, windows: read.NewLRU[access.FrameKey, []byte](pageWindows)}
+	return &storePages{repo: r, windows: lru.New[access.FrameKey, []byte](pageWindows)}
 }
 
 // Page is manifest.PageSource.

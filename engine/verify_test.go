@@ -20,6 +20,7 @@ import (
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 func verify(t testing.TB, r *Repository, opts *VerifyOptions, refs ...string) *VerifyReport {
@@ -104,7 +105,7 @@ func eachStore(t *testing.T, f inRepository) {
 
 // inMemory is inStore for one in memory.
 func inMemory(t *testing.T, f inRepository) {
-	m := remote.NewMemory()
+	m := remotetest.NewMemory()
 	inStore(newPlace(t), "", func() remote.Store { return m }, func(p *place, r *Repository, open func() *Repository) { f(t, p, r, open) })
 }
 
@@ -302,7 +303,7 @@ func TestVerifyRace(t *testing.T) {
 	segments, err := r.repo.ListSegments(t.Context())
 	must(t, err)
 	var calls atomic.Int64
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if op == remote.OpList && name == gc.PacksPrefix {
 			calls.Add(1)
 			// The snapshot goes, and a collector takes what only it held.
@@ -317,7 +318,7 @@ func TestVerifyRace(t *testing.T) {
 				}
 			}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	rep := verify(t, r, nil)
 	if rep.Damaged() != 0 || calls.Load() != 1 || rep.Snapshots != 1 {
@@ -359,22 +360,22 @@ func TestVerifyResume(t *testing.T) {
 			t.Fatal("no run that was stopped has noted what it read")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		w.fail(func(op remote.Op, name string) remote.Fault {
+		w.fail(func(op remote.Op, name string) remotetest.Fault {
 			if name == last {
 				cancel()
 			}
-			return remote.Fault{}
+			return remotetest.Fault{}
 		})
 		if _, err := r.Verify(ctx, nil, &VerifyOptions{ReadData: 1}); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 		cancel()
 	}
-	w.fail(func(op remote.Op, name string) remote.Fault {
+	w.fail(func(op remote.Op, name string) remotetest.Fault {
 		if name == repo.PackName(packs[1]) {
 			reads.Add(1)
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 	if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: 0.5, Resume: true}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("another share: %v", err)

@@ -7,8 +7,8 @@ import (
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -41,13 +41,13 @@ type ahead struct {
 	idle sync.Cond // there are none
 	// runs are the directories in which small files were read lately, by the
 	// hash of their path. Nested ones are read in turns.
-	runs *simplelru.LRU[uint64, *run]
+	runs *lru.Cache[uint64, *run]
 	// streak is how well guesses of the next file came true lately.
 	streak int
 	// frames are those whose successors were brought lately.
-	frames *simplelru.LRU[frame, struct{}]
+	frames *lru.Cache[frame, struct{}]
 	// files are large files that were read lately, by rank.
-	files *simplelru.LRU[uint64, *progress]
+	files *lru.Cache[uint64, *progress]
 }
 
 // run is a directory that is being read.
@@ -95,7 +95,7 @@ func newAhead(ctx context.Context, f *snapshotFS, store func(uint64, int64, []by
 	a := &ahead{
 		fs: f, ctx: ctx, store: store, seed: maphash.MakeSeed(),
 		pushes: make(slots, maxPushes), fetches: make(slots, maxFetches),
-		runs: newLRU[uint64, *run](maxRuns), frames: newLRU[frame, struct{}](maxFrames), files: newLRU[uint64, *progress](maxFiles),
+		runs: lru.New[uint64, *run](maxRuns), frames: lru.New[frame, struct{}](maxFrames), files: lru.New[uint64, *progress](maxFiles),
 	}
 	a.idle.L = &a.mu
 	return a
@@ -121,14 +121,6 @@ func (a *ahead) wait() {
 	for a.busy > 0 {
 		a.idle.Wait()
 	}
-}
-
-func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
-	l, err := simplelru.NewLRU[K, V](size, nil)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return l
 }
 
 // small tells whether an entry is a file that is put into the page cache whole.

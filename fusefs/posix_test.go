@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -83,160 +82,26 @@ func mixedFile(w *world, path string) []byte {
 	return content(pieces, end)
 }
 
-// TestWaysToRead: every way that the kernel has of reading a file gives the same
-// bytes.
-func TestWaysToRead(t *testing.T) {
-	w := newWorld()
-	want := mixedFile(w, "file")
-	w.file("empty", 0)
-	dir := w.mount(t)
-	// Of nothing in the page cache.
-	open := func(flags int) *os.File {
-		t.Helper()
-		f, err := os.OpenFile(dir+"/file", os.O_RDONLY|flags, 0)
-		check(t, err)
-		t.Cleanup(func() { f.Close() })
-		check(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
-		return f
-	}
-	same := func(how string, got []byte, err error) {
-		t.Helper()
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s: %d bytes of %d, %v", how, len(got), len(want), err)
-		}
-	}
-
-	data, err := io.ReadAll(open(0))
-	same("read", data, err)
-	for _, size := range []int{4096, 65536, 1 << 20, 3 << 20} {
-		f := open(unix.O_DIRECT)
-		var all []byte
-		buf := make([]byte, size)
-		for {
-			n, err := f.Read(buf)
-			all = append(all, buf[:n]...)
-			if err != nil {
-				same(fmt.Sprint("O_DIRECT by ", size), all, nil)
-				break
-			}
-		}
-	}
-	direct := open(unix.O_DIRECT)
-	for range 300 {
-		off, n := rand.IntN(len(want)+1), rand.IntN(200_000)
-		buf := make([]byte, n)
-		for how, f := range map[string]*os.File{"pread": open(0), "pread, O_DIRECT": direct} {
-			k, err := unix.Pread(int(f.Fd()), buf, int64(off))
-			if rest := want[off:min(off+n, len(want))]; err != nil || k != len(rest) || !bytes.Equal(buf[:k], rest) {
-				t.Fatalf("%s of %d at %d: %d bytes, %v", how, n, off, k, err)
-			}
-		}
-		if n%16 == 0 {
-			var parts [][]byte
-			for at := 0; at < n; at += 1 + n/5 {
-				parts = append(parts, buf[at:min(n, at+1+n/5)])
-			}
-			k, err := unix.Preadv(int(open(0).Fd()), parts, int64(off))
-			if rest := want[off:min(off+n, len(want))]; err != nil || k != len(rest) || !bytes.Equal(buf[:k], rest) {
-				t.Fatalf("preadv of %d at %d: %d bytes, %v", n, off, k, err)
-			}
-		}
-	}
-
-	for how, flags := range map[string]int{"mmap, private": unix.MAP_PRIVATE, "mmap, shared": unix.MAP_SHARED, "mmap, populated": unix.MAP_SHARED | unix.MAP_POPULATE} {
-		m, err := unix.Mmap(int(open(0).Fd()), 0, len(want), unix.PROT_READ, flags)
-		check(t, err)
-		// The server is this very process: a page fault outside of a system call
-		// would keep the collector, and so the server, from going on.
-		check(t, unix.Madvise(m, unix.MADV_POPULATE_READ))
-		same(how, m, nil)
-		check(t, unix.Munmap(m))
-	}
-
-	out := func() *os.File {
-		f, err := os.CreateTemp(t.TempDir(), "")
-		check(t, err)
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
-	copied := func(how string, f *os.File, err error) {
-		t.Helper()
-		data, err2 := os.ReadFile(f.Name())
-		same(how, data, errors.Join(err, err2))
-	}
-	f, to := open(0), out()
-	for {
-		n, err := unix.Sendfile(int(to.Fd()), int(f.Fd()), nil, 123_457)
-		if n <= 0 || err != nil {
-			copied("sendfile", to, err)
-			break
-		}
-	}
-	f, to = open(0), out()
-	for {
-		n, err := unix.CopyFileRange(int(f.Fd()), nil, int(to.Fd()), nil, 200_003, 0)
-		if errors.Is(err, unix.EXDEV) { // the kernel's wish, not ours
-			break
-		}
-		if n <= 0 || err != nil {
-			copied("copy_file_range", to, err)
-			break
-		}
-	}
-	f, to = open(0), out()
-	r, p, err := os.Pipe()
-	check(t, err)
-	for {
-		n, err := unix.Splice(int(f.Fd()), nil, int(p.Fd()), nil, 50_001, 0)
-		if n <= 0 || err != nil {
-			copied("splice", to, err)
-			break
-		}
-		_, err = io.CopyN(to, r, n)
-		check(t, err)
-	}
-	r.Close()
-	p.Close()
-
-	// Seeking, at the borders.
-	f = open(0)
-	size := int64(len(want))
-	for _, c := range []struct {
-		off    int64
-		whence int
-		want   int64
-		err    error
-	}{
-		{0, unix.SEEK_DATA, 0, nil}, {0, unix.SEEK_HOLE, 1, nil}, {size - 1, unix.SEEK_HOLE, size - 1, nil},
-		{size - 1, unix.SEEK_DATA, 0, unix.ENXIO}, {size, unix.SEEK_DATA, 0, unix.ENXIO}, {size, unix.SEEK_HOLE, 0, unix.ENXIO},
-		{size + 1, unix.SEEK_HOLE, 0, unix.ENXIO}, {-1, unix.SEEK_DATA, 0, unix.ENXIO}, {0, unix.SEEK_END, size, nil}, {-1, unix.SEEK_SET, 0, unix.EINVAL},
-	} {
-		got, err := unix.Seek(int(f.Fd()), c.off, c.whence)
-		if !errors.Is(err, c.err) || err == nil && got != c.want {
-			t.Errorf("seek to %d, %d: %d, %v", c.off, c.whence, got, err)
-		}
-	}
-	empty, err := os.Open(dir + "/empty")
-	check(t, err)
-	defer empty.Close()
-	if _, err := unix.Seek(int(empty.Fd()), 0, unix.SEEK_HOLE); !errors.Is(err, unix.ENXIO) {
-		t.Errorf("seek in an empty file: %v", err)
-	}
-}
-
-// TestReadOnly: whatever would change something is refused, by the mount and not
-// for want of permissions; what changes nothing is not.
-func TestReadOnly(t *testing.T) {
+// readOnlyWorld mounts what TestReadOnly tries to change, and opens the file in it.
+func readOnlyWorld(t *testing.T) (dir string, f *os.File) {
+	t.Helper()
 	w := newWorld()
 	w.file("file", 0, piece{0, "content"})
 	w.dir("dir")
 	w.dir("empty")
 	w.file("dir/inside", 0)
 	w.add("link", manifest.Entry{Type: manifest.Symlink, Mode: 0o777, Target: "file", Links: 1})
-	dir := w.mount(t)
+	dir = w.mount(t)
 	f, err := os.Open(dir + "/file")
 	check(t, err)
-	defer f.Close()
+	t.Cleanup(func() { f.Close() })
+	return dir, f
+}
+
+// TestReadOnly: whatever would change something is refused, by the mount and not
+// for want of permissions.
+func TestReadOnly(t *testing.T) {
+	dir, f := readOnlyWorld(t)
 	fd := int(f.Fd())
 	now := []unix.Timespec{{Sec: 1}, {Sec: 1}}
 	for what, err := range map[string]error{
@@ -277,6 +142,12 @@ func TestReadOnly(t *testing.T) {
 	if err := unix.Mkdir(dir+"/dir", 0o700); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("mkdir of what is there: %v", err)
 	}
+}
+
+// TestReadOnlyAllows: what changes nothing works.
+func TestReadOnlyAllows(t *testing.T) {
+	dir, f := readOnlyWorld(t)
+	fd := int(f.Fd())
 	lock := func(kind int16) error {
 		return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Len: 3})
 	}

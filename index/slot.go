@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 const (
@@ -117,9 +119,9 @@ func lockSlot(path string) (*slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := disk.Lock(int(f.Fd())); err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if err == disk.ErrLocked {
 			err = errBusy
 		}
 		return nil, fmt.Errorf("locking %s: %w", name, err)

@@ -9,13 +9,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 	"time"
 
-	"github.com/snapctl/snapctl/chunk"
 	"github.com/zeebo/blake3"
 	"pgregory.net/rapid"
+
+	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/chunk/wire/wiretest"
 )
 
 func newCodec(t testing.TB) *chunk.Codec {
@@ -69,6 +69,12 @@ func TestManifestRoundTrip(t *testing.T) {
 	if tree, err := got.Tree(s.source()); err != nil || tree.Len() != 3000 {
 		t.Fatal(err)
 	}
+}
+
+// TestManifestLies: a manifest that says something else than its root page is damaged.
+func TestManifestLies(t *testing.T) {
+	s := newPageStore()
+	got := someManifest(t, s)
 	for name, lie := range map[string]func(*Manifest){
 		"entries":    func(m *Manifest) { m.Entries++ },
 		"attributes": func(m *Manifest) { m.Xattrs = false },
@@ -81,8 +87,16 @@ func TestManifestRoundTrip(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
 
-	// The first bytes are enough for the info.
+// TestManifestHead: the first bytes are enough for the info.
+func TestManifestHead(t *testing.T) {
+	c := newCodec(t)
+	m := someManifest(t, newPageStore())
+	b, err := m.Encode(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	n, err := HeadLen(b[:headerSize])
 	if err != nil || n > HeadSize || n >= len(b) {
 		t.Fatal(n, err)

@@ -12,83 +12,108 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 )
 
-// TestParts: the parts of a tree are all of its pages, in order, and what they use is
-// what the tree does; a page that cannot be read costs what is below it and no more.
-func TestParts(t *testing.T) {
-	entries := randomEntries(newRand(7), 5000)
-	s := newPageStore()
-	root, _ := build(t, s, entries)
-	children := 0
-	root.Page, children = tallRoot(t, s, root)
-	tree := newTree(t, root, s)
-	ctx := t.Context()
-	var parts []Part
-	if err := tree.Parts(ctx, func(p Part) error { parts = append(parts, p); return nil }, nil); err != nil {
+// partsTest is a tall tree and its parts.
+type partsTest struct {
+	store    *pageStore
+	root     *Root
+	entries  []Entry
+	parts    []Part
+	children int // of the root page
+}
+
+func newPartsTest(t *testing.T) *partsTest {
+	t.Helper()
+	p := &partsTest{store: newPageStore(), entries: randomEntries(newRand(7), 5000)}
+	p.root, _ = build(t, p.store, p.entries)
+	p.root.Page, p.children = tallRoot(t, p.store, p.root)
+	err := newTree(t, p.root, p.store).Parts(t.Context(), func(part Part) error { p.parts = append(p.parts, part); return nil }, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !parts[0].IsRoot() || parts[0].Level < 2 || parts[0].Entries != uint64(len(entries)) {
-		t.Fatalf("%+v", parts[0])
+	return p
+}
+
+// TestParts: the parts of a tree are all of its pages, in order, and what they use is
+// what the tree does.
+func TestParts(t *testing.T) {
+	p := newPartsTest(t)
+	if root := &p.parts[0]; !root.IsRoot() || root.Level < 2 || root.Entries != uint64(len(p.entries)) {
+		t.Fatalf("%+v", *root)
 	}
+	tree := newTree(t, p.root, p.store)
 	pages, use := map[chunk.ID]bool{}, map[chunk.PackID]uint64{}
 	at := 0
-	var e Entry
-	for i := range parts {
-		p := &parts[i]
-		if !p.IsRoot() {
-			pages[p.ID] = true
-			if p.Level == 0 {
-				use[p.Pack] += uint64(p.Frame.Raw)
+	for i := range p.parts {
+		part := &p.parts[i]
+		if !part.IsRoot() {
+			pages[part.ID] = true
+			if part.Level == 0 {
+				use[part.Pack] += uint64(part.Frame.Raw)
 			}
 		}
-		if p.Level > 0 {
-			continue
-		}
-		leaf, err := tree.ReadLeaf(ctx, p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p.First != entries[at].Key() || uint64(leaf.Len()) != p.Entries {
-			t.Errorf("page of %d entries from %v, %v expected", leaf.Len(), p.First, entries[at].Key())
-		}
-		for i := range leaf.Len() {
-			leaf.Entry(i, &e)
-			if err := tree.Use(ctx, &e, use); err != nil {
-				t.Fatal(err)
-			}
-			if e.Key() != entries[at].Key() {
-				t.Fatalf("%v instead of %v", e.Key(), entries[at].Key())
-			}
-			at++
-		}
-		if at < len(entries) && (p.End == nil || *p.End != entries[at].Key()) {
-			t.Errorf("page ends at %v, %v expected", p.End, entries[at].Key())
+		if part.Level == 0 {
+			at += testLeafPart(t, tree, part, p.entries[at:], use)
 		}
 	}
-	if at != len(entries) || len(pages) != children+(children+2)/3 || !maps.Equal(use, root.Use) {
-		t.Errorf("%d pages, %d entries of %d; used %v, %v expected", len(pages), at, len(entries), use, root.Use)
+	if at != len(p.entries) || len(pages) != p.children+(p.children+2)/3 || !maps.Equal(use, p.root.Use) {
+		t.Errorf("%d pages, %d entries of %d; used %v, %v expected", len(pages), at, len(p.entries), use, p.root.Use)
 	}
+}
 
-	// No two parts are the same, and each is in a tree that has it too.
-	seen := map[string]bool{}
-	for i := range parts {
-		seen[string(parts[i].AppendTo(nil))] = true
-	}
-	if len(seen) != len(parts) {
-		t.Errorf("%d of %d parts can be told apart", len(seen), len(parts))
-	}
-	again := newTree(t, root, s)
-	if err := again.Parts(ctx, func(p Part) error {
-		if !seen[string(p.AppendTo(nil))] {
-			t.Errorf("%+v is new", p)
-		}
-		return nil
-	}, nil); err != nil {
+// testLeafPart reads the page of a part, which begins with the first of entries. It
+// counts what they use, and gives how many they are.
+func testLeafPart(t *testing.T, tree *Tree, part *Part, entries []Entry, use map[chunk.PackID]uint64) int {
+	t.Helper()
+	leaf, err := tree.ReadLeaf(t.Context(), part)
+	if err != nil {
 		t.Fatal(err)
 	}
+	n := leaf.Len()
+	if part.First != entries[0].Key() || uint64(n) != part.Entries {
+		t.Errorf("page of %d entries from %v, %v expected", n, part.First, entries[0].Key())
+	}
+	var e Entry
+	for i := range n {
+		leaf.Entry(i, &e)
+		if err := tree.Use(t.Context(), &e, use); err != nil {
+			t.Fatal(err)
+		}
+		if e.Key() != entries[i].Key() {
+			t.Fatalf("%v instead of %v", e.Key(), entries[i].Key())
+		}
+	}
+	if n < len(entries) && (part.End == nil || *part.End != entries[n].Key()) {
+		t.Errorf("page ends at %v, %v expected", part.End, entries[n].Key())
+	}
+	return n
+}
 
-	// An inner page that cannot be read.
-	bad := parts[1]
-	s.onRead = func(_ context.Context, ref PageRef) error {
+// TestPartsDiffer: no two parts are the same, and each is in a tree that has it too.
+func TestPartsDiffer(t *testing.T) {
+	p := newPartsTest(t)
+	seen := map[string]bool{}
+	for i := range p.parts {
+		seen[string(p.parts[i].AppendTo(nil))] = true
+	}
+	if len(seen) != len(p.parts) {
+		t.Errorf("%d of %d parts can be told apart", len(seen), len(p.parts))
+	}
+	err := newTree(t, p.root, p.store).Parts(t.Context(), func(part Part) error {
+		if !seen[string(part.AppendTo(nil))] {
+			t.Errorf("%+v is new", part)
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPartsLost: an inner page that cannot be read costs what is below it and no more.
+func TestPartsLost(t *testing.T) {
+	p := newPartsTest(t)
+	bad := p.parts[1]
+	p.store.onRead = func(_ context.Context, ref PageRef) error {
 		if ref.ID == bad.ID {
 			return errors.New("away")
 		}
@@ -96,14 +121,14 @@ func TestParts(t *testing.T) {
 	}
 	var lost []Part
 	rest := uint64(0)
-	err := newTree(t, root, s).Parts(ctx, func(p Part) error {
-		if p.Level == 0 {
-			rest += p.Entries
+	err := newTree(t, p.root, p.store).Parts(t.Context(), func(part Part) error {
+		if part.Level == 0 {
+			rest += part.Entries
 		}
 		return nil
-	}, func(p Part, err error) error { lost = append(lost, p); return nil })
-	if err != nil || len(lost) != 1 || !bytes.Equal(lost[0].AppendTo(nil), bad.AppendTo(nil)) || rest+bad.Entries != uint64(len(entries)) {
-		t.Errorf("%v: lost %+v, the rest has %d of %d entries", err, lost, rest, len(entries))
+	}, func(part Part, err error) error { lost = append(lost, part); return nil })
+	if err != nil || len(lost) != 1 || !bytes.Equal(lost[0].AppendTo(nil), bad.AppendTo(nil)) || rest+bad.Entries != uint64(len(p.entries)) {
+		t.Errorf("%v: lost %+v, the rest has %d of %d entries", err, lost, rest, len(p.entries))
 	}
 }
 

@@ -44,72 +44,89 @@ func TestSpilledFiles(t *testing.T) {
 		} else if e.Spill == nil || len(e.Extents) > 0 || e.Spill.Level != test.level {
 			t.Fatalf("%d extents: %+v", test.extents, e.Spill)
 		}
+		testExtents(t, tree, e, extents)
+		testExtentsFrom(t, s, root, e, extents)
+		testUseOfExtents(t, s, root, e, extents)
+	}
+}
 
-		i, at := 0, uint64(0)
-		if err := tree.Extents(t.Context(), e, func(off uint64, x *Extent) error {
-			if at += extents[i].Hole; off != at || *x != extents[i] {
-				t.Fatalf("extent %d at %d is %+v, expected at %d %+v", i, off, *x, at, extents[i])
-			}
-			at += uint64(x.Length)
-			i++
-			return nil
-		}); err != nil || i != test.extents {
-			t.Fatalf("%d extents: %v", i, err)
+// testExtents reads all extents of a file.
+func testExtents(t *testing.T, tree *Tree, e *Entry, extents []Extent) {
+	t.Helper()
+	i, at := 0, uint64(0)
+	if err := tree.Extents(t.Context(), e, func(off uint64, x *Extent) error {
+		if at += extents[i].Hole; off != at || *x != extents[i] {
+			t.Fatalf("extent %d at %d is %+v, expected at %d %+v", i, off, *x, at, extents[i])
 		}
+		at += uint64(x.Length)
+		i++
+		return nil
+	}); err != nil || i != len(extents) {
+		t.Fatalf("%d extents: %v", i, err)
+	}
+}
 
-		// From anywhere, with no more pages read than lead there.
-		r := newRand(3)
-		for range 20 {
-			from := r.Uint64N(e.Size)
-			want, off := 0, uint64(0)
-			for ; want < len(extents); want++ {
-				if off += extents[want].Hole + uint64(extents[want].Length); off > from {
-					break
-				}
-			}
-			tree := newTree(t, root, s)
-			reads, done, got := s.reads.Load(), errors.New("enough"), -1
-			err := tree.ExtentsFrom(t.Context(), e, from, func(off uint64, x *Extent) error {
-				if got = slices.Index(extents, *x); got != want {
-					t.Fatalf("from %d: extent %d, expected %d", from, got, want)
-				}
-				return done
-			})
-			if want < len(extents) && !errors.Is(err, done) || want == len(extents) && (err != nil || got >= 0) {
-				t.Fatalf("from %d: extent %d of %d, %v", from, got, len(extents), err)
-			}
-			if n := s.reads.Load() - reads; n > int64(test.level)+1 {
-				t.Fatalf("%d pages read for one extent", n)
+// testExtentsFrom reads an extent from anywhere, with no more pages than lead there.
+func testExtentsFrom(t *testing.T, s *pageStore, root *Root, e *Entry, extents []Extent) {
+	t.Helper()
+	pages := int64(0)
+	if e.Spill != nil {
+		pages = int64(e.Spill.Level) + 1
+	}
+	r := newRand(3)
+	for range 20 {
+		from := r.Uint64N(e.Size)
+		want, off := 0, uint64(0)
+		for ; want < len(extents); want++ {
+			if off += extents[want].Hole + uint64(extents[want].Length); off > from {
+				break
 			}
 		}
+		tree := newTree(t, root, s)
+		reads, done, got := s.reads.Load(), errors.New("enough"), -1
+		err := tree.ExtentsFrom(t.Context(), e, from, func(off uint64, x *Extent) error {
+			if got = slices.Index(extents, *x); got != want {
+				t.Fatalf("from %d: extent %d, expected %d", from, got, want)
+			}
+			return done
+		})
+		if want < len(extents) && !errors.Is(err, done) || want == len(extents) && (err != nil || got >= 0) {
+			t.Fatalf("from %d: extent %d of %d, %v", from, got, len(extents), err)
+		}
+		if n := s.reads.Load() - reads; n > pages {
+			t.Fatalf("%d pages read for one extent", n)
+		}
+	}
+}
 
-		// What the file uses counts, and counts the same for a tree that takes
-		// the entry over.
-		var want uint64
-		for _, x := range extents {
-			want += uint64(x.Length)
-		}
-		b := NewBuilder(s)
-		b.Reuse(tree)
-		for _, e := range []Entry{{Type: Dir, Links: 1}, *e} {
-			if err := b.Add(t.Context(), &e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		again, err := b.Finish(t.Context())
-		if err != nil {
+// testUseOfExtents: what a file uses counts, and counts the same for a tree that takes
+// the entry over.
+func testUseOfExtents(t *testing.T, s *pageStore, root *Root, e *Entry, extents []Extent) {
+	t.Helper()
+	var want uint64
+	for _, x := range extents {
+		want += uint64(x.Length)
+	}
+	b := NewBuilder(s)
+	b.Reuse(newTree(t, root, s))
+	for _, e := range []Entry{{Type: Dir, Links: 1}, *e} {
+		if err := b.Add(t.Context(), &e); err != nil {
 			t.Fatal(err)
 		}
-		if !reflect.DeepEqual(again, root) {
-			t.Fatalf("%d extents: taken over, the tree is another, or uses %v instead of %v", test.extents, again.Use, root.Use)
-		}
-		var sum uint64
-		for _, pack := range somePacks {
-			sum += root.Use[pack]
-		}
-		if sum != want {
-			t.Fatalf("%d bytes are used, expected %d", sum, want)
-		}
+	}
+	again, err := b.Finish(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(again, root) {
+		t.Fatalf("%d extents: taken over, the tree is another, or uses %v instead of %v", len(extents), again.Use, root.Use)
+	}
+	var sum uint64
+	for _, pack := range somePacks {
+		sum += root.Use[pack]
+	}
+	if sum != want {
+		t.Fatalf("%d bytes are used, expected %d", sum, want)
 	}
 }
 

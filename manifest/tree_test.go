@@ -3,6 +3,7 @@ package manifest
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"sort"
@@ -39,92 +40,122 @@ func TestTreeAgainstSortedSlice(t *testing.T) {
 			t.Fatalf("%d entries in %d pages", n, len(pages))
 		}
 
-		c, err := tree.Seek(t.Context(), Key{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var e Entry
-		for i := range entries {
-			if c.Rank() != uint64(i) {
-				t.Fatalf("rank %d before entry %d", c.Rank(), i)
-			}
-			if ok, err := c.Next(t.Context(), &e); !ok || err != nil {
-				t.Fatal(i, ok, err)
-			}
-			if got := plain(e); !reflect.DeepEqual(got, entries[i]) {
-				t.Fatalf("entry %d is\n%+v, expected\n%+v", i, got, entries[i])
-			}
-		}
-		for range 2 {
-			if ok, err := c.Next(t.Context(), &e); ok || err != nil {
-				t.Fatal("behind the last entry:", ok, err)
-			}
-		}
-
+		testWalk(t, tree, entries)
 		for range min(n, 2000) {
 			i := r.IntN(n)
-			if err := tree.At(t.Context(), uint64(i), &e); err != nil || !reflect.DeepEqual(plain(e), entries[i]) {
-				t.Fatalf("at %d: %v %+v", i, err, e)
-			}
-			if rank, err := tree.Lookup(t.Context(), entries[i].Key(), &e); err != nil || rank != uint64(i) || e.Key() != entries[i].Key() {
-				t.Fatalf("lookup of %d: %d %v", i, rank, err)
-			}
-			// A key that is not there, near one that is.
-			k := entries[i].Key()
-			switch r.IntN(3) {
-			case 0:
-				k.Name += "\x01"
-			case 1:
-				k.Dir += "/" + randomName(r)
-			case 2:
-				k.Name = ""
-			}
-			want := sort.Search(n, func(j int) bool { return entries[j].Key().Compare(k) >= 0 })
-			c, err := tree.Seek(t.Context(), k)
-			if err != nil || c.Rank() != uint64(want) {
-				t.Fatalf("seek %q: %d %v, expected %d", k, c.Rank(), err, want)
-			}
-			ok, err := c.Next(t.Context(), &e)
-			if ok != (want < n) || err != nil || ok && e.Key() != entries[want].Key() {
-				t.Fatalf("seek %q: %v %v %q", k, ok, err, e.Key())
-			}
-			if _, err := tree.Lookup(t.Context(), k, &e); (want == n || entries[want].Key() != k) && !errors.Is(err, ErrNotExist) {
-				t.Fatalf("lookup of %q: %v", k, err)
-			}
-			c, err = tree.SeekRank(t.Context(), uint64(i))
-			if err != nil || c.Rank() != uint64(i) {
-				t.Fatal(c.Rank(), err)
-			}
-			if ok, err := c.Next(t.Context(), &e); !ok || err != nil || e.Key() != entries[i].Key() {
-				t.Fatal(i, ok, err)
-			}
+			testFind(t, tree, entries, i)
+			testFindNear(t, r, tree, entries, entries[i].Key())
 		}
-		if err := tree.At(t.Context(), uint64(n), &e); !errors.Is(err, ErrNotExist) {
-			t.Fatal(err)
-		}
-		if c, err := tree.SeekRank(t.Context(), uint64(n)+5); err != nil || c.Rank() != uint64(n) {
-			t.Fatal(err)
-		} else if ok, err := c.Next(t.Context(), &e); ok || err != nil {
-			t.Fatal(ok, err)
-		}
+		testBehind(t, tree)
+		testPages(t, tree, root, pages, entries)
+	}
+}
 
-		// Pages tells what Add was given, and Use counts that and the extents.
-		var listed []chunk.ID
-		use := modelUse(entries)
-		if err := tree.Pages(t.Context(), func(p PageRef) {
-			listed = append(listed, p.ID)
-			use[p.Pack] += uint64(p.Frame.Raw)
-		}); err != nil {
-			t.Fatal(err)
+// testWalk reads all entries in order.
+func testWalk(t *testing.T, tree *Tree, entries []Entry) {
+	t.Helper()
+	c, err := tree.Seek(t.Context(), Key{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e Entry
+	for i := range entries {
+		if c.Rank() != uint64(i) {
+			t.Fatalf("rank %d before entry %d", c.Rank(), i)
 		}
-		sortIDs(listed)
-		sortIDs(pages)
-		if !slices.Equal(listed, pages) {
-			t.Fatalf("%d pages listed, %d made", len(listed), len(pages))
+		if ok, err := c.Next(t.Context(), &e); !ok || err != nil {
+			t.Fatal(i, ok, err)
 		}
-		if !reflect.DeepEqual(use, root.Use) {
-			t.Fatalf("use %v, expected %v", root.Use, use)
+		if got := plain(e); !reflect.DeepEqual(got, entries[i]) {
+			t.Fatalf("entry %d is\n%+v, expected\n%+v", i, got, entries[i])
 		}
+	}
+	for range 2 {
+		if ok, err := c.Next(t.Context(), &e); ok || err != nil {
+			t.Fatal("behind the last entry:", ok, err)
+		}
+	}
+}
+
+// testFind looks an entry up, by its rank and by its key.
+func testFind(t *testing.T, tree *Tree, entries []Entry, i int) {
+	t.Helper()
+	var e Entry
+	if err := tree.At(t.Context(), uint64(i), &e); err != nil || !reflect.DeepEqual(plain(e), entries[i]) {
+		t.Fatalf("at %d: %v %+v", i, err, e)
+	}
+	if rank, err := tree.Lookup(t.Context(), entries[i].Key(), &e); err != nil || rank != uint64(i) || e.Key() != entries[i].Key() {
+		t.Fatalf("lookup of %d: %d %v", i, rank, err)
+	}
+	c, err := tree.SeekRank(t.Context(), uint64(i))
+	if err != nil || c.Rank() != uint64(i) {
+		t.Fatal(c.Rank(), err)
+	}
+	if ok, err := c.Next(t.Context(), &e); !ok || err != nil || e.Key() != entries[i].Key() {
+		t.Fatal(i, ok, err)
+	}
+}
+
+// testFindNear looks for a key that is not there, near one that is.
+func testFindNear(t *testing.T, r *rand.Rand, tree *Tree, entries []Entry, k Key) {
+	t.Helper()
+	n := len(entries)
+	var e Entry
+	switch r.IntN(3) {
+	case 0:
+		k.Name += "\x01"
+	case 1:
+		k.Dir += "/" + randomName(r)
+	case 2:
+		k.Name = ""
+	}
+	want := sort.Search(n, func(j int) bool { return entries[j].Key().Compare(k) >= 0 })
+	c, err := tree.Seek(t.Context(), k)
+	if err != nil || c.Rank() != uint64(want) {
+		t.Fatalf("seek %q: %d %v, expected %d", k, c.Rank(), err, want)
+	}
+	ok, err := c.Next(t.Context(), &e)
+	if ok != (want < n) || err != nil || ok && e.Key() != entries[want].Key() {
+		t.Fatalf("seek %q: %v %v %q", k, ok, err, e.Key())
+	}
+	if _, err := tree.Lookup(t.Context(), k, &e); (want == n || entries[want].Key() != k) && !errors.Is(err, ErrNotExist) {
+		t.Fatalf("lookup of %q: %v", k, err)
+	}
+}
+
+// testBehind looks for what would be behind the last entry.
+func testBehind(t *testing.T, tree *Tree) {
+	t.Helper()
+	n := tree.Len()
+	var e Entry
+	if err := tree.At(t.Context(), n, &e); !errors.Is(err, ErrNotExist) {
+		t.Fatal(err)
+	}
+	if c, err := tree.SeekRank(t.Context(), n+5); err != nil || c.Rank() != n {
+		t.Fatal(err)
+	} else if ok, err := c.Next(t.Context(), &e); ok || err != nil {
+		t.Fatal(ok, err)
+	}
+}
+
+// testPages: Pages tells what Add was given, and Use counts that and the extents.
+func testPages(t *testing.T, tree *Tree, root *Root, pages []chunk.ID, entries []Entry) {
+	t.Helper()
+	var listed []chunk.ID
+	use := modelUse(entries)
+	if err := tree.Pages(t.Context(), func(p PageRef) {
+		listed = append(listed, p.ID)
+		use[p.Pack] += uint64(p.Frame.Raw)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	sortIDs(listed)
+	sortIDs(pages)
+	if !slices.Equal(listed, pages) {
+		t.Fatalf("%d pages listed, %d made", len(listed), len(pages))
+	}
+	if !reflect.DeepEqual(use, root.Use) {
+		t.Fatalf("use %v, expected %v", root.Use, use)
 	}
 }
 

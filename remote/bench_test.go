@@ -13,7 +13,7 @@ import (
 
 const packSize = 16 << 20
 
-func BenchmarkFile(b *testing.B) { benchmark(b, openFile(b, b.TempDir())) }
+func BenchmarkFile(b *testing.B) { benchmark(b, remotetest.OpenFile(b, b.TempDir())) }
 
 func BenchmarkS3(b *testing.B) {
 	benchmark(b, openS3(b, remotetest.StartVersityGW(b).Config("bench")))

@@ -31,17 +31,6 @@ func (r *retrier) Time(ctx context.Context) (time.Time, error) { return Time(ctx
 // Time is [Clock.Time]. It is not counted.
 func (c *counted) Time(ctx context.Context) (time.Time, error) { return Time(ctx, c.store) }
 
-// Time is [Clock.Time], and the hook is not asked.
-func (f *Faulty) Time(ctx context.Context) (time.Time, error) { return Time(ctx, f.store) }
-
-// Time is [Clock.Time].
-func (m *Memory) Time(ctx context.Context) (time.Time, error) {
-	if err := ctx.Err(); err != nil {
-		return time.Time{}, err
-	}
-	return m.now(), nil
-}
-
 // Time is [Clock.Time]: the time of a temporary file, which a file server gives it where
 // the folder is on one.
 func (s *File) Time(ctx context.Context) (time.Time, error) {

@@ -44,7 +44,7 @@ func (c *counted) Put(ctx context.Context, name string, data []byte) error {
 // Replace is [Replacer.Replace]; without it beneath, [errors.ErrUnsupported].
 func (c *counted) Replace(ctx context.Context, name string, data []byte) error {
 	k := c.count.begin(OpReplace)
-	err := replace(ctx, c.store, name, data)
+	err := Replace(ctx, c.store, name, data)
 	k.done(len(data), 0, err)
 	return err
 }

@@ -22,7 +22,7 @@ import (
 func TestCount(t *testing.T) {
 	ctx := t.Context()
 	var count remote.Counter
-	s := count.Wrap(remote.NewMemory())
+	s := count.Wrap(remotetest.NewMemory())
 	if got := count.Requests().Ops.String(); got != "no requests" {
 		t.Error(got)
 	}

@@ -112,25 +112,27 @@ func awsFiles(t *testing.T, creds, conf string) map[string]string {
 
 // TestCredentials: they come from where the AWS command line has them from, and the machine
 // is asked only when nothing else is there.
-func TestCredentials(t *testing.T) {
-	e := startEcho(t)
-	c := startCloud(t)
-	const arn = "arn:aws:iam::123456789012:role/backup"
+const backupRole = "arn:aws:iam::123456789012:role/backup"
+
+// credentialFiles are files of AWS with a profile of each kind, and the file of a web
+// identity's token.
+func credentialFiles(t *testing.T) (files map[string]string, token string) {
+	t.Helper()
 	const creds = "[default]\naws_access_key_id = file-key\naws_secret_access_key = s\n" +
 		"[work]\naws_access_key_id = work-key\naws_secret_access_key = s\naws_session_token = work-token\n"
-	token := filepath.Join(t.TempDir(), "token")
+	token = filepath.Join(t.TempDir(), "token")
 	program := filepath.Join(t.TempDir(), "program")
 	if err := errors.Join(os.WriteFile(token, []byte("a-token"), 0o600),
 		os.WriteFile(program, []byte("#!/bin/sh\necho '{\"Version\":1,\"AccessKeyId\":\"program-key\",\"SecretAccessKey\":\"s\",\"SessionToken\":\"program-token\"}'\n"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	files := awsFiles(t, creds, "[default]\nregion = eu-central-1\n"+
-		"[profile role]\nrole_arn = "+arn+"\nsource_profile = work\n"+
+	files = awsFiles(t, creds, "[default]\nregion = eu-central-1\n"+
+		"[profile role]\nrole_arn = "+backupRole+"\nsource_profile = work\n"+
 		"[profile process]\ncredential_process = "+program+"\n"+
-		"[profile web]\nrole_arn = "+arn+"\nweb_identity_token_file = "+token+"\n"+
+		"[profile web]\nrole_arn = "+backupRole+"\nweb_identity_token_file = "+token+"\n"+
 		"[sso-session ours]\nsso_region = eu-central-1\nsso_start_url = https://ours.example/start\n"+
 		"[profile sso]\nsso_session = ours\nsso_account_id = 123456789012\nsso_role_name = backup\n"+
-		"[profile machine]\nrole_arn = "+arn+"\ncredential_source = Ec2InstanceMetadata\n")
+		"[profile machine]\nrole_arn = "+backupRole+"\ncredential_source = Ec2InstanceMetadata\n")
 	cache := filepath.Join(files["HOME"], ".aws", "sso", "cache")
 	sum := sha1.Sum([]byte("ours"))
 	if err := errors.Join(os.MkdirAll(cache, 0o700), os.WriteFile(filepath.Join(cache, hex.EncodeToString(sum[:])+".json"),
@@ -138,69 +140,81 @@ func TestCredentials(t *testing.T) {
 			time.Now().Add(time.Hour).UTC().Format(time.RFC3339)), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	return files, token
+}
 
+func TestCredentials(t *testing.T) {
+	e := startEcho(t)
+	c := startCloud(t)
+	files, token := credentialFiles(t)
 	keys := map[string]string{"AWS_ACCESS_KEY_ID": "env-key", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "env-token"}
 	profile := func(name string) map[string]string {
 		env := maps.Clone(files)
 		env["AWS_PROFILE"] = name
 		return env
 	}
-	machine := map[string]string{"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": c.url}
-	for _, test := range []struct {
-		name       string
-		env        map[string]string
-		given      remote.Credentials
-		key, token string
-		asked      string // of the cloud; "" for nothing
-	}{
+	for _, test := range []credentialsTest{
 		{"given", keys, remote.Credentials{AccessKeyID: "given-key", SecretAccessKey: "s", SessionToken: "given-token"}, "given-key", "given-token", ""},
 		{"environment", keys, remote.Credentials{}, "env-key", "env-token", ""},
 		{"environment, whatever the profile", map[string]string{"AWS_ACCESS_KEY_ID": "env-key", "AWS_SECRET_ACCESS_KEY": "s", "AWS_PROFILE": "none"}, remote.Credentials{}, "env-key", "", ""},
 		{"file", files, remote.Credentials{}, "file-key", "", ""},
 		{"profile", profile("work"), remote.Credentials{}, "work-key", "work-token", ""},
-		{"role of a profile", profile("role"), remote.Credentials{}, "assumed", "assumed-token", "AssumeRole of " + arn},
-		{"role of a profile by the machine", profile("machine"), remote.Credentials{}, "assumed", "assumed-token", "AssumeRole of " + arn},
+		{"role of a profile", profile("role"), remote.Credentials{}, "assumed", "assumed-token", "AssumeRole of " + backupRole},
+		{"role of a profile by the machine", profile("machine"), remote.Credentials{}, "assumed", "assumed-token", "AssumeRole of " + backupRole},
 		{"process", profile("process"), remote.Credentials{}, "program-key", "program-token", ""},
-		{"web identity of a profile", profile("web"), remote.Credentials{}, "web", "web-token", "AssumeRoleWithWebIdentity of " + arn},
-		{"web identity", map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ROLE_ARN": arn}, remote.Credentials{}, "web", "web-token", "AssumeRoleWithWebIdentity of " + arn},
+		{"web identity of a profile", profile("web"), remote.Credentials{}, "web", "web-token", "AssumeRoleWithWebIdentity of " + backupRole},
+		{"web identity", map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ROLE_ARN": backupRole}, remote.Credentials{}, "web", "web-token", "AssumeRoleWithWebIdentity of " + backupRole},
 		{"SSO", profile("sso"), remote.Credentials{}, "sso-key", "sso-key-token", "/federation/credentials"},
 		{"container", map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": c.url + "/container"}, remote.Credentials{}, "role-key", "role-token", "/container"},
 		{"machine", nil, remote.Credentials{}, "role-key", "role-token", "/latest/meta-data/iam/security-credentials/role-name"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			for _, env := range []map[string]string{machine, {"AWS_ENDPOINT_URL_STS": c.url, "AWS_ENDPOINT_URL_SSO": c.url}, test.env} {
-				for k, v := range env {
-					t.Setenv(k, v)
-				}
-			}
-			c.asked = nil
-			s, err := remote.Open(t.Context(), "s3://bucket?endpoint="+e.url, &remote.Options{
-				Credentials: test.given, UserAgent: "snapctl/1.2",
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for range 3 { // they are kept
-				if _, err := s.Stat(t.Context(), "a"); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if e.key != test.key || e.token != test.token {
-				t.Errorf("signed by %q with token %q, want %q and %q", e.key, e.token, test.key, test.token)
-			}
-			if !strings.HasSuffix(e.agent, " snapctl/1.2") {
-				t.Errorf("user agent %q", e.agent)
-			}
-			if test.asked == "" && len(c.asked) > 0 || test.asked != "" && (len(c.asked) == 0 || c.asked[len(c.asked)-1] != test.asked) {
-				t.Errorf("asked for %q", c.asked)
-			}
-			if byMachine := slices.Contains(c.asked, "/latest/api/token"); byMachine != strings.Contains(test.name, "machine") {
-				t.Errorf("the machine was asked: %q", c.asked)
-			}
-			if last := slices.Index(c.asked, test.asked); test.asked != "" && last != len(c.asked)-1 {
-				t.Errorf("asked twice: %q", c.asked)
-			}
-		})
+		t.Run(test.name, func(t *testing.T) { test.run(t, e, c) })
+	}
+}
+
+// A credentialsTest is a way to get credentials.
+type credentialsTest struct {
+	name       string
+	env        map[string]string
+	given      remote.Credentials
+	key, token string
+	asked      string // of the cloud; "" for nothing
+}
+
+// run looks at who signs the requests that e gets, and what c was asked for it.
+func (test credentialsTest) run(t *testing.T, e *echo, c *cloud) {
+	machine := map[string]string{"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": c.url}
+	for _, env := range []map[string]string{machine, {"AWS_ENDPOINT_URL_STS": c.url, "AWS_ENDPOINT_URL_SSO": c.url}, test.env} {
+		for k, v := range env {
+			t.Setenv(k, v)
+		}
+	}
+	c.asked = nil
+	s, err := remote.Open(t.Context(), "s3://bucket?endpoint="+e.url, &remote.Options{
+		Credentials: test.given, UserAgent: "snapctl/1.2",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // they are kept
+		if _, err := s.Stat(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e.key != test.key || e.token != test.token {
+		t.Errorf("signed by %q with token %q, want %q and %q", e.key, e.token, test.key, test.token)
+	}
+	if !strings.HasSuffix(e.agent, " snapctl/1.2") {
+		t.Errorf("user agent %q", e.agent)
+	}
+	if test.asked == "" && len(c.asked) > 0 || test.asked != "" && (len(c.asked) == 0 || c.asked[len(c.asked)-1] != test.asked) {
+		t.Errorf("asked for %q", c.asked)
+	}
+	if byMachine := slices.Contains(c.asked, "/latest/api/token"); byMachine != strings.Contains(test.name, "machine") {
+		t.Errorf("the machine was asked: %q", c.asked)
+	}
+	if last := slices.Index(c.asked, test.asked); test.asked != "" && last != len(c.asked)-1 {
+		t.Errorf("asked twice: %q", c.asked)
 	}
 }
 

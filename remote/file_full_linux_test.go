@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // TestFileFull fills a file system of 1 MiB.
@@ -22,7 +23,7 @@ func TestFileFull(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	ctx := t.Context()
 	if err := s.Put(ctx, "packs/00/fits", make([]byte, 600<<10)); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // files gives the paths of all files in a folder, sorted.
@@ -66,7 +67,7 @@ func TestFileMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	ctx := t.Context()
 	if err := s.Put(ctx, "a", nil); err != nil {
 		t.Fatal(err)
@@ -112,7 +113,7 @@ func TestFileModes(t *testing.T) {
 		if err := os.Chmod(dir, test.dir); err != nil {
 			t.Fatal(err)
 		}
-		if err := openFile(t, dir).Put(t.Context(), "packs/00/a", nil); err != nil {
+		if err := remotetest.OpenFile(t, dir).Put(t.Context(), "packs/00/a", nil); err != nil {
 			t.Fatal(err)
 		}
 		for path, want := range map[string]fs.FileMode{"packs/00": test.sub, "packs/00/a": test.object, "tmp": test.sub} {
@@ -164,7 +165,7 @@ func TestFileLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	want := []string{"tmp/mine", "tmp/put-" + strings.ToUpper(id), "tmp/put-" + id + "2", "tmp/" + locked, "tmp/put-notes.txt", "tmp/" + young}
 	slices.Sort(want)
 	if got := files(t, dir); !slices.Equal(got, want) {
@@ -179,7 +180,7 @@ func TestFileLeftovers(t *testing.T) {
 // TestFileForeign: files that are no objects are no trouble.
 func TestFileForeign(t *testing.T) {
 	dir := t.TempDir()
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	for _, name := range []string{"a", "packs/00/b", "packs/01/c"} {
 		if err := s.Put(t.Context(), name, []byte(name)); err != nil {
 			t.Fatal(err)
@@ -226,7 +227,7 @@ func TestWriter(t *testing.T) {
 	if dir == "" {
 		t.Skip("it is a part of TestFileKilled")
 	}
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	data := make([]byte, 2<<20)
 	for {
 		_, _ = rand.Read(data)
@@ -241,7 +242,7 @@ func TestWriter(t *testing.T) {
 // every one that was reported is there, and what is left of others goes away.
 func TestFileKilled(t *testing.T) {
 	dir := t.TempDir()
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	var reported []string
 	for round := range 8 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestWriter$")
@@ -294,7 +295,7 @@ func TestFileKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	openFile(t, dir)
+	remotetest.OpenFile(t, dir)
 	if left := files(t, filepath.Join(dir, "tmp")); len(left) > 0 {
 		t.Errorf("left in tmp: %q", left)
 	}
@@ -316,7 +317,7 @@ func (m meddler) Err() error {
 // writes it again, as long as they do not do so every time.
 func TestFileMeddled(t *testing.T) {
 	dir := t.TempDir()
-	s := openFile(t, dir)
+	s := remotetest.OpenFile(t, dir)
 	data := bytes.Repeat([]byte("x"), 100<<10)
 	for _, folder := range []string{"tmp", "packs", "packs/00"} {
 		for first := range 3 {

@@ -14,21 +14,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // Put is [Store.Put]. The object appears whole or not at all: it is written
 // under another name, synced, renamed, and its folder is synced.
 func (s *File) Put(ctx context.Context, name string, data []byte) error {
-	err := s.write(ctx, name, data, publishNew)
+	err := s.write(ctx, name, data, disk.RenameNew)
 	if errors.Is(err, fs.ErrExist) {
 		err = s.compare(name, data)
 	}
-	return wrap(OpPut, name, err)
+	return OpPut.Wrap(name, err)
 }
 
 // Replace is [Replacer.Replace], whole or not at all.
 func (s *File) Replace(ctx context.Context, name string, data []byte) error {
-	return wrap(OpReplace, name, s.write(ctx, name, data, unix.Rename))
+	return OpReplace.Wrap(name, s.write(ctx, name, data, unix.Rename))
 }
 
 func (s *File) write(ctx context.Context, name string, data []byte, rename renamer) error {
@@ -114,7 +116,7 @@ func (s *File) writeOnce(ctx context.Context, name string, data []byte, rename r
 		return s.fileErr(err)
 	}
 	renamed = true
-	return s.fileErr(syncDir(dir))
+	return s.fileErr(disk.SyncDir(dir))
 }
 
 // publish gives a synced temporary file its name.
@@ -127,22 +129,6 @@ func (s *File) publish(temp, path, dir string, rename renamer) error {
 
 // A renamer gives a file another name.
 type renamer func(from, to string) error
-
-// publishNew is the renamer that never replaces anything: renameNew, or what comes
-// nearest where the file system cannot do that (NFS, some FUSE): link never
-// overwrites either.
-func publishNew(from, to string) error {
-	err := renameNew(from, to)
-	switch err {
-	case unix.EINVAL, unix.ENOSYS, unix.ENOTSUP:
-	default:
-		return err
-	}
-	if err := os.Link(from, to); err != nil {
-		return err
-	}
-	return os.Remove(from)
-}
 
 // compare is Put's answer when there is an object of that name already.
 func (s *File) compare(name string, data []byte) error {
@@ -169,7 +155,7 @@ func (s *File) compare(name string, data []byte) error {
 		}
 	}
 	// Whoever renamed it may not have come to sync the folder yet.
-	return s.fileErr(syncDir(filepath.Dir(s.path(name))))
+	return s.fileErr(disk.SyncDir(filepath.Dir(s.path(name))))
 }
 
 // Delete is [Store.Delete]. Folders are left, even empty ones: another
@@ -179,7 +165,7 @@ func (s *File) Delete(ctx context.Context, names ...string) error {
 	dirs := make(map[string]string) // path to a name in it
 	for _, name := range names {
 		if err := begin(ctx, name); err != nil {
-			errs = append(errs, wrap(OpDelete, name, err))
+			errs = append(errs, OpDelete.Wrap(name, err))
 			continue
 		}
 		err := unix.Unlink(s.path(name))
@@ -189,16 +175,16 @@ func (s *File) Delete(ctx context.Context, names ...string) error {
 		case unix.EISDIR: // not an object
 		case unix.EPERM: // which darwin says of a folder
 			if fi, serr := os.Lstat(s.path(name)); serr != nil || !fi.IsDir() {
-				errs = append(errs, wrap(OpDelete, name, s.fileErr(err)))
+				errs = append(errs, OpDelete.Wrap(name, s.fileErr(err)))
 			}
 		default:
 			if err := s.fileErr(err); !errors.Is(err, ErrNotExist) {
-				errs = append(errs, wrap(OpDelete, name, err))
+				errs = append(errs, OpDelete.Wrap(name, err))
 			}
 		}
 	}
 	for dir, name := range dirs {
-		errs = append(errs, wrap(OpDelete, name, s.fileErr(syncDir(dir))))
+		errs = append(errs, OpDelete.Wrap(name, s.fileErr(disk.SyncDir(dir))))
 	}
 	return deleteErrors(errs)
 }
@@ -218,7 +204,7 @@ func (s *File) syncedDir(dir string) error {
 	if err := s.mkdir(dir); err != nil {
 		return err
 	}
-	if err := syncDir(parent); err != nil {
+	if err := disk.SyncDir(parent); err != nil {
 		return err
 	}
 	s.synced.Store(dir, nil)
@@ -235,20 +221,6 @@ func (s *File) mkdir(dir string) error {
 	}
 	if err != nil {
 		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	// Some network and FUSE file systems cannot sync a folder; what they offer
-	// is all that can be had.
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
-		return err
 	}
 	return nil
 }
@@ -281,7 +253,7 @@ func (s *File) createTemp() (*os.File, error) {
 	}
 	// Without locks (an NFS mount with nolock), clean only goes by its own
 	// lock, which then always succeeds, and by the age.
-	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	_ = disk.Lock(int(f.Fd()))
 	return f, nil
 }
 
@@ -312,7 +284,7 @@ func removeIfUnlocked(path string) {
 		return
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+	if disk.Lock(int(f.Fd())) == nil {
 		os.Remove(path)
 	}
 }

@@ -31,15 +31,6 @@ func TestMain(m *testing.M) {
 
 var errTest = errors.New("trouble made by the test")
 
-func openFile(t testing.TB, dir string) *remote.File {
-	t.Helper()
-	s, err := remote.OpenFile(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func openS3(t testing.TB, c remote.S3Config) *remote.S3 {
 	t.Helper()
 	s, err := remote.OpenS3(t.Context(), c)

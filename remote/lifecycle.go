@@ -33,7 +33,7 @@ func lifecycler(s Store) (Lifecycler, error) {
 	if l, ok := s.(Lifecycler); ok {
 		return l, nil
 	}
-	return nil, wrap(OpLifecycle, "rules", errors.ErrUnsupported)
+	return nil, OpLifecycle.Wrap("rules", errors.ErrUnsupported)
 }
 
 // Lifecycle is [Lifecycler.Lifecycle].

@@ -32,11 +32,12 @@ func ListAfter(ctx context.Context, s Store, prefix, after string, yield func(In
 	})
 }
 
-// replace is Replace through a decorator, which has the method whether or not
-// the store beneath it does.
-func replace(ctx context.Context, s Store, name string, data []byte) error {
+// Replace is [Replacer.Replace] of a store, and fails with [errors.ErrUnsupported] where
+// it is no Replacer: for decorators, which have the method whether or not the store
+// beneath them does.
+func Replace(ctx context.Context, s Store, name string, data []byte) error {
 	if r, ok := s.(Replacer); ok {
 		return r.Replace(ctx, name, data)
 	}
-	return wrap(OpReplace, name, errors.ErrUnsupported)
+	return OpReplace.Wrap(name, errors.ErrUnsupported)
 }

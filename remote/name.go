@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// An Op is one of the store's methods, as [Faulty] and [Counts] tell them apart.
+// An Op is one of the store's methods, as [Counts] and [OpError] tell them apart.
 type Op int
 
 // The operations, in the order in which [Counts] are printed.
@@ -27,25 +27,29 @@ var opNames = [numOps]string{"put", "get", "read", "list", "stat", "delete", "re
 // String gives the operation's name in lower case, as in "put".
 func (op Op) String() string { return opNames[op] }
 
-// opError is what every store's errors are wrapped in: what was being done,
-// and to which object.
-type opError struct {
-	op   Op
-	name string
-	err  error
+// An OpError is what every store's errors are wrapped in: what was being done, and to
+// which object. [Op.Wrap] makes it.
+type OpError struct {
+	Op   Op
+	Name string // of the object, or the prefix of a list
+	Err  error
 }
 
-func (e *opError) Error() string { return e.op.String() + " " + e.name + ": " + e.err.Error() }
-func (e *opError) Unwrap() error { return e.err }
+// Error names the operation and the object, and gives Err's text.
+func (e *OpError) Error() string { return e.Op.String() + " " + e.Name + ": " + e.Err.Error() }
 
-func wrap(op Op, name string, err error) error {
+// Unwrap gives Err.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Wrap returns err as an [OpError] of the operation on an object, and nil for nil.
+func (op Op) Wrap(name string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if op == OpList && name == "" {
 		name = "objects"
 	}
-	return &opError{op, name, err}
+	return &OpError{op, name, err}
 }
 
 // tmpDir is where [File] writes what is not yet an object; no object of any
@@ -54,18 +58,19 @@ const tmpDir = "tmp"
 
 var errName = errors.New("not a valid object name")
 
-// checkName refuses what is not [0-9a-z-]+ with '/' between: names become
-// paths, so this is also what keeps them inside the store's folder.
-func checkName(name string) error {
+// CheckName refuses what is not [0-9a-z-]+ with '/' between, as every [Store] does with
+// the names that it is given. Names become paths, so this is also what keeps them inside
+// the directory of a [File].
+func CheckName(name string) error {
 	if name == "" || name == tmpDir || strings.HasSuffix(name, "/") || !validPrefix(name) {
 		return fmt.Errorf("%q: %w", name, errName)
 	}
 	return nil
 }
 
-// checkPrefix is checkName for a list's prefix, which may be empty or end
+// CheckPrefix is [CheckName] for a list's prefix, which may be empty or end
 // anywhere. An invalid one would match nothing, and so look like an empty store.
-func checkPrefix(prefix string) error {
+func CheckPrefix(prefix string) error {
 	if !validPrefix(prefix) {
 		return fmt.Errorf("%q: %w", prefix, errName)
 	}

@@ -60,26 +60,26 @@ const (
 func Retry(s Store, o *RetryOptions) Store {
 	r := &retrier{store: s}
 	if o != nil {
-		r.RetryOptions = *o
+		r.opts = *o
 	}
-	if r.Initial == 0 {
-		r.Initial = retryInitial
+	if r.opts.Initial == 0 {
+		r.opts.Initial = retryInitial
 	}
-	if r.Max == 0 {
-		r.Max = retryMax
+	if r.opts.Max == 0 {
+		r.opts.Max = retryMax
 	}
-	if r.Total == 0 {
-		r.Total = retryTotal
+	if r.opts.Total == 0 {
+		r.opts.Total = retryTotal
 	}
-	if r.Sleep == nil {
-		r.Sleep = sleep
+	if r.opts.Sleep == nil {
+		r.opts.Sleep = sleep
 	}
 	return r
 }
 
 type retrier struct {
 	store Store
-	RetryOptions
+	opts  RetryOptions
 }
 
 var (
@@ -101,7 +101,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // retries is the state of one operation between its attempts.
 type retries struct {
-	*retrier
+	opts     *RetryOptions
 	failures int
 	delay    time.Duration // mean of the next
 	spent    time.Duration
@@ -117,22 +117,22 @@ func (r *retries) next(ctx context.Context, err error, took time.Duration) error
 	r.failures++
 	r.spent += took
 	if r.delay == 0 {
-		r.delay = r.Initial
+		r.delay = r.opts.Initial
 	}
 	// Many workers fail at once; spread them, or they all come back at once.
 	delay := r.delay/2 + rand.N(r.delay)
-	r.delay = min(2*r.delay, r.Max)
-	delay = min(max(delay, t.After), r.Total-r.spent) // the last attempt is at the very end
+	r.delay = min(2*r.delay, r.opts.Max)
+	delay = min(max(delay, t.After), r.opts.Total-r.spent) // the last attempt is at the very end
 	if delay <= 0 {
 		if r.failures > 1 {
 			err = fmt.Errorf("%w (tried %d times in %s)", err, r.failures, r.spent.Round(time.Second))
 		}
 		return err
 	}
-	if r.Notify != nil {
-		r.Notify(err, delay)
+	if r.opts.Notify != nil {
+		r.opts.Notify(err, delay)
 	}
-	if serr := r.Sleep(ctx, delay); serr != nil {
+	if serr := r.opts.Sleep(ctx, delay); serr != nil {
 		return fmt.Errorf("%w while waiting to try again after: %v", serr, err)
 	}
 	r.spent += delay
@@ -153,7 +153,7 @@ func slow(ctx, actx context.Context, op Op, name string, err error) error {
 	if err == nil || ctx.Err() != nil || context.Cause(actx) != errSlow || !isContext(err) {
 		return err
 	}
-	return wrap(op, name, &TransientError{Err: errSlow})
+	return op.Wrap(name, &TransientError{Err: errSlow})
 }
 
 func isContext(err error) bool {
@@ -161,7 +161,7 @@ func isContext(err error) bool {
 }
 
 func (r *retrier) do(ctx context.Context, op Op, name string, size int, f func(context.Context) error) error {
-	state := retries{retrier: r}
+	state := retries{opts: &r.opts}
 	deadline := attemptBase + time.Duration(size)*time.Second/attemptRate
 	for {
 		start := time.Now()
@@ -185,7 +185,7 @@ func (r *retrier) Put(ctx context.Context, name string, data []byte) error {
 // Replace is [Replacer.Replace].
 func (r *retrier) Replace(ctx context.Context, name string, data []byte) error {
 	return r.do(ctx, OpReplace, name, len(data), func(ctx context.Context) error {
-		return replace(ctx, r.store, name, data)
+		return Replace(ctx, r.store, name, data)
 	})
 }
 
@@ -221,7 +221,7 @@ func (r *retrier) List(ctx context.Context, prefix string, yield func(Info) erro
 
 // ListAfter is [Resumer.ListAfter].
 func (r *retrier) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
-	state := retries{retrier: r}
+	state := retries{opts: &r.opts}
 	for {
 		start := time.Now()
 		began := after
@@ -239,7 +239,7 @@ func (r *retrier) ListAfter(ctx context.Context, prefix, after string, yield fun
 			return err
 		}
 		if after != began {
-			state = retries{retrier: r} // it gets on; patience is for when it does not
+			state = retries{opts: &r.opts} // it gets on; patience is for when it does not
 			start = time.Now()
 		}
 		if err := state.next(ctx, err, time.Since(start)); err != nil {
@@ -261,7 +261,7 @@ func watched(ctx context.Context, prefix string, f func(ctx context.Context, ali
 // Delete is [Store.Delete]. It tries again only the names that failed: another
 // may have been written anew in the meantime.
 func (r *retrier) Delete(ctx context.Context, names ...string) error {
-	state := retries{retrier: r}
+	state := retries{opts: &r.opts}
 	var permanent []error
 	for {
 		start := time.Now()
@@ -291,13 +291,13 @@ func splitDelete(names []string, err error) (again []string, permanent []error, 
 	}
 	var passing []error
 	for _, err := range errs {
-		var o *opError
+		var o *OpError
 		switch {
 		case err == nil:
 		case !Transient(err):
 			permanent = append(permanent, err)
-		case errors.As(err, &o) && slices.Contains(names, o.name):
-			again = append(again, o.name)
+		case errors.As(err, &o) && slices.Contains(names, o.Name):
+			again = append(again, o.Name)
 			passing = append(passing, err)
 		default:
 			return names, nil, err

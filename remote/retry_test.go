@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // transient is an error worth another attempt.
@@ -19,12 +20,12 @@ func transient(after time.Duration) error {
 }
 
 // failing fails the first n operations of an empty store with err.
-func failing(n int, err error) *remote.Faulty {
-	return remote.NewFaulty(remote.NewMemory(), func(remote.Op, string) remote.Fault {
+func failing(n int, err error) *remotetest.Faulty {
+	return remotetest.NewFaulty(remotetest.NewMemory(), func(remote.Op, string) remotetest.Fault {
 		if n--; n >= 0 {
-			return remote.Fault{Err: err}
+			return remotetest.Fault{Err: err}
 		}
-		return remote.Fault{}
+		return remotetest.Fault{}
 	})
 }
 
@@ -100,18 +101,18 @@ func TestRetryNot(t *testing.T) {
 		context.Canceled, errTest,
 	} {
 		calls := 0
-		s := remote.Retry(remote.NewFaulty(remote.NewMemory(), func(remote.Op, string) remote.Fault {
+		s := remote.Retry(remotetest.NewFaulty(remotetest.NewMemory(), func(remote.Op, string) remotetest.Fault {
 			calls++
-			return remote.Fault{Err: permanent}
+			return remotetest.Fault{Err: permanent}
 		}), &remote.RetryOptions{Sleep: noSleep})
 		if err := s.Put(t.Context(), "a", nil); !errors.Is(err, permanent) || calls != 1 {
 			t.Errorf("%v: got %v after %d attempts", permanent, err, calls)
 		}
 	}
 	calls := 0
-	s := remote.Retry(remote.NewFaulty(remote.NewMemory(), func(remote.Op, string) remote.Fault {
+	s := remote.Retry(remotetest.NewFaulty(remotetest.NewMemory(), func(remote.Op, string) remotetest.Fault {
 		calls++
-		return remote.Fault{Err: transient(0)}
+		return remotetest.Fault{Err: transient(0)}
 	}), &remote.RetryOptions{Total: -1})
 	if err := s.Put(t.Context(), "a", nil); !errors.Is(err, errTest) || calls != 1 {
 		t.Errorf("without retries: got %v after %d attempts", err, calls)
@@ -160,12 +161,12 @@ func TestRetryDeadline(t *testing.T) {
 		}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			m := remote.NewMemory()
+			m := remotetest.NewMemory()
 			if err := m.Put(t.Context(), "a", make([]byte, 64<<10)); err != nil {
 				t.Fatal(err)
 			}
 			silent := true
-			f := remote.NewFaulty(m, func(op remote.Op, _ string) (fault remote.Fault) {
+			f := remotetest.NewFaulty(m, func(op remote.Op, _ string) (fault remotetest.Fault) {
 				if op == test.op && silent {
 					silent = false
 					fault.Delay = silence
@@ -188,7 +189,7 @@ func TestRetryDeadline(t *testing.T) {
 // TestRetrySlowList: a list may take as long as it likes while it gets on.
 func TestRetrySlowList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := remote.NewMemory()
+		m := remotetest.NewMemory()
 		for i := range 10 {
 			if err := m.Put(t.Context(), fmt.Sprint(i), nil); err != nil {
 				t.Fatal(err)
@@ -209,7 +210,7 @@ func TestRetrySlowList(t *testing.T) {
 // TestRetryList breaks a list off again and again, farther on every time: that
 // is progress, and never too often.
 func TestRetryList(t *testing.T) {
-	m := remote.NewMemory()
+	m := remotetest.NewMemory()
 	var want []string
 	for i := range 100 {
 		want = append(want, fmt.Sprintf("n/%03d", i))
@@ -217,8 +218,8 @@ func TestRetryList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f := remote.NewFaulty(m, func(remote.Op, string) remote.Fault {
-		return remote.Fault{Err: transient(0), Entries: 3}
+	f := remotetest.NewFaulty(m, func(remote.Op, string) remotetest.Fault {
+		return remotetest.Fault{Err: transient(0), Entries: 3}
 	})
 	waits := 0
 	s := remote.Retry(f, &remote.RetryOptions{Sleep: func(context.Context, time.Duration) error {
@@ -242,7 +243,7 @@ func TestRetryList(t *testing.T) {
 // is told at the end.
 func TestRetryDelete(t *testing.T) {
 	tries := make(map[string]int)
-	f := remote.NewFaulty(remote.NewMemory(), func(_ remote.Op, name string) (fault remote.Fault) {
+	f := remotetest.NewFaulty(remotetest.NewMemory(), func(_ remote.Op, name string) (fault remotetest.Fault) {
 		tries[name]++
 		switch {
 		case name == "never":

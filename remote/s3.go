@@ -190,13 +190,13 @@ func (s *S3) Put(ctx context.Context, name string, data []byte) error {
 			err = cerr
 		}
 	}
-	return wrap(OpPut, name, err)
+	return OpPut.Wrap(name, err)
 }
 
 // Replace is [Replacer.Replace].
 func (s *S3) Replace(ctx context.Context, name string, data []byte) error {
 	_, err := s.put(ctx, name, data, false)
-	return wrap(OpReplace, name, err)
+	return OpReplace.Wrap(name, err)
 }
 
 func (s *S3) put(ctx context.Context, name string, data []byte, once bool) (*answer, error) {
@@ -256,7 +256,7 @@ func (s *S3) compare(ctx context.Context, name string, data []byte) error {
 // Get is [Store.Get].
 func (s *S3) Get(ctx context.Context, name string) ([]byte, error) {
 	data, err := s.get(ctx, name)
-	return data, wrap(OpGet, name, err)
+	return data, OpGet.Wrap(name, err)
 }
 
 func (s *S3) get(ctx context.Context, name string) ([]byte, error) {
@@ -296,7 +296,7 @@ func (s *S3) readBody(ctx context.Context, body io.Reader, p []byte) error {
 
 // ReadAt is [Store.ReadAt].
 func (s *S3) ReadAt(ctx context.Context, name string, offset int64, p []byte) error {
-	return wrap(OpReadAt, name, s.readAt(ctx, name, offset, p))
+	return OpReadAt.Wrap(name, s.readAt(ctx, name, offset, p))
 }
 
 func (s *S3) readAt(ctx context.Context, name string, offset int64, p []byte) error {
@@ -334,7 +334,7 @@ func (s *S3) readAt(ctx context.Context, name string, offset int64, p []byte) er
 func (s *S3) Stat(ctx context.Context, name string) (Info, error) {
 	info, err := s.stat(ctx, name)
 	if err != nil {
-		return Info{}, wrap(OpStat, name, err)
+		return Info{}, OpStat.Wrap(name, err)
 	}
 	return Info{Name: name, Size: info.Size, ModTime: info.LastModified}, nil
 }
@@ -377,8 +377,8 @@ func (s *S3) List(ctx context.Context, prefix string, yield func(Info) error) er
 // ListAfter is [Resumer.ListAfter]. Objects whose names are not a [Store]'s
 // are passed over: they are not ours.
 func (s *S3) ListAfter(ctx context.Context, prefix, after string, yield func(Info) error) error {
-	if err := errors.Join(ctx.Err(), checkPrefix(prefix)); err != nil {
-		return wrap(OpList, prefix, err)
+	if err := errors.Join(ctx.Err(), CheckPrefix(prefix)); err != nil {
+		return OpList.Wrap(prefix, err)
 	}
 	rctx, answer := withAnswer(ctx)
 	opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true}
@@ -388,16 +388,16 @@ func (s *S3) ListAfter(ctx context.Context, prefix, after string, yield func(Inf
 	last := after
 	for o := range s.core.ListObjectsIter(rctx, s.bucket, opts) {
 		if o.Err != nil {
-			return wrap(OpList, prefix, s.mapErr(ctx, answer, o.Err))
+			return OpList.Wrap(prefix, s.mapErr(ctx, answer, o.Err))
 		}
 		name, ok := strings.CutPrefix(o.Key, s.prefix)
-		if !ok || checkName(name) != nil {
+		if !ok || CheckName(name) != nil {
 			continue
 		}
 		// Retry goes on behind the last name, and callers merge lists: a server
 		// that does not sort would make them lose objects.
 		if name <= last {
-			return wrap(OpList, prefix, fmt.Errorf("%s: the server's list is not sorted (%q after %q)", s.place, name, last))
+			return OpList.Wrap(prefix, fmt.Errorf("%s: the server's list is not sorted (%q after %q)", s.place, name, last))
 		}
 		last = name
 		if err := yield(Info{Name: name, Size: o.Size, ModTime: o.LastModified}); err != nil {
@@ -406,7 +406,7 @@ func (s *S3) ListAfter(ctx context.Context, prefix, after string, yield func(Inf
 	}
 	// The iterator ends without a word when its context does, and what it gave
 	// then looks like the complete list.
-	return wrap(OpList, prefix, ctx.Err())
+	return OpList.Wrap(prefix, ctx.Err())
 }
 
 // Delete is [Store.Delete].
@@ -415,13 +415,13 @@ func (s *S3) Delete(ctx context.Context, names ...string) error {
 	valid := make([]string, 0, len(names))
 	for _, name := range names {
 		if err := begin(ctx, name); err != nil {
-			errs = append(errs, wrap(OpDelete, name, err))
+			errs = append(errs, OpDelete.Wrap(name, err))
 		} else {
 			valid = append(valid, name)
 		}
 	}
 	if len(valid) == 1 { // no XML, and free of charge everywhere
-		return errors.Join(append(errs, wrap(OpDelete, valid[0], s.deleteOne(ctx, valid[0])))...)
+		return errors.Join(append(errs, OpDelete.Wrap(valid[0], s.deleteOne(ctx, valid[0])))...)
 	}
 	for batch := range slices.Chunk(valid, deleteBatch) {
 		errs = append(errs, s.deleteMany(ctx, batch)...)
@@ -460,7 +460,7 @@ func (s *S3) deleteMany(ctx context.Context, names []string) (errs []error) {
 				delete(unheard, name)
 			} else if unheard[name] {
 				delete(unheard, name)
-				errs = append(errs, wrap(OpDelete, name, err))
+				errs = append(errs, OpDelete.Wrap(name, err))
 			}
 		}
 	}
@@ -474,7 +474,7 @@ func (s *S3) deleteMany(ctx context.Context, names []string) (errs []error) {
 		if err == nil {
 			err = &TransientError{Err: errors.New("the server did not say that it is deleted")}
 		}
-		errs = append(errs, wrap(OpDelete, name, err))
+		errs = append(errs, OpDelete.Wrap(name, err))
 	}
 	return errs
 }

@@ -31,7 +31,7 @@ const maxLifecycle = 8 << 20
 func (s *S3) Lifecycle(ctx context.Context, owner string) ([]LifecycleRule, int, error) {
 	doc, err := s.lifecycle(ctx)
 	if err != nil {
-		return nil, 0, wrap(OpLifecycle, "rules", err)
+		return nil, 0, OpLifecycle.Wrap("rules", err)
 	}
 	var rules []LifecycleRule
 	for _, r := range doc.Rules {
@@ -45,7 +45,7 @@ func (s *S3) Lifecycle(ctx context.Context, owner string) ([]LifecycleRule, int,
 // SetLifecycle is [Lifecycler.SetLifecycle]: one request to read the rules, and one
 // to write them if they are not as they should be.
 func (s *S3) SetLifecycle(ctx context.Context, owner string, rules []LifecycleRule) error {
-	return wrap(OpLifecycle, "rules", s.setLifecycle(ctx, owner, rules))
+	return OpLifecycle.Wrap("rules", s.setLifecycle(ctx, owner, rules))
 }
 
 func (s *S3) setLifecycle(ctx context.Context, owner string, rules []LifecycleRule) error {
@@ -53,7 +53,7 @@ func (s *S3) setLifecycle(ctx context.Context, owner string, rules []LifecycleRu
 		if !strings.HasPrefix(r.ID, owner) || owner == "" || r.Days < 1 || r.Altered {
 			return fmt.Errorf("rule %q for %q: not one of %q", r.ID, r.Prefix, owner)
 		}
-		if err := checkPrefix(r.Prefix); err != nil {
+		if err := CheckPrefix(r.Prefix); err != nil {
 			return err
 		}
 	}

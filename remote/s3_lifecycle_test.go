@@ -18,66 +18,90 @@ const others = `<Rule><ID>Default Multipart Abort Rule</ID><Filter></Filter><Sta
 		<Expiration><Date>2030-01-01T00:00:00.000Z</Date></Expiration><Future><Thing x="1"/></Future></Rule>` +
 	`<Rule><ID>snapctl-ANOTHER-ttl-1d</ID><Filter><Prefix>else/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>2</Days></Expiration></Rule>`
 
-func TestLifecycle(t *testing.T) {
+const (
+	lifecycleOwner = "snapctl-OURS-"
+	lifecycleRoot  = `<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">`
+)
+
+var lifecycleOurs = []remote.LifecycleRule{
+	{ID: lifecycleOwner + "ttl-1d", Prefix: "manifests/ttl-1d/", Days: 2},
+	{ID: lifecycleOwner + "ttl-7d", Prefix: "manifests/ttl-7d/", Days: 8},
+}
+
+// lifecycleTest is a bucket whose rules are looked at.
+type lifecycleTest struct {
+	*testing.T
+	server *remotetest.LifecycleServer
+	store  remote.Lifecycler
+}
+
+func newLifecycleTest(t *testing.T) *lifecycleTest {
 	server := remotetest.StartLifecycleServer(t)
-	doc := func() string { d, _ := server.Doc(); return d }
 	s3 := openS3(t, server.Config("a/b"))
 	store := remote.Retry(new(remote.Counter).Wrap(s3), &remote.RetryOptions{Sleep: noSleep}).(remote.Lifecycler)
-	ctx := t.Context()
-	const owner = "snapctl-OURS-"
-	ours := []remote.LifecycleRule{{ID: owner + "ttl-1d", Prefix: "manifests/ttl-1d/", Days: 2}, {ID: owner + "ttl-7d", Prefix: "manifests/ttl-7d/", Days: 8}}
-	expect := func(what string, want []remote.LifecycleRule, others int, requests string) {
-		t.Helper()
-		if got := server.Requests(); got != requests {
-			t.Errorf("%s: requests %q, want %q", what, got, requests)
-		}
-		rules, n, err := store.Lifecycle(ctx, owner)
-		if err != nil || n != others || len(rules)+len(want) > 0 && !reflect.DeepEqual(rules, want) {
-			t.Errorf("%s: %+v, %d others, %v", what, rules, n, err)
-		}
-		server.Requests()
-	}
-	set := func(rules []remote.LifecycleRule) {
-		t.Helper()
-		if err := store.SetLifecycle(ctx, owner, rules); err != nil {
-			t.Error(err)
-		}
-	}
+	return &lifecycleTest{t, server, store}
+}
 
-	// A bucket without any.
-	expect("nothing", nil, 0, "")
-	set(nil)
-	expect("nothing of nothing", nil, 0, "GET")
-	set(ours)
-	expect("ours alone", ours, 0, "GET PUT")
-	if want := `<Filter><Prefix>a/b/manifests/ttl-1d/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>2</Days></Expiration>`; !strings.Contains(doc(), want) {
-		t.Errorf("no %s in %s", want, doc())
+func (l *lifecycleTest) doc() string { d, _ := l.server.Doc(); return d }
+
+// expect says what there is, and which requests have led to it.
+func (l *lifecycleTest) expect(what string, want []remote.LifecycleRule, others int, requests string) {
+	l.Helper()
+	if got := l.server.Requests(); got != requests {
+		l.Errorf("%s: requests %q, want %q", what, got, requests)
 	}
-	set(ours)
-	expect("again", ours, 0, "GET")
-	set(nil)
-	expect("ours alone removed", nil, 0, "GET DELETE")
+	rules, n, err := l.store.Lifecycle(l.Context(), lifecycleOwner)
+	if err != nil || n != others || len(rules)+len(want) > 0 && !reflect.DeepEqual(rules, want) {
+		l.Errorf("%s: %+v, %d others, %v", what, rules, n, err)
+	}
+	l.server.Requests()
+}
+
+func (l *lifecycleTest) set(rules []remote.LifecycleRule) {
+	l.Helper()
+	if err := l.store.SetLifecycle(l.Context(), lifecycleOwner, rules); err != nil {
+		l.Error(err)
+	}
+}
+
+func TestLifecycle(t *testing.T) {
+	l := newLifecycleTest(t)
+	// A bucket without any.
+	l.expect("nothing", nil, 0, "")
+	l.set(nil)
+	l.expect("nothing of nothing", nil, 0, "GET")
+	l.set(lifecycleOurs)
+	l.expect("ours alone", lifecycleOurs, 0, "GET PUT")
+	if want := `<Filter><Prefix>a/b/manifests/ttl-1d/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>2</Days></Expiration>`; !strings.Contains(l.doc(), want) {
+		t.Errorf("no %s in %s", want, l.doc())
+	}
+	l.set(lifecycleOurs)
+	l.expect("again", lifecycleOurs, 0, "GET")
+	l.set(nil)
+	l.expect("ours alone removed", nil, 0, "GET DELETE")
 
 	// Others stay as they are, to the byte.
-	const root = `<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">`
 	const varies = "varies_by_storage_class"
-	server.Set(`<?xml version="1.0" encoding="UTF-8"?>`+"\n"+root+others+`<Known>no</Known></LifecycleConfiguration>`, varies)
-	expect("others", nil, 3, "")
-	set(ours)
-	expect("beside others", ours, 3, "GET PUT")
-	if d, m := server.Doc(); !strings.HasPrefix(d, root+others) || !strings.HasSuffix(d, "<Known>no</Known></LifecycleConfiguration>") || m != varies {
+	l.server.Set(`<?xml version="1.0" encoding="UTF-8"?>`+"\n"+lifecycleRoot+others+`<Known>no</Known></LifecycleConfiguration>`, varies)
+	l.expect("others", nil, 3, "")
+	l.set(lifecycleOurs)
+	l.expect("beside others", lifecycleOurs, 3, "GET PUT")
+	if d, m := l.server.Doc(); !strings.HasPrefix(d, lifecycleRoot+others) || !strings.HasSuffix(d, "<Known>no</Known></LifecycleConfiguration>") || m != varies {
 		t.Errorf("%s\n%s", m, d)
 	}
-	set(ours[:1])
-	expect("one less", ours[:1], 3, "GET PUT")
-	server.Fail(2)
-	set(nil)
-	expect("removed", nil, 3, "GET GET GET PUT")
-	if want := root + others + "<Known>no</Known></LifecycleConfiguration>"; doc() != want {
-		t.Errorf("%s, want\n%s", doc(), want)
+	l.set(lifecycleOurs[:1])
+	l.expect("one less", lifecycleOurs[:1], 3, "GET PUT")
+	l.server.Fail(2)
+	l.set(nil)
+	l.expect("removed", nil, 3, "GET GET GET PUT")
+	if want := lifecycleRoot + others + "<Known>no</Known></LifecycleConfiguration>"; l.doc() != want {
+		t.Errorf("%s, want\n%s", l.doc(), want)
 	}
+}
 
-	// What somebody changed about ours is seen, and set right.
+// TestLifecycleAltered: what somebody changed about our rules is seen, and set right.
+func TestLifecycleAltered(t *testing.T) {
+	l := newLifecycleTest(t)
 	for what, change := range map[string][2]string{
 		"switched off":   {"Enabled", "Disabled"},
 		"other objects":  {"a/b/manifests/ttl-1d/", "a/c/"},
@@ -86,34 +110,39 @@ func TestLifecycle(t *testing.T) {
 		"at a date":      {"<Days>2</Days>", "<Date>2030-01-01T00:00:00.000Z</Date>"},
 		"something more": {"<Expiration>", "<NoncurrentVersionExpiration/><Expiration>"},
 	} {
-		server.Set("", "")
-		set(ours[:1])
-		server.Set(strings.Replace(doc(), change[0], change[1], 1), "")
-		rules, _, err := store.Lifecycle(ctx, owner)
+		l.server.Set("", "")
+		l.set(lifecycleOurs[:1])
+		l.server.Set(strings.Replace(l.doc(), change[0], change[1], 1), "")
+		rules, _, err := l.store.Lifecycle(t.Context(), lifecycleOwner)
 		if err != nil || len(rules) != 1 || !rules[0].Altered {
 			t.Errorf("%s: %+v, %v", what, rules, err)
 		}
-		server.Requests()
-		set(ours[:1])
-		expect(what, ours[:1], 0, "GET PUT")
+		l.server.Requests()
+		l.set(lifecycleOurs[:1])
+		l.expect(what, lifecycleOurs[:1], 0, "GET PUT")
 	}
-	server.Set(root+"<Rule><ID>"+owner+"ttl-1d</ID><Prefix>a/b/manifests/ttl-1d/</Prefix><Status>Enabled</Status><Expiration><Days>2</Days></Expiration></Rule></LifecycleConfiguration>", "")
-	expect("as it was written once", ours[:1], 0, "")
+	l.server.Set(lifecycleRoot+"<Rule><ID>"+lifecycleOwner+"ttl-1d</ID><Prefix>a/b/manifests/ttl-1d/</Prefix><Status>Enabled</Status><Expiration><Days>2</Days></Expiration></Rule></LifecycleConfiguration>", "")
+	l.expect("as it was written once", lifecycleOurs[:1], 0, "")
+}
 
+// TestLifecycleRefuses: an answer that is no list of rules is not overwritten, and rules
+// that are not the owner's are not set.
+func TestLifecycleRefuses(t *testing.T) {
+	l := newLifecycleTest(t)
 	for what, bad := range map[string]string{
 		"a page":     "<html></html>",
 		"nothing":    " ",
 		"a prefix":   `<s:LifecycleConfiguration xmlns:s="x"><s:Rule/></s:LifecycleConfiguration>`,
-		"cut short":  root + others,
+		"cut short":  lifecycleRoot + others,
 		"other data": `<ListBucketResult/>`,
 	} {
-		server.Set(bad, "")
-		if err := store.SetLifecycle(ctx, owner, ours); err == nil || server.Requests() != "GET" {
+		l.server.Set(bad, "")
+		if err := l.store.SetLifecycle(t.Context(), lifecycleOwner, lifecycleOurs); err == nil || l.server.Requests() != "GET" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	for _, bad := range []remote.LifecycleRule{{ID: "other", Prefix: "x", Days: 1}, {ID: owner, Prefix: "x"}, {ID: owner, Prefix: "../x", Days: 1}} {
-		if err := store.SetLifecycle(ctx, owner, []remote.LifecycleRule{bad}); err == nil {
+	for _, bad := range []remote.LifecycleRule{{ID: "other", Prefix: "x", Days: 1}, {ID: lifecycleOwner, Prefix: "x"}, {ID: lifecycleOwner, Prefix: "../x", Days: 1}} {
+		if err := l.store.SetLifecycle(t.Context(), lifecycleOwner, []remote.LifecycleRule{bad}); err == nil {
 			t.Errorf("%+v was set", bad)
 		}
 	}
@@ -139,7 +168,7 @@ func TestLifecycleUnsupported(t *testing.T) {
 			t.Errorf("tls %v: a wrong key: %v", tls, err)
 		}
 	}
-	l := remote.Retry(new(remote.Counter).Wrap(remote.NewMemory()), nil).(remote.Lifecycler)
+	l := remote.Retry(new(remote.Counter).Wrap(remotetest.NewMemory()), nil).(remote.Lifecycler)
 	if _, _, err := l.Lifecycle(t.Context(), "x"); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("memory: %v", err)
 	}

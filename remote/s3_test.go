@@ -218,17 +218,16 @@ func TestS3Throttled(t *testing.T) {
 	}
 }
 
-// TestS3List: no trouble may make a list look shorter than it is.
-func TestS3List(t *testing.T) {
+// startManyObjects has 1010 objects in a bucket, which is more than one page of a list,
+// under the prefix p, and gives their names.
+func startManyObjects(t *testing.T) (strict *remotetest.StrictR2, want []string) {
+	t.Helper()
 	server := remotetest.StartVersityGW(t)
-	strict := remotetest.StartStrictR2(t, server, false)
-	s := openS3(t, strict.Config("p"))
-	// More than one page of objects.
+	strict = remotetest.StartStrictR2(t, server, false)
 	dir := filepath.Join(server.Dir(), "p", "packs")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var want []string
 	for i := range 1010 {
 		want = append(want, fmt.Sprintf("packs/%04d", i))
 		if err := os.WriteFile(filepath.Join(server.Dir(), "p", want[i]), nil, 0o600); err != nil {
@@ -239,14 +238,21 @@ func TestS3List(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "README.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return strict, want
+}
 
-	list := func(ctx context.Context, s remote.Store, prefix string) (names []string, err error) {
-		err = s.List(ctx, prefix, func(i remote.Info) error {
-			names = append(names, i.Name)
-			return nil
-		})
-		return names, err
-	}
+func listNames(ctx context.Context, s remote.Store, prefix string) (names []string, err error) {
+	err = s.List(ctx, prefix, func(i remote.Info) error {
+		names = append(names, i.Name)
+		return nil
+	})
+	return names, err
+}
+
+// TestS3List: no trouble may make a list look shorter than it is.
+func TestS3List(t *testing.T) {
+	strict, want := startManyObjects(t)
+	s := openS3(t, strict.Config("p"))
 	for _, page := range []int{1, 2} {
 		for what, trouble := range map[string]remotetest.Trouble{
 			"500":                   {Status: 500},
@@ -259,32 +265,44 @@ func TestS3List(t *testing.T) {
 			"a proxy's page":        {Body: `<html><body><p>Please log in.</p></body></html>`},
 			"half a list":           {Body: `<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>`},
 		} {
-			fail := func() {
-				n := 0
-				strict.Hook(func(*http.Request) remotetest.Trouble {
-					if n++; n == page {
-						return trouble
-					}
-					return remotetest.Trouble{}
-				})
-			}
-			fail()
-			// net/http itself tries once more when a connection breaks that it had
-			// used before, so there need not be an error.
-			if got, err := list(t.Context(), s, ""); err == nil && len(got) != len(want) || err != nil && !remote.Transient(err) {
-				t.Errorf("%s on page %d: got %d names and %v, want all or a transient error", what, page, len(got), err)
-			}
-			fail()
-			strict.Requests()
-			if got, err := list(t.Context(), quick(s), ""); err != nil || !slices.Equal(got, want) {
-				t.Errorf("%s on page %d, then none: got %d names, want %d, error %v", what, page, len(got), len(want), err)
-			}
-			if n := len(strict.Requests()); n != 3 { // it goes on with the second page
-				t.Errorf("%s on page %d: %d requests, want 3", what, page, n)
-			}
+			t.Run(fmt.Sprintf("%s on page %d", what, page), func(t *testing.T) {
+				testListTrouble(t, strict, s, want, page, trouble)
+			})
 		}
 	}
+}
 
+// testListTrouble lists with trouble on one page: that may be an error, and is none with
+// retries, which do not list anything twice.
+func testListTrouble(t *testing.T, strict *remotetest.StrictR2, s remote.Store, want []string, page int, trouble remotetest.Trouble) {
+	fail := func() {
+		n := 0
+		strict.Hook(func(*http.Request) remotetest.Trouble {
+			if n++; n == page {
+				return trouble
+			}
+			return remotetest.Trouble{}
+		})
+	}
+	fail()
+	// net/http itself tries once more when a connection breaks that it had
+	// used before, so there need not be an error.
+	if got, err := listNames(t.Context(), s, ""); err == nil && len(got) != len(want) || err != nil && !remote.Transient(err) {
+		t.Errorf("got %d names and %v, want all or a transient error", len(got), err)
+	}
+	fail()
+	strict.Requests()
+	if got, err := listNames(t.Context(), quick(s), ""); err != nil || !slices.Equal(got, want) {
+		t.Errorf("with retries: got %d names, want %d, error %v", len(got), len(want), err)
+	}
+	if n := len(strict.Requests()); n != 3 { // it goes on with the second page
+		t.Errorf("%d requests, want 3", n)
+	}
+}
+
+func TestS3ListCancelled(t *testing.T) {
+	strict, _ := startManyObjects(t)
+	s := openS3(t, strict.Config("p"))
 	for _, at := range []int{1, 500, 1000, 1005, 1010} {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0

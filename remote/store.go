@@ -1,9 +1,10 @@
 // Package remote is where repositories keep their objects: a local folder
-// ([OpenFile]), S3 and R2 ([OpenS3]), or memory ([NewMemory]), all behind [Store].
-// [Open] takes a URL and gives the store with retries.
+// ([OpenFile]), or S3 and R2 ([OpenS3]), both behind [Store]. [Open] takes a URL
+// and gives the store with retries.
 //
-// Retrying, counting and injecting faults are decorators of the same
-// interface. The package knows nothing of snapshots.
+// Retrying ([Retry]) and counting ([Counter]) are decorators of the same interface,
+// as is the disk cache in package diskcache. Package remotetest has stores for tests,
+// and the suite that every store must pass. The package knows nothing of snapshots.
 package remote
 
 import (

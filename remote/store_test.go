@@ -8,20 +8,16 @@ import (
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
-func TestMemory(t *testing.T) {
-	remotetest.Run(t, func(*testing.T) remote.Store { return remote.NewMemory() })
-}
-
 func TestFile(t *testing.T) {
-	remotetest.Run(t, func(t *testing.T) remote.Store { return openFile(t, t.TempDir()) })
+	remotetest.Run(t, func(t *testing.T) remote.Store { return remotetest.OpenFile(t, t.TempDir()) })
 }
 
 // TestDecorators runs the suite through all of them, which must change
 // nothing while there is no trouble.
 func TestDecorators(t *testing.T) {
 	remotetest.Run(t, func(*testing.T) remote.Store {
-		var s remote.Store = remote.NewMemory()
-		s = remote.NewFaulty(s, func(remote.Op, string) remote.Fault { return remote.Fault{} })
+		var s remote.Store = remotetest.NewMemory()
+		s = remotetest.NewFaulty(s, func(remote.Op, string) remotetest.Fault { return remotetest.Fault{} })
 		s = new(remote.Counter).Wrap(s)
 		return remote.Retry(s, nil)
 	})
@@ -32,8 +28,8 @@ func TestDecorators(t *testing.T) {
 func TestTrouble(t *testing.T) {
 	remotetest.Run(t, func(*testing.T) remote.Store {
 		var n counter
-		s := remote.NewFaulty(remote.NewMemory(), func(op remote.Op, _ string) remote.Fault {
-			var f remote.Fault
+		s := remotetest.NewFaulty(remotetest.NewMemory(), func(op remote.Op, _ string) remotetest.Fault {
+			var f remotetest.Fault
 			if i := n.next(); i%3 == 0 {
 				f.Err = &remote.TransientError{Err: errTest}
 				f.Done = i%2 == 0

@@ -22,7 +22,7 @@ func TestLifecycleCommand(t *testing.T) {
 	store := struct {
 		remote.Store
 		remote.Lifecycler
-	}{remote.NewMemory(), rules}
+	}{remotetest.NewMemory(), rules}
 	cache := t.TempDir()
 	repo, err := engine.Init(t.Context(), "", nil, &engine.Options{CacheDir: cache, Store: store})
 	if err != nil {

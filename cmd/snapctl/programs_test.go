@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
 // The programs that scripts run: TestMain is each of them, by its name.
@@ -66,12 +67,12 @@ func snapctlForScripts() {
 		if err != nil {
 			panic(err)
 		}
-		e.engine.Store = remote.NewFaulty(store, func(op remote.Op, name string) remote.Fault {
+		e.engine.Store = remotetest.NewFaulty(store, func(op remote.Op, name string) remotetest.Fault {
 			if op == remote.OpList || !strings.HasPrefix(name, prefix) {
-				return remote.Fault{}
+				return remotetest.Fault{}
 			}
 			if _, err := os.Stat(os.Getenv("SNAPCTL_TEST_UNSTALLED")); err == nil {
-				return remote.Fault{}
+				return remotetest.Fault{}
 			}
 			if err := os.WriteFile(os.Getenv("SNAPCTL_TEST_STALLED"), nil, 0o600); err != nil {
 				panic(err)
@@ -79,7 +80,7 @@ func snapctlForScripts() {
 			if os.Getenv("SNAPCTL_TEST_DEAF") != "" {
 				select {}
 			}
-			return remote.Fault{Delay: time.Hour}
+			return remotetest.Fault{Delay: time.Hour}
 		})
 	}
 	os.Exit(run(e, os.Args[1:]))

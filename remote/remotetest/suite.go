@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,8 +48,8 @@ func Run(t *testing.T, open func(t *testing.T) remote.Store) {
 	}
 }
 
-// random gives bytes that are the same for the same seed.
-func random(seed uint64, size int) []byte {
+// Random gives bytes that are the same for the same seed.
+func Random(seed uint64, size int) []byte {
 	p := make([]byte, size)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
 	_, _ = r.Read(p)
@@ -99,7 +97,7 @@ func list(t testing.TB, s remote.Store, prefix string) []string {
 func testPutGet(t *testing.T, s remote.Store) {
 	for i, size := range []int{0, 1, 100, 1 << 20, 20<<20 + 1} {
 		name := fmt.Sprintf("packs/%d/x", i)
-		data := random(uint64(i), size)
+		data := Random(uint64(i), size)
 		put(t, s, name, data)
 		expect(t, s, name, data)
 	}
@@ -108,7 +106,7 @@ func testPutGet(t *testing.T, s remote.Store) {
 func testPutTwice(t *testing.T, s remote.Store) {
 	for i, size := range []int{0, 1, 3 << 20} {
 		name := fmt.Sprintf("twice/%d", i)
-		data := random(uint64(i), size)
+		data := Random(uint64(i), size)
 		put(t, s, name, data)
 		put(t, s, name, bytes.Clone(data))
 		expectErr(t, s.Put(t.Context(), name, append(bytes.Clone(data), 'x')), remote.ErrExist)
@@ -136,7 +134,7 @@ func testOwnBytes(t *testing.T, s remote.Store) {
 
 func testReadAt(t *testing.T, s remote.Store) {
 	const size = 3<<20 + 7
-	data := random(1, size)
+	data := Random(1, size)
 	put(t, s, "packs/aa/object", data)
 	for _, r := range []struct{ off, n int }{
 		{0, 1}, {0, size}, {1, 100}, {size - 1, 1}, {size - 70000, 70000}, {1<<20 - 1, 2 << 20}, {5, 0}, {size, 0},
@@ -246,123 +244,6 @@ func testNames(t *testing.T, s remote.Store) {
 	}
 }
 
-// ordered is in byte order, in which '-' is before '/', and that before '0'.
-var ordered = []string{
-	"a-b/x", "a/b-c", "a/b/c", "a/b0", "a/c", "a0", "ab/0", "b", "manifests/01", "manifests/ttl-30d/02", "manifests/ttl-7d/01", "z-", "z-/0",
-}
-
-// putOrdered leaves out the one name that is another's folder.
-func putOrdered(t *testing.T, s remote.Store) []string {
-	names := slices.DeleteFunc(slices.Clone(ordered), func(n string) bool { return n == "z-" })
-	for _, i := range rand.Perm(len(names)) {
-		put(t, s, names[i], []byte(names[i]))
-	}
-	return names
-}
-
-func testListOrder(t *testing.T, s remote.Store) {
-	if got := list(t, s, ""); len(got) != 0 {
-		t.Errorf("an empty store lists %q", got)
-	}
-	want := putOrdered(t, s)
-	if got := list(t, s, ""); !slices.Equal(got, want) {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
-}
-
-func testListPrefix(t *testing.T, s remote.Store) {
-	names := putOrdered(t, s)
-	for _, prefix := range []string{"a", "a/", "a/b", "a/b/", "a-", "a/b-", "manifests/", "manifests/ttl-", "manifests/ttl-30d/", "b", "b/", "x", "a/b/c/d", "z-/"} {
-		want := []string{}
-		for _, n := range names {
-			if strings.HasPrefix(n, prefix) {
-				want = append(want, n)
-			}
-		}
-		if got := list(t, s, prefix); !slices.Equal(got, want) {
-			t.Errorf("prefix %q: got %q, want %q", prefix, got, want)
-		}
-	}
-}
-
-func testListAfter(t *testing.T, s remote.Store) {
-	names := putOrdered(t, s)
-	for _, prefix := range []string{"", "a/"} {
-		for _, after := range append([]string{"0", "a", "a/b", "zz"}, names...) {
-			want := []string{}
-			for _, n := range names {
-				if n > after && strings.HasPrefix(n, prefix) {
-					want = append(want, n)
-				}
-			}
-			got := []string{}
-			err := remote.ListAfter(t.Context(), s, prefix, after, func(i remote.Info) error {
-				got = append(got, i.Name)
-				return nil
-			})
-			if err != nil || !slices.Equal(got, want) {
-				t.Errorf("prefix %q after %q: got %q, want %q, error %v", prefix, after, got, want, err)
-			}
-		}
-	}
-}
-
-func testListYield(t *testing.T, s remote.Store) {
-	names := putOrdered(t, s)
-	mine := errors.New("enough")
-	calls := 0
-	err := s.List(t.Context(), "", func(i remote.Info) error {
-		if calls++; calls == 3 {
-			return mine
-		}
-		return nil
-	})
-	if err != mine || calls != 3 {
-		t.Errorf("got %v after %d calls, want yield's error after 3", err, calls)
-	}
-	// yield may use the store, and take away what is about to be listed.
-	var got []string
-	err = s.List(t.Context(), "", func(i remote.Info) error {
-		got = append(got, i.Name)
-		if _, err := s.Get(t.Context(), i.Name); err != nil {
-			return err
-		}
-		return s.Delete(t.Context(), i.Name)
-	})
-	if err != nil || !slices.Equal(got, names) {
-		t.Errorf("got %q, want %q, error %v", got, names, err)
-	}
-	if got := list(t, s, ""); len(got) != 0 {
-		t.Errorf("left: %q", got)
-	}
-}
-
-// testMany has more objects than an S3 server lists, or deletes, in one request.
-func testMany(t *testing.T, s remote.Store) {
-	var g errgroup.Group
-	g.SetLimit(16)
-	var want []string
-	for i := range 1010 {
-		name := fmt.Sprintf("many/%02x/%04d", i%7, i)
-		want = append(want, name)
-		g.Go(func() error { return s.Put(t.Context(), name, []byte(name)) })
-	}
-	if err := g.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(want)
-	if got := list(t, s, "many/"); !slices.Equal(got, want) {
-		t.Errorf("got %d names, want %d", len(got), len(want))
-	}
-	last := want[len(want)-1]
-	if err := s.Delete(t.Context(), want[:len(want)-1]...); err != nil {
-		t.Error(err)
-	}
-	if got := list(t, s, ""); !slices.Equal(got, []string{last}) {
-		t.Errorf("left after the deletion: %d names, want only %s", len(got), last)
-	}
-}
-
 func testDelete(t *testing.T, s remote.Store) {
 	ctx := t.Context()
 	for _, name := range []string{"a", "b/c", "b/d", "e"} {
@@ -403,74 +284,6 @@ func testReplace(t *testing.T, s remote.Store) {
 	expectErr(t, s.Put(t.Context(), "leases/x/y", []byte("5")), remote.ErrExist)
 	if err := r.Replace(t.Context(), "NOT-A-NAME", nil); err == nil {
 		t.Error("Replace takes a bad name")
-	}
-}
-
-// testOneWins has 32 writers of one name: the object is one writer's, whole,
-// and only that writer is told so.
-func testOneWins(t *testing.T, s remote.Store) {
-	for round := range 3 {
-		name := fmt.Sprintf("contended/%d", round)
-		var won atomic.Int32
-		winner := -1
-		var wg sync.WaitGroup
-		for i := range 32 {
-			wg.Go(func() {
-				err := s.Put(t.Context(), name, random(uint64(i), 64<<10))
-				switch {
-				case err == nil:
-					won.Add(1)
-					winner = i
-				case !errors.Is(err, remote.ErrExist):
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if won.Load() != 1 {
-			t.Fatalf("%d writers won", won.Load())
-		}
-		expect(t, s, name, random(uint64(winner), 64<<10))
-	}
-}
-
-func testSameContentAtOnce(t *testing.T, s remote.Store) {
-	data := random(1, 300<<10)
-	var g errgroup.Group
-	for range 16 {
-		g.Go(func() error { return s.Put(t.Context(), "packs/00/same", data) })
-	}
-	if err := g.Wait(); err != nil {
-		t.Error(err)
-	}
-	expect(t, s, "packs/00/same", data)
-}
-
-// testWholeOrNot reads an object while it is being written.
-func testWholeOrNot(t *testing.T, s remote.Store) {
-	data := random(7, 4<<20)
-	stop := make(chan struct{})
-	var g errgroup.Group
-	g.Go(func() error {
-		for {
-			got, err := s.Get(t.Context(), "packs/00/appears")
-			switch {
-			case err == nil && !bytes.Equal(got, data):
-				return fmt.Errorf("a part of the object could be seen: %d bytes", len(got))
-			case err != nil && !errors.Is(err, remote.ErrNotExist):
-				return err
-			}
-			select {
-			case <-stop:
-				return nil
-			default:
-			}
-		}
-	})
-	err := s.Put(t.Context(), "packs/00/appears", data)
-	close(stop)
-	if err := errors.Join(err, g.Wait()); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/snapctl/snapctl/internal/disk"
 )
 
 // ErrNoTool is returned by Tool and StartServer when a program cannot be
@@ -117,11 +117,11 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		return nil, err
 	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := disk.Lock(int(f.Fd()))
 		if err == nil {
 			return func() { f.Close() }, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		if err != disk.ErrLocked {
 			f.Close()
 			return func() {}, nil // no locks here: it is built twice then
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sys/unix"
 )
@@ -73,15 +74,6 @@ func NamesIn(dir int) ([]string, error) {
 	return ReadNames(fd)
 }
 
-func SyncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 // LeadsTo reports whether a path is that of an open directory.
 func LeadsTo(path string, fd int) bool {
 	var at, open unix.Stat_t
@@ -111,7 +103,7 @@ func MakeLocked(parent, prefix string) (fd int, name string, err error) {
 		// Until it is locked another restore may take it for one that was left.
 		fd, err := OpenDir(path)
 		if err == nil {
-			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+			err = disk.Lock(fd)
 			if err == nil && LeadsTo(path, fd) {
 				return fd, filepath.Base(path), nil
 			}

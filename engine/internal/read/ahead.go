@@ -6,9 +6,9 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/flow"
+	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -58,7 +58,7 @@ func (c *Chunks) ReadAhead(ctx context.Context, produce func(ctx context.Context
 		ordered: make(chan *aheadBatch, aheadBatches),
 		verify:  make(chan *aheadBatch, aheadBatches),
 		frames:  make(chan manifest.Extent, aheadBatches*aheadFrames),
-		recent:  NewLRU[access.FrameKey, struct{}](recentFrames),
+		recent:  lru.New[access.FrameKey, struct{}](recentFrames),
 	}
 	loaders := runtime.GOMAXPROCS(0)
 	if !c.Repo.Local() {
@@ -105,7 +105,7 @@ type ahead struct {
 	ordered chan *aheadBatch
 	verify  chan *aheadBatch
 	frames  chan manifest.Extent
-	recent  *simplelru.LRU[access.FrameKey, struct{}]
+	recent  *lru.Cache[access.FrameKey, struct{}]
 	batch   *aheadBatch
 }
 

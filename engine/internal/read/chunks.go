@@ -10,13 +10,14 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -33,7 +34,7 @@ type Chunks struct {
 	fetch singleflight.Group
 
 	Mu     sync.Mutex
-	frames *simplelru.LRU[access.FrameKey, *PlainFrame]
+	frames *lru.Cache[access.FrameKey, *PlainFrame]
 	Size   int // bytes of the frames
 	Limit  int
 
@@ -60,15 +61,7 @@ type PlainFrame struct {
 const frameOverhead = 4 << 10
 
 func New(ctx context.Context, r *repo.Repo, store remote.Store, limit int) *Chunks {
-	return &Chunks{Repo: r, Store: store, ctx: ctx, frames: NewLRU[access.FrameKey, *PlainFrame](math.MaxInt), Limit: limit}
-}
-
-func NewLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
-	l, err := simplelru.NewLRU[K, V](size, nil)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return l
+	return &Chunks{Repo: r, Store: store, ctx: ctx, frames: lru.New[access.FrameKey, *PlainFrame](math.MaxInt), Limit: limit}
 }
 
 // Invalidator is a store that keeps what it fetched, and can be told that it is
@@ -122,7 +115,7 @@ func (c *Chunks) Copied(ctx context.Context, id chunk.ID, loc *chunk.Location) [
 
 // onDisk reports whether the disk cache has a chunk's frame.
 func (c *Chunks) onDisk(loc *chunk.Location) bool {
-	s, ok := c.Store.(*remote.CachedStore)
+	s, ok := c.Store.(*diskcache.Store)
 	return ok && s.Missing(repo.PackName(loc.Pack), int64(loc.Frame.Offset), int64(loc.Frame.Stored)) == 0
 }
 

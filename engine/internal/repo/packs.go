@@ -10,6 +10,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/diskcache"
 )
 
 // DefaultCacheSize is the default of Options.CacheSize.
@@ -31,8 +32,8 @@ type packCache struct {
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
-	disk  *remote.DiskCache
-	tree  *remote.CachedStore
+	disk  *diskcache.Cache
+	tree  *diskcache.Store
 	rests map[string]bool // tree packs whose rest is here or on its way
 	ended bool
 	work  sync.WaitGroup
@@ -72,7 +73,7 @@ func (c *packCache) close() error {
 
 // DiskCache gives the cache. It is nil for a local repository, which has no use
 // for one.
-func (r *Repo) DiskCache() *remote.DiskCache {
+func (r *Repo) DiskCache() *diskcache.Cache {
 	if r.Local() {
 		return nil
 	}
@@ -80,7 +81,7 @@ func (r *Repo) DiskCache() *remote.DiskCache {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.disk == nil {
-		c.disk = remote.OpenDiskCache(filepath.Join(r.CacheDir(), local.Packs), c.size, &remote.DiskCacheOptions{
+		c.disk = diskcache.Open(filepath.Join(r.CacheDir(), local.Packs), c.size, &diskcache.Options{
 			Prefixes: []string{"packs/", ProfilePrefix},
 			Window:   MissWindow,
 			// The defaults, where memory is not scarce: each request has its bytes there.
@@ -105,7 +106,7 @@ func (r *Repo) PackStore() remote.Store {
 
 // treeStore is the store to read tree pages from. It is nil for a local
 // repository.
-func (r *Repo) treeStore() *remote.CachedStore {
+func (r *Repo) treeStore() *diskcache.Store {
 	if r.DiskCache() == nil {
 		return nil
 	}
@@ -136,7 +137,7 @@ func (r *Repo) treeMissed(name string, offset, _ int64) {
 		c.mu.Lock()
 		delete(c.rests, name) // the next miss may have more luck
 		c.mu.Unlock()
-		if ctx.Err() == nil && !errors.Is(err, remote.ErrNoCache) {
+		if ctx.Err() == nil && !errors.Is(err, diskcache.ErrNoCache) {
 			r.Logger.Info("fetching a tree pack", "object", name, "err", err)
 		}
 	})

@@ -1,6 +1,0 @@
-//go:build !portable
-
-package remote_test
-
-// rangeLocks: a range that two processes miss is fetched once.
-const rangeLocks = true

@@ -1,6 +1,0 @@
-//go:build !linux || portable
-
-package remote_test
-
-// rangeLocks: a range that two processes miss may be fetched twice.
-const rangeLocks = false
