@@ -48,7 +48,7 @@ func TestChange(t *testing.T) {
 	first := complete(t, r, src, &CreateOptions{Name: "app", Tags: map[string]string{"a": "1", "b": "2"}})
 	second := complete(t, r, src, &CreateOptions{Name: "app", TTL: time.Hour})
 	id := second.ID.String()
-	check := func(what, ref string, want func(*snapshot.Snapshot) bool) {
+	holds := func(what, ref string, want func(*snapshot.Snapshot) bool) {
 		t.Helper()
 		for _, r := range []*Repository{r, p.openAt("other", now), p.openAt(t.Name()+fmt.Sprint(now.UnixNano()), now)} {
 			s, err := r.Get(t.Context(), ref)
@@ -69,16 +69,16 @@ func TestChange(t *testing.T) {
 	if s := changed(t, r, id, renamed("web")); s.Name != "web" {
 		t.Errorf("%+v", s)
 	}
-	check("renamed", id, func(s *snapshot.Snapshot) bool { return s.Name == "web" && s.ExpiresAt != nil })
-	check("by the new name", "web", func(s *snapshot.Snapshot) bool { return s.ID == second.ID })
-	check("the old name", "app", func(s *snapshot.Snapshot) bool { return s.ID == first.ID })
+	holds("renamed", id, func(s *snapshot.Snapshot) bool { return s.Name == "web" && s.ExpiresAt != nil })
+	holds("by the new name", "web", func(s *snapshot.Snapshot) bool { return s.ID == second.ID })
+	holds("the old name", "app", func(s *snapshot.Snapshot) bool { return s.ID == first.ID })
 	changed(t, r, "web", renamed(""))
 	if _, err := r.Get(t.Context(), "web"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("a name that was taken away: %v", err)
 	}
 
 	changed(t, r, "app", &Changes{SetTags: map[string]string{"b": "3", "c": ""}, RemoveTags: []string{"a", "none"}})
-	check("tags", "app", func(s *snapshot.Snapshot) bool { return maps.Equal(s.Tags, map[string]string{"b": "3", "c": ""}) })
+	holds("tags", "app", func(s *snapshot.Snapshot) bool { return maps.Equal(s.Tags, map[string]string{"b": "3", "c": ""}) })
 	if all, err := r.List(t.Context(), &snapshot.ListOptions{Tags: map[string]string{"b": "3"}}); err != nil || len(all) != 1 {
 		t.Errorf("list by a new tag: %v, %v", all, err)
 	}
@@ -86,28 +86,28 @@ func TestChange(t *testing.T) {
 	// Longer than the hour, but not than the class.
 	changed(t, r, id, &Changes{Until: now.Add(20 * time.Hour)})
 	*now = now.Add(2 * time.Hour)
-	check("extended", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
+	holds("extended", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
 	restore(t, r, id, p.path("extended"), nil)
 	if got := objects(t, r.repo.Store, manifest.Prefix); len(got) != 2 {
 		t.Errorf("%q, though no class is left", got)
 	}
 	// Shorter again.
 	changed(t, r, id, &Changes{Until: now.Add(time.Hour)})
-	check("shortened", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(time.Hour)) })
+	holds("shortened", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(time.Hour)) })
 
 	changed(t, r, id, &Changes{Pin: true})
 	changed(t, r, id, &Changes{Pin: true})
-	check("pinned", id, func(s *snapshot.Snapshot) bool { return s.Pinned && s.ExpiresAt == nil })
+	holds("pinned", id, func(s *snapshot.Snapshot) bool { return s.Pinned && s.ExpiresAt == nil })
 	*now = now.Add(10_000 * time.Hour)
-	check("pinned, a year later", id, func(s *snapshot.Snapshot) bool { return s.Pinned })
+	holds("pinned, a year later", id, func(s *snapshot.Snapshot) bool { return s.Pinned })
 	changed(t, r, id, &Changes{Unpin: true})
-	check("not pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt == nil })
+	holds("not pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt == nil })
 	changed(t, r, id, &Changes{Pin: true})
 	changed(t, r, id, &Changes{Until: now.Add(time.Hour), SetTags: map[string]string{"k": "v"}})
-	check("no longer pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt != nil && s.Tags["k"] == "v" })
+	holds("no longer pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt != nil && s.Tags["k"] == "v" })
 	// To unpin what is not pinned takes no time to live away.
 	changed(t, r, id, &Changes{Unpin: true})
-	check("unpinned", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt != nil })
+	holds("unpinned", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt != nil })
 
 	// Notes of which nothing counts any more are gone: a name, and a lifetime with a tag.
 	if got := objects(t, r.repo.Store, second.ID.NotesOf()); len(got) != 2 {

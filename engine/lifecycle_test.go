@@ -26,7 +26,7 @@ func TestLifecycle(t *testing.T) {
 	defer r.Close()
 	const other = `<Rule><ID>snapctl-other</ID><Filter><Prefix>some/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>1</Days></Expiration></Rule>`
 	server.Set("<LifecycleConfiguration>"+other+"</LifecycleConfiguration>", "")
-	check := func(what string, l *Lifecycle, err error, want LifecycleState) {
+	holds := func(what string, l *Lifecycle, err error, want LifecycleState) {
 		t.Helper()
 		must(t, err)
 		if l.Others != 1 || len(l.Rules) != len(manifest.Classes()) {
@@ -40,18 +40,18 @@ func TestLifecycle(t *testing.T) {
 		}
 	}
 	l, err := r.Lifecycle(t.Context())
-	check("at first", l, err, LifecycleMissing)
+	holds("at first", l, err, LifecycleMissing)
 	l, err = r.ApplyLifecycle(t.Context())
-	check("applied", l, err, LifecycleApplied)
+	holds("applied", l, err, LifecycleApplied)
 	doc, _ := server.Doc()
 	if !strings.Contains(doc, "<Prefix>some/prefix/manifests/ttl-7d/</Prefix>") || strings.Count(doc, r.ID().String()) != len(l.Rules) {
 		t.Error(doc)
 	}
 	server.Set(strings.ReplaceAll(doc, "Enabled", "Disabled"), "")
 	l, err = r.Lifecycle(t.Context())
-	check("switched off", l, err, LifecycleAltered)
+	holds("switched off", l, err, LifecycleAltered)
 	l, err = r.ApplyLifecycle(t.Context())
-	check("applied again", l, err, LifecycleApplied)
+	holds("applied again", l, err, LifecycleApplied)
 
 	// Another repository of the bucket has rules of its own.
 	q, err := Init(t.Context(), "", nil, &Options{CacheDir: p.cache, Store: struct {
@@ -66,7 +66,7 @@ func TestLifecycle(t *testing.T) {
 	_, err = q.RemoveLifecycle(t.Context())
 	must(t, err)
 	l, err = r.RemoveLifecycle(t.Context())
-	check("removed", l, err, LifecycleMissing)
+	holds("removed", l, err, LifecycleMissing)
 	if doc, _ := server.Doc(); !strings.Contains(doc, "snapctl-other") || strings.Contains(doc, "ttl-") {
 		t.Error(doc)
 	}

@@ -109,7 +109,7 @@ func TestGet(t *testing.T) {
 		{ref: "line\nfeed", err: snapshot.ErrNotFound, text: []string{`line\nfeed`}},
 		{ref: "app~99999999999999999999", err: snapshot.ErrNotFound},
 	}
-	check := func(r *Repository) {
+	holds := func(r *Repository) {
 		t.Helper()
 		for _, c := range cases {
 			s, err := r.Get(t.Context(), c.ref)
@@ -130,8 +130,8 @@ func TestGet(t *testing.T) {
 			}
 		}
 	}
-	check(r)
-	check(r) // from the cache
+	holds(r)
+	holds(r) // from the cache
 
 	*now = now.Add(time.Hour)
 	for ref, want := range map[string]*CreateResult{"app": a2, "app~2": a0, "latest": last, id: a0} {
@@ -233,7 +233,7 @@ func TestListFilters(t *testing.T) {
 			t.Error("ids do not ascend")
 		}
 	}
-	check := func(want []int, o *snapshot.ListOptions) {
+	holds := func(want []int, o *snapshot.ListOptions) {
 		t.Helper()
 		for _, r := range []*Repository{r, p.openAt("other", now)} {
 			all, err := r.List(t.Context(), o)
@@ -247,19 +247,19 @@ func TestListFilters(t *testing.T) {
 			}
 		}
 	}
-	check([]int{3, 2, 1, 0}, nil)
-	check([]int{1, 0}, &snapshot.ListOptions{Name: "a"})
-	check([]int{1}, &snapshot.ListOptions{Name: "a", Limit: 1})
-	check([]int{2, 0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1"}})
-	check([]int{0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
-	check(nil, &snapshot.ListOptions{Tags: map[string]string{"l": "1"}})
-	check(nil, &snapshot.ListOptions{Name: "c"})
-	check([]int{3, 2}, &snapshot.ListOptions{Limit: 2})
-	check([]int{3, 2, 1, 0}, &snapshot.ListOptions{Limit: 9})
+	holds([]int{3, 2, 1, 0}, nil)
+	holds([]int{1, 0}, &snapshot.ListOptions{Name: "a"})
+	holds([]int{1}, &snapshot.ListOptions{Name: "a", Limit: 1})
+	holds([]int{2, 0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1"}})
+	holds([]int{0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
+	holds(nil, &snapshot.ListOptions{Tags: map[string]string{"l": "1"}})
+	holds(nil, &snapshot.ListOptions{Name: "c"})
+	holds([]int{3, 2}, &snapshot.ListOptions{Limit: 2})
+	holds([]int{3, 2, 1, 0}, &snapshot.ListOptions{Limit: 9})
 	*now = now.Add(2 * time.Hour)
-	check([]int{2, 1, 0}, nil)
-	check([]int{2}, &snapshot.ListOptions{Limit: 1})
-	check([]int{3, 2, 1, 0}, &snapshot.ListOptions{Expired: true})
+	holds([]int{2, 1, 0}, nil)
+	holds([]int{2}, &snapshot.ListOptions{Limit: 1})
+	holds([]int{3, 2, 1, 0}, &snapshot.ListOptions{Expired: true})
 }
 
 // openAt opens the place's repository with a cache and a clock.

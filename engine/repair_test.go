@@ -545,16 +545,16 @@ func TestRepairStopped(t *testing.T) {
 		}
 		fresh, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: mem})
 		must(t, err)
-		check := func() {
+		holds := func() {
 			out := t.TempDir() + "/out"
 			restore(t, fresh, second.ID.String(), out, nil)
 			compare(t, secondTree, scan(t, out))
 		}
-		check()
+		holds()
 		if err != nil || writes.Load() >= stop {
 			_, err := fresh.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
 			must(t, err)
-			check()
+			holds()
 		}
 		all, err := fresh.List(t.Context(), nil)
 		must(t, err)

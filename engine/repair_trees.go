@@ -55,11 +55,11 @@ func (x *repairer) whatIsLeft(ctx context.Context, s *lostSnapshot) (*remains, e
 	var root manifest.Entry
 	err := x.walk(ctx, s, func(e *manifest.Entry) error {
 		if e.Name == "" {
-			root = *cloneEntry(e)
+			root = *e.Clone()
 			have[""] = true
 			return nil
 		}
-		ok, err := x.keep(ctx, s, left, cloneEntry(e))
+		ok, err := x.keep(ctx, s, left, e.Clone())
 		if err != nil {
 			return err
 		}
@@ -230,7 +230,7 @@ func (x *repairer) build(ctx context.Context, s *lostSnapshot, left *remains, si
 		return nil
 	}
 	err := x.walk(ctx, s, func(old *manifest.Entry) error {
-		e := cloneEntry(old)
+		e := old.Clone()
 		k := e.Key()
 		if ok, err := x.keep(ctx, s, left, e); !ok || err != nil {
 			return err

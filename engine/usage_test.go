@@ -102,7 +102,7 @@ func TestUsageRepacked(t *testing.T) {
 	y, r, _, id, pack := thinned(t)
 	old, err := r.repo.Store.Stat(t.Context(), pack)
 	must(t, err)
-	check := func(unused int64) {
+	holds := func(unused int64) {
 		t.Helper()
 		u, err := y.enter().Usage(t.Context())
 		must(t, err)
@@ -111,13 +111,13 @@ func TestUsageRepacked(t *testing.T) {
 		}
 	}
 	y.gc(r, nil)
-	check(old.Size)
+	holds(old.Size)
 	y.pass(yardGrace + time.Second)
 	y.gc(r, nil)
 	if y.has(pack) {
 		t.Fatal("that is no test")
 	}
-	check(0)
+	holds(0)
 	for _, name := range y.objects(repo.GcPrefix) {
 		if n, ok := repo.ParseGCName(name); ok && n.Id != "" && n.Kind == "" {
 			alter(t, r, name, func(b []byte) []byte { return b[:len(b)-1] })

@@ -261,7 +261,7 @@ func (v *dirVerifier) removedBefore(ctx context.Context, k *manifest.Key) error 
 		hidden := slices.ContainsFunc(v.hidden, func(dir string) bool { return manifest.Within(v.old.Dir, dir) }) ||
 			slices.ContainsFunc(v.kept, func(dir string) bool { return manifest.Within(v.old.Path(), dir) })
 		if !hidden {
-			if err := v.send(ctx, &dirJob{old: cloneEntry(&v.old), oldRank: v.rank}); err != nil {
+			if err := v.send(ctx, &dirJob{old: v.old.Clone(), oldRank: v.rank}); err != nil {
 				return err
 			}
 		}
@@ -270,13 +270,6 @@ func (v *dirVerifier) removedBefore(ctx context.Context, k *manifest.Key) error 
 		}
 	}
 	return nil
-}
-
-// cloneEntry copies an entry of a cursor, which uses its slices again.
-func cloneEntry(e *manifest.Entry) *manifest.Entry {
-	c := *e
-	c.Extents, c.Xattrs = slices.Clone(e.Extents), slices.Clone(e.Xattrs)
-	return &c
 }
 
 // add makes a job of an entry of the directory.
@@ -297,7 +290,7 @@ func (v *dirVerifier) add(ctx context.Context, dir string, d *fsys.Dirent) error
 		}
 	}
 	if v.more && v.old.Key() == k {
-		job.old, job.oldRank = cloneEntry(&v.old), v.rank
+		job.old, job.oldRank = v.old.Clone(), v.rank
 		if err := v.next(ctx); err != nil {
 			return err
 		}
@@ -373,7 +366,7 @@ func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *
 		}
 		what = manifest.ChangedLinks
 		// By a copy: the cursor's entry would be read into.
-		old = cloneEntry(old)
+		old = old.Clone()
 		if _, err := v.snapshot.tree.Resolve(ctx, job.oldRank, old); err != nil {
 			return 0, nil, err
 		}
