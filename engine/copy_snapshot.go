@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -130,7 +131,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 		return errTaken
 	}
 	if err == nil && lifetime != nil {
-		if _, err := x.to.keepLonger(ctx, repo.SnapshotOf(&m.Info), lifetime); err != nil {
+		if _, err := retain.KeepLonger(ctx, x.to.repo, repo.SnapshotOf(&m.Info), lifetime); err != nil {
 			x.warn(fmt.Errorf("%w; a lifecycle rule of the bucket may remove the copy early: extend it there", err))
 		}
 	}

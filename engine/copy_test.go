@@ -20,6 +20,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -213,7 +214,7 @@ func TestCopyNotes(t *testing.T) {
 	src := w.files("src", map[string]string{"f": "1"})
 	id := complete(t, from, src, &CreateOptions{Name: "old", TTL: time.Hour}).ID
 	name := "new"
-	_, err := from.Change(t.Context(), &Changes{Name: &name, SetTags: map[string]string{"a": "b"}, Pin: true}, id.String())
+	_, err := retain.Change(t.Context(), from.repo, &snapshot.Changes{Name: &name, SetTags: map[string]string{"a": "b"}, Pin: true}, id.String())
 	must(t, err)
 	later := func() time.Time { return time.Now().Add(48 * time.Hour) }
 	there, to := emptyRepo(t)

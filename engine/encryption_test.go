@@ -25,6 +25,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -395,7 +396,7 @@ func TestNothingInClear(t *testing.T) {
 		_, err = r.FS(p.Context(), snap.ID.String())
 		must(p, err)
 		must(p, access.Put(p.Context(), r.repo, &access.Profile{Snapshot: snap.ID, Frames: []access.Frame{{Pack: chunk.PackID{1}, Offset: 16, Stored: 1}}}))
-		_, err = r.Change(p.Context(), &Changes{SetTags: map[string]string{"secret-more": "secret-value"}}, snap.ID.String())
+		_, err = retain.Change(p.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{"secret-more": "secret-value"}}, snap.ID.String())
 		must(p, err)
 		must(p, r.Close())
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -200,7 +201,7 @@ func TestNames(t *testing.T) {
 	if s, err := r.Get(t.Context(), " old "); err != nil || s.ID != m.ID {
 		t.Errorf("an old name: %+v, %v", s, err)
 	}
-	if _, err := r.Change(t.Context(), &Changes{Name: new("new")}, " old "); err != nil {
+	if _, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Name: new("new")}, " old "); err != nil {
 		t.Errorf("renaming it: %v", err)
 	}
 	if _, err := r.Create(t.Context(), src, &CreateOptions{TTL: -1}); !errors.Is(err, snapshot.ErrInvalid) {
@@ -309,19 +310,19 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, refs := range [][]string{{"a", "nothing"}, {"a", ""}, {"a", c.ID.String()[:4]}} {
-		if gone, err := r.Remove(ctx, refs...); err == nil || len(gone) > 0 {
+		if gone, err := retain.Remove(ctx, r.repo, refs...); err == nil || len(gone) > 0 {
 			t.Errorf("%q: %v, %v", refs, gone, err)
 		}
 	}
 	if all, err := r.List(ctx, nil); len(all) != 3 || err != nil {
 		t.Fatalf("after removals that failed: %v, %v", all, err)
 	}
-	if gone, err := r.Remove(ctx); len(gone) > 0 || err != nil {
+	if gone, err := retain.Remove(ctx, r.repo); len(gone) > 0 || err != nil {
 		t.Errorf("removing nothing: %v, %v", gone, err)
 	}
 	*now = now.Add(2 * time.Hour)
 	// The expired too, and one that is named twice once.
-	gone, err := r.Remove(ctx, "a", "b", a.ID.String(), a.Handle())
+	gone, err := retain.Remove(ctx, r.repo, "a", "b", a.ID.String(), a.Handle())
 	if err != nil || len(gone) != 2 || gone[0].ID != a.ID || gone[1].ID != b.ID {
 		t.Errorf("removed %v, %v", gone, err)
 	}
@@ -335,7 +336,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("list: %v, %v", all, err)
 		}
 	}
-	if _, err := r.Remove(ctx, "a"); !errors.Is(err, snapshot.ErrNotFound) {
+	if _, err := retain.Remove(ctx, r.repo, "a"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
 	// The parent has gone, and its files are found by the index.
@@ -344,7 +345,7 @@ func TestRemove(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := r.Remove(cancelled, "latest"); !errors.Is(err, context.Canceled) {
+	if _, err := retain.Remove(cancelled, r.repo, "latest"); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

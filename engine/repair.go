@@ -8,6 +8,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
@@ -246,7 +247,7 @@ func (x *repairer) removeOld(ctx context.Context) error {
 		if s.New.IsZero() && !s.Nothing {
 			continue
 		}
-		if _, err := x.repo.Remove(ctx, s.ID.String()); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
+		if _, err := retain.Remove(ctx, x.repo.repo, s.ID.String()); err != nil && !errors.Is(err, snapshot.ErrNotFound) {
 			return err
 		}
 		s.Removed = true

@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -164,7 +165,7 @@ func TestRepairData(t *testing.T) {
 		must(t, os.Link(src+"/large", src+"/linked"))
 		first := complete(t, r, src, &CreateOptions{Name: "app", Tags: map[string]string{"k": "v"}, TTL: time.Hour})
 		until := time.Now().Add(400 * 24 * time.Hour)
-		_, err := r.Change(t.Context(), &Changes{SetTags: map[string]string{"since": "then"}, Until: until}, first.ID.String())
+		_, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{"since": "then"}, Until: until}, first.ID.String())
 		must(t, err)
 		want := scan(t, src)
 		writeFile(t, src+"/other", random(5, 100))
@@ -349,9 +350,9 @@ func TestRepairNotes(t *testing.T) {
 	r := p.init()
 	src := manyFiles(p, "src")
 	pinned := complete(t, r, src, &CreateOptions{Name: "old", TTL: time.Hour}).ID
-	changed(t, r, pinned.String(), &Changes{Name: renamed("new").Name, Pin: true})
+	changed(t, r, pinned.String(), &snapshot.Changes{Name: renamed("new").Name, Pin: true})
 	unknown := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
-	changed(t, r, unknown.String(), &Changes{Until: time.Now().Add(100 * time.Hour)})
+	changed(t, r, unknown.String(), &snapshot.Changes{Until: time.Now().Add(100 * time.Hour)})
 	alter(t, r, objects(t, r.repo.Store, unknown.NotesOf())[0], flipAt(60))
 	alter(t, r, repo.PackName(packsOf(t, r, pinned, chunk.DataPack)[0]), flipAt(100_000))
 	r = p.open("fresh")
@@ -378,7 +379,7 @@ func TestRepairKept(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "text"})
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
-	changed(t, r, id.String(), &Changes{Pin: true})
+	changed(t, r, id.String(), &snapshot.Changes{Pin: true})
 	clean(t, r, nil)
 	good, err := r.repo.Store.Get(t.Context(), id.KeptName())
 	must(t, err)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -102,10 +104,10 @@ func TestRequests(t *testing.T) {
 	// The note is in the cache.
 	holds("list with a note", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
 	holds("extend", "third", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 1}, 5, func(r *Repository) {
-		changed(t, r, id, &Changes{Until: time.Now().Add(time.Hour)})
+		changed(t, r, id, &snapshot.Changes{Until: time.Now().Add(time.Hour)})
 	}, noted)
 	holds("remove", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpDelete: 1}, 3, func(r *Repository) {
-		_, err := r.Remove(t.Context(), id)
+		_, err := retain.Remove(t.Context(), r.repo, id)
 		must(t, err)
 	}, noted)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -53,7 +54,7 @@ func TestUsage(t *testing.T) {
 	}
 	// The two of them go, and what no other needs with them.
 	before := total()
-	_, err = r.Remove(t.Context(), "two", third.ID.String())
+	_, err = retain.Remove(t.Context(), r.repo, "two", third.ID.String())
 	must(t, err)
 	left, err := r.Usage(t.Context())
 	must(t, err)
