@@ -349,7 +349,7 @@ func TestRepairClocks(t *testing.T) {
 				want[id] = manifest.ClassFor(left)
 			}
 			r, _ := s.machine(ahead)
-			rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
+			rep := repair(t, r, snapshot.RepairOptions{ReadData: true, RemoveDamaged: true})
 			if len(rep.Snapshots) != len(lefts) {
 				t.Fatalf("%v ahead: %+v", ahead, rep.Snapshots)
 			}

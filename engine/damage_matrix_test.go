@@ -16,6 +16,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/retain"
@@ -244,7 +245,7 @@ var operations = []operation{
 		return err
 	}},
 	{"stats", func(d *damagedRepository, r *Repository) error {
-		_, err := r.Usage(d.Context())
+		_, err := check.Usage(d.Context(), r.repo)
 		return err
 	}},
 	{"gc", func(d *damagedRepository, r *Repository) error {
@@ -344,12 +345,12 @@ func (d *damagedRepository) check(t *testing.T, damage string) {
 		}
 	}
 	for _, data := range []bool{false, true} {
-		opts := &VerifyOptions{}
+		opts := &snapshot.VerifyOptions{}
 		if data {
 			opts.ReadData = 1
 		}
 		rep := verify(t, d.open(), opts)
-		i := slices.IndexFunc(rep.Findings, func(f Finding) bool { return f.Object == d.object && !f.Note })
+		i := slices.IndexFunc(rep.Findings, func(f snapshot.Finding) bool { return f.Object == d.object && !f.Note })
 		if want := detected(d.kind, damage, data); (i >= 0) != want || !want && rep.Damaged() > 0 {
 			t.Errorf("verify, data read: %v: %+v", data, rep.Findings)
 		}

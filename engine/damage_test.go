@@ -480,7 +480,7 @@ func TestLostConfig(t *testing.T) {
 	if _, err := again.Restore(t.Context(), snap.ID.String(), p.path("out"), nil); err != nil {
 		t.Error("with a new config:", err)
 	}
-	clean(t, again, &VerifyOptions{ReadData: 1})
+	clean(t, again, &snapshot.VerifyOptions{ReadData: 1})
 
 	v := newVault(t)
 	complete(t, v.open(), p.path("src"), nil)

@@ -22,6 +22,7 @@ import (
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
@@ -824,10 +825,10 @@ func TestKeysVerified(t *testing.T) {
 	v := newVault(t)
 	r := v.open()
 	complete(t, r, v.files("src", map[string]string{"a": "1"}), nil)
-	clean(t, r, &VerifyOptions{ReadData: 1})
-	u, err := r.Usage(t.Context())
+	clean(t, r, &snapshot.VerifyOptions{ReadData: 1})
+	u, err := check.Usage(t.Context(), r.repo)
 	must(t, err)
-	if !slices.ContainsFunc(u.Objects, func(o ObjectUsage) bool { return o.Kind == "keys" && o.Count == 2 }) {
+	if !slices.ContainsFunc(u.Objects, func(o snapshot.ObjectUsage) bool { return o.Kind == "keys" && o.Count == 2 }) {
 		t.Errorf("%+v", u.Objects)
 	}
 	keys, err := r.Keys(t.Context())

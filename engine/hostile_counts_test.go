@@ -12,6 +12,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -168,7 +169,7 @@ func TestHostileManifestCounts(t *testing.T) {
 			if _, err := r.Copy(t.Context(), to, []string{id}, nil); (err == nil) != c.fine {
 				t.Errorf("copy: %v", err)
 			}
-			if report, err := r.Verify(t.Context(), nil, nil); !c.fine && err == nil && len(report.Findings) == 0 {
+			if report, err := check.Verify(t.Context(), r.repo, nil, nil); !c.fine && err == nil && len(report.Findings) == 0 {
 				t.Error("verify finds nothing")
 			}
 			// As a parent it does no harm.

@@ -4,29 +4,40 @@ import "github.com/snapctl/snapctl/engine/snapshot"
 
 // The words that results are made of; package snapshot documents them.
 type (
-	Snapshot       = snapshot.Snapshot
-	Progress       = snapshot.Progress
-	Stats          = snapshot.Stats
-	Phase          = snapshot.Phase
-	NewKey         = snapshot.NewKey
-	KeyInfo        = snapshot.KeyInfo
-	ListOptions    = snapshot.ListOptions
-	History        = snapshot.History
-	InitOptions    = snapshot.InitOptions
-	GCOptions      = snapshot.GCOptions
-	GCReport       = snapshot.GCReport
-	GCPacks        = snapshot.GCPacks
-	GCWaiting      = snapshot.GCWaiting
-	GCRepacked     = snapshot.GCRepacked
-	Changes        = snapshot.Changes
-	PruneOptions   = snapshot.PruneOptions
-	Tag            = snapshot.Tag
-	GroupBy        = snapshot.GroupBy
-	PruneGroup     = snapshot.PruneGroup
-	PruneDecision  = snapshot.PruneDecision
-	Lifecycle      = snapshot.Lifecycle
-	LifecycleRule  = snapshot.LifecycleRule
-	LifecycleState = snapshot.LifecycleState
+	Snapshot         = snapshot.Snapshot
+	Progress         = snapshot.Progress
+	Stats            = snapshot.Stats
+	Phase            = snapshot.Phase
+	NewKey           = snapshot.NewKey
+	KeyInfo          = snapshot.KeyInfo
+	ListOptions      = snapshot.ListOptions
+	History          = snapshot.History
+	InitOptions      = snapshot.InitOptions
+	GCOptions        = snapshot.GCOptions
+	GCReport         = snapshot.GCReport
+	GCPacks          = snapshot.GCPacks
+	GCWaiting        = snapshot.GCWaiting
+	GCRepacked       = snapshot.GCRepacked
+	Changes          = snapshot.Changes
+	PruneOptions     = snapshot.PruneOptions
+	Tag              = snapshot.Tag
+	GroupBy          = snapshot.GroupBy
+	PruneGroup       = snapshot.PruneGroup
+	PruneDecision    = snapshot.PruneDecision
+	Lifecycle        = snapshot.Lifecycle
+	LifecycleRule    = snapshot.LifecycleRule
+	LifecycleState   = snapshot.LifecycleState
+	VerifyOptions    = snapshot.VerifyOptions
+	VerifyReport     = snapshot.VerifyReport
+	Finding          = snapshot.Finding
+	Affected         = snapshot.Affected
+	LostRange        = snapshot.LostRange
+	RepairOptions    = snapshot.RepairOptions
+	RepairReport     = snapshot.RepairReport
+	RepairedSnapshot = snapshot.RepairedSnapshot
+	Usage            = snapshot.Usage
+	ObjectUsage      = snapshot.ObjectUsage
+	SnapshotUsage    = snapshot.SnapshotUsage
 )
 
 // The phases of operations.
