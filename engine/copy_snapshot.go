@@ -59,7 +59,7 @@ type snapshotCopy struct {
 	queue  []*copiedEntry
 	root   *manifest.Root
 
-	builder treeBuilder
+	builder copyBuilder
 	patch   *manifest.Patch // the builder, if there is a base; else nil
 
 	asked map[chunk.ID]struct{} // chunks that are on their way, or were; the producer's
@@ -224,7 +224,7 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 		x.builder = patchBuilder{x.patch}
 	}
 	x.placer = write.NewPlacer(x.out, write.NewPacker(ctx, g, x.to.repo.Codec, x.out.Up, runtime.GOMAXPROCS(0)))
-	x.chunks = read.New(ctx, x.from.repo, x.from.repo.PackStore(), fsMemory)
+	x.chunks = read.New(ctx, x.from.repo, x.from.repo.PackStore(), read.Memory)
 	x.asked = map[chunk.ID]struct{}{}
 	if err := x.chunks.ReadAhead(ctx, x.produce, func(p *read.Piece) error { return x.take(ctx, p) }); err != nil {
 		return err
@@ -463,8 +463,15 @@ func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.
 	return fmt.Errorf("%w; pack %v has contents of %s", err, ext.Pack, strings.Join(names, ", "))
 }
 
-// patchBuilder is a treeBuilder of a patch.
+// copyBuilder makes a tree of entries that come in order: a [manifest.Builder], or
+// a patchBuilder.
+type copyBuilder interface {
+	Add(ctx context.Context, e *manifest.Entry) error
+	Finish(ctx context.Context) (*manifest.Root, error)
+}
+
+// patchBuilder is a copyBuilder of a patch.
 type patchBuilder struct{ *manifest.Patch }
 
-// Add is treeBuilder's.
+// Add is copyBuilder's.
 func (b patchBuilder) Add(ctx context.Context, e *manifest.Entry) error { return b.Put(ctx, e) }

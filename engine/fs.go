@@ -65,12 +65,8 @@ type fsSource struct {
 	whole atomic.Bool
 }
 
-// fsMemory is how many bytes of decoded frames are kept. A dump of app-v1 takes
-// 106 MB with it and 160 MB with twice as much, and the same time.
-const fsMemory = 32 << 20
-
 func (r *Repository) newSource(ctx context.Context) *fsSource {
-	return &fsSource{chunks: read.New(ctx, r.repo, r.repo.PackStore(), fsMemory)}
+	return &fsSource{chunks: read.New(ctx, r.repo, r.repo.PackStore(), read.Memory)}
 }
 
 func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, error) {
