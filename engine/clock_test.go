@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/internal/transfer"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -250,7 +251,7 @@ func TestExpiredClocks(t *testing.T) {
 	}
 	// Where it is copied to, it would be collected at once.
 	w.mem.Now, there.mem.Now = nil, func() time.Time { return time.Now().Add(2 * time.Hour) }
-	if _, err := right.Copy(t.Context(), to, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
+	if _, err := transfer.Run(t.Context(), right.repo, to.repo, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("copied: %v", err)
 	}
 	if left := objects(t, to.repo.Store, manifest.Prefix); len(left) > 0 {

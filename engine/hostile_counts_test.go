@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/chunk/wire"
 	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/internal/transfer"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -166,7 +167,7 @@ func TestHostileManifestCounts(t *testing.T) {
 				t.Errorf("verify with a directory: %v", err)
 			}
 			to := (&place{t, t.TempDir(), t.TempDir(), p.cache}).init()
-			if _, err := r.Copy(t.Context(), to, []string{id}, nil); (err == nil) != c.fine {
+			if _, err := transfer.Run(t.Context(), r.repo, to.repo, []string{id}, nil); (err == nil) != c.fine {
 				t.Errorf("copy: %v", err)
 			}
 			if report, err := check.Verify(t.Context(), r.repo, nil, nil); !c.fine && err == nil && len(report.Findings) == 0 {

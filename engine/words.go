@@ -38,6 +38,9 @@ type (
 	Usage            = snapshot.Usage
 	ObjectUsage      = snapshot.ObjectUsage
 	SnapshotUsage    = snapshot.SnapshotUsage
+	CopyOptions      = snapshot.CopyOptions
+	CopyResult       = snapshot.CopyResult
+	Copied           = snapshot.Copied
 )
 
 // The phases of operations.
