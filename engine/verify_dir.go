@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 
@@ -54,9 +53,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if err != nil {
 		return nil, err
 	}
-	source := r.newSource(ctx)
-	source.whole.Store(true)
-	s, err := source.fs(ctx, m)
+	s, err := newWholeFS(ctx, r.repo, m)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +193,7 @@ func (v *dirVerifier) report(err error) {
 // walk makes a job of each path that the directory or the snapshot has.
 func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 	var err error
-	if v.cursor, err = v.snapshot.tree.Seek(ctx, manifest.Key{}); err != nil {
+	if v.cursor, err = v.snapshot.Tree().Seek(ctx, manifest.Key{}); err != nil {
 		return err
 	}
 	if err := v.next(ctx); err != nil {
@@ -316,7 +313,7 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 		c.Kind = Added
 	} else {
 		c.Path = job.old.Path()
-		if c.Old, job.err = v.snapshot.infoOf(job.oldRank, job.old); job.err != nil {
+		if c.Old, job.err = v.snapshot.Info(job.oldRank, job.old); job.err != nil {
 			return
 		}
 	}
@@ -339,15 +336,9 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 		return
 	}
 	e := &it.entry
-	c.New = &FileInfo{path: c.Path, name: path.Base(c.Path), inode: job.inode, entry: *e}
-	if c.Path == "" {
-		c.New.name = "."
-	}
-	if job.first != (manifest.Key{}) {
-		c.New.first = job.first.Path()
-	}
+	c.New = newFileInfo(c.Path, job.first.Path(), job.inode, e)
 	if c.Kind == Modified {
-		c.What, job.problem, job.err = v.changes(ctx, job, c, dir, buf)
+		c.What, job.problem, job.err = v.changes(ctx, job, e, dir, buf)
 		if unread {
 			c.What |= manifest.ChangedXattrs
 		}
@@ -358,8 +349,8 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 }
 
 // changes compares two files.
-func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *openDir, buf *[]byte) (what manifest.Changes, problem, err error) {
-	old, new := job.old, &c.New.entry
+func (v *dirVerifier) changes(ctx context.Context, job *dirJob, new *manifest.Entry, dir *openDir, buf *[]byte) (what manifest.Changes, problem, err error) {
+	old := job.old
 	if old.Type == manifest.Link || job.first != (manifest.Key{}) {
 		if old.Type == manifest.Link && old.First == job.first {
 			return 0, nil, nil // compared under its first name
@@ -367,7 +358,7 @@ func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *
 		what = manifest.ChangedLinks
 		// By a copy: the cursor's entry would be read into.
 		old = old.Clone()
-		if _, err := v.snapshot.tree.Resolve(ctx, job.oldRank, old); err != nil {
+		if _, err := v.snapshot.Tree().Resolve(ctx, job.oldRank, old); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -391,7 +382,7 @@ func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *
 		case errors.Is(err, errDiffers):
 			same = false
 		case errors.As(err, &errno): // of the file
-			return 0, fmt.Errorf("%q: %w", c.Path, err), nil
+			return 0, fmt.Errorf("%q: %w", new.Path(), err), nil
 		case err != nil: // of a page of its extents
 			return 0, nil, err
 		}
@@ -413,7 +404,7 @@ func (v *dirVerifier) contents(ctx context.Context, old, new *manifest.Entry, di
 		return err
 	}
 	defer unix.Close(fd)
-	err = holdsContents(ctx, v.repo.repo.Hasher, v.snapshot.tree, old, fd, buf)
+	err = holdsContents(ctx, v.repo.repo.Hasher, v.snapshot.Tree(), old, fd, buf)
 	v.meter.AddBytes(int64(new.Size))
 	return err
 }
