@@ -12,19 +12,19 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/snapctl/snapctl/"
 	allowed := map[string][]string{
-		"internal/disk":     {},
-		"internal/lru":      {},
+		"remote/disk":       {},
+		"chunk/lru":         {},
 		"chunk/wire":        {},
 		"chunk":             {"chunk/wire"},
-		"remote":            {"internal/disk"},
-		"remote/diskcache":  {"internal/disk", "internal/lru", "remote"},
-		"remote/remotetest": {"internal/disk", "remote"},
+		"remote":            {"remote/disk"},
+		"remote/diskcache":  {"remote/disk", "chunk/lru", "remote"},
+		"remote/remotetest": {"remote/disk", "remote"},
 		"manifest":          {"chunk", "chunk/wire"},
-		"index":             {"chunk", "chunk/wire", "internal/disk"},
-		"fusefs":            {"chunk", "internal/lru", "manifest"},
+		"index":             {"chunk", "chunk/wire", "remote/disk"},
+		"fusefs":            {"chunk", "chunk/lru", "manifest"},
 
 		"engine/snapshot":          {"manifest"},
-		"engine/internal/fsys":     {"engine/snapshot", "internal/disk", "manifest", "remote"},
+		"engine/internal/fsys":     {"engine/snapshot", "remote/disk", "manifest", "remote"},
 		"engine/internal/local":    {},
 		"engine/internal/flow":     {},
 		"engine/internal/progress": {"engine/snapshot"},
@@ -36,7 +36,7 @@ func TestImports(t *testing.T) {
 		},
 		"engine/internal/access": {"chunk", "chunk/wire", "manifest", "engine/internal/crypt", "engine/internal/repo"},
 		"engine/internal/read": {
-			"chunk", "internal/lru", "manifest", "remote", "remote/diskcache", "engine/snapshot",
+			"chunk", "chunk/lru", "manifest", "remote", "remote/diskcache", "engine/snapshot",
 			"engine/internal/access", "engine/internal/flow", "engine/internal/repo",
 		},
 		"engine/internal/write": {
@@ -47,11 +47,24 @@ func TestImports(t *testing.T) {
 			"chunk", "chunk/wire", "index", "manifest", "remote", "engine/snapshot", "engine/internal/access",
 			"engine/internal/flow", "engine/internal/progress", "engine/internal/repo", "engine/internal/write",
 		},
+		"engine/internal/retain": {"manifest", "remote", "engine/snapshot", "engine/internal/repo", "engine/internal/write"},
+		"engine/internal/check": {
+			"chunk", "chunk/lru", "index", "manifest", "remote", "engine/snapshot", "engine/internal/access",
+			"engine/internal/crypt", "engine/internal/flow", "engine/internal/gc", "engine/internal/local",
+			"engine/internal/progress", "engine/internal/read", "engine/internal/repo", "engine/internal/retain",
+			"engine/internal/write",
+		},
+		"engine/internal/transfer": {
+			"chunk", "manifest", "remote", "engine/snapshot", "engine/internal/crypt", "engine/internal/gc",
+			"engine/internal/progress", "engine/internal/read", "engine/internal/repo", "engine/internal/retain",
+			"engine/internal/write",
+		},
 		"engine": {
-			"chunk", "index", "internal/disk", "internal/lru", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
-			"engine/internal/access", "engine/internal/crypt", "engine/internal/flow", "engine/internal/fsys",
-			"engine/internal/gc", "engine/internal/ignore", "engine/internal/local", "engine/internal/progress",
-			"engine/internal/read", "engine/internal/repo", "engine/internal/write",
+			"chunk", "remote/disk", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
+			"engine/internal/access", "engine/internal/check", "engine/internal/crypt", "engine/internal/flow",
+			"engine/internal/fsys", "engine/internal/gc", "engine/internal/ignore", "engine/internal/local",
+			"engine/internal/progress", "engine/internal/read", "engine/internal/repo", "engine/internal/retain",
+			"engine/internal/transfer", "engine/internal/write",
 		},
 
 		"cmd/snapctl/internal/ui":         {"engine/snapshot"},

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -34,8 +35,8 @@ func TestChangeS3(t *testing.T) {
 	})
 	other := b.open("other", nil)
 	changed(t, other, "app", renamed("web"))
-	changed(t, other, id, &Changes{Until: time.Now().Add(72 * time.Hour), SetTags: map[string]string{"k": "v"}})
-	changed(t, other, "web", &Changes{Pin: true})
+	changed(t, other, id, &snapshot.Changes{Until: time.Now().Add(72 * time.Hour), SetTags: map[string]string{"k": "v"}})
+	changed(t, other, "web", &snapshot.Changes{Pin: true})
 	if writes.Load() < 4 {
 		t.Errorf("%d writes", writes.Load())
 	}
@@ -60,7 +61,7 @@ func TestChangeS3(t *testing.T) {
 	if n := ahead.Requests().Ops; n[remote.OpGet].Calls != gets || n[remote.OpList].Calls != lists {
 		t.Errorf("%v", n)
 	}
-	if _, err := other.Remove(t.Context(), id); err != nil {
+	if _, err := retain.Remove(t.Context(), other.repo, id); err != nil {
 		t.Error(err)
 	}
 	if got := append(objects(t, r.repo.Store, manifest.Prefix), objects(t, r.repo.Store, manifest.NotePrefix)...); len(got) > 0 {
@@ -73,7 +74,7 @@ func TestMountExtended(t *testing.T) {
 	p, r, now := clocked(t)
 	id := complete(t, r, p.path("src"), &CreateOptions{TTL: time.Hour}).ID
 	m := mountAt(t, r, id, p.path("first"), nil)
-	changed(t, p.openAt("other", now), id.String(), &Changes{Until: now.Add(3 * time.Hour)})
+	changed(t, p.openAt("other", now), id.String(), &snapshot.Changes{Until: now.Add(3 * time.Hour)})
 	*now = now.Add(2 * time.Hour)
 	again := mountAt(t, r, id, p.path("second"), nil)
 	compare(t, scan(t, m.Dir), scan(t, again.Dir))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -21,9 +22,9 @@ import (
 )
 
 // changed is Repository.Change that must succeed, of one snapshot.
-func changed(t testing.TB, r *Repository, ref string, c *Changes) *snapshot.Snapshot {
+func changed(t testing.TB, r *Repository, ref string, c *snapshot.Changes) *snapshot.Snapshot {
 	t.Helper()
-	all, err := r.Change(t.Context(), c, ref)
+	all, err := retain.Change(t.Context(), r.repo, c, ref)
 	must(t, err)
 	if len(all) != 1 {
 		t.Fatalf("changed %v", all)
@@ -31,7 +32,7 @@ func changed(t testing.TB, r *Repository, ref string, c *Changes) *snapshot.Snap
 	return all[0]
 }
 
-func renamed(s string) *Changes { return &Changes{Name: &s} }
+func renamed(s string) *snapshot.Changes { return &snapshot.Changes{Name: &s} }
 
 // objects lists a store's names below a prefix.
 func objects(t testing.TB, s remote.Store, prefix string) (all []string) {
@@ -49,7 +50,7 @@ func TestChange(t *testing.T) {
 	first := complete(t, r, src, &CreateOptions{Name: "app", Tags: map[string]string{"a": "1", "b": "2"}})
 	second := complete(t, r, src, &CreateOptions{Name: "app", TTL: time.Hour})
 	id := second.ID.String()
-	check := func(what, ref string, want func(*snapshot.Snapshot) bool) {
+	holds := func(what, ref string, want func(*snapshot.Snapshot) bool) {
 		t.Helper()
 		for _, r := range []*Repository{r, p.openAt("other", now), p.openAt(t.Name()+fmt.Sprint(now.UnixNano()), now)} {
 			s, err := r.Get(t.Context(), ref)
@@ -70,45 +71,45 @@ func TestChange(t *testing.T) {
 	if s := changed(t, r, id, renamed("web")); s.Name != "web" {
 		t.Errorf("%+v", s)
 	}
-	check("renamed", id, func(s *snapshot.Snapshot) bool { return s.Name == "web" && s.ExpiresAt != nil })
-	check("by the new name", "web", func(s *snapshot.Snapshot) bool { return s.ID == second.ID })
-	check("the old name", "app", func(s *snapshot.Snapshot) bool { return s.ID == first.ID })
+	holds("renamed", id, func(s *snapshot.Snapshot) bool { return s.Name == "web" && s.ExpiresAt != nil })
+	holds("by the new name", "web", func(s *snapshot.Snapshot) bool { return s.ID == second.ID })
+	holds("the old name", "app", func(s *snapshot.Snapshot) bool { return s.ID == first.ID })
 	changed(t, r, "web", renamed(""))
 	if _, err := r.Get(t.Context(), "web"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("a name that was taken away: %v", err)
 	}
 
-	changed(t, r, "app", &Changes{SetTags: map[string]string{"b": "3", "c": ""}, RemoveTags: []string{"a", "none"}})
-	check("tags", "app", func(s *snapshot.Snapshot) bool { return maps.Equal(s.Tags, map[string]string{"b": "3", "c": ""}) })
+	changed(t, r, "app", &snapshot.Changes{SetTags: map[string]string{"b": "3", "c": ""}, RemoveTags: []string{"a", "none"}})
+	holds("tags", "app", func(s *snapshot.Snapshot) bool { return maps.Equal(s.Tags, map[string]string{"b": "3", "c": ""}) })
 	if all, err := r.List(t.Context(), &snapshot.ListOptions{Tags: map[string]string{"b": "3"}}); err != nil || len(all) != 1 {
 		t.Errorf("list by a new tag: %v, %v", all, err)
 	}
 
 	// Longer than the hour, but not than the class.
-	changed(t, r, id, &Changes{Until: now.Add(20 * time.Hour)})
+	changed(t, r, id, &snapshot.Changes{Until: now.Add(20 * time.Hour)})
 	*now = now.Add(2 * time.Hour)
-	check("extended", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
+	holds("extended", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(18 * time.Hour)) })
 	restore(t, r, id, p.path("extended"), nil)
 	if got := objects(t, r.repo.Store, manifest.Prefix); len(got) != 2 {
 		t.Errorf("%q, though no class is left", got)
 	}
 	// Shorter again.
-	changed(t, r, id, &Changes{Until: now.Add(time.Hour)})
-	check("shortened", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(time.Hour)) })
+	changed(t, r, id, &snapshot.Changes{Until: now.Add(time.Hour)})
+	holds("shortened", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt.Equal(now.Add(time.Hour)) })
 
-	changed(t, r, id, &Changes{Pin: true})
-	changed(t, r, id, &Changes{Pin: true})
-	check("pinned", id, func(s *snapshot.Snapshot) bool { return s.Pinned && s.ExpiresAt == nil })
+	changed(t, r, id, &snapshot.Changes{Pin: true})
+	changed(t, r, id, &snapshot.Changes{Pin: true})
+	holds("pinned", id, func(s *snapshot.Snapshot) bool { return s.Pinned && s.ExpiresAt == nil })
 	*now = now.Add(10_000 * time.Hour)
-	check("pinned, a year later", id, func(s *snapshot.Snapshot) bool { return s.Pinned })
-	changed(t, r, id, &Changes{Unpin: true})
-	check("not pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt == nil })
-	changed(t, r, id, &Changes{Pin: true})
-	changed(t, r, id, &Changes{Until: now.Add(time.Hour), SetTags: map[string]string{"k": "v"}})
-	check("no longer pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt != nil && s.Tags["k"] == "v" })
+	holds("pinned, a year later", id, func(s *snapshot.Snapshot) bool { return s.Pinned })
+	changed(t, r, id, &snapshot.Changes{Unpin: true})
+	holds("not pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt == nil })
+	changed(t, r, id, &snapshot.Changes{Pin: true})
+	changed(t, r, id, &snapshot.Changes{Until: now.Add(time.Hour), SetTags: map[string]string{"k": "v"}})
+	holds("no longer pinned", id, func(s *snapshot.Snapshot) bool { return !s.Pinned && s.ExpiresAt != nil && s.Tags["k"] == "v" })
 	// To unpin what is not pinned takes no time to live away.
-	changed(t, r, id, &Changes{Unpin: true})
-	check("unpinned", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt != nil })
+	changed(t, r, id, &snapshot.Changes{Unpin: true})
+	holds("unpinned", id, func(s *snapshot.Snapshot) bool { return s.ExpiresAt != nil })
 
 	// Notes of which nothing counts any more are gone: a name, and a lifetime with a tag.
 	if got := objects(t, r.repo.Store, second.ID.NotesOf()); len(got) != 2 {
@@ -121,14 +122,14 @@ func TestChange(t *testing.T) {
 		if s, err := r.Get(t.Context(), ref); !errors.Is(err, snapshot.ErrExpired) {
 			t.Errorf("%s: %v, %v", ref, s, err)
 		}
-		for _, c := range []*Changes{{Until: now.Add(time.Hour)}, {Pin: true}, renamed("x")} {
-			if all, err := r.Change(t.Context(), c, ref); !errors.Is(err, snapshot.ErrExpired) || len(all) > 0 {
+		for _, c := range []*snapshot.Changes{{Until: now.Add(time.Hour)}, {Pin: true}, renamed("x")} {
+			if all, err := retain.Change(t.Context(), r.repo, c, ref); !errors.Is(err, snapshot.ErrExpired) || len(all) > 0 {
 				t.Errorf("changing what has expired: %v, %v", all, err)
 			}
 		}
 	}
 	// All of it goes.
-	if _, err := r.Remove(t.Context(), id, "app"); err != nil {
+	if _, err := retain.Remove(t.Context(), r.repo, id, "app"); err != nil {
 		t.Error(err)
 	}
 	if got := append(objects(t, r.repo.Store, manifest.Prefix), objects(t, r.repo.Store, manifest.NotePrefix)...); len(got) > 0 {
@@ -144,7 +145,7 @@ func TestChangeInvalid(t *testing.T) {
 		many[fmt.Sprint(i)] = ""
 	}
 	latest := "latest"
-	for what, c := range map[string]*Changes{
+	for what, c := range map[string]*snapshot.Changes{
 		"nothing":        nil,
 		"no change":      {},
 		"a bad name":     {Name: &latest},
@@ -157,19 +158,19 @@ func TestChangeInvalid(t *testing.T) {
 		"pin and expire": {Pin: true, Until: now.Add(time.Hour)},
 		"too many tags":  {SetTags: many},
 	} {
-		if all, err := r.Change(t.Context(), c, id); !errors.Is(err, snapshot.ErrInvalid) || len(all) > 0 {
+		if all, err := retain.Change(t.Context(), r.repo, c, id); !errors.Is(err, snapshot.ErrInvalid) || len(all) > 0 {
 			t.Errorf("%s: %v, %v", what, all, err)
 		}
 	}
 	// Unless all references name one, nothing is changed.
-	if all, err := r.Change(t.Context(), &Changes{Pin: true}, id, "nothing"); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
+	if all, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Pin: true}, id, "nothing"); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
 		t.Errorf("%v, %v", all, err)
 	}
 	if got := objects(t, r.repo.Store, manifest.NotePrefix); len(got) > 0 {
 		t.Errorf("notes: %q", got)
 	}
 	// One that is named twice is changed once.
-	if all, err := r.Change(t.Context(), &Changes{Pin: true}, id, "app", "latest"); err != nil || len(all) != 1 {
+	if all, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Pin: true}, id, "app", "latest"); err != nil || len(all) != 1 {
 		t.Errorf("%v, %v", all, err)
 	}
 }
@@ -179,7 +180,7 @@ func TestChangeInvalid(t *testing.T) {
 func TestOutlivesClass(t *testing.T) {
 	p, r, now := clocked(t)
 	src := p.path("src")
-	for what, c := range map[string]*Changes{"extended": {Until: now.Add(72 * time.Hour)}, "pinned": {Pin: true}} {
+	for what, c := range map[string]*snapshot.Changes{"extended": {Until: now.Add(72 * time.Hour)}, "pinned": {Pin: true}} {
 		t.Run(what, func(t *testing.T) {
 			res := complete(t, r, src, &CreateOptions{Name: what, TTL: time.Hour})
 			id := res.ID.String()
@@ -209,8 +210,8 @@ func TestOutlivesClass(t *testing.T) {
 				t.Errorf("%+v", next)
 			}
 			// It can be changed on, and removed.
-			changed(t, fresh, id, &Changes{Until: now.Add(1000 * time.Hour)})
-			_, err := fresh.Remove(t.Context(), id)
+			changed(t, fresh, id, &snapshot.Changes{Until: now.Add(1000 * time.Hour)})
+			_, err := retain.Remove(t.Context(), fresh.repo, id)
 			must(t, err)
 			if _, err := r.Get(t.Context(), id); !errors.Is(err, snapshot.ErrNotFound) {
 				t.Errorf("removed: %v", err)
@@ -266,7 +267,7 @@ func TestExtendTooLate(t *testing.T) {
 		clock.ahead = c.ahead
 		stopped.Store(int64(c.stopped))
 		res := complete(t, r, src, &CreateOptions{TTL: time.Hour})
-		all, err := r.Change(t.Context(), &Changes{Until: time.Now().Add(100 * time.Hour)}, res.ID.String())
+		all, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Until: time.Now().Add(100 * time.Hour)}, res.ID.String())
 		notes := objects(t, r.repo.Store, res.ID.NotesOf())
 		if c.late != errors.Is(err, snapshot.ErrExpired) || c.late != (len(all) == 0) || c.late != (len(notes) == 0) {
 			t.Errorf("%v ahead, stopped for %v: %v, %v, notes %q", c.ahead, c.stopped, all, err, notes)
@@ -291,7 +292,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 				once.Do(func() {
 					other, err := Open(context.Background(), "", &Options{patience: calm(), CacheDir: p.path("other"), Store: mem})
 					must(t, err)
-					_, err = other.Remove(context.Background(), id.String())
+					_, err = retain.Remove(context.Background(), other.repo, id.String())
 					must(t, err)
 					must(t, other.Close())
 				})
@@ -301,7 +302,7 @@ func TestExtendWhileRemoved(t *testing.T) {
 		r, err := Open(t.Context(), "", &Options{patience: calm(), CacheDir: p.cache, Store: faulty})
 		must(t, err)
 		id = complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
-		if all, err := r.Change(t.Context(), &Changes{Pin: true}, id.String()); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
+		if all, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Pin: true}, id.String()); !errors.Is(err, snapshot.ErrNotFound) || len(all) > 0 {
 			t.Errorf("%s: %v, %v", prefix, all, err)
 		}
 		if got := append(objects(t, mem, manifest.Prefix), objects(t, mem, manifest.NotePrefix)...); len(got) > 0 {
@@ -324,7 +325,7 @@ func TestNotePutLost(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	res := complete(t, r, p.files("src", map[string]string{"f": "1"}), &CreateOptions{Name: "a"})
-	if _, err := r.Change(t.Context(), renamed("b"), "a"); err == nil || !strings.Contains(err.Error(), "lost") {
+	if _, err := retain.Change(t.Context(), r.repo, renamed("b"), "a"); err == nil || !strings.Contains(err.Error(), "lost") {
 		t.Error(err)
 	}
 	if s, err := r.Get(t.Context(), res.ID.String()); err != nil || s.Name != "a" {
@@ -356,7 +357,7 @@ func TestManyChangers(t *testing.T) {
 		wg.Go(func() {
 			for i := range rounds {
 				key := fmt.Sprint("w", w)
-				all, err := r.Change(t.Context(), &Changes{SetTags: map[string]string{key: fmt.Sprint(i), "who": key}, Until: res.ExpiresAt.Add(time.Duration(i) * time.Minute)}, id)
+				all, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{key: fmt.Sprint(i), "who": key}, Until: res.ExpiresAt.Add(time.Duration(i) * time.Minute)}, id)
 				if err != nil || all[0].Tags[key] != fmt.Sprint(i) {
 					t.Errorf("writer %d: %v, %v", w, all, err)
 					return
@@ -410,7 +411,7 @@ func TestDamagedNote(t *testing.T) {
 	src := p.path("src")
 	other := complete(t, r, src, &CreateOptions{Name: "other"})
 	res := complete(t, r, src, &CreateOptions{Name: "app", TTL: time.Hour})
-	changed(t, r, "app", &Changes{Pin: true})
+	changed(t, r, "app", &snapshot.Changes{Pin: true})
 	changed(t, r, "other", renamed("another"))
 	bad := objects(t, r.repo.Store, res.ID.NotesOf())[0]
 	good := objects(t, r.repo.Store, other.ID.NotesOf())[0]
@@ -446,7 +447,7 @@ func TestDamagedNote(t *testing.T) {
 	if _, err := fresh.Get(t.Context(), res.ID.String()); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("swapped: %v", err)
 	}
-	if _, err := fresh.Remove(t.Context(), res.ID.String()); err != nil {
+	if _, err := retain.Remove(t.Context(), fresh.repo, res.ID.String()); err != nil {
 		t.Errorf("removing what is damaged: %v", err)
 	}
 	if got := objects(t, r.repo.Store, res.ID.NotesOf()); len(got) > 0 {
@@ -479,7 +480,7 @@ func TestManyRefs(t *testing.T) {
 		refs = append(refs, complete(t, r, src, nil).ID.String())
 	}
 	before := r.Requests().Ops
-	all, err := r.Change(t.Context(), &Changes{SetTags: map[string]string{"k": "v"}}, refs...)
+	all, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{"k": "v"}}, refs...)
 	must(t, err)
 	for i, s := range all {
 		if s.ID.String() != refs[i] || s.Tags["k"] != "v" {
@@ -489,12 +490,12 @@ func TestManyRefs(t *testing.T) {
 	if n := r.Requests().Ops.Sub(before); n[remote.OpList].Calls != 2 || n[remote.OpGet].Calls != 0 || n[remote.OpPut].Calls != int64(len(refs)) {
 		t.Errorf("%v", n)
 	}
-	if _, err := r.Remove(t.Context(), append(refs, manifest.NewID(0).String())...); !errors.Is(err, snapshot.ErrNotFound) {
+	if _, err := retain.Remove(t.Context(), r.repo, append(refs, manifest.NewID(0).String())...); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Error(err)
 	}
 	must(t, damages["zeroed"](p.repo+"/manifests/"+refs[3]))
 	r.repo.Cache.Remove("heads", refs[3])
-	gone, err := r.Remove(t.Context(), refs...)
+	gone, err := retain.Remove(t.Context(), r.repo, refs...)
 	if err != nil || len(gone) != len(refs) {
 		t.Errorf("%d, %v", len(gone), err)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/internal/transfer"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -108,7 +110,7 @@ func TestClocks(t *testing.T) {
 				}
 			}
 			extended := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID.String()
-			all := changed(t, r, extended, &Changes{TTL: 40 * time.Minute})
+			all := changed(t, r, extended, &snapshot.Changes{TTL: 40 * time.Minute})
 			if !about(*all.ExpiresAt, time.Now().Add(40*time.Minute)) {
 				t.Errorf("%v ahead: extended until %v", ahead, all.ExpiresAt)
 			}
@@ -120,10 +122,10 @@ func TestClocks(t *testing.T) {
 			// A time that has passed is refused, even if this machine has it still to come,
 			// and one that has not is not.
 			past, future := time.Now().Add(-30*time.Minute), time.Now().Add(20*time.Minute)
-			if _, err := r.Change(t.Context(), &Changes{Until: past}, extended); !errors.Is(err, snapshot.ErrInvalid) || !strings.Contains(err.Error(), "the clock of the repository") {
+			if _, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Until: past}, extended); !errors.Is(err, snapshot.ErrInvalid) || !strings.Contains(err.Error(), "the clock of the repository") {
 				t.Errorf("%v ahead: extended into the past: %v", ahead, err)
 			}
-			changed(t, r, extended, &Changes{Until: future})
+			changed(t, r, extended, &snapshot.Changes{Until: future})
 		}
 		if _, told := s.machine(2 * time.Second); len(*told) > 0 {
 			t.Errorf("told of %v", *told)
@@ -145,7 +147,7 @@ func TestClocksUnknown(t *testing.T) {
 	id := complete(t, r, src, &CreateOptions{TTL: 24 * time.Hour}).ID
 	for _, by := range []time.Duration{time.Hour, year} {
 		behind(r, by)
-		if _, err := r.Change(t.Context(), &Changes{TTL: 30 * time.Minute}, id.String()); !errors.Is(err, snapshot.ErrInvalid) {
+		if _, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{TTL: 30 * time.Minute}, id.String()); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v behind: %v", by, err)
 		}
 		if notes := objects(t, r.repo.Store, manifest.NotePrefix); len(notes) > 0 {
@@ -181,21 +183,21 @@ func TestPruneClocks(t *testing.T) {
 			ids[s.made(c.ahead, src, &CreateOptions{Name: "app"})] = c.what
 		}
 		for _, c := range []struct {
-			o    PruneOptions
+			o    snapshot.PruneOptions
 			want string
 		}{
-			{PruneOptions{KeepWithin: time.Hour}, "newest within, recent within"},
-			{PruneOptions{KeepWithin: 24 * time.Hour}, "newest within, old within, recent within"},
-			{PruneOptions{KeepWithin: time.Second}, "newest within"},
-			{PruneOptions{KeepLast: 1}, "newest last"},
-			{PruneOptions{KeepLast: 2}, "newest last, recent last"},
-			{PruneOptions{KeepYearly: 1}, "newest yearly"},
+			{snapshot.PruneOptions{KeepWithin: time.Hour}, "newest within, recent within"},
+			{snapshot.PruneOptions{KeepWithin: 24 * time.Hour}, "newest within, old within, recent within"},
+			{snapshot.PruneOptions{KeepWithin: time.Second}, "newest within"},
+			{snapshot.PruneOptions{KeepLast: 1}, "newest last"},
+			{snapshot.PruneOptions{KeepLast: 2}, "newest last, recent last"},
+			{snapshot.PruneOptions{KeepYearly: 1}, "newest yearly"},
 		} {
 			want := "a year ahead future, an hour ahead future, " + c.want
 			for _, ahead := range append([]time.Duration{0}, clocksOff...) {
 				r, _ := s.machine(ahead)
 				c.o.DryRun = true
-				groups, err := r.Prune(t.Context(), &c.o)
+				groups, err := retain.Prune(t.Context(), r.repo, &c.o)
 				must(t, err)
 				var kept []string
 				for _, d := range groups[0].Snapshots {
@@ -212,10 +214,10 @@ func TestPruneClocks(t *testing.T) {
 		// All are from the future: of a machine whose clock is behind, or was ahead.
 		right, _ := s.machine(0)
 		setClocks(right, func() time.Time { return time.Now().Add(-2 * year) })
-		groups, err := right.Prune(t.Context(), &PruneOptions{KeepLast: 1, KeepWithin: time.Hour})
+		groups, err := retain.Prune(t.Context(), right.repo, &snapshot.PruneOptions{KeepLast: 1, KeepWithin: time.Hour})
 		must(t, err)
 		for _, d := range groups[0].Snapshots {
-			if !slices.Equal(d.Reasons, []string{Future}) {
+			if !slices.Equal(d.Reasons, []string{snapshot.Future}) {
 				t.Errorf("%+v", d)
 			}
 		}
@@ -249,7 +251,7 @@ func TestExpiredClocks(t *testing.T) {
 	}
 	// Where it is copied to, it would be collected at once.
 	w.mem.Now, there.mem.Now = nil, func() time.Time { return time.Now().Add(2 * time.Hour) }
-	if _, err := right.Copy(t.Context(), to, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
+	if _, err := transfer.Run(t.Context(), right.repo, to.repo, []string{id}, nil); !errors.Is(err, snapshot.ErrExpired) {
 		t.Errorf("copied: %v", err)
 	}
 	if left := objects(t, to.repo.Store, manifest.Prefix); len(left) > 0 {
@@ -267,7 +269,7 @@ func TestKeptClocks(t *testing.T) {
 	r.repo.Clock.Heard, r.repo.Now = false, func() time.Time { return time.Now().Add(year) }
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
 	next := w.open()
-	changed(t, next, id.String(), &Changes{TTL: 60 * 24 * time.Hour})
+	changed(t, next, id.String(), &snapshot.Changes{TTL: 60 * 24 * time.Hour})
 	if _, err := w.mem.Stat(t.Context(), id.KeptName()); err != nil {
 		t.Error(err)
 	}
@@ -343,12 +345,12 @@ func TestRepairClocks(t *testing.T) {
 				seed++
 				src := s.files(fmt.Sprint("src", seed), map[string]string{"f": string(random(seed, 200<<10)), "g": fmt.Sprint("stays", seed)})
 				id := complete(t, right, src, &CreateOptions{TTL: time.Hour}).ID
-				changed(t, right, id.String(), &Changes{Until: time.Now().Add(left)})
+				changed(t, right, id.String(), &snapshot.Changes{Until: time.Now().Add(left)})
 				alter(t, right, repo.PackName(packsOf(t, right, id, chunk.DataPack)[0]), flipAt(100_000))
 				want[id] = manifest.ClassFor(left)
 			}
 			r, _ := s.machine(ahead)
-			rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
+			rep := repair(t, r, snapshot.RepairOptions{ReadData: true, RemoveDamaged: true})
 			if len(rep.Snapshots) != len(lefts) {
 				t.Fatalf("%v ahead: %+v", ahead, rep.Snapshots)
 			}

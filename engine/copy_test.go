@@ -20,6 +20,8 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/internal/transfer"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -38,9 +40,9 @@ func emptyRepo(t testing.TB) (*wobbly, *Repository) {
 	return w, r
 }
 
-func copyTo(t testing.TB, from, to *Repository, ids ...manifest.ID) []*Copied {
+func copyTo(t testing.TB, from, to *Repository, ids ...manifest.ID) []*snapshot.Copied {
 	t.Helper()
-	res, err := from.Copy(t.Context(), to, refsOf(ids), nil)
+	res, err := transfer.Run(t.Context(), from.repo, to.repo, refsOf(ids), nil)
 	must(t, err)
 	if len(res.Snapshots) != len(ids) {
 		t.Fatalf("%d snapshots copied of %d", len(res.Snapshots), len(ids))
@@ -214,7 +216,7 @@ func TestCopyNotes(t *testing.T) {
 	src := w.files("src", map[string]string{"f": "1"})
 	id := complete(t, from, src, &CreateOptions{Name: "old", TTL: time.Hour}).ID
 	name := "new"
-	_, err := from.Change(t.Context(), &Changes{Name: &name, SetTags: map[string]string{"a": "b"}, Pin: true}, id.String())
+	_, err := retain.Change(t.Context(), from.repo, &snapshot.Changes{Name: &name, SetTags: map[string]string{"a": "b"}, Pin: true}, id.String())
 	must(t, err)
 	later := func() time.Time { return time.Now().Add(48 * time.Hour) }
 	there, to := emptyRepo(t)
@@ -259,7 +261,7 @@ func TestCopyMany(t *testing.T) {
 			to.repo.Hasher = hasher
 			// The order is not that of their making.
 			given := []manifest.ID{ids[2], ids[0], ids[1], ids[2]}
-			res, err := from.Copy(t.Context(), to, refsOf(given), nil)
+			res, err := transfer.Run(t.Context(), from.repo, to.repo, refsOf(given), nil)
 			must(t, err)
 			if len(res.Snapshots) != 3 || res.Snapshots[0].ID != ids[2] || res.Snapshots[1].ID != ids[0] {
 				t.Fatalf("%+v", res.Snapshots)
@@ -310,7 +312,7 @@ func TestCopyListsOnce(t *testing.T) {
 		refs = append(refs, name)
 	}
 	before := from.Requests().List
-	res, err := from.Copy(t.Context(), to, refs, nil)
+	res, err := transfer.Run(t.Context(), from.repo, to.repo, refs, nil)
 	must(t, err)
 	// Of all manifests and of all notes, and of the notes of each before it is put.
 	if n := from.Requests().List - before; n != 2+3 || len(res.Snapshots) != len(refs) {
@@ -339,7 +341,7 @@ func TestCopyKilled(t *testing.T) {
 			}
 			return remotetest.Fault{}
 		})
-		_, err := from.Copy(t.Context(), to, refsOf([]manifest.ID{first, second}), nil)
+		_, err := transfer.Run(t.Context(), from.repo, to.repo, refsOf([]manifest.ID{first, second}), nil)
 		there.heal()
 		if err != nil && !errors.Is(err, killed) {
 			t.Fatalf("killed at operation %d: %v", n, err)
@@ -386,7 +388,7 @@ func TestCopyContinued(t *testing.T) {
 				}
 				return remotetest.Fault{}
 			})
-			_, err := from.Copy(ctx, to, []string{id.String()}, nil)
+			_, err := transfer.Run(ctx, from.repo, to.repo, []string{id.String()}, nil)
 			w.heal()
 			there.heal()
 			switch {
@@ -448,7 +450,7 @@ func TestCopyTwice(t *testing.T) {
 	for range 4 {
 		to := there.open()
 		wg.Go(func() {
-			res, err := from.Copy(context.Background(), to, refsOf([]manifest.ID{a, b}), nil)
+			res, err := transfer.Run(context.Background(), from.repo, to.repo, refsOf([]manifest.ID{a, b}), nil)
 			if err != nil || len(res.Snapshots) != 2 {
 				t.Errorf("%+v, %v", res, err)
 				return
@@ -492,7 +494,7 @@ func TestCopyTaken(t *testing.T) {
 			}
 			return remotetest.Fault{}
 		})
-		_, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
+		_, err := transfer.Run(t.Context(), from.repo, to.repo, []string{id.String()}, nil)
 		there.heal()
 		// With a segment of its packs the other has put the same bytes.
 		if err != nil && (!errors.Is(err, lost) || !strings.Contains(err.Error(), "writing to repository")) {
@@ -602,7 +604,7 @@ func TestCopyDamaged(t *testing.T) {
 			must(t, spoil(p.repo+"/"+repo.PackName(pack)))
 			from = p.open("second")
 			there, to := emptyRepo(t)
-			res, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
+			res, err := transfer.Run(t.Context(), from.repo, to.repo, []string{id.String()}, nil)
 			if !errors.Is(err, snapshot.ErrIntegrity) || len(res.Snapshots) > 0 {
 				t.Fatalf("%+v, %v", res, err)
 			}
@@ -643,7 +645,7 @@ func TestCopyDamagedBase(t *testing.T) {
 	}
 	to := q.open("second")
 	var warned warnings
-	res, err := from.Copy(t.Context(), to, []string{b.String()}, &CopyOptions{Progress: &warned})
+	res, err := transfer.Run(t.Context(), from.repo, to.repo, []string{b.String()}, &snapshot.CopyOptions{Progress: &warned})
 	if err != nil || len(res.Snapshots) != 1 {
 		t.Fatal(err)
 	}
@@ -683,7 +685,7 @@ func TestCopyToFull(t *testing.T) {
 	id := complete(t, from, src, nil).ID
 	to := q.init()
 	makeRoom := fill(t, q.path("disk"), 9<<20)
-	_, err := from.Copy(t.Context(), to, []string{id.String()}, nil)
+	_, err := transfer.Run(t.Context(), from.repo, to.repo, []string{id.String()}, nil)
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "writing to repository "+q.repo) {
 		t.Error(err)
 	}
@@ -713,7 +715,7 @@ func TestCopyRefused(t *testing.T) {
 		"nothing": {to, nil, snapshot.ErrInvalid},
 		"itself":  {from, []string{"good"}, snapshot.ErrInvalid},
 	} {
-		if res, err := from.Copy(t.Context(), c.to, c.refs, nil); !errors.Is(err, c.err) || len(res.Snapshots) > 0 {
+		if res, err := transfer.Run(t.Context(), from.repo, c.to.repo, c.refs, nil); !errors.Is(err, c.err) || len(res.Snapshots) > 0 {
 			t.Errorf("%s: %+v, %v", name, res, err)
 		}
 	}

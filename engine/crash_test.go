@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/manifest"
 )
 
@@ -78,7 +79,7 @@ func TestKilledCreate(t *testing.T) {
 			verifyAll(p, want)
 			for id := range want { // the oldest would cost ever more time
 				if id != o.id(t) && len(want) > 3 {
-					_, err := p.open("cache-of-remove").Remove(t.Context(), id.String())
+					_, err := retain.Remove(t.Context(), p.open("cache-of-remove").repo, id.String())
 					must(t, err)
 					delete(want, id)
 				}

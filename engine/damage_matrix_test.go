@@ -16,8 +16,10 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -231,7 +233,7 @@ var operations = []operation{
 		case d.kind != "data pack" || !errors.Is(err, snapshot.ErrIntegrity):
 			d.Errorf("a new snapshot: %v", err)
 		}
-		_, err = r.Remove(d.Context(), res.ID.String())
+		_, err = retain.Remove(d.Context(), r.repo, res.ID.String())
 		must(d, err)
 		return nil
 	}},
@@ -243,7 +245,7 @@ var operations = []operation{
 		return err
 	}},
 	{"stats", func(d *damagedRepository, r *Repository) error {
-		_, err := r.Usage(d.Context())
+		_, err := check.Usage(d.Context(), r.repo)
 		return err
 	}},
 	{"gc", func(d *damagedRepository, r *Repository) error {
@@ -343,12 +345,12 @@ func (d *damagedRepository) check(t *testing.T, damage string) {
 		}
 	}
 	for _, data := range []bool{false, true} {
-		opts := &VerifyOptions{}
+		opts := &snapshot.VerifyOptions{}
 		if data {
 			opts.ReadData = 1
 		}
 		rep := verify(t, d.open(), opts)
-		i := slices.IndexFunc(rep.Findings, func(f Finding) bool { return f.Object == d.object && !f.Note })
+		i := slices.IndexFunc(rep.Findings, func(f snapshot.Finding) bool { return f.Object == d.object && !f.Note })
 		if want := detected(d.kind, damage, data); (i >= 0) != want || !want && rep.Damaged() > 0 {
 			t.Errorf("verify, data read: %v: %+v", data, rep.Findings)
 		}
@@ -386,7 +388,7 @@ func newDamagedRepository(t *testing.T) *damagedRepository {
 		object, err := (&manifest.Lease{Hold: write.LeaseHold, Manifest: encoded}).Encode()
 		must(t, err)
 		must(t, d.store.Put(t.Context(), fmt.Sprintf("%s%v/01a20950-ee91-776f-9786-6056b138ef0%d", write.LeasePrefix, id, i), object))
-		_, err = r.Remove(t.Context(), id.String())
+		_, err = retain.Remove(t.Context(), r.repo, id.String())
 		must(t, err)
 		p := &access.Profile{Snapshot: id, Frames: []access.Frame{{Pack: packsOf(t, r, d.id, chunk.DataPack)[0], Offset: uint32(16 + i), Stored: 5}}, Bundle: nil}
 		if i == 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -171,7 +172,7 @@ func TestCacheDamage(t *testing.T) {
 				must(t, os.RemoveAll(out))
 				must(t, r.Close())
 				q.check(res.ID, before)
-				_, err := q.open("damaged").Remove(t.Context(), res.ID.String())
+				_, err := retain.Remove(t.Context(), q.open("damaged").repo, res.ID.String())
 				must(t, err)
 			}
 		})
@@ -439,7 +440,7 @@ func TestDamagedManifestInList(t *testing.T) {
 			if _, err := r.Get(t.Context(), bad.ID.String()); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("get of the damaged one: %v", err)
 			}
-			if _, err := r.Remove(t.Context(), bad.ID.String()); err != nil {
+			if _, err := retain.Remove(t.Context(), r.repo, bad.ID.String()); err != nil {
 				t.Errorf("remove: %v", err)
 			}
 			if all, err := r.List(t.Context(), nil); len(all) != 1 || err != nil {
@@ -479,7 +480,7 @@ func TestLostConfig(t *testing.T) {
 	if _, err := again.Restore(t.Context(), snap.ID.String(), p.path("out"), nil); err != nil {
 		t.Error("with a new config:", err)
 	}
-	clean(t, again, &VerifyOptions{ReadData: 1})
+	clean(t, again, &snapshot.VerifyOptions{ReadData: 1})
 
 	v := newVault(t)
 	complete(t, v.open(), p.path("src"), nil)

@@ -62,7 +62,7 @@ func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts
 		return pathError("diff", path, err)
 	}
 	// Both at once: a round trip or two less.
-	source := r.newSource(ctx)
+	source := newSource(ctx, r.repo)
 	refs := r.repo.NewResolver(ctx, 2)
 	open := func(ref string) (*SnapshotFS, error) {
 		m, err := refs.Open(ref)
@@ -124,13 +124,13 @@ func changeOf(before, after *SnapshotFS, d *manifest.Difference) (*Change, error
 	var err error
 	if d.Old != nil {
 		c.Path = d.Old.Path()
-		if c.Old, err = before.infoOf(d.OldRank, d.Old); err != nil {
+		if c.Old, err = before.Info(d.OldRank, d.Old); err != nil {
 			return nil, err
 		}
 	}
 	if d.New != nil {
 		c.Path = d.New.Path()
-		if c.New, err = after.infoOf(d.NewRank, d.New); err != nil {
+		if c.New, err = after.Info(d.NewRank, d.New); err != nil {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -281,7 +282,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("log of nothing: %v", err)
 	}
 
-	_, err := r.Remove(t.Context(), ids[1].String())
+	_, err := retain.Remove(t.Context(), r.repo, ids[1].String())
 	must(t, err)
 	for _, cache := range []string{"cache", "second", "third"} {
 		check(open(cache), "app", &ids[1], ids[4], ids[3], ids[2])

@@ -22,9 +22,11 @@ import (
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/access"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/crypt"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
@@ -396,7 +398,7 @@ func TestNothingInClear(t *testing.T) {
 		_, err = r.FS(p.Context(), snap.ID.String())
 		must(p, err)
 		must(p, access.Put(p.Context(), r.repo, &access.Profile{Snapshot: snap.ID, Frames: []access.Frame{{Pack: chunk.PackID{1}, Offset: 16, Stored: 1}}}))
-		_, err = r.Change(p.Context(), &Changes{SetTags: map[string]string{"secret-more": "secret-value"}}, snap.ID.String())
+		_, err = retain.Change(p.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{"secret-more": "secret-value"}}, snap.ID.String())
 		must(p, err)
 		must(p, r.Close())
 	}
@@ -824,10 +826,10 @@ func TestKeysVerified(t *testing.T) {
 	v := newVault(t)
 	r := v.open()
 	complete(t, r, v.files("src", map[string]string{"a": "1"}), nil)
-	clean(t, r, &VerifyOptions{ReadData: 1})
-	u, err := r.Usage(t.Context())
+	clean(t, r, &snapshot.VerifyOptions{ReadData: 1})
+	u, err := check.Usage(t.Context(), r.repo)
 	must(t, err)
-	if !slices.ContainsFunc(u.Objects, func(o ObjectUsage) bool { return o.Kind == "keys" && o.Count == 2 }) {
+	if !slices.ContainsFunc(u.Objects, func(o snapshot.ObjectUsage) bool { return o.Kind == "keys" && o.Count == 2 }) {
 		t.Errorf("%+v", u.Objects)
 	}
 	keys, err := r.Keys(t.Context())

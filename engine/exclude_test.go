@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/engine/internal/ignore"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -261,7 +262,7 @@ func TestLikeGit(t *testing.T) {
 		if !slices.Equal(want, got) {
 			rt.Fatalf("git has\n%q\nthe snapshot has\n%q\nof %q", want, got, content)
 		}
-		_, err = r.Remove(t.Context(), res.ID.String())
+		_, err = retain.Remove(t.Context(), r.repo, res.ID.String())
 		must(t, err)
 	})
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -491,7 +492,7 @@ func TestForeignObjects(t *testing.T) {
 		}
 		writeFile(t, src+"/f", []byte("2"))
 		p.check(complete(t, r, src, nil).ID, scan(t, src))
-		_, err := r.Remove(ctx, "latest")
+		_, err := retain.Remove(ctx, r.repo, "latest")
 		must(t, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"golang.org/x/sys/unix"
 )
 
@@ -153,7 +154,7 @@ func TestForkFuseWhole(t *testing.T) {
 	if w.about(separate) {
 		t.Errorf("the snapshot is there: %q", w.all)
 	}
-	_, err := r.Remove(t.Context(), f.id.String())
+	_, err := retain.Remove(t.Context(), r.repo, f.id.String())
 	must(t, err)
 	made := complete(t, r, one.Dir, &CreateOptions{Progress: w})
 	if !w.about(separate) {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/fusefs"
-	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote/disk"
 	"golang.org/x/sys/unix"
 )
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
 	"golang.org/x/sys/unix"
@@ -553,7 +554,7 @@ func TestForkSnapshotRemoved(t *testing.T) {
 	r := f.open()
 	one := f.fork(r, "one", nil)
 	writeFile(t, one.Dir+"/new", []byte("new"))
-	_, err := r.Remove(t.Context(), f.id.String())
+	_, err := retain.Remove(t.Context(), r.repo, f.id.String())
 	must(t, err)
 	if b, err := os.ReadFile(one.Dir + "/dir/b"); err != nil || string(b) != "2" {
 		t.Errorf("%q %v", b, err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
 	"sync/atomic"
 
@@ -55,7 +54,7 @@ func (r *Repository) FS(ctx context.Context, ref string) (*SnapshotFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.newSource(ctx).fs(ctx, m)
+	return newSource(ctx, r.repo).fs(ctx, m)
 }
 
 // fsSource reads chunks and pages, for any number of snapshots.
@@ -65,12 +64,15 @@ type fsSource struct {
 	whole atomic.Bool
 }
 
-// fsMemory is how many bytes of decoded frames are kept. A dump of app-v1 takes
-// 106 MB with it and 160 MB with twice as much, and the same time.
-const fsMemory = 32 << 20
+func newSource(ctx context.Context, r *repo.Repo) *fsSource {
+	return &fsSource{chunks: read.New(ctx, r, r.PackStore(), read.Memory)}
+}
 
-func (r *Repository) newSource(ctx context.Context) *fsSource {
-	return &fsSource{chunks: read.New(ctx, r.repo, r.repo.PackStore(), fsMemory)}
+// newWholeFS opens a snapshot of which the whole tree will be read.
+func newWholeFS(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*SnapshotFS, error) {
+	c := newSource(ctx, r)
+	c.whole.Store(true)
+	return c.fs(ctx, m)
 }
 
 func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, error) {
@@ -104,6 +106,9 @@ func inside(name string) (string, error) {
 	}
 	return name, nil
 }
+
+// Tree is the snapshot's tree. It is read from the repository as it is gone through.
+func (s *SnapshotFS) Tree() *manifest.Tree { return s.tree }
 
 // pathError is an error about a path, such as the methods of fs.FS give.
 func pathError(op, name string, err error) error {
@@ -229,13 +234,10 @@ func (i *FileInfo) small() *FileInfo {
 	return i
 }
 
-// infoOf makes the info of an entry of a cursor, which uses its slices again.
-func (s *SnapshotFS) infoOf(rank uint64, e *manifest.Entry) (*FileInfo, error) {
-	i := &FileInfo{path: e.Path(), entry: *e}
-	i.name = path.Base(i.path)
-	if i.path == "" {
-		i.name = "."
-	}
+// Info describes an entry of a cursor over Tree, and takes copies of the slices that the
+// cursor uses again.
+func (s *SnapshotFS) Info(rank uint64, e *manifest.Entry) (*FileInfo, error) {
+	i := newFileInfo(e.Path(), "", 0, e)
 	var err error
 	if e.Type == manifest.Link {
 		// Not into the cursor's entry.

@@ -197,7 +197,7 @@ func (d *directory) next() (*FileInfo, error) {
 			return nil, nil
 		}
 		if e.Name != "" { // the root is in no directory
-			return d.fs.infoOf(rank, &e)
+			return d.fs.Info(rank, &e)
 		}
 	}
 }

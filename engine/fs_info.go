@@ -2,6 +2,7 @@ package engine
 
 import (
 	"io/fs"
+	"path"
 	"time"
 
 	"github.com/snapctl/snapctl/manifest"
@@ -15,6 +16,16 @@ type FileInfo struct {
 	first string         // of a hard link, else ""
 	inode uint64         // rank and 1
 	entry manifest.Entry // of a hard link, that of the first name
+}
+
+// newFileInfo describes an entry that is at a path, "" for the root of the snapshot. If it
+// is a hard link, first is the path of the first name, else "".
+func newFileInfo(at, first string, inode uint64, e *manifest.Entry) *FileInfo {
+	i := &FileInfo{path: at, name: path.Base(at), first: first, inode: inode, entry: *e}
+	if at == "" {
+		i.name = "."
+	}
+	return i
 }
 
 var (

@@ -67,7 +67,7 @@ func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(
 	if listed != nil && !errors.Is(listed, snapshot.ErrIntegrity) {
 		return listed
 	}
-	c := r.newSource(ctx)
+	c := newSource(ctx, r.repo)
 	problems := []error{listed}
 	for _, snap := range all {
 		err := c.searchIn(ctx, snap, f, yield)
@@ -138,7 +138,7 @@ func (s *SnapshotFS) scan(dir string, f *finder, yield func(*FileInfo) error) er
 		if e.Name == "" || f != nil && !f.matches(&e) {
 			continue
 		}
-		info, err := s.infoOf(rank, &e)
+		info, err := s.Info(rank, &e)
 		if err != nil {
 			return pathError("walk", e.Path(), err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/engine/internal/gc"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -51,7 +52,7 @@ func TestGCKeepsTheChanged(t *testing.T) {
 	}
 	id, err := manifest.ParseObjectName(names[0])
 	must(t, err)
-	_, err = other.Change(t.Context(), &Changes{Pin: true}, id.String())
+	_, err = retain.Change(t.Context(), other.repo, &snapshot.Changes{Pin: true}, id.String())
 	must(t, err)
 	must(t, y.mem.Delete(t.Context(), names[0])) // by its class's lifecycle rule
 	if rep, err := gc.Run(t.Context(), other.repo, nil); !errors.Is(err, snapshot.ErrIntegrity) || !strings.Contains(err.Error(), "missing") {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -32,11 +33,11 @@ func TestGCNotes(t *testing.T) {
 	pinned, pinnedTree := make("pinned", 2*time.Hour)
 	shorter, _ := make("shorter", 200*time.Hour)
 	ever, _ := make("ever", 0)
-	changed(t, r, "longer", &Changes{Until: y.now().Add(10 * time.Hour)})
-	changed(t, r, "far", &Changes{Until: y.now().Add(100 * time.Hour)})
-	changed(t, r, "pinned", &Changes{Pin: true})
-	changed(t, r, "shorter", &Changes{Until: y.now().Add(3 * time.Hour)})
-	changed(t, r, "ever", &Changes{Until: y.now().Add(10 * time.Hour)})
+	changed(t, r, "longer", &snapshot.Changes{Until: y.now().Add(10 * time.Hour)})
+	changed(t, r, "far", &snapshot.Changes{Until: y.now().Add(100 * time.Hour)})
+	changed(t, r, "pinned", &snapshot.Changes{Pin: true})
+	changed(t, r, "shorter", &snapshot.Changes{Until: y.now().Add(3 * time.Hour)})
+	changed(t, r, "ever", &snapshot.Changes{Until: y.now().Add(10 * time.Hour)})
 	began := y.now()
 	removed := func(at time.Duration, want ...manifest.ID) {
 		t.Helper()
@@ -63,7 +64,7 @@ func TestGCNotes(t *testing.T) {
 	removed(101*time.Hour, far)
 	removed(100_000 * time.Hour)
 	y.whole(pinned, pinnedTree)
-	changed(t, r, "pinned", &Changes{Until: y.now().Add(time.Hour)})
+	changed(t, r, "pinned", &snapshot.Changes{Until: y.now().Add(time.Hour)})
 	removed(100_002*time.Hour, pinned)
 	y.collectAll(r)
 	y.exactly(nil)
@@ -78,7 +79,7 @@ func TestGCDamagedNote(t *testing.T) {
 	r := y.enter()
 	src := y.dirOf("a", 1)
 	id := complete(t, r, src, &CreateOptions{TTL: 2 * time.Hour}).ID
-	changed(t, r, id.String(), &Changes{Pin: true})
+	changed(t, r, id.String(), &snapshot.Changes{Pin: true})
 	note := y.objects(manifest.NotePrefix)[0]
 	must(t, y.mem.Replace(t.Context(), note, []byte("nonsense")))
 	y.pass(10 * time.Hour)
@@ -111,11 +112,11 @@ func TestGCExtend(t *testing.T) {
 		extend := func() {
 			inside.Store(true)
 			defer inside.Store(false)
-			c := &Changes{Until: y.now().Add(time.Duration(1+rnd.IntN(40)) * time.Hour)}
+			c := &snapshot.Changes{Until: y.now().Add(time.Duration(1+rnd.IntN(40)) * time.Hour)}
 			if rnd.IntN(3) == 0 {
-				c = &Changes{Pin: true}
+				c = &snapshot.Changes{Pin: true}
 			}
-			_, err := late.Change(context.Background(), c, id.String())
+			_, err := retain.Change(context.Background(), late.repo, c, id.String())
 			switch {
 			case err == nil:
 				succeeded++

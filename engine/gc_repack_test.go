@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -83,7 +84,7 @@ func TestGCRepack(t *testing.T) {
 	compare(t, want, scan(t, y.path("again")))
 
 	// What removing it frees is the new pack.
-	u, err := r.Usage(t.Context(), id.String())
+	u, err := check.Usage(t.Context(), r.repo, id.String())
 	must(t, err)
 	if u.Unused != 0 || u.Unique < 1<<20 || len(u.Of) != 1 || u.Of[0].Referred != u.Stored+u.Trees {
 		t.Errorf("%+v", u)

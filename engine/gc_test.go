@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -184,7 +185,7 @@ func TestGC(t *testing.T) {
 	if rep.Snapshots != 2 || rep.Live.Packs != len(all) || rep.Doomed.Packs != 0 || rep.Freed.Packs != 0 || !rep.Time.Equal(y.now()) {
 		t.Errorf("nothing to do: %+v", rep)
 	}
-	_, err := r.Remove(t.Context(), first.String())
+	_, err := retain.Remove(t.Context(), r.repo, first.String())
 	must(t, err)
 	rep = y.gc(r, nil)
 	if rep.Doomed.Packs != 0 || rep.Young.Packs == 0 {
@@ -282,7 +283,7 @@ func TestGCKilled(t *testing.T) {
 	want := scan(t, dir)
 	id := complete(t, r, dir, nil).ID
 	kept := base.packsOf(r, id)
-	_, err := r.Remove(t.Context(), complete(t, r, base.dirOf("a", 1), nil).ID.String())
+	_, err := retain.Remove(t.Context(), r.repo, complete(t, r, base.dirOf("a", 1), nil).ID.String())
 	must(t, err)
 	complete(t, r, base.dirOf("c", 1), &CreateOptions{TTL: time.Minute})
 	killed := errors.New("killed")
@@ -341,7 +342,7 @@ func TestGCTwice(t *testing.T) {
 	kept := y.packsOf(r, second)
 	for n := range 5 {
 		id := complete(t, r, y.dirOf(fmt.Sprint("a", n), 1), nil).ID
-		_, err := r.Remove(t.Context(), id.String())
+		_, err := retain.Remove(t.Context(), r.repo, id.String())
 		must(t, err)
 		y.pass(yardGrace + time.Second)
 		var g sync.WaitGroup
@@ -367,7 +368,7 @@ func TestGCMissingPack(t *testing.T) {
 	r := y.enter()
 	gone := complete(t, r, y.dirOf("a", 1), nil).ID
 	id := complete(t, r, y.dirOf("b", 1), nil).ID
-	_, err := r.Remove(t.Context(), gone.String())
+	_, err := retain.Remove(t.Context(), r.repo, gone.String())
 	must(t, err)
 	y.pass(yardGrace + time.Second)
 	y.gc(r, nil)
@@ -386,7 +387,7 @@ func TestGCMissingPack(t *testing.T) {
 		t.Errorf("before %v\nafter %v", before, after)
 	}
 	// A manifest that cannot be read.
-	_, err = r.Remove(t.Context(), id.String())
+	_, err = retain.Remove(t.Context(), r.repo, id.String())
 	must(t, err)
 	other := complete(t, r, y.dirOf("c", 1), nil).ID
 	must(t, y.mem.Replace(t.Context(), other.ObjectName(), []byte("nonsense")))
@@ -394,7 +395,7 @@ func TestGCMissingPack(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// With it out of the way.
-	_, err = r.Remove(t.Context(), other.String())
+	_, err = retain.Remove(t.Context(), r.repo, other.String())
 	must(t, err)
 	y.collectAll(r)
 	y.exactly(nil)
@@ -436,7 +437,7 @@ func TestGCLease(t *testing.T) {
 	kept := y.packsOf(r, id)
 	l := write.HoldLease(r.repo, id, encoded, func(err error) { t.Error(err) })
 	eventually(t, "the lease", func() bool { return len(leases(t, y.mem, id)) == 1 })
-	_, err = r.Remove(t.Context(), id.String())
+	_, err = retain.Remove(t.Context(), r.repo, id.String())
 	must(t, err)
 	y.pass(yardGrace)
 	if rep := y.gc(r, nil); rep.Leased.Packs != len(kept) || rep.Doomed.Packs != 0 {
@@ -521,7 +522,7 @@ func TestGCOnS3(t *testing.T) {
 	want := scan(t, src)
 	writeFile(t, src+"/b", random(1, 1<<20))
 	second := complete(t, r, src, nil).ID
-	_, err = r.Remove(t.Context(), second.String())
+	_, err = retain.Remove(t.Context(), r.repo, second.String())
 	must(t, err)
 	gc := func() *snapshot.GCReport {
 		t.Helper()

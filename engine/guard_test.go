@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -39,7 +40,7 @@ func (y *yard) abandon(dir string) map[string]bool {
 	t, r := y.TB, y.enter()
 	id := complete(t, r, dir, nil).ID
 	packs := y.packsOf(r, id)
-	_, err := r.Remove(t.Context(), id.String())
+	_, err := retain.Remove(t.Context(), r.repo, id.String())
 	must(t, err)
 	y.pass(yardGrace + time.Second)
 	return packs
@@ -86,7 +87,7 @@ func (y *yard) settle(r *Repository, id manifest.ID, want tree) {
 }
 
 func (y *yard) remove(r *Repository, id manifest.ID) error {
-	_, err := r.Remove(context.Background(), id.String())
+	_, err := retain.Remove(context.Background(), r.repo, id.String())
 	return err
 }
 
@@ -159,7 +160,7 @@ func TestGCRevived(t *testing.T) {
 // after the one that removes it, and not for a time that has passed.
 func TestGCLastNeed(t *testing.T) {
 	y, r, _, id, packs := revived(t, false)
-	changed(t, r, id.String(), &Changes{TTL: time.Minute})
+	changed(t, r, id.String(), &snapshot.Changes{TTL: time.Minute})
 	y.pass(2*yardGrace + time.Hour)
 	rep := y.gc(r, nil)
 	waiting := 0

@@ -12,6 +12,9 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/chunk/wire"
+	"github.com/snapctl/snapctl/engine/internal/check"
+	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/internal/transfer"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
@@ -164,17 +167,17 @@ func TestHostileManifestCounts(t *testing.T) {
 				t.Errorf("verify with a directory: %v", err)
 			}
 			to := (&place{t, t.TempDir(), t.TempDir(), p.cache}).init()
-			if _, err := r.Copy(t.Context(), to, []string{id}, nil); (err == nil) != c.fine {
+			if _, err := transfer.Run(t.Context(), r.repo, to.repo, []string{id}, nil); (err == nil) != c.fine {
 				t.Errorf("copy: %v", err)
 			}
-			if report, err := r.Verify(t.Context(), nil, nil); !c.fine && err == nil && len(report.Findings) == 0 {
+			if report, err := check.Verify(t.Context(), r.repo, nil, nil); !c.fine && err == nil && len(report.Findings) == 0 {
 				t.Error("verify finds nothing")
 			}
 			// As a parent it does no harm.
 			res, err := p.open("parent").Create(t.Context(), src, &CreateOptions{Parent: id})
 			if err == nil {
 				p.check(res.ID, scan(t, src))
-				_, err = r.Remove(t.Context(), res.ID.String())
+				_, err = retain.Remove(t.Context(), r.repo, res.ID.String())
 			}
 			if err != nil && (c.fine || !errors.Is(err, snapshot.ErrIntegrity)) {
 				t.Errorf("create with it as parent: %v", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -155,7 +156,7 @@ func TestHostileManifest(t *testing.T) {
 			// As a parent it does no harm either.
 			res := create(t, p.open("parent"), src, &CreateOptions{Parent: id})
 			p.check(res.ID, scan(t, src))
-			_, err := r.Remove(t.Context(), res.ID.String())
+			_, err := retain.Remove(t.Context(), r.repo, res.ID.String())
 			must(t, err)
 		})
 	}

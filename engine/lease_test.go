@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -126,7 +127,7 @@ func TestLease(t *testing.T) {
 	}
 	l.write(nil)
 	// The snapshot is removed: what it needs is known still.
-	if _, err := l.repo.Remove(t.Context(), l.id.String()); err != nil {
+	if _, err := retain.Remove(t.Context(), l.repo.repo, l.id.String()); err != nil {
 		t.Fatal(err)
 	}
 	lease := leases(t, l.mem, l.id)[l.one()]

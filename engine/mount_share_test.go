@@ -22,9 +22,9 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
-	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/disk"
 	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
 )

@@ -19,6 +19,7 @@ import (
 
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/fsys"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -248,7 +249,7 @@ func TestOverlayPlain(t *testing.T) {
 	p.check(complete(t, elsewhere, f.dir, nil).ID, withoutBelow(scan(t, f.dir), "cache/"+elsewhere.ID().String()))
 	must(t, os.RemoveAll(f.dir+"/cache"))
 	// Without the snapshot's manifest its packs may go at any time.
-	_, err = f.fast.Remove(t.Context(), f.base.String())
+	_, err = retain.Remove(t.Context(), f.fast.repo, f.base.String())
 	must(t, err)
 	res := complete(t, f.fast, f.dir, nil)
 	if res.Parent != nil {
@@ -316,7 +317,7 @@ func TestOverlayParents(t *testing.T) {
 			t.Errorf("%q is read again", name)
 		}
 	}
-	_, err = f.fast.Remove(t.Context(), parent.String())
+	_, err = retain.Remove(t.Context(), f.fast.repo, parent.String())
 	must(t, err)
 	if res := complete(t, f.fast, f.dir, nil); res.Parent == nil || *res.Parent != f.base {
 		t.Errorf("parent %v, when the one before is gone; want %v", res.Parent, f.base)

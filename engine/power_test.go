@@ -12,6 +12,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -88,7 +89,7 @@ func livePast(t testing.TB) *past {
 		}
 		s := h.all[ids[0]]
 		s.removal = disk.now()
-		_, err := r.Remove(ctx, ids[0].String())
+		_, err := retain.Remove(ctx, r.repo, ids[0].String())
 		must(t, err)
 		s.removed = disk.now()
 		must(t, (&write.Lease{Repo: r.repo, Name: "leases/" + ids[1].String() + "/a", Object: random(9, 200)}).Write(ctx))

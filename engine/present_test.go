@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -224,7 +226,7 @@ func TestRepairWithoutItsPacks(t *testing.T) {
 	y.harm(packs[0], harms["halved"])
 	y.at(remote.OpPut, gc.PacksPrefix, func() { y.harm(packs[1], harms["deleted"]) })
 	before := len(y.objects(manifest.Prefix))
-	if _, err := y.enter().Repair(t.Context(), &RepairOptions{Apply: true}); err == nil || !strings.Contains(err.Error(), "run it again") {
+	if _, err := check.Repair(t.Context(), y.enter().repo, &snapshot.RepairOptions{Apply: true}); err == nil || !strings.Contains(err.Error(), "run it again") {
 		t.Error(err)
 	}
 	if n := len(y.objects(manifest.Prefix)); n != before {

@@ -21,6 +21,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
@@ -401,7 +402,7 @@ func remove1(p *protocol, a *protocolActor) *protocolRun {
 	return &protocolRun{
 		what: fmt.Sprintf("remove %d snapshots", len(refs)),
 		run: func(ctx context.Context) error {
-			_, err := repo.Remove(ctx, refs...)
+			_, err := retain.Remove(ctx, repo.repo, refs...)
 			return err
 		},
 		ended: func(error) {},
@@ -633,7 +634,7 @@ func (p *protocol) finish() {
 	writeFile(p.t, last+"/f", random(1, 100))
 	res, err := p.witness.Create(p.t.Context(), last, nil)
 	must(p.t, err)
-	_, err = p.witness.Remove(p.t.Context(), res.ID.String())
+	_, err = retain.Remove(p.t.Context(), p.witness.repo, res.ID.String())
 	must(p.t, err)
 	// Packs become old enough to be doomed; are doomed; are deleted; and then their
 	// tombstones are.
@@ -695,7 +696,7 @@ func (p *protocol) repair() {
 		if _, err := gc.Run(p.t.Context(), p.witness.repo, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 			continue
 		}
-		_, err = p.witness.Remove(p.t.Context(), id.String())
+		_, err = retain.Remove(p.t.Context(), p.witness.repo, id.String())
 		must(p.t, err)
 	}
 }

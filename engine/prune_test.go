@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -21,21 +22,21 @@ import (
 
 // decided is which snapshots a policy keeps of those made at these times, as in
 // "2 daily, last; 1 daily": from the newest on, by their place in times.
-func decided(o *PruneOptions, times ...string) string {
+func decided(o *snapshot.PruneOptions, times ...string) string {
 	o.Location = time.UTC
-	var group []PruneDecision
+	var group []snapshot.PruneDecision
 	for i, text := range slices.Backward(times) {
 		at, err := time.Parse("2006-01-02 15:04", text)
 		if err != nil {
 			panic(err)
 		}
-		group = append(group, PruneDecision{Snapshot: &snapshot.Snapshot{ID: manifest.NewID(0), CreatedAt: at, Name: fmt.Sprint(i)}})
+		group = append(group, snapshot.PruneDecision{Snapshot: &snapshot.Snapshot{ID: manifest.NewID(0), CreatedAt: at, Name: fmt.Sprint(i)}})
 	}
 	var now time.Time
 	if len(group) > 0 {
 		now = group[0].Snapshot.CreatedAt
 	}
-	o.decide(group, now)
+	retain.DecideGroup(o, group, now)
 	var all []string
 	for _, d := range group {
 		if d.Keep != (len(d.Reasons) > 0) {
@@ -53,35 +54,35 @@ func TestPruneRules(t *testing.T) {
 	// 2024-12-30 is in the first week of 2025, as is 2025-01-05; 2027-01-01 is in the last of 2026.
 	weeks := []string{"2024-12-29 12:00", "2024-12-30 12:00", "2025-01-05 12:00", "2025-01-06 12:00", "2026-12-28 12:00", "2027-01-03 12:00"}
 	for _, c := range []struct {
-		o     PruneOptions
+		o     snapshot.PruneOptions
 		times []string
 		want  string
 	}{
-		{PruneOptions{KeepLast: 1}, nil, ""},
-		{PruneOptions{KeepLast: 2}, hours, "5 last; 4 last"},
-		{PruneOptions{KeepLast: 100}, hours[:2], "1 last; 0 last"},
-		{PruneOptions{KeepLast: KeepAll}, hours[:3], "2 last; 1 last; 0 last"},
-		{PruneOptions{KeepHourly: 3}, hours, "5 hourly; 4 hourly; 3 hourly"},
+		{snapshot.PruneOptions{KeepLast: 1}, nil, ""},
+		{snapshot.PruneOptions{KeepLast: 2}, hours, "5 last; 4 last"},
+		{snapshot.PruneOptions{KeepLast: 100}, hours[:2], "1 last; 0 last"},
+		{snapshot.PruneOptions{KeepLast: snapshot.KeepAll}, hours[:3], "2 last; 1 last; 0 last"},
+		{snapshot.PruneOptions{KeepHourly: 3}, hours, "5 hourly; 4 hourly; 3 hourly"},
 		// The oldest too, while the count is not used up: in the same hour as the one before.
-		{PruneOptions{KeepHourly: 9}, hours, "5 hourly; 4 hourly; 3 hourly; 2 hourly; 1 hourly; 0 oldest hourly"},
-		{PruneOptions{KeepHourly: KeepAll}, hours, "5 hourly; 4 hourly; 3 hourly; 2 hourly; 1 hourly; 0 oldest hourly"},
-		{PruneOptions{KeepHourly: 5}, hours, "5 hourly; 4 hourly; 3 hourly; 2 hourly; 1 hourly"},
-		{PruneOptions{KeepDaily: 2}, hours, "5 daily; 4 daily"},
-		{PruneOptions{KeepDaily: 3}, hours, "5 daily; 4 daily; 2 daily"},
-		{PruneOptions{KeepDaily: 4}, hours, "5 daily; 4 daily; 2 daily; 0 oldest daily"},
-		{PruneOptions{KeepWeekly: 2}, weeks, "5 weekly; 3 weekly"},
-		{PruneOptions{KeepWeekly: 3}, weeks, "5 weekly; 3 weekly; 2 weekly"},
-		{PruneOptions{KeepMonthly: 3}, weeks, "5 monthly; 4 monthly; 3 monthly"},
-		{PruneOptions{KeepMonthly: 4}, weeks, "5 monthly; 4 monthly; 3 monthly; 1 monthly"},
-		{PruneOptions{KeepYearly: 2}, weeks, "5 yearly; 4 yearly"},
-		{PruneOptions{KeepYearly: 9}, weeks, "5 yearly; 4 yearly; 3 yearly; 1 yearly; 0 oldest yearly"},
+		{snapshot.PruneOptions{KeepHourly: 9}, hours, "5 hourly; 4 hourly; 3 hourly; 2 hourly; 1 hourly; 0 oldest hourly"},
+		{snapshot.PruneOptions{KeepHourly: snapshot.KeepAll}, hours, "5 hourly; 4 hourly; 3 hourly; 2 hourly; 1 hourly; 0 oldest hourly"},
+		{snapshot.PruneOptions{KeepHourly: 5}, hours, "5 hourly; 4 hourly; 3 hourly; 2 hourly; 1 hourly"},
+		{snapshot.PruneOptions{KeepDaily: 2}, hours, "5 daily; 4 daily"},
+		{snapshot.PruneOptions{KeepDaily: 3}, hours, "5 daily; 4 daily; 2 daily"},
+		{snapshot.PruneOptions{KeepDaily: 4}, hours, "5 daily; 4 daily; 2 daily; 0 oldest daily"},
+		{snapshot.PruneOptions{KeepWeekly: 2}, weeks, "5 weekly; 3 weekly"},
+		{snapshot.PruneOptions{KeepWeekly: 3}, weeks, "5 weekly; 3 weekly; 2 weekly"},
+		{snapshot.PruneOptions{KeepMonthly: 3}, weeks, "5 monthly; 4 monthly; 3 monthly"},
+		{snapshot.PruneOptions{KeepMonthly: 4}, weeks, "5 monthly; 4 monthly; 3 monthly; 1 monthly"},
+		{snapshot.PruneOptions{KeepYearly: 2}, weeks, "5 yearly; 4 yearly"},
+		{snapshot.PruneOptions{KeepYearly: 9}, weeks, "5 yearly; 4 yearly; 3 yearly; 1 yearly; 0 oldest yearly"},
 		// Each rule by itself: what one keeps uses up the others' counts too.
-		{PruneOptions{KeepLast: 1, KeepDaily: 2}, hours, "5 last, daily; 4 daily"},
-		{PruneOptions{KeepLast: 3, KeepYearly: 1}, hours, "5 last, yearly; 4 last; 3 last"},
+		{snapshot.PruneOptions{KeepLast: 1, KeepDaily: 2}, hours, "5 last, daily; 4 daily"},
+		{snapshot.PruneOptions{KeepLast: 3, KeepYearly: 1}, hours, "5 last, yearly; 4 last; 3 last"},
 		// Within: it is now when the newest was made; the very edge is out.
-		{PruneOptions{KeepWithin: time.Minute}, hours, "5 within"},
-		{PruneOptions{KeepWithin: 61 * time.Second}, hours, "5 within; 4 within"},
-		{PruneOptions{KeepWithin: 15 * time.Hour, KeepLast: 1}, hours, "5 within, last; 4 within; 3 within"},
+		{snapshot.PruneOptions{KeepWithin: time.Minute}, hours, "5 within"},
+		{snapshot.PruneOptions{KeepWithin: 61 * time.Second}, hours, "5 within; 4 within"},
+		{snapshot.PruneOptions{KeepWithin: 15 * time.Hour, KeepLast: 1}, hours, "5 within, last; 4 within; 3 within"},
 	} {
 		if got := decided(&c.o, c.times...); got != c.want {
 			t.Errorf("%+v of %v:\n %s, want\n %s", c.o, c.times, got, c.want)
@@ -93,13 +94,13 @@ func TestPruneRules(t *testing.T) {
 func TestPruneLocation(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	must(t, err)
-	at := func(s string) PruneDecision {
+	at := func(s string) snapshot.PruneDecision {
 		utc, err := time.Parse("2006-01-02 15:04", s)
 		must(t, err)
-		return PruneDecision{Snapshot: &snapshot.Snapshot{CreatedAt: utc}}
+		return snapshot.PruneDecision{Snapshot: &snapshot.Snapshot{CreatedAt: utc}}
 	}
-	kept := func(o *PruneOptions, group ...PruneDecision) (n int) {
-		o.decide(group, group[0].Snapshot.CreatedAt)
+	kept := func(o *snapshot.PruneOptions, group ...snapshot.PruneDecision) (n int) {
+		retain.DecideGroup(o, group, group[0].Snapshot.CreatedAt)
 		for _, d := range group {
 			if d.Keep {
 				n++
@@ -108,17 +109,17 @@ func TestPruneLocation(t *testing.T) {
 		return n
 	}
 	// 23:30 and 00:30 in Berlin, one day in UTC; the third keeps the rule of the oldest out.
-	days := func() []PruneDecision {
-		return []PruneDecision{at("2026-06-01 22:30"), at("2026-06-01 21:30"), at("2026-06-01 21:00")}
+	days := func() []snapshot.PruneDecision {
+		return []snapshot.PruneDecision{at("2026-06-01 22:30"), at("2026-06-01 21:30"), at("2026-06-01 21:00")}
 	}
-	if n := kept(&PruneOptions{KeepDaily: 2, Location: berlin}, days()...); n != 2 {
+	if n := kept(&snapshot.PruneOptions{KeepDaily: 2, Location: berlin}, days()...); n != 2 {
 		t.Errorf("%d days in Berlin", n)
 	}
-	if n := kept(&PruneOptions{KeepDaily: 1, Location: time.UTC}, days()...); n != 1 {
+	if n := kept(&snapshot.PruneOptions{KeepDaily: 1, Location: time.UTC}, days()...); n != 1 {
 		t.Errorf("%d days in UTC", n)
 	}
 	// 02:15 summer time and 02:15 winter time.
-	if n := kept(&PruneOptions{KeepHourly: 2, Location: berlin}, at("2026-10-25 01:15"), at("2026-10-25 00:15"), at("2026-10-24 00:15")); n != 2 {
+	if n := kept(&snapshot.PruneOptions{KeepHourly: 2, Location: berlin}, at("2026-10-25 01:15"), at("2026-10-25 00:15"), at("2026-10-24 00:15")); n != 2 {
 		t.Errorf("%d hours", n)
 	}
 }
@@ -140,7 +141,7 @@ func TestPrune(t *testing.T) {
 		make(fmt.Sprint("other", i), other, nil)
 	}
 	make("short", src, &CreateOptions{Name: "app", TTL: time.Second})
-	ids := func(groups []PruneGroup, kept bool) (all []string) {
+	ids := func(groups []snapshot.PruneGroup, kept bool) (all []string) {
 		for what, id := range made {
 			for _, g := range groups {
 				for _, d := range g.Snapshots {
@@ -153,29 +154,29 @@ func TestPrune(t *testing.T) {
 		slices.Sort(all)
 		return all
 	}
-	dry := func(o PruneOptions, want ...string) {
+	dry := func(o snapshot.PruneOptions, want ...string) {
 		t.Helper()
 		o.DryRun = true
-		groups, err := r.Prune(t.Context(), &o)
+		groups, err := retain.Prune(t.Context(), r.repo, &o)
 		if got := ids(groups, true); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%+v keeps %q, %v; want %q", o, got, err, want)
 		}
 	}
-	changed(t, r, made["app0"].String(), &Changes{Pin: true})
-	dry(PruneOptions{KeepLast: 1}, "app0", "app2", "other1", "src1")
-	dry(PruneOptions{KeepLast: 1, Names: []string{"app"}}, "app0", "app2")
-	dry(PruneOptions{KeepLast: 1, GroupBy: []GroupBy{GroupDir}}, "app0", "other1", "src1")
-	dry(PruneOptions{KeepLast: 1, GroupBy: []GroupBy{GroupAll}}, "app0", "other1")
-	dry(PruneOptions{KeepLast: 1, GroupBy: []GroupBy{GroupHost}}, "app0", "other1")
-	dry(PruneOptions{KeepLast: 1, GroupBy: []GroupBy{GroupName, GroupDir, GroupHost}}, "app0", "app2", "other1", "src1")
-	dry(PruneOptions{KeepTags: []Tag{{"n", "1"}, {"n", "2"}}}, "app0", "app1", "app2")
-	dry(PruneOptions{KeepTags: []Tag{{"n", ""}}}, "app0")
+	changed(t, r, made["app0"].String(), &snapshot.Changes{Pin: true})
+	dry(snapshot.PruneOptions{KeepLast: 1}, "app0", "app2", "other1", "src1")
+	dry(snapshot.PruneOptions{KeepLast: 1, Names: []string{"app"}}, "app0", "app2")
+	dry(snapshot.PruneOptions{KeepLast: 1, GroupBy: []snapshot.GroupBy{snapshot.GroupDir}}, "app0", "other1", "src1")
+	dry(snapshot.PruneOptions{KeepLast: 1, GroupBy: []snapshot.GroupBy{snapshot.GroupAll}}, "app0", "other1")
+	dry(snapshot.PruneOptions{KeepLast: 1, GroupBy: []snapshot.GroupBy{snapshot.GroupHost}}, "app0", "other1")
+	dry(snapshot.PruneOptions{KeepLast: 1, GroupBy: []snapshot.GroupBy{snapshot.GroupName, snapshot.GroupDir, snapshot.GroupHost}}, "app0", "app2", "other1", "src1")
+	dry(snapshot.PruneOptions{KeepTags: []snapshot.Tag{{Key: "n", Value: "1"}, {Key: "n", Value: "2"}}}, "app0", "app1", "app2")
+	dry(snapshot.PruneOptions{KeepTags: []snapshot.Tag{{Key: "n", Value: ""}}}, "app0")
 
 	before := len(objects(t, r.repo.Store, manifest.Prefix))
 	if before != 8 {
 		t.Fatalf("a dry run left %d snapshots", before)
 	}
-	groups, err := r.Prune(t.Context(), &PruneOptions{KeepLast: 1})
+	groups, err := retain.Prune(t.Context(), r.repo, &snapshot.PruneOptions{KeepLast: 1})
 	must(t, err)
 	if len(groups) != 3 || groups[2].Name != "app" || groups[0].Dir != other || groups[1].Dir != src {
 		t.Errorf("%+v", groups)
@@ -194,7 +195,7 @@ func TestPrune(t *testing.T) {
 	// Of what cannot be read nobody knows what it is.
 	must(t, damages["zeroed"](p.repo+"/"+made["src1"].ObjectName()))
 	fresh := p.openAt("fresh", now)
-	if groups, err := fresh.Prune(t.Context(), &PruneOptions{KeepTags: []Tag{{"none", ""}}}); !errors.Is(err, snapshot.ErrIntegrity) {
+	if groups, err := retain.Prune(t.Context(), fresh.repo, &snapshot.PruneOptions{KeepTags: []snapshot.Tag{{Key: "none", Value: ""}}}); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("%v, %v", groups, err)
 	}
 	if n := len(objects(t, r.repo.Store, manifest.Prefix)); n != 5 {
@@ -224,7 +225,7 @@ func TestPruneKeepsWhole(t *testing.T) {
 			t.Errorf("%s: the list is %v, %v", name, all, err)
 		}
 		for _, dry := range []bool{true, false} {
-			if groups, err := r.Prune(t.Context(), &PruneOptions{KeepLast: 1, DryRun: dry}); !errors.Is(err, snapshot.ErrIntegrity) {
+			if groups, err := retain.Prune(t.Context(), r.repo, &snapshot.PruneOptions{KeepLast: 1, DryRun: dry}); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s: %v, %v", name, groups, err)
 			}
 		}
@@ -233,7 +234,7 @@ func TestPruneKeepsWhole(t *testing.T) {
 		}
 		must(t, change(path, func([]byte) []byte { return whole }))
 	}
-	_, err = r.Prune(t.Context(), &PruneOptions{KeepLast: 1})
+	_, err = retain.Prune(t.Context(), r.repo, &snapshot.PruneOptions{KeepLast: 1})
 	must(t, err)
 	if n := len(objects(t, r.repo.Store, manifest.Prefix)); n != 1 {
 		t.Errorf("%d are left", n)
@@ -242,17 +243,17 @@ func TestPruneKeepsWhole(t *testing.T) {
 
 func TestPruneInvalid(t *testing.T) {
 	_, r, _ := clocked(t)
-	for what, o := range map[string]*PruneOptions{
+	for what, o := range map[string]*snapshot.PruneOptions{
 		"nothing":     nil,
 		"no rule":     {Names: []string{"app"}, DryRun: true},
 		"minus two":   {KeepLast: 1, KeepDaily: -2},
 		"within":      {KeepLast: 1, KeepWithin: -time.Hour},
 		"no name":     {KeepLast: 1, Names: []string{""}},
-		"a tag":       {KeepTags: []Tag{{"", "v"}}},
-		"a group":     {KeepLast: 1, GroupBy: []GroupBy{"color"}},
-		"two of them": {KeepLast: 1, GroupBy: []GroupBy{GroupAll, GroupDir}},
+		"a tag":       {KeepTags: []snapshot.Tag{{Key: "", Value: "v"}}},
+		"a group":     {KeepLast: 1, GroupBy: []snapshot.GroupBy{"color"}},
+		"two of them": {KeepLast: 1, GroupBy: []snapshot.GroupBy{snapshot.GroupAll, snapshot.GroupDir}},
 	} {
-		if groups, err := r.Prune(t.Context(), o); !errors.Is(err, snapshot.ErrInvalid) {
+		if groups, err := retain.Prune(t.Context(), r.repo, o); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%s: %v, %v", what, groups, err)
 		}
 	}
@@ -270,7 +271,7 @@ func TestPruneTwice(t *testing.T) {
 		complete(t, r, src, &CreateOptions{Name: "app"})
 	}
 	prune := func(r *Repository) {
-		groups, err := r.Prune(context.Background(), &PruneOptions{KeepLast: 1})
+		groups, err := retain.Prune(context.Background(), r.repo, &snapshot.PruneOptions{KeepLast: 1})
 		if err != nil || len(groups) != 1 || len(groups[0].Snapshots) != 3 {
 			t.Errorf("%+v, %v", groups, err)
 		}

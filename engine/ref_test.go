@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -109,7 +110,7 @@ func TestGet(t *testing.T) {
 		{ref: "line\nfeed", err: snapshot.ErrNotFound, text: []string{`line\nfeed`}},
 		{ref: "app~99999999999999999999", err: snapshot.ErrNotFound},
 	}
-	check := func(r *Repository) {
+	holds := func(r *Repository) {
 		t.Helper()
 		for _, c := range cases {
 			s, err := r.Get(t.Context(), c.ref)
@@ -130,8 +131,8 @@ func TestGet(t *testing.T) {
 			}
 		}
 	}
-	check(r)
-	check(r) // from the cache
+	holds(r)
+	holds(r) // from the cache
 
 	*now = now.Add(time.Hour)
 	for ref, want := range map[string]*CreateResult{"app": a2, "app~2": a0, "latest": last, id: a0} {
@@ -200,7 +201,7 @@ func TestNames(t *testing.T) {
 	if s, err := r.Get(t.Context(), " old "); err != nil || s.ID != m.ID {
 		t.Errorf("an old name: %+v, %v", s, err)
 	}
-	if _, err := r.Change(t.Context(), &Changes{Name: new("new")}, " old "); err != nil {
+	if _, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{Name: new("new")}, " old "); err != nil {
 		t.Errorf("renaming it: %v", err)
 	}
 	if _, err := r.Create(t.Context(), src, &CreateOptions{TTL: -1}); !errors.Is(err, snapshot.ErrInvalid) {
@@ -233,7 +234,7 @@ func TestListFilters(t *testing.T) {
 			t.Error("ids do not ascend")
 		}
 	}
-	check := func(want []int, o *snapshot.ListOptions) {
+	holds := func(want []int, o *snapshot.ListOptions) {
 		t.Helper()
 		for _, r := range []*Repository{r, p.openAt("other", now)} {
 			all, err := r.List(t.Context(), o)
@@ -247,19 +248,19 @@ func TestListFilters(t *testing.T) {
 			}
 		}
 	}
-	check([]int{3, 2, 1, 0}, nil)
-	check([]int{1, 0}, &snapshot.ListOptions{Name: "a"})
-	check([]int{1}, &snapshot.ListOptions{Name: "a", Limit: 1})
-	check([]int{2, 0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1"}})
-	check([]int{0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
-	check(nil, &snapshot.ListOptions{Tags: map[string]string{"l": "1"}})
-	check(nil, &snapshot.ListOptions{Name: "c"})
-	check([]int{3, 2}, &snapshot.ListOptions{Limit: 2})
-	check([]int{3, 2, 1, 0}, &snapshot.ListOptions{Limit: 9})
+	holds([]int{3, 2, 1, 0}, nil)
+	holds([]int{1, 0}, &snapshot.ListOptions{Name: "a"})
+	holds([]int{1}, &snapshot.ListOptions{Name: "a", Limit: 1})
+	holds([]int{2, 0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1"}})
+	holds([]int{0}, &snapshot.ListOptions{Tags: map[string]string{"k": "1", "l": ""}})
+	holds(nil, &snapshot.ListOptions{Tags: map[string]string{"l": "1"}})
+	holds(nil, &snapshot.ListOptions{Name: "c"})
+	holds([]int{3, 2}, &snapshot.ListOptions{Limit: 2})
+	holds([]int{3, 2, 1, 0}, &snapshot.ListOptions{Limit: 9})
 	*now = now.Add(2 * time.Hour)
-	check([]int{2, 1, 0}, nil)
-	check([]int{2}, &snapshot.ListOptions{Limit: 1})
-	check([]int{3, 2, 1, 0}, &snapshot.ListOptions{Expired: true})
+	holds([]int{2, 1, 0}, nil)
+	holds([]int{2}, &snapshot.ListOptions{Limit: 1})
+	holds([]int{3, 2, 1, 0}, &snapshot.ListOptions{Expired: true})
 }
 
 // openAt opens the place's repository with a cache and a clock.
@@ -309,19 +310,19 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, refs := range [][]string{{"a", "nothing"}, {"a", ""}, {"a", c.ID.String()[:4]}} {
-		if gone, err := r.Remove(ctx, refs...); err == nil || len(gone) > 0 {
+		if gone, err := retain.Remove(ctx, r.repo, refs...); err == nil || len(gone) > 0 {
 			t.Errorf("%q: %v, %v", refs, gone, err)
 		}
 	}
 	if all, err := r.List(ctx, nil); len(all) != 3 || err != nil {
 		t.Fatalf("after removals that failed: %v, %v", all, err)
 	}
-	if gone, err := r.Remove(ctx); len(gone) > 0 || err != nil {
+	if gone, err := retain.Remove(ctx, r.repo); len(gone) > 0 || err != nil {
 		t.Errorf("removing nothing: %v, %v", gone, err)
 	}
 	*now = now.Add(2 * time.Hour)
 	// The expired too, and one that is named twice once.
-	gone, err := r.Remove(ctx, "a", "b", a.ID.String(), a.Handle())
+	gone, err := retain.Remove(ctx, r.repo, "a", "b", a.ID.String(), a.Handle())
 	if err != nil || len(gone) != 2 || gone[0].ID != a.ID || gone[1].ID != b.ID {
 		t.Errorf("removed %v, %v", gone, err)
 	}
@@ -335,7 +336,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("list: %v, %v", all, err)
 		}
 	}
-	if _, err := r.Remove(ctx, "a"); !errors.Is(err, snapshot.ErrNotFound) {
+	if _, err := retain.Remove(ctx, r.repo, "a"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
 	// The parent has gone, and its files are found by the index.
@@ -344,7 +345,7 @@ func TestRemove(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := r.Remove(cancelled, "latest"); !errors.Is(err, context.Canceled) {
+	if _, err := retain.Remove(cancelled, r.repo, "latest"); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/local"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/fusefs"
-	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/disk"
 	"golang.org/x/sys/unix"
 )
 

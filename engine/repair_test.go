@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -35,17 +37,17 @@ func everyObject(t testing.TB, r *Repository) map[string]string {
 }
 
 // repair runs Repair, first dry, which must change nothing and say the same.
-func repair(t testing.TB, r *Repository, opts RepairOptions) *RepairReport {
+func repair(t testing.TB, r *Repository, opts snapshot.RepairOptions) *snapshot.RepairReport {
 	t.Helper()
 	before := everyObject(t, r)
 	opts.Apply = false
-	dry, err := r.Repair(t.Context(), &opts)
+	dry, err := check.Repair(t.Context(), r.repo, &opts)
 	must(t, err)
 	if !maps.Equal(before, everyObject(t, r)) {
 		t.Fatal("a dry run has changed something")
 	}
 	opts.Apply = true
-	rep, err := r.Repair(t.Context(), &opts)
+	rep, err := check.Repair(t.Context(), r.repo, &opts)
 	must(t, err)
 	for i := range rep.Snapshots {
 		a, b := &rep.Snapshots[i], &dry.Snapshots[i]
@@ -59,7 +61,7 @@ func repair(t testing.TB, r *Repository, opts RepairOptions) *RepairReport {
 	after := everyObject(t, r)
 	for name := range before {
 		// With a snapshot go its notes, and the manifest that is kept longer.
-		removed := func(s RepairedSnapshot) bool { return s.Removed && strings.Contains(name, s.ID.String()) }
+		removed := func(s snapshot.RepairedSnapshot) bool { return s.Removed && strings.Contains(name, s.ID.String()) }
 		if _, ok := after[name]; !ok && !slices.Contains(rep.BadSegments, name) && !slices.ContainsFunc(rep.Snapshots, removed) {
 			t.Errorf("%s is gone", name)
 		}
@@ -96,15 +98,15 @@ func TestRepairIndex(t *testing.T) {
 				if name != "deleted" && bad.Damaged() != len(segments) || name == "deleted" && (bad.Damaged() != 0 || len(bad.Findings) != 1) {
 					t.Errorf("%+v", bad.Findings)
 				}
-				rep := repair(t, open(), RepairOptions{})
+				rep := repair(t, open(), snapshot.RepairOptions{})
 				if rep.Indexed != bad.Packs || len(rep.Snapshots) > 0 || name != "deleted" && len(rep.BadSegments) != len(segments) {
 					t.Errorf("%+v", rep)
 				}
-				clean(t, open(), &VerifyOptions{ReadData: 1})
+				clean(t, open(), &snapshot.VerifyOptions{ReadData: 1})
 				if res := complete(t, open(), src, nil); res.NewBytes != 0 {
 					t.Errorf("%d bytes are stored again", res.NewBytes)
 				}
-				if rep := repair(t, open(), RepairOptions{}); !rep.Nothing() {
+				if rep := repair(t, open(), snapshot.RepairOptions{}); !rep.Nothing() {
 					t.Errorf("again: %+v", rep)
 				}
 			})
@@ -114,7 +116,7 @@ func TestRepairIndex(t *testing.T) {
 
 // survivors compares a repaired snapshot with the tree that it was made of: what is
 // not said to be lost is there, byte for byte, and nothing else.
-func survivors(t testing.TB, p *place, r *Repository, s *RepairedSnapshot, want tree) {
+func survivors(t testing.TB, p *place, r *Repository, s *snapshot.RepairedSnapshot, want tree) {
 	t.Helper()
 	want = maps.Clone(want)
 	for _, path := range s.Lost {
@@ -165,7 +167,7 @@ func TestRepairData(t *testing.T) {
 		must(t, os.Link(src+"/large", src+"/linked"))
 		first := complete(t, r, src, &CreateOptions{Name: "app", Tags: map[string]string{"k": "v"}, TTL: time.Hour})
 		until := time.Now().Add(400 * 24 * time.Hour)
-		_, err := r.Change(t.Context(), &Changes{SetTags: map[string]string{"since": "then"}, Until: until}, first.ID.String())
+		_, err := retain.Change(t.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{"since": "then"}, Until: until}, first.ID.String())
 		must(t, err)
 		want := scan(t, src)
 		writeFile(t, src+"/other", random(5, 100))
@@ -173,11 +175,11 @@ func TestRepairData(t *testing.T) {
 		damagedPack := packsOf(t, r, first.ID, chunk.DataPack)[0]
 		alter(t, r, repo.PackName(damagedPack), flipAt(100_000))
 		r = open()
-		found := verify(t, r, &VerifyOptions{ReadData: 1, MaxFiles: -1})
+		found := verify(t, r, &snapshot.VerifyOptions{ReadData: 1, MaxFiles: -1})
 		if found.Damaged() != 1 {
 			t.Fatalf("%+v", found.Findings)
 		}
-		rep := repair(t, r, RepairOptions{ReadData: true})
+		rep := repair(t, r, snapshot.RepairOptions{ReadData: true})
 		if len(rep.Snapshots) != 2 || rep.SavedChunks == 0 || rep.BytesWritten == 0 || len(rep.BadSegments) != 1 {
 			t.Fatalf("%+v", rep)
 		}
@@ -207,18 +209,18 @@ func TestRepairData(t *testing.T) {
 		}
 
 		// Again it finds what it has done, and removes on request what is of no use.
-		rep = repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
+		rep = repair(t, r, snapshot.RepairOptions{ReadData: true, RemoveDamaged: true})
 		if len(rep.Snapshots) != 2 || rep.Snapshots[0].New != s.New || !rep.Snapshots[0].Before || !rep.Snapshots[1].Removed || rep.BytesWritten != 0 {
 			t.Errorf("%+v", rep)
 		}
-		after := verify(t, r, &VerifyOptions{ReadData: 1})
+		after := verify(t, r, &snapshot.VerifyOptions{ReadData: 1})
 		// The pack is still there, and nothing needs it.
 		if after.Snapshots != 2 || after.Damaged() != 1 || len(after.Findings[0].Affected) != 0 {
 			t.Errorf("%+v", after)
 		}
 		writeFile(t, src+"/large", random(9999, 3<<20)) // what it lost comes again
 		res := complete(t, open(), src, nil)
-		clean(t, r, &VerifyOptions{ReadData: 1}, res.ID.String())
+		clean(t, r, &snapshot.VerifyOptions{ReadData: 1}, res.ID.String())
 	})
 }
 
@@ -244,7 +246,7 @@ func TestRepairElsewhere(t *testing.T) {
 		alter(t, r, repo.PackName(pack), func(b []byte) []byte { clear(b); return b[:len(b)-1] })
 	}
 	r = p.open("fresh")
-	rep := repair(t, r, RepairOptions{})
+	rep := repair(t, r, snapshot.RepairOptions{})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].LostEntries() != 0 || rep.Snapshots[0].ID != first.ID {
 		t.Fatalf("%+v", rep)
 	}
@@ -288,7 +290,7 @@ func TestRepairTree(t *testing.T) {
 			return b
 		})
 		r := p.open("fresh")
-		rep := repair(t, r, RepairOptions{})
+		rep := repair(t, r, snapshot.RepairOptions{})
 		if len(rep.Snapshots) != 1 || rep.Snapshots[0].LostEntries() < int64(part.Entries) || rep.Snapshots[0].Nothing {
 			t.Fatalf("page %d: %+v", i, rep)
 		}
@@ -321,7 +323,7 @@ func TestRepairManifest(t *testing.T) {
 	_, encoded, err := r.repo.EncodedManifest(t.Context(), id)
 	must(t, err)
 	alter(t, r, id.ObjectName(), flipAt(100))
-	rep := repair(t, w.open(), RepairOptions{})
+	rep := repair(t, w.open(), snapshot.RepairOptions{})
 	if len(rep.Snapshots) != 1 || !rep.Snapshots[0].Nothing || !errors.Is(rep.Snapshots[0].Why, snapshot.ErrIntegrity) || rep.Snapshots[0].Removed {
 		t.Errorf("%+v", rep)
 	}
@@ -329,15 +331,15 @@ func TestRepairManifest(t *testing.T) {
 	object, err := lease.Encode()
 	must(t, err)
 	must(t, r.repo.Store.Put(t.Context(), write.LeasePrefix+id.String()+"/01a20950-ee91-776f-9786-6056b138ef00", object))
-	rep = repair(t, w.open(), RepairOptions{RemoveDamaged: true})
+	rep = repair(t, w.open(), snapshot.RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed || rep.Snapshots[0].LostEntries() != 0 {
 		t.Fatalf("%+v", rep)
 	}
 	survivors(t, w.place, w.open(), &rep.Snapshots[0], scan(t, w.path("src")))
-	clean(t, w.open(), &VerifyOptions{ReadData: 1})
+	clean(t, w.open(), &snapshot.VerifyOptions{ReadData: 1})
 	// One that nobody has goes only if it is to.
 	alter(t, r, rep.Snapshots[0].New.ObjectName(), flipAt(100))
-	rep = repair(t, w.open(), RepairOptions{RemoveDamaged: true})
+	rep = repair(t, w.open(), snapshot.RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || !rep.Snapshots[0].Removed || !rep.Snapshots[0].Nothing {
 		t.Errorf("%+v", rep)
 	}
@@ -350,13 +352,13 @@ func TestRepairNotes(t *testing.T) {
 	r := p.init()
 	src := manyFiles(p, "src")
 	pinned := complete(t, r, src, &CreateOptions{Name: "old", TTL: time.Hour}).ID
-	changed(t, r, pinned.String(), &Changes{Name: renamed("new").Name, Pin: true})
+	changed(t, r, pinned.String(), &snapshot.Changes{Name: renamed("new").Name, Pin: true})
 	unknown := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
-	changed(t, r, unknown.String(), &Changes{Until: time.Now().Add(100 * time.Hour)})
+	changed(t, r, unknown.String(), &snapshot.Changes{Until: time.Now().Add(100 * time.Hour)})
 	alter(t, r, objects(t, r.repo.Store, unknown.NotesOf())[0], flipAt(60))
 	alter(t, r, repo.PackName(packsOf(t, r, pinned, chunk.DataPack)[0]), flipAt(100_000))
 	r = p.open("fresh")
-	rep := repair(t, r, RepairOptions{ReadData: true, RemoveDamaged: true})
+	rep := repair(t, r, snapshot.RepairOptions{ReadData: true, RemoveDamaged: true})
 	if len(rep.Snapshots) != 2 || rep.Snapshots[0].ID != pinned || rep.Snapshots[0].Name != "new" {
 		t.Fatalf("%+v", rep.Snapshots)
 	}
@@ -379,7 +381,7 @@ func TestRepairKept(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "text"})
 	id := complete(t, r, src, &CreateOptions{TTL: time.Hour}).ID
-	changed(t, r, id.String(), &Changes{Pin: true})
+	changed(t, r, id.String(), &snapshot.Changes{Pin: true})
 	clean(t, r, nil)
 	good, err := r.repo.Store.Get(t.Context(), id.KeptName())
 	must(t, err)
@@ -393,7 +395,7 @@ func TestRepairKept(t *testing.T) {
 	}
 	alter(t, r, id.KeptName(), func([]byte) []byte { return good })
 	must(t, r.repo.Store.Put(t.Context(), id.ObjectName(), good[1:]))
-	rep := repair(t, p.open("c"), RepairOptions{RemoveDamaged: true})
+	rep := repair(t, p.open("c"), snapshot.RepairOptions{RemoveDamaged: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].Nothing || !rep.Snapshots[0].Removed {
 		t.Fatalf("%+v", rep.Snapshots)
 	}
@@ -427,7 +429,7 @@ func TestRepairGuarded(t *testing.T) {
 			alter(t, r, repo.PackName(pack), func(b []byte) []byte { clear(b); return b })
 		}
 	}
-	rep := repair(t, w.open(), RepairOptions{})
+	rep := repair(t, w.open(), snapshot.RepairOptions{})
 	if len(rep.Snapshots) != 1 || !slices.Equal(rep.Snapshots[0].Lost, []string{"more"}) {
 		t.Fatalf("%+v", rep)
 	}
@@ -468,11 +470,11 @@ func TestRepairHostile(t *testing.T) {
 	f.Extents[0].Length--
 	f.Size--
 	id := forge(t, r, f, g)
-	rep := repair(t, r, RepairOptions{ReadData: true})
+	rep := repair(t, r, snapshot.RepairOptions{ReadData: true})
 	if len(rep.Doomed) > 0 || len(rep.Snapshots) != 1 || rep.Snapshots[0].ID != id || !slices.Equal(rep.Snapshots[0].Lost, []string{"f"}) || rep.Snapshots[0].Files != 1 {
 		t.Errorf("%+v", rep)
 	}
-	clean(t, r, &VerifyOptions{ReadData: 1}, good.ID.String(), rep.Snapshots[0].New.String())
+	clean(t, r, &snapshot.VerifyOptions{ReadData: 1}, good.ID.String(), rep.Snapshots[0].New.String())
 	if res := complete(t, p.open("other"), src, nil); res.NewBytes != 0 {
 		t.Errorf("%d bytes are stored again", res.NewBytes)
 	}
@@ -483,14 +485,14 @@ func TestRepairHostile(t *testing.T) {
 func TestVerifyRepacked(t *testing.T) {
 	y, r, dir, id, pack := thinned(t)
 	y.gc(r, nil)
-	clean(t, r, &VerifyOptions{ReadData: 1})
+	clean(t, r, &snapshot.VerifyOptions{ReadData: 1})
 	y.pass(yardGrace + time.Second)
 	y.gc(r, nil)
 	if y.has(pack) {
 		t.Fatal("that is no test")
 	}
-	clean(t, y.enter(), &VerifyOptions{ReadData: 1})
-	if rep := repair(t, y.enter(), RepairOptions{ReadData: true}); !rep.Nothing() {
+	clean(t, y.enter(), &snapshot.VerifyOptions{ReadData: 1})
+	if rep := repair(t, y.enter(), snapshot.RepairOptions{ReadData: true}); !rep.Nothing() {
 		t.Errorf("%+v", rep)
 	}
 	// And where that is damaged, it is damage.
@@ -498,7 +500,7 @@ func TestVerifyRepacked(t *testing.T) {
 		alter(t, r, name, func(b []byte) []byte { clear(b); return b })
 	}
 	r = y.enter()
-	rep := repair(t, r, RepairOptions{ReadData: true})
+	rep := repair(t, r, snapshot.RepairOptions{ReadData: true})
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0].ID != id || !slices.Contains(rep.Snapshots[0].Lost, "0") || len(rep.Doomed) == 0 {
 		t.Errorf("%s: %+v", dir, rep)
 	}
@@ -539,31 +541,31 @@ func TestRepairStopped(t *testing.T) {
 		})
 		cut, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: store, patience: calm()})
 		must(t, err)
-		_, err = cut.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
+		_, err = check.Repair(t.Context(), cut.repo, &snapshot.RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
 		cut.Close()
 		if err != nil && !errors.Is(err, stopped) {
 			t.Fatal(err)
 		}
 		fresh, err := Open(t.Context(), "", &Options{CacheDir: t.TempDir(), Store: mem})
 		must(t, err)
-		check := func() {
+		holds := func() {
 			out := t.TempDir() + "/out"
 			restore(t, fresh, second.ID.String(), out, nil)
 			compare(t, secondTree, scan(t, out))
 		}
-		check()
+		holds()
 		if err != nil || writes.Load() >= stop {
-			_, err := fresh.Repair(t.Context(), &RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
+			_, err := check.Repair(t.Context(), fresh.repo, &snapshot.RepairOptions{Apply: true, ReadData: true, RemoveDamaged: true})
 			must(t, err)
-			check()
+			holds()
 		}
 		all, err := fresh.List(t.Context(), nil)
 		must(t, err)
 		if len(all) != 2 || all[0].ID != second.ID || all[1].Parent == nil || *all[1].Parent != first.ID {
 			t.Fatalf("stopped at write %d: %+v", stop, all)
 		}
-		survivors(t, p, fresh, &RepairedSnapshot{New: all[1].ID, Lost: []string{"a"}}, firstTree)
-		rep := verify(t, fresh, &VerifyOptions{ReadData: 1})
+		survivors(t, p, fresh, &snapshot.RepairedSnapshot{New: all[1].ID, Lost: []string{"a"}}, firstTree)
+		rep := verify(t, fresh, &snapshot.VerifyOptions{ReadData: 1})
 		if rep.Damaged() != 1 || len(rep.Findings[0].Affected) > 0 {
 			t.Errorf("stopped at write %d: %+v", stop, rep.Findings)
 		}
@@ -598,7 +600,7 @@ func TestRepairThenGC(t *testing.T) {
 	if _, err := gc.Run(t.Context(), r.repo, nil); !errors.Is(err, snapshot.ErrIntegrity) {
 		t.Fatalf("gc with a pack missing: %v", err)
 	}
-	rep := repair(t, y.enter(), RepairOptions{ReadData: true, RemoveDamaged: true})
+	rep := repair(t, y.enter(), snapshot.RepairOptions{ReadData: true, RemoveDamaged: true})
 	if len(rep.Snapshots) != 2 || len(rep.Doomed) == 0 {
 		t.Fatalf("%+v", rep)
 	}
@@ -612,5 +614,5 @@ func TestRepairThenGC(t *testing.T) {
 			t.Errorf("%s is still there", name)
 		}
 	}
-	clean(t, y.enter(), &VerifyOptions{ReadData: 1})
+	clean(t, y.enter(), &snapshot.VerifyOptions{ReadData: 1})
 }

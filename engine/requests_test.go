@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/retain"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
@@ -34,7 +36,7 @@ func TestRequests(t *testing.T) {
 	type counts map[remote.Op]int64
 	var id string
 	// together says which of the operations must be under way at the same time.
-	check := func(what, cache string, want counts, waits int64, f func(r *Repository), together ...string) {
+	holds := func(what, cache string, want counts, waits int64, f func(r *Repository), together ...string) {
 		t.Helper()
 		at.expect(together...)
 		r := open(cache, strings.HasSuffix(what, "ahead")) // each operation is a process of its own
@@ -59,17 +61,17 @@ func TestRequests(t *testing.T) {
 	// The config, in all of them. Then data, tree, segment, manifest; the segments and
 	// the tombstones are listed meanwhile.
 	const lists, publish = "list index/, list gc/", "put index/, put manifests/"
-	check("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 2, remote.OpPut: 4}, 4, create, lists, "put packs/, put packs/", publish)
+	holds("first create", "cache", counts{remote.OpGet: 1, remote.OpList: 2, remote.OpPut: 4}, 4, create, lists, "put packs/, put packs/", publish)
 	// The parent's manifest, and its packs.
 	const stat2, read2 = ", stat packs/, stat packs/", ", read packs/, read packs/"
-	check("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 2}, 3, create,
+	holds("create, nothing changed", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 2}, 3, create,
 		"get manifests/, "+lists+stat2)
 	writeFile(t, src+"/7/new", []byte("new"))
-	check("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4, remote.OpStat: 2}, 4, create,
+	holds("create, one file more", "cache", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 4, remote.OpStat: 2}, 4, create,
 		"get manifests/, "+lists+stat2, "put packs/, put packs/", publish)
 	// Two packs of data and two of tree, of which only the index tells, are asked for, and
 	// their footers.
-	check("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4, remote.OpReadAt: 4}, 5, create,
+	holds("create on another machine", "another", counts{remote.OpGet: 3, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4, remote.OpReadAt: 4}, 5, create,
 		lists, "get index/, get index/", (stat2 + stat2 + read2 + read2)[2:])
 	// Manifests and notes are listed side by side.
 	const listed, noted = "list manifests/, list notes/", "get manifests/, list notes/"
@@ -77,36 +79,36 @@ func TestRequests(t *testing.T) {
 		_, err := r.List(t.Context(), nil)
 		must(t, err)
 	}
-	check("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 2}, 3, list, listed, strings.Repeat(", get manifests/", 4)[2:])
-	check("list", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
-	check("list ahead", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 1, list, "get config, "+listed)
+	holds("list the first time", "third", counts{remote.OpGet: 5, remote.OpList: 2}, 3, list, listed, strings.Repeat(", get manifests/", 4)[2:])
+	holds("list", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
+	holds("list ahead", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 1, list, "get config, "+listed)
 	get := func(r *Repository) {
 		_, err := r.Get(t.Context(), id)
 		must(t, err)
 	}
-	check("get by id", "fourth", counts{remote.OpGet: 2, remote.OpList: 1}, 2, get, noted)
+	holds("get by id", "fourth", counts{remote.OpGet: 2, remote.OpList: 1}, 2, get, noted)
 	// The manifest, two packs of tree one after the other, two of data.
-	check("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, 5, func(r *Repository) {
+	holds("restore by id on another machine", "fourth", counts{remote.OpGet: 2, remote.OpReadAt: 4}, 5, func(r *Repository) {
 		restore(t, r, id, p.path("out"), nil)
 	}, "read packs/", "read packs/", "read packs/, read packs/")
-	check("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, 3, func(r *Repository) {
+	holds("create of what was restored", "fourth", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 4}, 3, func(r *Repository) {
 		complete(t, r, p.path("out"), nil)
 	}, "get manifests/, "+lists+stat2+stat2)
-	check("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, 3, list, listed)
+	holds("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, 3, list, listed)
 	// One listing for both.
-	check("diff", "third", counts{remote.OpGet: 3, remote.OpList: 2}, 3, func(r *Repository) {
+	holds("diff", "third", counts{remote.OpGet: 3, remote.OpList: 2}, 3, func(r *Repository) {
 		must(t, r.Diff(t.Context(), "latest~1", "latest", "", nil, func(*Change) error { return nil }))
 	}, listed, "get manifests/, get manifests/")
-	check("rename", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, 3, func(r *Repository) {
+	holds("rename", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, 3, func(r *Repository) {
 		changed(t, r, id, renamed("other"))
 	}, noted)
 	// The note is in the cache.
-	check("list with a note", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
-	check("extend", "third", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 1}, 5, func(r *Repository) {
-		changed(t, r, id, &Changes{Until: time.Now().Add(time.Hour)})
+	holds("list with a note", "third", counts{remote.OpGet: 1, remote.OpList: 2}, 2, list, listed)
+	holds("extend", "third", counts{remote.OpGet: 2, remote.OpList: 2, remote.OpPut: 1, remote.OpStat: 1}, 5, func(r *Repository) {
+		changed(t, r, id, &snapshot.Changes{Until: time.Now().Add(time.Hour)})
 	}, noted)
-	check("remove", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpDelete: 1}, 3, func(r *Repository) {
-		_, err := r.Remove(t.Context(), id)
+	holds("remove", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpDelete: 1}, 3, func(r *Repository) {
+		_, err := retain.Remove(t.Context(), r.repo, id)
 		must(t, err)
 	}, noted)
 }

@@ -9,11 +9,10 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"golang.org/x/sys/unix"
 )
 
 // forNobody lets nobody read a repository, and write below mine.

@@ -26,9 +26,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 	if x.opts.Would == nil {
 		return rec, nil
 	}
-	source := x.repo.newSource(ctx)
-	source.whole.Store(true)
-	s, err := source.fs(ctx, x.m)
+	s, err := newWholeFS(ctx, x.repo.repo, x.m)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +67,7 @@ func (x *restorer) would(c *Change) bool {
 	case Removed:
 		c.Kind = Added
 	default:
-		if x.chosen != nil && x.how == targetInto && c.New.entry.Type == manifest.Dir && !x.chosen.Dirs[c.Path] && c.What&manifest.ChangedType == 0 {
+		if x.chosen != nil && x.how == targetInto && c.New.IsDir() && !x.chosen.Dirs[c.Path] && c.What&manifest.ChangedType == 0 {
 			return false // it is only on the way
 		}
 	}

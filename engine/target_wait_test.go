@@ -13,7 +13,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
-	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote/disk"
 	"golang.org/x/sys/unix"
 )
 

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -20,7 +22,7 @@ import (
 func TestUsage(t *testing.T) {
 	p := newPlace(t)
 	r := p.init()
-	if u, err := r.Usage(t.Context()); err != nil || u.Snapshots != 0 || u.Total() == 0 {
+	if u, err := check.Usage(t.Context(), r.repo); err != nil || u.Snapshots != 0 || u.Total() == 0 {
 		t.Errorf("of an empty repository: %+v, %v", u, err)
 	}
 	src := p.files("src", map[string]string{"shared": string(random(1, 500_000)), "mine": string(random(2, 300_000))})
@@ -33,7 +35,7 @@ func TestUsage(t *testing.T) {
 	changed(t, r, "2", renamed("two"))
 	changed(t, r, third.ID.String(), renamed("three"))
 
-	u, err := r.Usage(t.Context())
+	u, err := check.Usage(t.Context(), r.repo)
 	must(t, err)
 	if u.Snapshots != 3 || u.Logical != first.Bytes+second.Bytes+third.Bytes || u.Unique != 1_100_000 || u.Unused != 0 ||
 		u.Stored < u.Unique || u.Stored > u.Unique+10_000 || len(u.Of) != 3 {
@@ -42,26 +44,26 @@ func TestUsage(t *testing.T) {
 	if u.Of[0].ID != third.ID || u.Of[2].Name != "one" || u.Of[0].Name != "three" || u.Of[2].Only >= 100_000 || u.Of[1].Only >= 100_000 || u.Of[0].Only < 100_000 || u.Of[0].Only > 110_000 {
 		t.Errorf("%+v", u.Of) // what the second needs the third does too, and what is shared lies with the first one's
 	}
-	two, err := r.Usage(t.Context(), "two", third.ID.String())
+	two, err := check.Usage(t.Context(), r.repo, "two", third.ID.String())
 	must(t, err)
 	if len(two.Of) != 2 || two.Together < 300_000 || two.Together > 320_000 || two.Unique != u.Unique {
 		t.Errorf("%+v", two)
 	}
 	total := func() int64 {
-		u, err := r.Usage(t.Context())
+		u, err := check.Usage(t.Context(), r.repo)
 		must(t, err)
 		return u.Total()
 	}
 	// The two of them go, and what no other needs with them.
 	before := total()
-	_, err = r.Remove(t.Context(), "two", third.ID.String())
+	_, err = retain.Remove(t.Context(), r.repo, "two", third.ID.String())
 	must(t, err)
-	left, err := r.Usage(t.Context())
+	left, err := check.Usage(t.Context(), r.repo)
 	must(t, err)
 	if freed := left.Unused + before - left.Total(); freed != two.Together {
 		t.Errorf("%d bytes are of no use now, and not %d", freed, two.Together)
 	}
-	if _, err := r.Usage(t.Context(), "two"); !errors.Is(err, snapshot.ErrNotFound) {
+	if _, err := check.Usage(t.Context(), r.repo, "two"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Error(err)
 	}
 }
@@ -88,7 +90,7 @@ func TestUsageReads(t *testing.T) {
 		}
 		return remotetest.Fault{}
 	})
-	u, err := r.Usage(t.Context())
+	u, err := check.Usage(t.Context(), r.repo)
 	if !errors.Is(err, snapshot.ErrIntegrity) || u == nil || u.Snapshots != 1 || u.Unique != 8<<20 || len(u.Of) != 1 {
 		t.Errorf("%+v, %v", u, err)
 	}
@@ -103,28 +105,28 @@ func TestUsageRepacked(t *testing.T) {
 	y, r, _, id, pack := thinned(t)
 	old, err := r.repo.Store.Stat(t.Context(), pack)
 	must(t, err)
-	check := func(unused int64) {
+	holds := func(unused int64) {
 		t.Helper()
-		u, err := y.enter().Usage(t.Context())
+		u, err := check.Usage(t.Context(), y.enter().repo)
 		must(t, err)
 		if len(u.Of) != 1 || u.Of[0].ID != id || u.Unique != 1<<20 || u.Stored < 1<<20 || u.Stored > 5<<18 || u.Unused != unused || u.Of[0].Referred != u.Stored+u.Trees {
 			t.Errorf("%+v", u)
 		}
 	}
 	y.gc(r, nil)
-	check(old.Size)
+	holds(old.Size)
 	y.pass(yardGrace + time.Second)
 	y.gc(r, nil)
 	if y.has(pack) {
 		t.Fatal("that is no test")
 	}
-	check(0)
+	holds(0)
 	for _, name := range y.objects(repo.GcPrefix) {
 		if n, ok := repo.ParseGCName(name); ok && n.Id != "" && n.Kind == "" {
 			alter(t, r, name, func(b []byte) []byte { return b[:len(b)-1] })
 		}
 	}
-	if u, err := y.enter().Usage(t.Context()); !errors.Is(err, snapshot.ErrIntegrity) || u == nil || len(u.Of) != 1 {
+	if u, err := check.Usage(t.Context(), y.enter().repo); !errors.Is(err, snapshot.ErrIntegrity) || u == nil || len(u.Of) != 1 {
 		t.Errorf("%+v, %v", u, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/internal/check"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,7 +40,7 @@ func BenchmarkVerifyData(b *testing.B) {
 			begun := cpuTime(b)
 			var stored int64
 			for b.Loop() {
-				rep, err := r.Verify(b.Context(), nil, &VerifyOptions{ReadData: 1})
+				rep, err := check.Verify(b.Context(), r.repo, nil, &snapshot.VerifyOptions{ReadData: 1})
 				must(b, err)
 				must(b, rep.Err())
 				stored = rep.ReadBytes

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 
@@ -54,9 +53,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if err != nil {
 		return nil, err
 	}
-	source := r.newSource(ctx)
-	source.whole.Store(true)
-	s, err := source.fs(ctx, m)
+	s, err := newWholeFS(ctx, r.repo, m)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +193,7 @@ func (v *dirVerifier) report(err error) {
 // walk makes a job of each path that the directory or the snapshot has.
 func (v *dirVerifier) walk(ctx context.Context, workers int) error {
 	var err error
-	if v.cursor, err = v.snapshot.tree.Seek(ctx, manifest.Key{}); err != nil {
+	if v.cursor, err = v.snapshot.Tree().Seek(ctx, manifest.Key{}); err != nil {
 		return err
 	}
 	if err := v.next(ctx); err != nil {
@@ -261,7 +258,7 @@ func (v *dirVerifier) removedBefore(ctx context.Context, k *manifest.Key) error 
 		hidden := slices.ContainsFunc(v.hidden, func(dir string) bool { return manifest.Within(v.old.Dir, dir) }) ||
 			slices.ContainsFunc(v.kept, func(dir string) bool { return manifest.Within(v.old.Path(), dir) })
 		if !hidden {
-			if err := v.send(ctx, &dirJob{old: cloneEntry(&v.old), oldRank: v.rank}); err != nil {
+			if err := v.send(ctx, &dirJob{old: v.old.Clone(), oldRank: v.rank}); err != nil {
 				return err
 			}
 		}
@@ -270,13 +267,6 @@ func (v *dirVerifier) removedBefore(ctx context.Context, k *manifest.Key) error 
 		}
 	}
 	return nil
-}
-
-// cloneEntry copies an entry of a cursor, which uses its slices again.
-func cloneEntry(e *manifest.Entry) *manifest.Entry {
-	c := *e
-	c.Extents, c.Xattrs = slices.Clone(e.Extents), slices.Clone(e.Xattrs)
-	return &c
 }
 
 // add makes a job of an entry of the directory.
@@ -297,7 +287,7 @@ func (v *dirVerifier) add(ctx context.Context, dir string, d *fsys.Dirent) error
 		}
 	}
 	if v.more && v.old.Key() == k {
-		job.old, job.oldRank = cloneEntry(&v.old), v.rank
+		job.old, job.oldRank = v.old.Clone(), v.rank
 		if err := v.next(ctx); err != nil {
 			return err
 		}
@@ -323,7 +313,7 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 		c.Kind = Added
 	} else {
 		c.Path = job.old.Path()
-		if c.Old, job.err = v.snapshot.infoOf(job.oldRank, job.old); job.err != nil {
+		if c.Old, job.err = v.snapshot.Info(job.oldRank, job.old); job.err != nil {
 			return
 		}
 	}
@@ -346,15 +336,9 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 		return
 	}
 	e := &it.entry
-	c.New = &FileInfo{path: c.Path, name: path.Base(c.Path), inode: job.inode, entry: *e}
-	if c.Path == "" {
-		c.New.name = "."
-	}
-	if job.first != (manifest.Key{}) {
-		c.New.first = job.first.Path()
-	}
+	c.New = newFileInfo(c.Path, job.first.Path(), job.inode, e)
 	if c.Kind == Modified {
-		c.What, job.problem, job.err = v.changes(ctx, job, c, dir, buf)
+		c.What, job.problem, job.err = v.changes(ctx, job, e, dir, buf)
 		if unread {
 			c.What |= manifest.ChangedXattrs
 		}
@@ -365,16 +349,16 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 }
 
 // changes compares two files.
-func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *openDir, buf *[]byte) (what manifest.Changes, problem, err error) {
-	old, new := job.old, &c.New.entry
+func (v *dirVerifier) changes(ctx context.Context, job *dirJob, new *manifest.Entry, dir *openDir, buf *[]byte) (what manifest.Changes, problem, err error) {
+	old := job.old
 	if old.Type == manifest.Link || job.first != (manifest.Key{}) {
 		if old.Type == manifest.Link && old.First == job.first {
 			return 0, nil, nil // compared under its first name
 		}
 		what = manifest.ChangedLinks
 		// By a copy: the cursor's entry would be read into.
-		old = cloneEntry(old)
-		if _, err := v.snapshot.tree.Resolve(ctx, job.oldRank, old); err != nil {
+		old = old.Clone()
+		if _, err := v.snapshot.Tree().Resolve(ctx, job.oldRank, old); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -398,7 +382,7 @@ func (v *dirVerifier) changes(ctx context.Context, job *dirJob, c *Change, dir *
 		case errors.Is(err, errDiffers):
 			same = false
 		case errors.As(err, &errno): // of the file
-			return 0, fmt.Errorf("%q: %w", c.Path, err), nil
+			return 0, fmt.Errorf("%q: %w", new.Path(), err), nil
 		case err != nil: // of a page of its extents
 			return 0, nil, err
 		}
@@ -420,7 +404,7 @@ func (v *dirVerifier) contents(ctx context.Context, old, new *manifest.Entry, di
 		return err
 	}
 	defer unix.Close(fd)
-	err = holdsContents(ctx, v.repo.repo.Hasher, v.snapshot.tree, old, fd, buf)
+	err = holdsContents(ctx, v.repo.repo.Hasher, v.snapshot.Tree(), old, fd, buf)
 	v.meter.AddBytes(int64(new.Size))
 	return err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/engine/internal/check"
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
@@ -23,15 +24,15 @@ import (
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
 
-func verify(t testing.TB, r *Repository, opts *VerifyOptions, refs ...string) *VerifyReport {
+func verify(t testing.TB, r *Repository, opts *snapshot.VerifyOptions, refs ...string) *snapshot.VerifyReport {
 	t.Helper()
-	rep, err := r.Verify(t.Context(), refs, opts)
+	rep, err := check.Verify(t.Context(), r.repo, refs, opts)
 	must(t, err)
 	return rep
 }
 
 // clean is verify of what is not damaged.
-func clean(t testing.TB, r *Repository, opts *VerifyOptions, refs ...string) *VerifyReport {
+func clean(t testing.TB, r *Repository, opts *snapshot.VerifyOptions, refs ...string) *snapshot.VerifyReport {
 	t.Helper()
 	rep := verify(t, r, opts, refs...)
 	if rep.Err() != nil || len(rep.Findings) > 0 {
@@ -50,7 +51,7 @@ func TestVerifyClean(t *testing.T) {
 	src := manyFiles(p, "src")
 	must(t, os.Link(src+"/large", src+"/linked"))
 	first := complete(t, r, src, nil)
-	one := clean(t, r, &VerifyOptions{ReadData: 1})
+	one := clean(t, r, &snapshot.VerifyOptions{ReadData: 1})
 	if one.Snapshots != 1 || one.Entries != first.Files+first.Dirs || one.Pages < 3 || one.Segments == 0 ||
 		one.Read != one.Packs || one.ReadBytes != one.PackBytes || one.Packs < 2 {
 		t.Errorf("%+v", one)
@@ -59,12 +60,12 @@ func TestVerifyClean(t *testing.T) {
 		writeFile(t, src+"/change", random(uint64(i), 100))
 		complete(t, p.open("other"), src, nil)
 	}
-	many := clean(t, r, &VerifyOptions{ReadData: 1})
+	many := clean(t, r, &snapshot.VerifyOptions{ReadData: 1})
 	// A change of the root directory's entries costs a leaf each.
 	if many.Snapshots != 6 || many.Pages > one.Pages+2*5 || many.Entries < 6*one.Entries {
 		t.Errorf("%d pages of %d snapshots, and %d of one", many.Pages, many.Snapshots, one.Pages)
 	}
-	some := clean(t, r, &VerifyOptions{ReadData: 1}, first.ID.String())
+	some := clean(t, r, &snapshot.VerifyOptions{ReadData: 1}, first.ID.String())
 	if some.Snapshots != 1 || some.Packs != one.Packs || some.Read != one.Packs {
 		t.Errorf("%+v", some)
 	}
@@ -144,7 +145,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 
 		// The bytes are read by no one: nothing to see.
 		clean(t, r, nil)
-		rep := verify(t, r, &VerifyOptions{ReadData: 1, MaxFiles: -1})
+		rep := verify(t, r, &snapshot.VerifyOptions{ReadData: 1, MaxFiles: -1})
 		if len(rep.Findings) != 1 || rep.Findings[0].Object != pack || !errors.Is(rep.Err(), snapshot.ErrIntegrity) || rep.Damaged() != 1 {
 			t.Fatalf("%+v", rep.Findings)
 		}
@@ -158,7 +159,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 
 		// Cut in half: what lies behind is lost, to both of them.
 		alter(t, r, pack, func(b []byte) []byte { return b[:len(b)/2] })
-		rep = verify(t, r, &VerifyOptions{MaxFiles: 2})
+		rep = verify(t, r, &snapshot.VerifyOptions{MaxFiles: 2})
 		if len(rep.Findings) != 1 || len(rep.Findings[0].Affected) != 2 {
 			t.Fatalf("%+v", rep.Findings)
 		}
@@ -213,7 +214,7 @@ func TestVerifyPages(t *testing.T) {
 	if a.ID != first.ID || a.Files != 0 || len(a.Ranges) != 1 || a.Ranges[0].Entries != int64(leaf.Entries) || a.Ranges[0].From != leaf.First.Path() {
 		t.Errorf("%+v, %+v expected", a, leaf)
 	}
-	shared := slices.ContainsFunc(rep.Findings[0].Affected, func(a Affected) bool { return a.ID == second.ID })
+	shared := slices.ContainsFunc(rep.Findings[0].Affected, func(a snapshot.Affected) bool { return a.ID == second.ID })
 	if _, err := r.Restore(t.Context(), second.ID.String(), p.path("out"), nil); shared != errors.Is(err, snapshot.ErrIntegrity) {
 		t.Errorf("said to be affected: %v, and restore: %v", shared, err)
 	}
@@ -229,7 +230,7 @@ func TestVerifyExtents(t *testing.T) {
 	src := p.files("src", map[string]string{"small": "x"})
 	writeFile(t, src+"/huge", random(1, 210<<20)) // more than manifest.MaxInline chunks
 	id := complete(t, r, src, nil).ID
-	rep := clean(t, r, &VerifyOptions{ReadData: 1})
+	rep := clean(t, r, &snapshot.VerifyOptions{ReadData: 1})
 	if rep.ReadBytes < 210<<20 {
 		t.Errorf("%+v", rep)
 	}
@@ -286,7 +287,7 @@ func TestVerifyHostile(t *testing.T) {
 	e.Size--
 	id := forge(t, r, e)
 	rep := verify(t, r, nil)
-	i := slices.IndexFunc(rep.Findings, func(f Finding) bool { return f.Object == repo.PackName(e.Extents[0].Pack) })
+	i := slices.IndexFunc(rep.Findings, func(f snapshot.Finding) bool { return f.Object == repo.PackName(e.Extents[0].Pack) })
 	if i < 0 || len(rep.Findings[i].Affected) != 1 || rep.Findings[i].Affected[0].ID != id {
 		t.Errorf("%+v", rep.Findings)
 	}
@@ -334,7 +335,7 @@ func TestVerifyResume(t *testing.T) {
 	must(t, err)
 	defer r.Close()
 	src := w.path("src")
-	for i := range 2*r.packsAtOnce() + 1 {
+	for i := range 2*check.PacksAtOnce(r.repo) + 1 {
 		writeFile(t, src+"/f", random(uint64(i), 50_000))
 		complete(t, r, src, nil)
 	}
@@ -355,7 +356,7 @@ func TestVerifyResume(t *testing.T) {
 	var reads atomic.Int64
 	// The first pack may still be read when the last one is asked for, and then there is
 	// nothing to go on from.
-	for tries := 0; r.repo.Cache.Read(readLogKind, readLogName) == nil; tries++ {
+	for tries := 0; r.repo.Cache.Read(check.ReadLogKind, check.ReadLogName) == nil; tries++ {
 		if tries == 100 {
 			t.Fatal("no run that was stopped has noted what it read")
 		}
@@ -366,7 +367,7 @@ func TestVerifyResume(t *testing.T) {
 			}
 			return remotetest.Fault{}
 		})
-		if _, err := r.Verify(ctx, nil, &VerifyOptions{ReadData: 1}); !errors.Is(err, context.Canceled) {
+		if _, err := check.Verify(ctx, r.repo, nil, &snapshot.VerifyOptions{ReadData: 1}); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 		cancel()
@@ -377,10 +378,10 @@ func TestVerifyResume(t *testing.T) {
 		}
 		return remotetest.Fault{}
 	})
-	if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: 0.5, Resume: true}); !errors.Is(err, snapshot.ErrInvalid) {
+	if _, err := check.Verify(t.Context(), r.repo, nil, &snapshot.VerifyOptions{ReadData: 0.5, Resume: true}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("another share: %v", err)
 	}
-	rep := verify(t, r, &VerifyOptions{ReadData: 1, Resume: true})
+	rep := verify(t, r, &snapshot.VerifyOptions{ReadData: 1, Resume: true})
 	if rep.Skipped == 0 || rep.Read == 0 || rep.Skipped+rep.Read != all || rep.SkippedSince.IsZero() {
 		t.Errorf("%+v", rep)
 	}
@@ -388,7 +389,7 @@ func TestVerifyResume(t *testing.T) {
 		t.Errorf("the damaged pack was read %d times: %+v", reads.Load(), rep.Findings)
 	}
 	// That one is over.
-	if rep = verify(t, r, &VerifyOptions{ReadData: 1, Resume: true}); rep.Skipped != 0 || rep.Read != all {
+	if rep = verify(t, r, &snapshot.VerifyOptions{ReadData: 1, Resume: true}); rep.Skipped != 0 || rep.Read != all {
 		t.Errorf("%+v", rep)
 	}
 }
@@ -412,7 +413,7 @@ func TestVerifySample(t *testing.T) {
 	}
 	seen := map[int64]bool{}
 	for range 6 {
-		rep := clean(t, r, &VerifyOptions{ReadData: 0.3})
+		rep := clean(t, r, &snapshot.VerifyOptions{ReadData: 0.3})
 		if share := float64(rep.ReadBytes) / float64(rep.PackBytes); share < 0.3 || share > 0.4 {
 			t.Errorf("%d of %d bytes", rep.ReadBytes, rep.PackBytes)
 		}
@@ -422,7 +423,7 @@ func TestVerifySample(t *testing.T) {
 		t.Error("it is always the same sample")
 	}
 	for _, share := range []float64{-0.1, 1.01} {
-		if _, err := r.Verify(t.Context(), nil, &VerifyOptions{ReadData: share}); !errors.Is(err, snapshot.ErrInvalid) {
+		if _, err := check.Verify(t.Context(), r.repo, nil, &snapshot.VerifyOptions{ReadData: share}); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%v: %v", share, err)
 		}
 	}

@@ -4,20 +4,43 @@ import "github.com/snapctl/snapctl/engine/snapshot"
 
 // The words that results are made of; package snapshot documents them.
 type (
-	Snapshot    = snapshot.Snapshot
-	Progress    = snapshot.Progress
-	Stats       = snapshot.Stats
-	Phase       = snapshot.Phase
-	NewKey      = snapshot.NewKey
-	KeyInfo     = snapshot.KeyInfo
-	ListOptions = snapshot.ListOptions
-	History     = snapshot.History
-	InitOptions = snapshot.InitOptions
-	GCOptions   = snapshot.GCOptions
-	GCReport    = snapshot.GCReport
-	GCPacks     = snapshot.GCPacks
-	GCWaiting   = snapshot.GCWaiting
-	GCRepacked  = snapshot.GCRepacked
+	Snapshot         = snapshot.Snapshot
+	Progress         = snapshot.Progress
+	Stats            = snapshot.Stats
+	Phase            = snapshot.Phase
+	NewKey           = snapshot.NewKey
+	KeyInfo          = snapshot.KeyInfo
+	ListOptions      = snapshot.ListOptions
+	History          = snapshot.History
+	InitOptions      = snapshot.InitOptions
+	GCOptions        = snapshot.GCOptions
+	GCReport         = snapshot.GCReport
+	GCPacks          = snapshot.GCPacks
+	GCWaiting        = snapshot.GCWaiting
+	GCRepacked       = snapshot.GCRepacked
+	Changes          = snapshot.Changes
+	PruneOptions     = snapshot.PruneOptions
+	Tag              = snapshot.Tag
+	GroupBy          = snapshot.GroupBy
+	PruneGroup       = snapshot.PruneGroup
+	PruneDecision    = snapshot.PruneDecision
+	Lifecycle        = snapshot.Lifecycle
+	LifecycleRule    = snapshot.LifecycleRule
+	LifecycleState   = snapshot.LifecycleState
+	VerifyOptions    = snapshot.VerifyOptions
+	VerifyReport     = snapshot.VerifyReport
+	Finding          = snapshot.Finding
+	Affected         = snapshot.Affected
+	LostRange        = snapshot.LostRange
+	RepairOptions    = snapshot.RepairOptions
+	RepairReport     = snapshot.RepairReport
+	RepairedSnapshot = snapshot.RepairedSnapshot
+	Usage            = snapshot.Usage
+	ObjectUsage      = snapshot.ObjectUsage
+	SnapshotUsage    = snapshot.SnapshotUsage
+	CopyOptions      = snapshot.CopyOptions
+	CopyResult       = snapshot.CopyResult
+	Copied           = snapshot.Copied
 )
 
 // The phases of operations.
@@ -36,3 +59,21 @@ const (
 
 // DefaultRepack is the default of GCOptions.Repack.
 const DefaultRepack = snapshot.DefaultRepack
+
+const KeepAll = snapshot.KeepAll
+
+const GroupName = snapshot.GroupName
+
+const GroupDir = snapshot.GroupDir
+
+const GroupHost = snapshot.GroupHost
+
+const GroupAll = snapshot.GroupAll
+
+const Future = snapshot.Future
+
+const LifecycleApplied = snapshot.LifecycleApplied
+
+const LifecycleMissing = snapshot.LifecycleMissing
+
+const LifecycleAltered = snapshot.LifecycleAltered

@@ -8,7 +8,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/snapctl/snapctl/chunk"
-	"github.com/snapctl/snapctl/internal/lru"
+	"github.com/snapctl/snapctl/chunk/lru"
 	"github.com/snapctl/snapctl/manifest"
 )
 

@@ -204,15 +204,14 @@ func TestUnmountAhead(t *testing.T) {
 	for round := range rounds {
 		s := w.serve(t)
 		list(t, s.dir+"/d")
-		// From here on the source waits for whoever asks, or not at all.
+		// From here on the source has those wait that read ahead, or nobody.
 		var inside atomic.Int64
 		waits := round%2 == 0
 		asked := make(chan struct{}, 1000)
-		var after atomic.Int64
 		w.fail(func(ctx context.Context) error {
 			inside.Add(1)
 			defer inside.Add(-1)
-			if after.Add(1) > 3 && waits {
+			if waits && ctx == s.fs.ahead.ctx {
 				asked <- struct{}{}
 				<-ctx.Done()
 				return ctx.Err()

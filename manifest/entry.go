@@ -3,6 +3,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,6 +83,13 @@ func (e *Entry) Path() string { return Join(e.Dir, e.Name) }
 
 // Key is where the entry stands in the order.
 func (e *Entry) Key() Key { return Key{e.Dir, e.Name} }
+
+// Clone copies an entry of a cursor, which uses its slices again.
+func (e *Entry) Clone() *Entry {
+	c := *e
+	c.Extents, c.Xattrs = slices.Clone(e.Extents), slices.Clone(e.Xattrs)
+	return &c
+}
 
 // Time is a time as file systems keep it: seconds since 1970 UTC, which may be
 // negative, and nanoseconds, 0 to 999,999,999. Its range is larger than that of

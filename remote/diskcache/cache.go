@@ -17,7 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/snapctl/snapctl/internal/lru"
+	"github.com/snapctl/snapctl/chunk/lru"
 	"github.com/snapctl/snapctl/remote"
 )
 

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote/disk"
 )
 
 const (

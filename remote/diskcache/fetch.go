@@ -7,8 +7,8 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/disk"
 )
 
 // A flight is one range of an object that is being fetched. Readers take their

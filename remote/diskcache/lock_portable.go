@@ -5,7 +5,7 @@ package diskcache
 import (
 	"sync"
 
-	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote/disk"
 )
 
 // fileLocks makes one lock of a file (flock) of those of its ranges: whoever fills

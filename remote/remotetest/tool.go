@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote/disk"
 )
 
 // ErrNoTool is returned by Tool and StartServer when a program cannot be

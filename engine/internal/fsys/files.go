@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 
 	"github.com/snapctl/snapctl/engine/snapshot"
-	"github.com/snapctl/snapctl/internal/disk"
 	"github.com/snapctl/snapctl/remote"
+	"github.com/snapctl/snapctl/remote/disk"
 	"golang.org/x/sys/unix"
 )
 

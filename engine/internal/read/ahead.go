@@ -6,9 +6,9 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/snapctl/snapctl/chunk/lru"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/flow"
-	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 )
 

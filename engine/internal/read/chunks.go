@@ -11,10 +11,10 @@ import (
 	"sync/atomic"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/chunk/lru"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
-	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/diskcache"
@@ -60,6 +60,12 @@ type PlainFrame struct {
 // frameOverhead is what a frame takes beside its bytes: a table of its chunks.
 const frameOverhead = 4 << 10
 
+// Memory is how many bytes of decoded frames are kept where nothing speaks for
+// another number. A dump of app-v1 takes 106 MB with it and 160 MB with twice as
+// much, and the same time.
+const Memory = 32 << 20
+
+// New makes a reader of chunks that keeps up to limit bytes of decoded frames.
 func New(ctx context.Context, r *repo.Repo, store remote.Store, limit int) *Chunks {
 	return &Chunks{Repo: r, Store: store, ctx: ctx, frames: lru.New[access.FrameKey, *PlainFrame](math.MaxInt), Limit: limit}
 }

@@ -1,4 +1,6 @@
-package engine
+// Package retain changes what is kept, and for how long: names, tags and lifetimes, rules of
+// prune, removal, and the rules of a bucket.
+package retain
 
 import (
 	"context"
@@ -15,26 +17,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Changes say what is to be different about snapshots. At least one must be asked for.
-type Changes struct {
-	Name       *string           // "" takes it away
-	SetTags    map[string]string // beside those that there are, or instead
-	RemoveTags []string          // that a snapshot does not have one is no error
-	// Until is when they expire from now on, sooner or later than they would have; zero
-	// leaves that as it is. It takes a pin away. TTL is the same, so much later than it is
-	// now by the clock of the repository.
-	Until time.Time
-	TTL   time.Duration
-	// Pin has them never expire, and be kept by Prune.
-	Pin bool
-	// Unpin takes that back: they still do not expire, but Prune may choose them.
-	Unpin bool
+// lifetime reports whether they say when snapshots expire.
+func changesLifetime(c *snapshot.Changes) bool {
+	return !c.Until.IsZero() || c.TTL != 0 || c.Pin || c.Unpin
 }
 
-// lifetime reports whether they say when snapshots expire.
-func (c *Changes) lifetime() bool { return !c.Until.IsZero() || c.TTL != 0 || c.Pin || c.Unpin }
-
-func (c *Changes) check(now time.Time) error {
+func checkChanges(c *snapshot.Changes, now time.Time) error {
 	if c.Name != nil && *c.Name != "" {
 		if err := repo.CheckName(*c.Name); err != nil {
 			return err
@@ -78,7 +66,7 @@ func errPast(until, now time.Time) error {
 }
 
 // note is what must be written for a snapshot to be as asked; nil for nothing.
-func (c *Changes) note(s *snapshot.Snapshot) (*manifest.Note, error) {
+func noteFor(c *snapshot.Changes, s *snapshot.Snapshot) (*manifest.Note, error) {
 	n := &manifest.Note{Snapshot: s.ID, ID: manifest.NewNoteID(repo.LastNote(s)), Name: c.Name, SetTags: c.SetTags}
 	n.RemoveTags = slices.Compact(slices.Sorted(slices.Values(c.RemoveTags)))
 	tags := maps.Clone(s.Tags)
@@ -109,25 +97,16 @@ func (c *Changes) note(s *snapshot.Snapshot) (*manifest.Note, error) {
 // changesAtOnce is how many snapshots are changed in parallel.
 const changesAtOnce = 8
 
-// Change changes what is said of snapshots: name, tags, and when they expire. It gives
-// them as they are then, in the order of the references, all of which are resolved
-// before anything is changed. What has expired cannot be changed: ErrExpired. If some
-// could not be changed, it gives the others together with an error that names those.
-//
-// A manifest is never changed. What is new goes into an object of its own, so that any
-// number of writers may change a snapshot at once: of those that change the same thing
-// the last one counts.
-//
-// When it returns without an error, garbage collection knows the new time to expire.
-func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]*snapshot.Snapshot, error) {
+// Change is engine.Repository.Change.
+func Change(ctx context.Context, r *repo.Repo, c *snapshot.Changes, refs ...string) ([]*snapshot.Snapshot, error) {
 	if c == nil {
-		c = &Changes{}
+		c = &snapshot.Changes{}
 	}
-	if c.lifetime() {
-		r.repo.AskTime(ctx)
+	if changesLifetime(c) {
+		r.AskTime(ctx)
 	}
-	now := r.repo.Time()
-	if err := c.check(now); err != nil {
+	now := r.Time()
+	if err := checkChanges(c, now); err != nil {
 		return nil, err
 	}
 	if c.TTL > 0 {
@@ -136,7 +115,7 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 		c = &until
 	}
 	var all []*snapshot.Snapshot
-	x := r.repo.NewResolver(ctx, len(refs))
+	x := r.NewResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.Get(ref)
 		if err != nil {
@@ -151,7 +130,7 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 	g.SetLimit(changesAtOnce)
 	for i, s := range all {
 		g.Go(func() error {
-			if err := r.change(ctx, s, c); err != nil {
+			if err := changeOne(ctx, r, s, c); err != nil {
 				errs[i] = fmt.Errorf("snapshot %v: %w", s.ID, repo.Integrity(err))
 				all[i] = nil
 			}
@@ -163,57 +142,57 @@ func (r *Repository) Change(ctx context.Context, c *Changes, refs ...string) ([]
 }
 
 // change writes the note, and has the snapshot be as it says.
-func (r *Repository) change(ctx context.Context, s *snapshot.Snapshot, c *Changes) error {
-	n, err := c.note(s)
+func changeOne(ctx context.Context, r *repo.Repo, s *snapshot.Snapshot, c *snapshot.Changes) error {
+	n, err := noteFor(c, s)
 	if n == nil || err != nil {
 		return err
 	}
-	object, err := r.repo.EncodeNote(n)
+	object, err := r.EncodeNote(n)
 	if err != nil {
 		return err
 	}
 	copied := false
 	if n.Lifetime != nil {
-		if copied, err = r.keepLonger(ctx, s, n.Lifetime); err != nil {
+		if copied, err = KeepLonger(ctx, r, s, n.Lifetime); err != nil {
 			return err
 		}
-		if err := r.repo.CheckExpiry(ctx, s); err != nil { // that may have taken a while
+		if err := r.CheckExpiry(ctx, s); err != nil { // that may have taken a while
 			return err
 		}
 	}
-	began := r.repo.Uptime()
-	if err = r.repo.Store.Put(ctx, n.ObjectName(), object); err != nil {
+	began := r.Uptime()
+	if err = r.Store.Put(ctx, n.ObjectName(), object); err != nil {
 		err = fmt.Errorf("writing a note: %w", err)
 	} else if n.Lifetime != nil {
-		err = r.confirm(ctx, n, copied, began)
+		err = confirm(ctx, r, n, copied, began)
 	}
 	if err != nil {
-		r.withdrawNote(ctx, n, copied && errors.Is(err, snapshot.ErrNotFound))
+		withdrawNote(ctx, r, n, copied && errors.Is(err, snapshot.ErrNotFound))
 		return err
 	}
-	r.repo.CacheNote(n, object)
-	r.dropSuperseded(ctx, s, n)
+	r.CacheNote(n, object)
+	dropSuperseded(ctx, r, s, n)
 	repo.Annotate(s, []*manifest.Note{n})
 	return nil
 }
 
-// keepLonger puts the manifest once more, where no lifecycle rule of the bucket is
+// KeepLonger puts the manifest once more, where no lifecycle rule of the bucket is
 // about it, if the snapshot is to outlive its class. It reports whether it has.
-func (r *Repository) keepLonger(ctx context.Context, s *snapshot.Snapshot, l *manifest.Lifetime) (copied bool, err error) {
+func KeepLonger(ctx context.Context, r *repo.Repo, s *snapshot.Snapshot, l *manifest.Lifetime) (copied bool, err error) {
 	id := s.ID
 	class := time.Duration(id.Class().Days()) * 24 * time.Hour
 	// A rule of the bucket counts from its own clock, which that of the maker may have been
 	// ahead of.
-	known := !fromFuture(s, r.repo.Time())
+	known := !fromFuture(s, r.Time())
 	if class == 0 || known && !l.Expires.IsZero() && !l.Expires.After(s.CreatedAt.Add(class)) {
 		return false, nil
 	}
-	if _, err := r.repo.Store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
+	if _, err := r.Store.Stat(ctx, id.KeptName()); !errors.Is(err, remote.ErrNotExist) {
 		return false, err
 	}
-	_, b, err := r.repo.EncodedManifest(ctx, id)
+	_, b, err := r.EncodedManifest(ctx, id)
 	if err == nil {
-		err = r.repo.Store.Put(ctx, id.KeptName(), b)
+		err = r.Store.Put(ctx, id.KeptName(), b)
 	}
 	if errors.Is(err, remote.ErrExist) {
 		err = fmt.Errorf("%w: object %s: it is not the manifest of %v", snapshot.ErrIntegrity, id.KeptName(), id)
@@ -229,19 +208,19 @@ const coarse = time.Second
 // later than the slack after the expiry that it takes the place of. The latter is known
 // by the store's clock alone: the note's time, and what has passed since its writing
 // began. copied is set if the manifest was just put under its second name.
-func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool, began time.Duration) error {
-	took := r.repo.Uptime() - began
+func confirm(ctx context.Context, r *repo.Repo, n *manifest.Note, copied bool, began time.Duration) error {
+	took := r.Uptime() - began
 	id := n.Snapshot
 	there := repo.Begin(func() (remote.Info, error) {
-		info, err := r.repo.Store.Stat(ctx, id.ObjectName())
+		info, err := r.Store.Stat(ctx, id.ObjectName())
 		if errors.Is(err, remote.ErrNotExist) && !copied {
-			info, err = r.repo.Store.Stat(ctx, id.KeptName())
+			info, err = r.Store.Stat(ctx, id.KeptName())
 		}
 		return info, err
 	})
 	var before []manifest.NoteID
 	var written time.Time
-	err := r.repo.Store.List(ctx, id.NotesOf(), func(o remote.Info) error {
+	err := r.Store.List(ctx, id.NotesOf(), func(o remote.Info) error {
 		_, note, err := manifest.ParseNoteName(o.Name)
 		switch {
 		case err != nil:
@@ -267,11 +246,11 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 	if at := n.Lifetime.Expires; !at.IsZero() && !at.After(written) {
 		return errPast(at, written)
 	}
-	old, err := r.before(ctx, n, before)
+	old, err := noteBefore(ctx, r, n, before)
 	if err != nil || old.ExpiresAt == nil {
 		return err
 	}
-	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.repo.ExpirySlack())) {
+	if done := written.Add(took + coarse); done.After(old.ExpiresAt.Add(r.ExpirySlack())) {
 		return fmt.Errorf("%w on %s; the change came too late, at %s by the clock of the repository", snapshot.ErrExpired, old.ExpiresAt.Format(repo.TimeFormat), done.Format(repo.TimeFormat))
 	}
 	return nil
@@ -279,15 +258,15 @@ func (r *Repository) confirm(ctx context.Context, n *manifest.Note, copied bool,
 
 // before is a snapshot as it was before a note, with those notes of the listed ones
 // that come before it.
-func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []manifest.NoteID) (*snapshot.Snapshot, error) {
-	s := r.repo.CachedHead(n.Snapshot)
+func noteBefore(ctx context.Context, r *repo.Repo, n *manifest.Note, listed []manifest.NoteID) (*snapshot.Snapshot, error) {
+	s := r.CachedHead(n.Snapshot)
 	if s == nil {
 		var err error
-		if s, err = r.repo.Head(ctx, n.Snapshot, 0); err != nil {
+		if s, err = r.Head(ctx, n.Snapshot, 0); err != nil {
 			return nil, err
 		}
 	}
-	notes, err := r.repo.ReadNotes(ctx, n.Snapshot, listed)
+	notes, err := r.ReadNotes(ctx, n.Snapshot, listed)
 	if err != nil {
 		return nil, err
 	}
@@ -297,33 +276,33 @@ func (r *Repository) before(ctx context.Context, n *manifest.Note, listed []mani
 
 // withdrawNote takes a note back that was not confirmed, or whose Put failed but may
 // have come through, and, if the snapshot was removed, the manifest put for it.
-func (r *Repository) withdrawNote(ctx context.Context, n *manifest.Note, manifest bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.repo.Patience.Rescue)
+func withdrawNote(ctx context.Context, r *repo.Repo, n *manifest.Note, manifest bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Patience.Rescue)
 	defer cancel()
 	names := []string{n.ObjectName()}
 	if manifest {
 		names = append(names, n.Snapshot.KeptName())
 	}
-	if err := r.repo.Store.Delete(ctx, names...); err != nil {
-		r.repo.Logger.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
+	if err := r.Store.Delete(ctx, names...); err != nil {
+		r.Logger.Warn("withdrawing a note", "snapshot", n.Snapshot, "err", err)
 	}
 }
 
 // dropSuperseded deletes notes of which nothing counts any more. Whatever else is
 // written meanwhile, they change nothing: for each thing that they say there is a later
 // note. Which there are is known from s, and what they say from the cache.
-func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n *manifest.Note) {
+func dropSuperseded(ctx context.Context, r *repo.Repo, s *snapshot.Snapshot, n *manifest.Note) {
 	var names []string
 	for _, id := range s.Notes {
-		if old := r.repo.CachedNote(s.ID, id); old != nil && n.Supersedes(old) {
+		if old := r.CachedNote(s.ID, id); old != nil && n.Supersedes(old) {
 			names = append(names, old.ObjectName())
 		}
 	}
 	if len(names) == 0 {
 		return
 	}
-	if err := r.repo.Store.Delete(ctx, names...); err != nil {
-		r.repo.Logger.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
+	if err := r.Store.Delete(ctx, names...); err != nil {
+		r.Logger.Info("deleting superseded notes", "snapshot", s.ID, "err", err)
 		return
 	}
 	for _, name := range names {
@@ -331,7 +310,7 @@ func (r *Repository) dropSuperseded(ctx context.Context, s *snapshot.Snapshot, n
 		if err != nil {
 			panic(err) // it is the name of a note
 		}
-		r.repo.Cache.Remove("notes", id.String())
+		r.Cache.Remove("notes", id.String())
 		s.Notes = slices.DeleteFunc(s.Notes, func(o manifest.NoteID) bool { return o == id })
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -36,7 +36,7 @@ type packFacts struct {
 	tailErr  error
 
 	problems []error // under checkup.mu, as is what follows
-	affected []Affected
+	affected []snapshot.Affected
 }
 
 // maxProblems bounds what is kept of a pack's problems.
@@ -66,7 +66,7 @@ func (v *checkup) pack(id chunk.PackID) *packFacts {
 // suspect notes what is wrong with a pack. Which files that hits is found out in
 // the end.
 func (v *checkup) suspect(p *packFacts, err error) {
-	v.repo.repo.Logger.Warn("verify", "object", repo.PackName(p.id), "err", err)
+	v.repo.Logger.Warn("verify", "object", repo.PackName(p.id), "err", err)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(p.problems) < maxProblems {
@@ -108,7 +108,7 @@ func (v *checkup) placesOf(x *chunk.PackIndex) []uint64 {
 
 // listPacks finds out which packs there are.
 func (v *checkup) listPacks(ctx context.Context) error {
-	err := v.repo.repo.Store.List(ctx, gc.PacksPrefix, func(o remote.Info) error {
+	err := v.repo.Store.List(ctx, gc.PacksPrefix, func(o remote.Info) error {
 		id, err := repo.ParsePackName(o.Name)
 		if err != nil {
 			v.note(o.Name, err)
@@ -136,7 +136,7 @@ const segmentsAtOnce = 4
 
 // readSegments reads all index segments: they tell where chunks lie.
 func (v *checkup) readSegments(ctx context.Context) error {
-	ids, err := v.repo.repo.ListSegments(ctx)
+	ids, err := v.repo.ListSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (v *checkup) readSegments(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := v.repo.repo.Segment(gctx, id)
+			s, err := v.repo.Segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) {
 				return nil // compacted since it was listed
 			}
@@ -164,7 +164,7 @@ func (v *checkup) readSegments(ctx context.Context) error {
 
 func (v *checkup) spoiledSegment(id index.SegmentID, err error) {
 	name := repo.SegmentPrefix + id.String()
-	v.found(Finding{Object: name, Problem: repo.Integrity(err)})
+	v.found(snapshot.Finding{Object: name, Problem: repo.Integrity(err)})
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.badSegments = append(v.badSegments, name)
@@ -217,7 +217,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 		case err != nil:
 			return err
 		case there:
-			v.found(Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", snapshot.ErrIntegrity, gone, repo.PackName(first))})
+			v.found(snapshot.Finding{Object: name, Problem: fmt.Errorf("%w: it lists packs that are missing: %d, %s among them", snapshot.ErrIntegrity, gone, repo.PackName(first))})
 		}
 	}
 	return nil
@@ -225,7 +225,7 @@ func (v *checkup) agreeSegments(ctx context.Context) error {
 
 // there reports whether an object is still there.
 func (v *checkup) there(ctx context.Context, name string) (bool, error) {
-	_, err := v.repo.repo.Store.Stat(ctx, name)
+	_, err := v.repo.Store.Stat(ctx, name)
 	if errors.Is(err, remote.ErrNotExist) {
 		return false, nil
 	}
@@ -236,7 +236,7 @@ func (v *checkup) there(ctx context.Context, name string) (bool, error) {
 func (v *checkup) holds(ctx context.Context, p *packFacts, id *chunk.ID, loc *chunk.Location) (bool, error) {
 	if p.segments == nil && !p.missing() {
 		p.tail.Do(func() {
-			x, err := v.repo.repo.PackIndex(ctx, p.id, p.size)
+			x, err := v.repo.PackIndex(ctx, p.id, p.size)
 			switch {
 			case err == nil:
 				p.places = v.placesOf(x)

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/snapctl/snapctl/chunk"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
+	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -39,7 +40,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	x.report.BadSegments = slices.Clone(x.badSegments)
 	for i := range replaced {
 		name := repo.SegmentPrefix + replaced[i].id.String()
-		s, err := x.repo.repo.Segment(ctx, replaced[i].id)
+		s, err := x.repo.Segment(ctx, replaced[i].id)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue // compacted meanwhile
 		}
@@ -68,7 +69,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 	}
 	slices.SortFunc(unlisted, func(a, b *packFacts) int { return comparePacks(a.id, b.id) })
 	for _, p := range unlisted {
-		tail, err := x.repo.repo.PackIndex(ctx, p.id, p.size)
+		tail, err := x.repo.PackIndex(ctx, p.id, p.size)
 		switch {
 		case err == nil:
 			if err := list(&index.Pack{ID: p.id, Size: p.size, Index: tail}); err != nil {
@@ -78,7 +79,7 @@ func (x *repairer) rebuildIndex(ctx context.Context) error {
 			return err
 		case !errors.Is(err, remote.ErrNotExist):
 			// Nothing refers to it, or it would be suspected.
-			x.found(Finding{Object: repo.PackName(p.id), Problem: repo.Integrity(err)})
+			x.found(snapshot.Finding{Object: repo.PackName(p.id), Problem: repo.Integrity(err)})
 		}
 	}
 	for i := range x.fresh {
@@ -113,6 +114,6 @@ func (x *repairer) putSegment(ctx context.Context, s *index.Segment) error {
 	}
 	// Never the name of a segment that was, which a collector may be about to delete.
 	rand.Read(s.Salt[:]) // never fails
-	_, err := x.repo.repo.PutSegment(ctx, s)
+	_, err := x.repo.PutSegment(ctx, s)
 	return err
 }

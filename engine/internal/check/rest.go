@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"bytes"
@@ -23,12 +23,12 @@ import (
 // readRest reads what no snapshot consists of: the config as the store has it now,
 // leases, access profiles, notes, tombstones and keys. It tells of objects that are none of ours.
 func (v *checkup) readRest(ctx context.Context) error {
-	b, err := v.repo.repo.Store.Get(ctx, repo.ConfigName)
+	b, err := v.repo.Store.Get(ctx, repo.ConfigName)
 	switch {
-	case err == nil && !bytes.Equal(b, v.repo.repo.Cfg.Encode()):
-		v.found(Finding{Object: repo.ConfigName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", snapshot.ErrIntegrity)})
+	case err == nil && !bytes.Equal(b, v.repo.Cfg.Encode()):
+		v.found(snapshot.Finding{Object: repo.ConfigName, Problem: fmt.Errorf("%w: it is not what it was when the repository was opened", snapshot.ErrIntegrity)})
 	case err != nil && repo.Damaged(ctx, err):
-		v.found(Finding{Object: repo.ConfigName, Problem: err})
+		v.found(snapshot.Finding{Object: repo.ConfigName, Problem: err})
 	case err != nil:
 		return err
 	}
@@ -39,14 +39,14 @@ func (v *checkup) readRest(ctx context.Context) error {
 			g.Go(func() error { return v.readObject(gctx, s.id.KeptName(), checkCopy) })
 		}
 	}
-	err = v.repo.repo.Store.List(ctx, "", func(o remote.Info) error {
-		check := v.repo.checkOf(o.Name)
+	err = v.repo.Store.List(ctx, "", func(o remote.Info) error {
+		check := checkOf(v.repo, o.Name)
 		switch {
 		case check == nil:
 			v.note(o.Name, errors.New("it is no object of a repository"))
 		case check.read == nil: // read before
 		case o.Size > check.limit:
-			v.found(Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", snapshot.ErrIntegrity, o.Size)})
+			v.found(snapshot.Finding{Object: o.Name, Problem: fmt.Errorf("%w: %d bytes", snapshot.ErrIntegrity, o.Size)})
 		default:
 			g.Go(func() error { return v.readObject(gctx, o.Name, check.read) })
 		}
@@ -58,8 +58,8 @@ func (v *checkup) readRest(ctx context.Context) error {
 	return err
 }
 
-func (v *checkup) readObject(ctx context.Context, name string, check func(*Repository, string, []byte) error) error {
-	b, err := v.repo.repo.Store.Get(ctx, name)
+func (v *checkup) readObject(ctx context.Context, name string, check func(*repo.Repo, string, []byte) error) error {
+	b, err := v.repo.Store.Get(ctx, name)
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil // deleted since it was listed
 	}
@@ -67,7 +67,7 @@ func (v *checkup) readObject(ctx context.Context, name string, check func(*Repos
 		err = check(v.repo, name, b)
 	}
 	if err != nil && repo.Damaged(ctx, err) {
-		v.found(Finding{Object: name, Problem: err})
+		v.found(snapshot.Finding{Object: name, Problem: err})
 		return nil
 	}
 	return err
@@ -75,12 +75,12 @@ func (v *checkup) readObject(ctx context.Context, name string, check func(*Repos
 
 // objectCheck is how an object of a kind is checked.
 type objectCheck struct {
-	limit int64                                            // of its size in bytes
-	read  func(r *Repository, name string, b []byte) error // nil if it is read elsewhere
+	limit int64                                           // of its size in bytes
+	read  func(r *repo.Repo, name string, b []byte) error // nil if it is read elsewhere
 }
 
 // checkOf tells how an object is checked: nil for one that is none of a repository.
-func (r *Repository) checkOf(name string) *objectCheck {
+func checkOf(r *repo.Repo, name string) *objectCheck {
 	kind, rest, _ := strings.Cut(name, "/")
 	switch kind + "/" {
 	case manifest.Prefix, gc.PacksPrefix:
@@ -120,7 +120,7 @@ func (r *Repository) checkOf(name string) *objectCheck {
 }
 
 // checkEmpty checks an object whose name says all.
-func checkEmpty(_ *Repository, _ string, b []byte) error {
+func checkEmpty(_ *repo.Repo, _ string, b []byte) error {
 	if len(b) > 0 {
 		return fmt.Errorf("%w: %d bytes, none expected", snapshot.ErrIntegrity, len(b))
 	}
@@ -128,7 +128,7 @@ func checkEmpty(_ *Repository, _ string, b []byte) error {
 }
 
 // checkTombstone checks a tombstone.
-func checkTombstone(_ *Repository, _ string, b []byte) error {
+func checkTombstone(_ *repo.Repo, _ string, b []byte) error {
 	_, err := repo.DecodeTombstone(b)
 	if err != nil {
 		err = fmt.Errorf("%w: %w; no create or gc goes on without it; delete it while no snapctl gc runs", snapshot.ErrIntegrity, err)
@@ -137,12 +137,12 @@ func checkTombstone(_ *Repository, _ string, b []byte) error {
 }
 
 // checkLease checks a lease and the manifest that it holds.
-func checkLease(r *Repository, name string, b []byte) error {
+func checkLease(r *repo.Repo, name string, b []byte) error {
 	l, err := manifest.DecodeLease(b)
 	if err != nil {
 		return err
 	}
-	m, err := manifest.Decode(r.repo.Codec, l.Manifest)
+	m, err := manifest.Decode(r.Codec, l.Manifest)
 	if err != nil {
 		return fmt.Errorf("its manifest: %w", err)
 	}
@@ -154,18 +154,18 @@ func checkLease(r *Repository, name string, b []byte) error {
 
 // checkKey checks a key object, as far as that can be done without what opens it: that
 // whoever made it had the master key.
-func checkKey(r *Repository, name string, b []byte) error {
+func checkKey(r *repo.Repo, name string, b []byte) error {
 	k, err := crypt.DecodeAt(name, b)
 	if err == nil {
-		_, err = k.Details(r.repo.Key())
+		_, err = k.Details(r.Key())
 	}
 	return err
 }
 
 // checkCopy checks the manifest of a snapshot that is to outlive its class, where it
 // lies for later.
-func checkCopy(r *Repository, name string, b []byte) error {
-	m, err := manifest.Decode(r.repo.Codec, b)
+func checkCopy(r *repo.Repo, name string, b []byte) error {
+	m, err := manifest.Decode(r.Codec, b)
 	if err == nil && m.ID.KeptName() != name {
 		err = fmt.Errorf("%w: it is the manifest of %v", snapshot.ErrIntegrity, m.ID)
 	}
@@ -176,10 +176,10 @@ func checkCopy(r *Repository, name string, b []byte) error {
 }
 
 // checkNote checks a note.
-func checkNote(r *Repository, name string, b []byte) error {
+func checkNote(r *repo.Repo, name string, b []byte) error {
 	id, at, err := manifest.ParseNoteName(name)
 	if err == nil {
-		_, err = r.repo.DecodeNote(b, id, at)
+		_, err = r.DecodeNote(b, id, at)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)
@@ -189,14 +189,14 @@ func checkNote(r *Repository, name string, b []byte) error {
 
 // checkProfile checks an access profile, but for the contents of its bundle, which
 // are checked when they are used.
-func checkProfile(r *Repository, name string, b []byte) error {
+func checkProfile(r *repo.Repo, name string, b []byte) error {
 	if !strings.HasSuffix(name, "/"+crypt.SumHex(b)) {
 		return fmt.Errorf("%w: %w: it is not what its name says", snapshot.ErrIntegrity, access.ErrDamaged)
 	}
 	id, _ := access.ParseName(name)
-	p, err := access.Decode(r.repo, id, b)
+	p, err := access.Decode(r, id, b)
 	if err == nil && len(p.Bundle) > 0 {
-		_, err = access.OpenBundle(r.repo.Codec, name, 0, p.Bundle)
+		_, err = access.OpenBundle(r.Codec, name, 0, p.Bundle)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrIntegrity, err)

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -55,11 +55,11 @@ func (x *repairer) whatIsLeft(ctx context.Context, s *lostSnapshot) (*remains, e
 	var root manifest.Entry
 	err := x.walk(ctx, s, func(e *manifest.Entry) error {
 		if e.Name == "" {
-			root = *cloneEntry(e)
+			root = *e.Clone()
 			have[""] = true
 			return nil
 		}
-		ok, err := x.keep(ctx, s, left, cloneEntry(e))
+		ok, err := x.keep(ctx, s, left, e.Clone())
 		if err != nil {
 			return err
 		}
@@ -175,7 +175,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
 	sink := &write.TreeSink{
-		Codec: x.repo.repo.Codec, Hasher: x.repo.repo.Hasher, Up: up, Pages: map[chunk.ID]manifest.PageRef{},
+		Codec: x.repo.Codec, Hasher: x.repo.Hasher, Up: up, Pages: map[chunk.ID]manifest.PageRef{},
 		Lookup: func(id chunk.ID) (manifest.PageRef, bool) { ref, ok := known[id]; return ref, ok },
 	}
 	var root *manifest.Root
@@ -193,7 +193,7 @@ func (x *repairer) rebuild(ctx context.Context, s *lostSnapshot, left *remains) 
 	x.asNoted(fresh, s)
 	fresh.Files, fresh.Bytes = uint64(s.Files), left.bytes
 	fresh.Unreadable += uint64(s.LostEntries())
-	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.StoredBytes()), x.repo.repo.Ver
+	fresh.NewBytes, fresh.StoredBytes, fresh.Version = 0, uint64(up.StoredBytes()), x.repo.Ver
 	fresh.SetTree(root)
 	s.fresh = fresh
 	return nil
@@ -210,7 +210,7 @@ func (x *repairer) asNoted(fresh *manifest.Manifest, s *lostSnapshot) {
 	// If it is not known when it ends, it does not.
 	if s.known && s.now.ExpiresAt != nil {
 		fresh.Expires = *s.now.ExpiresAt
-		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.repo.Time())))
+		class = manifest.ClassFor(max(time.Second, fresh.Expires.Sub(x.repo.Time())))
 	}
 	fresh.ID = fresh.ID.InClass(class)
 }
@@ -230,7 +230,7 @@ func (x *repairer) build(ctx context.Context, s *lostSnapshot, left *remains, si
 		return nil
 	}
 	err := x.walk(ctx, s, func(old *manifest.Entry) error {
-		e := cloneEntry(old)
+		e := old.Clone()
 		k := e.Key()
 		if ok, err := x.keep(ctx, s, left, e); !ok || err != nil {
 			return err

@@ -1,4 +1,4 @@
-package engine
+package transfer
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
@@ -58,7 +59,7 @@ type snapshotCopy struct {
 	queue  []*copiedEntry
 	root   *manifest.Root
 
-	builder treeBuilder
+	builder copyBuilder
 	patch   *manifest.Patch // the builder, if there is a base; else nil
 
 	asked map[chunk.ID]struct{} // chunks that are on their way, or were; the producer's
@@ -93,7 +94,7 @@ type copiedChunk struct {
 var errTaken = errors.New("another copy was faster")
 
 func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
-	if x.tree, err = x.m.Tree(x.from.repo); err != nil {
+	if x.tree, err = x.m.Tree(x.from); err != nil {
 		return ofSource(err)
 	}
 	x.out.Meter.SetPhase(snapshot.PhaseCopying)
@@ -130,7 +131,7 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 		return errTaken
 	}
 	if err == nil && lifetime != nil {
-		if _, err := x.to.keepLonger(ctx, repo.SnapshotOf(&m.Info), lifetime); err != nil {
+		if _, err := retain.KeepLonger(ctx, x.to, repo.SnapshotOf(&m.Info), lifetime); err != nil {
 			x.warn(fmt.Errorf("%w; a lifecycle rule of the bucket may remove the copy early: extend it there", err))
 		}
 	}
@@ -140,14 +141,14 @@ func (x *snapshotCopy) run(ctx context.Context, fromScratch bool) (err error) {
 // copyNotes puts the notes of the snapshot, and gives the last one's lifetime that has
 // any.
 func (x *snapshotCopy) copyNotes(ctx context.Context) (last *manifest.Lifetime, err error) {
-	notes, err := x.from.repo.NotesOf(ctx, x.m.ID)
+	notes, err := x.from.NotesOf(ctx, x.m.ID)
 	if err != nil {
 		return nil, ofSource(err)
 	}
 	for _, n := range notes {
 		object, err := n.Encode()
 		if err == nil {
-			err = x.to.repo.Store.Put(ctx, n.ObjectName(), x.to.repo.SealObject(crypt.UseNote, n.ObjectName(), object))
+			err = x.to.Store.Put(ctx, n.ObjectName(), x.to.SealObject(crypt.UseNote, n.ObjectName(), object))
 		}
 		// One of that name says the same.
 		if err != nil && !errors.Is(err, remote.ErrExist) {
@@ -175,7 +176,7 @@ func (x *snapshotCopy) findBase(ctx context.Context) error {
 		}
 		if err != nil {
 			// It is not needed.
-			x.from.repo.Logger.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
+			x.from.Logger.Info("copy without a snapshot to begin with", "snapshot", x.m.ID, "base", id, "err", err)
 		}
 		x.base = b
 	}
@@ -185,14 +186,14 @@ func (x *snapshotCopy) findBase(ctx context.Context) error {
 // openBase opens a snapshot, if it is one to begin with: of the entries at least half
 // must be in pages that both have.
 func (x *snapshotCopy) openBase(ctx context.Context, id manifest.ID) (*copyBase, error) {
-	there, thereTree, err := x.to.repo.LiveTree(ctx, id)
+	there, thereTree, err := x.to.LiveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if x.out.Guard.RefusesAny(there.Packs) {
 		return nil, write.ErrAnew
 	}
-	source, sourceTree, err := x.from.repo.LiveTree(ctx, id)
+	source, sourceTree, err := x.from.LiveTree(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -222,13 +223,13 @@ func (x *snapshotCopy) pipeline(ctx context.Context, g *errgroup.Group) error {
 		}
 		x.builder = patchBuilder{x.patch}
 	}
-	x.placer = write.NewPlacer(x.out, write.NewPacker(ctx, g, x.to.repo.Codec, x.out.Up, runtime.GOMAXPROCS(0)))
-	x.chunks = read.New(ctx, x.from.repo, x.from.repo.PackStore(), fsMemory)
+	x.placer = write.NewPlacer(x.out, write.NewPacker(ctx, g, x.to.Codec, x.out.Up, runtime.GOMAXPROCS(0)))
+	x.chunks = read.New(ctx, x.from, x.from.PackStore(), read.Memory)
 	x.asked = map[chunk.ID]struct{}{}
 	if err := x.chunks.ReadAhead(ctx, x.produce, func(p *read.Piece) error { return x.take(ctx, p) }); err != nil {
 		return err
 	}
-	x.from.repo.Logger.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.Decoded.Load())
+	x.from.Logger.Debug("copy", "snapshot", x.m.ID, "base", x.base != nil, "frames", x.chunks.Decoded.Load())
 	if err := x.placer.NoMore(ctx); err != nil {
 		return err
 	}
@@ -374,7 +375,7 @@ func (x *snapshotCopy) place(ctx context.Context, it *copiedEntry, c *copiedChun
 		if err := read(); err != nil {
 			return err
 		}
-		name = x.to.repo.Hasher.Sum(data)
+		name = x.to.Hasher.Sum(data)
 		x.names.learn(c.ID, name)
 	}
 	ext := manifest.Extent{Hole: c.Hole, ID: name}
@@ -429,7 +430,7 @@ func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.
 	if !errors.Is(repo.Integrity(err), snapshot.ErrIntegrity) {
 		return fmt.Errorf("%q: %w", it.entry.Path(), err)
 	}
-	_, serr := x.from.repo.Store.Stat(ctx, repo.PackName(ext.Pack))
+	_, serr := x.from.Store.Stat(ctx, repo.PackName(ext.Pack))
 	all := errors.Is(serr, remote.ErrNotExist) // of the pack
 	var names []string
 	more := 0
@@ -462,8 +463,15 @@ func (x *snapshotCopy) lost(ctx context.Context, it *copiedEntry, ext *manifest.
 	return fmt.Errorf("%w; pack %v has contents of %s", err, ext.Pack, strings.Join(names, ", "))
 }
 
-// patchBuilder is a treeBuilder of a patch.
+// copyBuilder makes a tree of entries that come in order: a [manifest.Builder], or
+// a patchBuilder.
+type copyBuilder interface {
+	Add(ctx context.Context, e *manifest.Entry) error
+	Finish(ctx context.Context) (*manifest.Root, error)
+}
+
+// patchBuilder is a copyBuilder of a patch.
 type patchBuilder struct{ *manifest.Patch }
 
-// Add is treeBuilder's.
+// Add is copyBuilder's.
 func (b patchBuilder) Add(ctx context.Context, e *manifest.Entry) error { return b.Put(ctx, e) }

@@ -3,7 +3,7 @@ package lru_test
 import (
 	"testing"
 
-	"github.com/snapctl/snapctl/internal/lru"
+	"github.com/snapctl/snapctl/chunk/lru"
 )
 
 func TestCache(t *testing.T) {

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -21,56 +21,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Usage is what a repository holds. Sizes are in bytes.
-type Usage struct {
-	Snapshots int   // those that have expired too, until they are collected
-	Logical   int64 // sum of the snapshots' Bytes: what restoring all of them writes
-	// Unique is the plaintext of the contents in packs that snapshots refer to, and
-	// Stored what these packs take. A chunk counts once, but for one that lies in two
-	// packs; chunks that no snapshot refers to any more count as long as their pack
-	// has another one.
-	Unique int64
-	Stored int64
-	Trees  int64 // what packs of tree pages take that snapshots refer to
-	// Unused is what packs take that no snapshot refers to. Garbage collection frees
-	// them when they are old enough, unless a mount of a removed snapshot needs them.
-	Unused int64
-
-	Objects []ObjectUsage
-	// Of are the snapshots that were asked for, or all, newest first.
-	Of []SnapshotUsage
-	// Together is what removing all of Of would free: more than the sum of their
-	// Only, where a pack is needed by several of them and by no other.
-	Together int64
-}
-
-// Total is what all objects take.
-func (u *Usage) Total() (n int64) {
-	for _, o := range u.Objects {
-		n += o.Bytes
-	}
-	return n
-}
-
-// ObjectUsage counts objects of a kind.
-type ObjectUsage struct {
-	Kind  string
-	Count int
-	Bytes int64
-}
-
-// SnapshotUsage is what a snapshot holds.
-type SnapshotUsage struct {
-	snapshot.Snapshot
-	// Only is what removing this snapshot alone, and collecting garbage, would free:
-	// its manifest, notes and access profiles, and the packs that no other snapshot's
-	// manifest names. Chunks that only it refers to do not count where they lie in packs
-	// that others need too.
-	Only int64
-	// Referred is what the packs take that it refers to.
-	Referred int64
-}
-
 // packUse is what Usage knows of a pack.
 type packUse struct {
 	size  int64
@@ -83,23 +33,18 @@ type packUse struct {
 	moved []chunk.PackID // if it was repacked
 }
 
-// Usage counts what the repository holds, and what the snapshots do that refs name,
-// or all of them. It lists objects and reads manifests and index segments: of packs
-// that no segment lists it reads the index, and of no pack what it holds.
-//
-// Where manifests are damaged the usage leaves them out, where notes are it does not
-// know them, and comes together with an error that is ErrIntegrity.
-func (r *Repository) Usage(ctx context.Context, refs ...string) (*Usage, error) {
-	u, err := r.usage(ctx, refs)
+// Usage is engine.Repository.Usage.
+func Usage(ctx context.Context, r *repo.Repo, refs ...string) (*snapshot.Usage, error) {
+	u, err := usageOf(ctx, r, refs)
 	if err != nil {
-		err = fmt.Errorf("usage of %s: %w", r.repo.URL(), err)
+		err = fmt.Errorf("usage of %s: %w", r.URL(), err)
 	}
 	return u, err
 }
 
-func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
+func usageOf(ctx context.Context, r *repo.Repo, refs []string) (*snapshot.Usage, error) {
 	asked := map[manifest.ID]bool{}
-	x := r.repo.NewResolver(ctx, len(refs))
+	x := r.NewResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.Get(ref)
 		if err != nil {
@@ -107,11 +52,11 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 		}
 		asked[s.ID] = true
 	}
-	all, err := r.repo.Ids(ctx) // before packs: so those that manifests name are listed
+	all, err := r.Ids(ctx) // before packs: so those that manifests name are listed
 	if err != nil {
 		return nil, err
 	}
-	u := &Usage{}
+	u := &snapshot.Usage{}
 	c := &usageCount{repo: r, u: u, packs: map[chunk.PackID]*packUse{}, notes: map[manifest.ID][]manifest.NoteID{}, own: map[manifest.ID]int64{}}
 	if err := c.objects(ctx); err != nil {
 		return nil, err
@@ -147,8 +92,8 @@ func (r *Repository) usage(ctx context.Context, refs []string) (*Usage, error) {
 
 // usageCount is one run of Usage.
 type usageCount struct {
-	repo   *Repository
-	u      *Usage
+	repo   *repo.Repo
+	u      *snapshot.Usage
 	packs  map[chunk.PackID]*packUse
 	notes  map[manifest.ID][]manifest.NoteID
 	own    map[manifest.ID]int64 // bytes of objects that go with a snapshot
@@ -164,8 +109,8 @@ var objectKinds = [...]struct{ prefix, kind string }{
 
 // objects lists everything.
 func (c *usageCount) objects(ctx context.Context) error {
-	counts := make([]ObjectUsage, len(objectKinds))
-	err := c.repo.repo.Store.List(ctx, "", func(o remote.Info) error {
+	counts := make([]snapshot.ObjectUsage, len(objectKinds))
+	err := c.repo.Store.List(ctx, "", func(o remote.Info) error {
 		for i, k := range objectKinds {
 			if strings.HasPrefix(o.Name, k.prefix) {
 				counts[i].Kind = k.kind
@@ -191,14 +136,14 @@ func (c *usageCount) objects(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing objects: %w", err)
 	}
-	c.u.Objects = slices.DeleteFunc(counts, func(o ObjectUsage) bool { return o.Count == 0 })
+	c.u.Objects = slices.DeleteFunc(counts, func(o snapshot.ObjectUsage) bool { return o.Count == 0 })
 	return nil
 }
 
 // moves finds out where the contents of packs are now that were repacked: what names
 // the old one needs the new ones, and garbage collection frees the old one.
 func (c *usageCount) moves(ctx context.Context) error {
-	moved, err := c.repo.repo.ReadMoved(ctx, c.stones)
+	moved, err := c.repo.ReadMoved(ctx, c.stones)
 	var bad error
 	if err := repo.UnlessDamaged(err, &bad); err != nil {
 		return err
@@ -248,7 +193,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []repo.SizedID, asked fu
 	for i, id := range all {
 		if place[i] = -1; asked(id.ID) {
 			place[i] = len(u.Of)
-			u.Of = append(u.Of, SnapshotUsage{Only: c.own[id.ID]})
+			u.Of = append(u.Of, snapshot.SnapshotUsage{Only: c.own[id.ID]})
 			u.Together += c.own[id.ID]
 		}
 	}
@@ -257,11 +202,11 @@ func (c *usageCount) snapshots(ctx context.Context, all []repo.SizedID, asked fu
 	g.SetLimit(gc.MarksAtOnce)
 	for i, id := range all {
 		g.Go(func() error {
-			m, err := c.repo.repo.Manifest(gctx, id.ID)
+			m, err := c.repo.Manifest(gctx, id.ID)
 			var notes []*manifest.Note
 			var noteErr error
 			if err == nil && place[i] >= 0 {
-				notes, err = c.repo.repo.ReadNotes(gctx, id.ID, c.notes[id.ID])
+				notes, err = c.repo.ReadNotes(gctx, id.ID, c.notes[id.ID])
 				err = repo.UnlessDamaged(err, &noteErr)
 			}
 			mu.Lock()
@@ -279,7 +224,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []repo.SizedID, asked fu
 			}
 			u.Snapshots++
 			u.Logical += int64(m.Bytes)
-			var of *SnapshotUsage
+			var of *snapshot.SnapshotUsage
 			if place[i] >= 0 {
 				of = &u.Of[place[i]]
 				of.Snapshot = *repo.SnapshotOf(&m.Info)
@@ -319,7 +264,7 @@ func (c *usageCount) snapshots(ctx context.Context, all []repo.SizedID, asked fu
 // weigh finds out what is in the packs: from index segments, and for packs that
 // none lists, from their own index.
 func (c *usageCount) weigh(ctx context.Context) error {
-	ids, err := c.repo.repo.ListSegments(ctx)
+	ids, err := c.repo.ListSegments(ctx)
 	if err != nil {
 		return err
 	}
@@ -328,7 +273,7 @@ func (c *usageCount) weigh(ctx context.Context) error {
 	g.SetLimit(segmentsAtOnce)
 	for _, id := range ids {
 		g.Go(func() error {
-			s, err := c.repo.repo.Segment(gctx, id)
+			s, err := c.repo.Segment(gctx, id)
 			if errors.Is(err, remote.ErrNotExist) || errors.Is(err, index.ErrBadSegment) {
 				return nil // then their own indexes tell
 			}
@@ -353,7 +298,7 @@ func (c *usageCount) weigh(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			x, err := c.repo.repo.PackIndex(gctx, id, p.size)
+			x, err := c.repo.PackIndex(gctx, id, p.size)
 			if err != nil && repo.Damaged(gctx, err) {
 				return nil // what it takes is known all the same
 			}

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 	"sync"
 
 	"github.com/snapctl/snapctl/chunk"
+	"github.com/snapctl/snapctl/chunk/lru"
 	"github.com/snapctl/snapctl/engine/internal/access"
 	"github.com/snapctl/snapctl/engine/internal/repo"
-	"github.com/snapctl/snapctl/internal/lru"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/singleflight"
@@ -21,7 +21,7 @@ import (
 // cache has. From a bucket it reads windows, since pages that are wanted one after
 // the other lie so in their packs.
 type storePages struct {
-	repo *Repository
+	repo *repo.Repo
 	size func(chunk.PackID) int64 // of a pack, so that no window reaches beyond; nil reads pages alone
 
 	mu      sync.Mutex
@@ -34,7 +34,7 @@ const (
 	pageWindows = 32 // that are kept
 )
 
-func newStorePages(r *Repository) *storePages {
+func newStorePages(r *repo.Repo) *storePages {
 	return &storePages{repo: r, windows: lru.New[access.FrameKey, []byte](pageWindows)}
 }
 
@@ -43,7 +43,7 @@ func (s *storePages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 	page, err := s.at(ctx, ref)
 	if errors.Is(err, remote.ErrNotExist) {
 		var loc chunk.Location
-		if loc, err = s.repo.repo.Relocate(ctx, ref.ID, ref.Pack); err == nil {
+		if loc, err = s.repo.Relocate(ctx, ref.ID, ref.Pack); err == nil {
 			page, err = s.alone(ctx, ref.ID, loc)
 		}
 	}
@@ -56,7 +56,7 @@ func (s *storePages) Page(ctx context.Context, ref manifest.PageRef) ([]byte, er
 func (s *storePages) at(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	stored, err := s.window(ctx, ref)
 	if err == nil && stored != nil {
-		if page, err := s.repo.repo.DecodeChunk(ref.ID, ref.Location(), stored); err == nil {
+		if page, err := s.repo.DecodeChunk(ref.ID, ref.Location(), stored); err == nil {
 			return page, nil
 		}
 		// Once more: something on the way may have spoiled it.
@@ -70,16 +70,16 @@ func (s *storePages) at(ctx context.Context, ref manifest.PageRef) ([]byte, erro
 // alone reads one page and nothing else.
 func (s *storePages) alone(ctx context.Context, id chunk.ID, loc chunk.Location) ([]byte, error) {
 	stored := make([]byte, loc.Frame.Stored)
-	if err := s.repo.repo.Store.ReadAt(ctx, repo.PackName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
+	if err := s.repo.Store.ReadAt(ctx, repo.PackName(loc.Pack), int64(loc.Frame.Offset), stored); err != nil {
 		return nil, err
 	}
-	return s.repo.repo.DecodeChunk(id, loc, stored)
+	return s.repo.DecodeChunk(id, loc, stored)
 }
 
 // window gives the stored bytes of a page from the window that it lies in; nil if
 // there is none that holds all of it.
 func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
-	if s.repo.repo.Local() || s.size == nil {
+	if s.repo.Local() || s.size == nil {
 		return nil, nil
 	}
 	begin := ref.Frame.Offset / pageWindow * pageWindow
@@ -97,7 +97,7 @@ func (s *storePages) window(ctx context.Context, ref manifest.PageRef) ([]byte, 
 				return w, nil
 			}
 			b := make([]byte, end-int64(begin))
-			if err := s.repo.repo.Store.ReadAt(ctx, repo.PackName(ref.Pack), int64(begin), b); err != nil {
+			if err := s.repo.Store.ReadAt(ctx, repo.PackName(ref.Pack), int64(begin), b); err != nil {
 				return nil, err
 			}
 			s.mu.Lock()

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -19,10 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// packsAtOnce is how many packs are read at once, each into memory of its own:
+// PacksAtOnce is how many packs are read at once, each into memory of its own:
 // enough to keep the cores busy while others are on their way.
-func (r *Repository) packsAtOnce() int {
-	if r.repo.Local() {
+func PacksAtOnce(r *repo.Repo) int {
+	if r.Local() {
 		return runtime.GOMAXPROCS(0)
 	}
 	return max(2*runtime.GOMAXPROCS(0), write.Uploads)
@@ -48,7 +48,7 @@ func (v *checkup) readPacks(ctx context.Context) error {
 
 	g, gctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
-	for range v.repo.packsAtOnce() {
+	for range PacksAtOnce(v.repo) {
 		g.Go(func() error {
 			var b packBuffers
 			for gctx.Err() == nil {
@@ -151,7 +151,7 @@ func (v *checkup) readPack(ctx context.Context, p *packFacts, b *packBuffers) (g
 			b.pack = make([]byte, p.size)
 		}
 		b.pack = b.pack[:p.size]
-		err := v.repo.repo.Store.ReadAt(ctx, repo.PackName(p.id), 0, b.pack)
+		err := v.repo.Store.ReadAt(ctx, repo.PackName(p.id), 0, b.pack)
 		if err == nil {
 			err = v.checkPack(p, b)
 			if err == nil {
@@ -182,7 +182,7 @@ func (v *checkup) agrees(p *packFacts, b *packBuffers) error {
 	if len(p.segments) == 0 {
 		return nil
 	}
-	x, err := chunk.DecodePack(v.repo.repo.Codec, b.pack)
+	x, err := chunk.DecodePack(v.repo.Codec, b.pack)
 	if err == nil && !slices.Equal(v.placesOf(x), p.places) {
 		err = fmt.Errorf("%w: segment %v says something else of it than its own index", snapshot.ErrIntegrity, p.segments[0])
 	}
@@ -195,13 +195,13 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		return fmt.Errorf("%w: its bytes are not those of its name", snapshot.ErrIntegrity)
 	}
 	// What its bytes should be they are. So what follows is what a writer did wrong.
-	x, err := chunk.DecodePack(v.repo.repo.Codec, b.pack)
+	x, err := chunk.DecodePack(v.repo.Codec, b.pack)
 	if err != nil {
 		return err
 	}
 	for i := range x.Frames {
 		f := &x.Frames[i]
-		raw, err := v.repo.repo.Codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
+		raw, err := v.repo.Codec.Decode(b.plain, b.pack[f.Offset:f.End()], int(f.Raw))
 		if err != nil {
 			return fmt.Errorf("%w: at %d: %w", snapshot.ErrIntegrity, f.Offset, err)
 		}
@@ -211,7 +211,7 @@ func (v *checkup) checkPack(p *packFacts, b *packBuffers) error {
 		off := uint32(0)
 		for j := range f.Chunks {
 			c := &f.Chunks[j]
-			if v.repo.repo.Hasher.Sum(raw[off:off+c.Length]) != c.ID {
+			if v.repo.Hasher.Sum(raw[off:off+c.Length]) != c.ID {
 				return fmt.Errorf("%w: at %d: the bytes of chunk %v are not what they were", snapshot.ErrIntegrity, f.Offset, c.ID)
 			}
 			off += c.Length

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"bytes"
@@ -46,8 +46,8 @@ type readLog struct {
 }
 
 const (
-	readLogKind  = "verify"
-	readLogName  = "progress"
+	ReadLogKind  = "verify"
+	ReadLogName  = "progress"
 	readLogEvery = 2 * time.Second
 	// maxBadPacks bounds the log; with more, it is not worth going on.
 	maxBadPacks = 10_000
@@ -61,10 +61,10 @@ func (v *checkup) openReadLog() (*readLog, error) {
 			scope += s.id.String() + " "
 		}
 	}
-	l := &readLog{cache: v.repo.repo.Cache, now: time.Now, bad: map[string]bool{}}
+	l := &readLog{cache: v.repo.Cache, now: time.Now, bad: map[string]bool{}}
 	l.saved = l.now()
 	if v.opts.Resume {
-		if s := cachedLog(v.repo.repo.Cache); s != nil {
+		if s := cachedLog(v.repo.Cache); s != nil {
 			if s.Share != v.opts.ReadData || s.Scope != scope {
 				return nil, fmt.Errorf("%w: the run that was stopped was of other snapshots, or of another share of the data", snapshot.ErrInvalid)
 			}
@@ -87,7 +87,7 @@ func (v *checkup) openReadLog() (*readLog, error) {
 
 // cachedLog gives the state of the run that was stopped last, nil for none.
 func cachedLog(c local.Dir) *readState {
-	b := c.Read(readLogKind, readLogName)
+	b := c.Read(ReadLogKind, ReadLogName)
 	sum, text, ok := bytes.Cut(b, []byte("\n"))
 	if want := blake3.Sum256(text); !ok || string(sum) != hex.EncodeToString(want[:]) {
 		return nil
@@ -156,7 +156,7 @@ func (l *readLog) save() {
 		return
 	}
 	sum := blake3.Sum256(text)
-	_ = l.cache.Write(readLogKind, readLogName, []byte(hex.EncodeToString(sum[:])+"\n"), text)
+	_ = l.cache.Write(ReadLogKind, ReadLogName, []byte(hex.EncodeToString(sum[:])+"\n"), text)
 }
 
 // end closes the log: there is nothing to resume when all was read.
@@ -164,7 +164,7 @@ func (l *readLog) end(whole bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if whole {
-		l.cache.Remove(readLogKind, readLogName)
+		l.cache.Remove(ReadLogKind, ReadLogName)
 	} else {
 		l.save()
 	}

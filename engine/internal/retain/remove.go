@@ -1,4 +1,4 @@
-package engine
+package retain
 
 import (
 	"context"
@@ -10,17 +10,15 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// Remove removes snapshots, and tells which. All references are resolved before
-// anything is removed; expired snapshots can be removed too. What only they
-// held is freed by garbage collection.
-func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*snapshot.Snapshot, error) {
+// Remove is engine.Repository.Remove.
+func Remove(ctx context.Context, r *repo.Repo, refs ...string) ([]*snapshot.Snapshot, error) {
 	var all []*snapshot.Snapshot
 	seen := map[manifest.ID]bool{}
-	x := r.repo.NewResolver(ctx, len(refs))
+	x := r.NewResolver(ctx, len(refs))
 	for _, ref := range refs {
 		s, err := x.Resolve(ref)
 		if id, ok := repo.IdOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
-			s, err = r.damagedSnapshot(ctx, id) // it can be removed by its id
+			s, err = damagedSnapshot(ctx, r, id) // it can be removed by its id
 		}
 		if err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", repo.Printable(ref), repo.Integrity(err))
@@ -31,14 +29,14 @@ func (r *Repository) Remove(ctx context.Context, refs ...string) ([]*snapshot.Sn
 		seen[s.ID] = true
 		all = append(all, s)
 	}
-	if err := r.remove(ctx, all); err != nil {
+	if err := removeAll(ctx, r, all); err != nil {
 		return nil, err
 	}
 	return all, nil
 }
 
 // remove removes snapshots, whether or not they are there still.
-func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error {
+func removeAll(ctx context.Context, r *repo.Repo, all []*snapshot.Snapshot) error {
 	var names []string
 	for _, s := range all {
 		names = append(names, repo.ManifestNames(s.ID)...)
@@ -49,13 +47,13 @@ func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error
 			names = append(names, s.ID.NotesOf()+note.String())
 		}
 	}
-	if err := r.repo.Store.Delete(ctx, names...); err != nil {
+	if err := r.Store.Delete(ctx, names...); err != nil {
 		return fmt.Errorf("removing snapshots: %w", err)
 	}
 	for _, s := range all {
-		r.repo.Cache.Remove("heads", s.ID.String())
+		r.Cache.Remove("heads", s.ID.String())
 		for _, note := range s.Notes {
-			r.repo.Cache.Remove("notes", note.String())
+			r.Cache.Remove("notes", note.String())
 		}
 	}
 	return nil
@@ -63,8 +61,8 @@ func (r *Repository) remove(ctx context.Context, all []*snapshot.Snapshot) error
 
 // damagedSnapshot is what there is to remove of a snapshot whose manifest or notes
 // cannot be read.
-func (r *Repository) damagedSnapshot(ctx context.Context, id manifest.ID) (*snapshot.Snapshot, error) {
-	listed, err := r.repo.ListNotes(ctx, id.NotesOf())
+func damagedSnapshot(ctx context.Context, r *repo.Repo, id manifest.ID) (*snapshot.Snapshot, error) {
+	listed, err := r.ListNotes(ctx, id.NotesOf())
 	if err != nil {
 		return nil, err
 	}

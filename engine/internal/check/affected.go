@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 // findAffected finds out what each snapshot has lost by the packs that something is
 // wrong with: it tries to read all that lies in them, as a reader would.
 func (v *checkup) findAffected(ctx context.Context) error {
-	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: read.New(ctx, v.repo.repo, v.repo.repo.Store, affectedMemory)}
+	a := &affected{checkup: v, lost: map[placeKey]bool{}, chunks: read.New(ctx, v.repo, v.repo.Store, affectedMemory)}
 	for _, s := range v.snapshots {
 		if s.whole {
 			continue
@@ -43,7 +43,7 @@ type affected struct {
 	index  *index.Index      // nil until it is needed
 	lost   map[placeKey]bool // chunks in suspected packs that were tried
 
-	hits map[*packFacts]*Affected // of the snapshot at hand
+	hits map[*packFacts]*snapshot.Affected // of the snapshot at hand
 }
 
 // placeKey is a chunk where it is said to lie.
@@ -53,7 +53,7 @@ type placeKey struct {
 }
 
 func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
-	m, err := a.repo.repo.Manifest(ctx, s.id)
+	m, err := a.repo.Manifest(ctx, s.id)
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return nil // removed meanwhile: it does not matter any more
 	}
@@ -64,7 +64,7 @@ func (a *affected) snapshot(ctx context.Context, s *checkedSnapshot) error {
 	if err != nil {
 		return err
 	}
-	a.hits = map[*packFacts]*Affected{}
+	a.hits = map[*packFacts]*snapshot.Affected{}
 	err = tree.Parts(ctx, func(p manifest.Part) error {
 		if p.Level > 0 || !a.suspicious(m, &p) {
 			return nil
@@ -116,10 +116,10 @@ func (a *affected) suspicious(m *manifest.Manifest, p *manifest.Part) bool {
 	return false
 }
 
-func (a *affected) hit(s *checkedSnapshot, p *packFacts) *Affected {
+func (a *affected) hit(s *checkedSnapshot, p *packFacts) *snapshot.Affected {
 	h := a.hits[p]
 	if h == nil {
-		h = &Affected{ID: s.id, Name: s.name, Dir: s.dir}
+		h = &snapshot.Affected{ID: s.id, Name: s.name, Dir: s.dir}
 		a.hits[p] = h
 	}
 	return h
@@ -133,7 +133,7 @@ func (a *affected) lostRange(s *checkedSnapshot, p *manifest.Part) {
 
 // appendRange adds the entries of a page to the ranges that are lost: pages that
 // follow each other are one.
-func appendRange(all []LostRange, p *manifest.Part) []LostRange {
+func appendRange(all []snapshot.LostRange, p *manifest.Part) []snapshot.LostRange {
 	from, before := p.First.Path(), ""
 	if p.End != nil {
 		before = p.End.Path()
@@ -143,7 +143,7 @@ func appendRange(all []LostRange, p *manifest.Part) []LostRange {
 		all[n-1].Before = before
 		return all
 	}
-	return append(all, LostRange{Entries: int64(p.Entries), From: from, Before: before})
+	return append(all, snapshot.LostRange{Entries: int64(p.Entries), From: from, Before: before})
 }
 
 // leaf tries to read the files of a leaf, as far as they lie in suspected packs.
@@ -225,7 +225,7 @@ func (a *affected) chunkLost(ctx context.Context, x *manifest.Extent) (bool, err
 // elsewhere gives another place of a chunk whose pack is missing; nil if there is
 // none.
 func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Location, error) {
-	if loc, ok, err := a.repo.repo.MovedTo(ctx, x.Pack, x.ID); ok || err != nil && !repo.Damaged(ctx, err) {
+	if loc, ok, err := a.repo.MovedTo(ctx, x.Pack, x.ID); ok || err != nil && !repo.Damaged(ctx, err) {
 		return &loc, err
 	}
 	if a.index == nil {
@@ -234,7 +234,7 @@ func (a *affected) elsewhere(ctx context.Context, x *manifest.Extent) (*chunk.Lo
 			ids[i] = a.segments[i].id
 		}
 		var err error
-		if a.index, err = a.repo.repo.SyncIndex(ctx, ids); err != nil {
+		if a.index, err = a.repo.SyncIndex(ctx, ids); err != nil {
 			return nil, err
 		}
 	}

@@ -1,4 +1,5 @@
-package engine
+// Package check verifies a repository, mends what can be mended, and counts what it is made of.
+package check
 
 import (
 	"bytes"
@@ -18,124 +19,16 @@ import (
 	"github.com/snapctl/snapctl/remote"
 )
 
-// VerifyOptions are how a repository is verified. nil will do.
-type VerifyOptions struct {
-	// ReadData is the share of the packs' bytes that is read: 0 for none, 1 for
-	// all, and what lies between for a random sample of packs.
-	ReadData float64
-	// Resume goes on with the reading of packs where the last Verify on this
-	// machine, of the same snapshots and share, was stopped.
-	Resume bool
-	// MaxFiles bounds the paths that an Affected names: 0 for 10, negative for all.
-	MaxFiles int
-	Progress snapshot.Progress
-}
-
 // maxAffectedFiles is the default of VerifyOptions.MaxFiles.
 const maxAffectedFiles = 10
 
-// A VerifyReport is what Verify looked at and what it found.
-type VerifyReport struct {
-	Snapshots int   // those that have expired too
-	Entries   int64 // of all snapshots
-	Pages     int64 // of trees, each once however many snapshots share it
-	Segments  int
-	Packs     int   // that were looked at
-	PackBytes int64 // their sizes
-
-	Read, Skipped           int   // packs of which every byte was read; that an earlier run had read
-	ReadBytes, SkippedBytes int64 // their sizes
-	SkippedSince            time.Time
-
-	Findings []Finding // by the names of objects
-	Duration time.Duration
-}
-
-// A Finding is something that is not as it should be.
-type Finding struct {
-	Object  string // name of the object in the repository
-	Problem error
-	// Note: nothing is damaged and nothing can be lost by it, but a person may
-	// want to know.
-	Note     bool
-	Affected []Affected // snapshots that lost something by it, oldest first
-}
-
-// Affected is what a snapshot lost by one Finding.
-type Affected struct {
-	ID    manifest.ID
-	Name  string // of the snapshot
-	Dir   string
-	Whole bool     // its manifest cannot be read, and so nothing of it
-	Files int64    // that cannot be read whole; not those of Ranges
-	Paths []string // the first of them
-	// Ranges are runs of entries that cannot be found, as the page that names them
-	// cannot be read.
-	Ranges []LostRange
-}
-
-// A LostRange is a run of entries in the order of Walk.
-type LostRange struct {
-	Entries int64
-	From    string // path of the first
-	Before  string // path of the first behind it, "" for the end of the snapshot
-}
-
-// Damaged counts the findings that are no notes.
-func (r *VerifyReport) Damaged() (n int) {
-	for i := range r.Findings {
-		if !r.Findings[i].Note {
-			n++
-		}
-	}
-	return n
-}
-
-// Err is ErrIntegrity, in one sentence, if something is damaged; else nil.
-func (r *VerifyReport) Err() error {
-	n := r.Damaged()
-	if n == 0 {
-		return nil
-	}
-	hit := map[manifest.ID]bool{}
-	for i := range r.Findings {
-		for _, a := range r.Findings[i].Affected {
-			hit[a.ID] = true
-		}
-	}
-	word := "objects are"
-	if n == 1 {
-		word = "object is"
-	}
-	if len(hit) == 0 {
-		return fmt.Errorf("%w: %d %s not what was written; no snapshot has lost anything", snapshot.ErrIntegrity, n, word)
-	}
-	return fmt.Errorf("%w: %d %s not what was written, and of %d of %d snapshots something cannot be read",
-		snapshot.ErrIntegrity, n, word, len(hit), r.Snapshots)
-}
-
-// Verify looks for damage in the repository, in what the snapshots need that refs
-// name or, without refs, in all of it. Snapshots that have expired are part of all until
-// they are collected; one that is named is ErrExpired, as everywhere. It reads config, manifests, every page of their trees,
-// index segments, notes, leases, access profiles, tombstones and keys, and checks each
-// against its name or checksum and against the others: that pack tables are what trees
-// refer to, and that every pack is there, of the size and with the chunks in the places
-// that the index tells. A page that several snapshots share is read once.
-//
-// With ReadData, packs are read too, whole and in the order of their names: the name
-// must be the BLAKE3 of the bytes, each frame must decode, and each chunk must be what
-// its id says.
-//
-// Everything is read from the store itself, not from this machine's cache. What is
-// damaged is in the report, with the files of all snapshots that cannot be read
-// because of it, each of which was tried to be read; the error is that of a store
-// that does not answer. Writers and collectors may be at work meanwhile.
-func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOptions) (*VerifyReport, error) {
+// Verify is engine.Repository.Verify.
+func Verify(ctx context.Context, r *repo.Repo, refs []string, opts *snapshot.VerifyOptions) (*snapshot.VerifyReport, error) {
 	if opts == nil {
-		opts = &VerifyOptions{}
+		opts = &snapshot.VerifyOptions{}
 	}
 	if !(opts.ReadData >= 0 && opts.ReadData <= 1) {
-		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.repo.URL(), snapshot.ErrInvalid, opts.ReadData)
+		return nil, fmt.Errorf("verifying %s: %w: a share of %v of the data, 0 to 1 can be read", r.URL(), snapshot.ErrInvalid, opts.ReadData)
 	}
 	v := newCheckup(r, opts)
 	v.meter.Start(snapshot.PhaseChecking)
@@ -145,7 +38,7 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("verifying %s: %w", r.repo.URL(), err)
+		return nil, fmt.Errorf("verifying %s: %w", r.URL(), err)
 	}
 	v.report.Duration = time.Since(start)
 	return &v.report, nil
@@ -168,8 +61,8 @@ func (r *Repository) Verify(ctx context.Context, refs []string, opts *VerifyOpti
 //     what lies in suspected packs, as a reader would, in those leaves alone that use one:
 //     only a file that cannot be read is named.
 type checkup struct {
-	repo  *Repository
-	opts  *VerifyOptions
+	repo  *repo.Repo
+	opts  *snapshot.VerifyOptions
 	meter *progress.Meter
 	pages *storePages
 	seed  maphash.Seed // of fingerprints of places
@@ -183,7 +76,7 @@ type checkup struct {
 
 	mu     sync.Mutex
 	packs  map[chunk.PackID]*packFacts
-	report VerifyReport
+	report snapshot.VerifyReport
 }
 
 // checkedSnapshot is what is kept of a snapshot: little, for there may be many.
@@ -198,7 +91,7 @@ type checkedSnapshot struct {
 	whole     bool         // its manifest cannot be read
 }
 
-func newCheckup(r *Repository, opts *VerifyOptions) *checkup {
+func newCheckup(r *repo.Repo, opts *snapshot.VerifyOptions) *checkup {
 	return &checkup{
 		repo: r, opts: opts, meter: progress.New(opts.Progress), seed: maphash.MakeSeed(),
 		pages: newStorePages(r), packs: map[chunk.PackID]*packFacts{}, leaves: map[[16]byte]*leafFacts{},
@@ -234,11 +127,11 @@ func (v *checkup) run(ctx context.Context, refs []string) error {
 // listSnapshots chooses the snapshots.
 func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 	if len(refs) > 0 {
-		x := v.repo.repo.NewResolver(ctx, len(refs))
+		x := v.repo.NewResolver(ctx, len(refs))
 		for _, ref := range refs {
 			s, err := x.Resolve(ref)
 			if err == nil {
-				err = v.repo.repo.CheckExpiry(ctx, s)
+				err = v.repo.CheckExpiry(ctx, s)
 			}
 			if id, ok := repo.IdOf(ref); ok && errors.Is(err, snapshot.ErrIntegrity) {
 				s, err = &snapshot.Snapshot{ID: id}, nil // what is wrong with it is told later
@@ -254,7 +147,7 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 		return nil
 	}
 	at := map[manifest.ID]*checkedSnapshot{}
-	err := v.repo.repo.Store.List(ctx, manifest.Prefix, func(o remote.Info) error {
+	err := v.repo.Store.List(ctx, manifest.Prefix, func(o remote.Info) error {
 		id, err := manifest.ParseObjectName(o.Name)
 		if err != nil {
 			v.note(o.Name, fmt.Errorf("not the name of a manifest: %w", err))
@@ -277,23 +170,23 @@ func (v *checkup) listSnapshots(ctx context.Context, refs []string) error {
 }
 
 // found adds a finding. Those of packs come with finish.
-func (v *checkup) found(f Finding) {
-	v.repo.repo.Logger.Warn("verify", "object", f.Object, "err", f.Problem)
+func (v *checkup) found(f snapshot.Finding) {
+	v.repo.Logger.Warn("verify", "object", f.Object, "err", f.Problem)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.report.Findings = append(v.report.Findings, f)
 }
 
 func (v *checkup) note(object string, err error) {
-	v.found(Finding{Object: object, Problem: err, Note: true})
+	v.found(snapshot.Finding{Object: object, Problem: err, Note: true})
 }
 
 // annotate has a snapshot be as its notes say. It reports whether that is known: notes
 // that are damaged are left out.
 func (v *checkup) annotate(ctx context.Context, s *snapshot.Snapshot) (known bool, err error) {
-	notes, err := v.repo.repo.NotesOf(ctx, s.ID)
+	notes, err := v.repo.NotesOf(ctx, s.ID)
 	if err != nil && repo.Damaged(ctx, err) {
-		v.repo.repo.Logger.Warn("verify: notes are left out", "id", s.ID, "err", err)
+		v.repo.Logger.Warn("verify: notes are left out", "id", s.ID, "err", err)
 		return false, nil
 	}
 	repo.Annotate(s, notes)
@@ -306,24 +199,24 @@ func (v *checkup) finish() {
 		if len(p.problems) == 0 {
 			continue
 		}
-		f := Finding{Object: repo.PackName(id), Problem: p.problem(), Affected: p.affected}
+		f := snapshot.Finding{Object: repo.PackName(id), Problem: p.problem(), Affected: p.affected}
 		if f.Note = p.missing() && len(f.Affected) == 0; f.Note {
-			if v.repo.wasMoved(id) {
+			if wasMoved(v.repo, id) {
 				continue
 			}
 			f.Problem = fmt.Errorf("%w, and what snapshots need of it is elsewhere", errMissing)
 		}
 		v.report.Findings = append(v.report.Findings, f)
 	}
-	slices.SortStableFunc(v.report.Findings, func(a, b Finding) int { return bytes.Compare([]byte(a.Object), []byte(b.Object)) })
+	slices.SortStableFunc(v.report.Findings, func(a, b snapshot.Finding) int { return bytes.Compare([]byte(a.Object), []byte(b.Object)) })
 	v.report.Snapshots = len(v.snapshots)
 	v.report.Segments = len(v.segments)
 }
 
 // wasMoved reports whether a pack that has gone was repacked, as far as readers have
 // come upon that.
-func (r *Repository) wasMoved(gone chunk.PackID) bool {
-	r.repo.Moved.Mu.Lock()
-	defer r.repo.Moved.Mu.Unlock()
-	return len(r.repo.Moved.Moved[gone]) > 0
+func wasMoved(r *repo.Repo, gone chunk.PackID) bool {
+	r.Moved.Mu.Lock()
+	defer r.Moved.Mu.Unlock()
+	return len(r.Moved.Moved[gone]) > 0
 }

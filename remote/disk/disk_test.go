@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/snapctl/snapctl/internal/disk"
+	"github.com/snapctl/snapctl/remote/disk"
 )
 
 func open(t *testing.T, path string) int {

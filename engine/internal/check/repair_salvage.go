@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 
 // lostSnapshot is a snapshot that lost something.
 type lostSnapshot struct {
-	RepairedSnapshot
+	snapshot.RepairedSnapshot
 	m     *manifest.Manifest // nil if nothing can be done
 	now   *snapshot.Snapshot // as its notes have it
 	known bool               // that they could be read
@@ -34,7 +34,7 @@ func (x *repairer) findLost(ctx context.Context) error {
 	for i := range x.checkup.report.Findings {
 		for _, a := range x.checkup.report.Findings[i].Affected {
 			if lost[a.ID] == nil {
-				s := &lostSnapshot{RepairedSnapshot: RepairedSnapshot{ID: a.ID, Name: a.Name, Dir: a.Dir}}
+				s := &lostSnapshot{RepairedSnapshot: snapshot.RepairedSnapshot{ID: a.ID, Name: a.Name, Dir: a.Dir}}
 				lost[a.ID] = s
 				x.lostOnes = append(x.lostOnes, s)
 			}
@@ -63,7 +63,7 @@ func (x *repairer) findLost(ctx context.Context) error {
 
 // open reads the manifest of a snapshot, or the copy for later, or what a lease has of it.
 func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
-	s.m, err = x.repo.repo.Manifest(ctx, s.ID)
+	s.m, err = x.repo.Manifest(ctx, s.ID)
 	if err != nil && repo.Damaged(ctx, err) {
 		m, oerr := x.kept(ctx, s.ID)
 		if m == nil && oerr == nil {
@@ -88,14 +88,14 @@ func (x *repairer) open(ctx context.Context, s *lostSnapshot) (err error) {
 // kept gives a snapshot's manifest from where it lies to outlive its class, nil if it
 // is not there.
 func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
-	b, err := x.repo.repo.Store.Get(ctx, id.KeptName())
+	b, err := x.repo.Store.Get(ctx, id.KeptName())
 	if errors.Is(err, remote.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if m, err := manifest.Decode(x.repo.repo.Codec, b); err == nil && m.ID == id {
+	if m, err := manifest.Decode(x.repo.Codec, b); err == nil && m.ID == id {
 		return m, nil
 	}
 	return nil, nil
@@ -103,13 +103,13 @@ func (x *repairer) kept(ctx context.Context, id manifest.ID) (*manifest.Manifest
 
 // leased gives a snapshot's manifest from a lease, nil if none has it.
 func (x *repairer) leased(ctx context.Context, id manifest.ID) (m *manifest.Manifest, err error) {
-	err = x.repo.repo.Store.List(ctx, write.LeasePrefix+id.String()+"/", func(o remote.Info) error {
-		b, err := x.repo.repo.Store.Get(ctx, o.Name)
+	err = x.repo.Store.List(ctx, write.LeasePrefix+id.String()+"/", func(o remote.Info) error {
+		b, err := x.repo.Store.Get(ctx, o.Name)
 		if err != nil || m != nil {
 			return err
 		}
 		if l, err := manifest.DecodeLease(b); err == nil {
-			if got, err := manifest.Decode(x.repo.repo.Codec, l.Manifest); err == nil && got.ID == id {
+			if got, err := manifest.Decode(x.repo.Codec, l.Manifest); err == nil && got.ID == id {
 				m = got
 			}
 		}
@@ -140,7 +140,7 @@ type savedChunk struct {
 
 func newSalvage(ctx context.Context, x *repairer) *salvage {
 	return &salvage{
-		x: x, pages: x.checkup.pages, chunks: read.New(ctx, x.repo.repo, x.repo.repo.Store, affectedMemory),
+		x: x, pages: x.checkup.pages, chunks: read.New(ctx, x.repo, x.repo.Store, affectedMemory),
 		want: map[chunk.ID]bool{}, found: map[chunk.ID]chunk.Location{}, have: map[chunk.ID]savedChunk{}, fine: map[placeKey]bool{},
 	}
 }
@@ -180,7 +180,7 @@ const salvageRounds = 4
 func (x *repairer) salvage(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	up := x.uploader(g)
-	x.saved.fr.Pack = write.NewPacker(gctx, g, x.repo.repo.Codec, up, runtime.GOMAXPROCS(0))
+	x.saved.fr.Pack = write.NewPacker(gctx, g, x.repo.Codec, up, runtime.GOMAXPROCS(0))
 	g.Go(func() error {
 		for range salvageRounds {
 			for _, s := range x.lostOnes {
@@ -214,7 +214,7 @@ func (x *repairer) salvage(ctx context.Context) error {
 
 // uploader gives one whose packs the new segments will list.
 func (x *repairer) uploader(g *errgroup.Group) *write.Uploader {
-	up := write.NewUploader(x.repo.repo.Store, g, write.Uploads)
+	up := write.NewUploader(x.repo.Store, g, write.Uploads)
 	up.Busy = x.meter.Transfer
 	up.OnLand = func(context.Context) error { return nil }
 	return up
@@ -336,7 +336,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		return false, nil
 	}
 	for i := range s.x.segments {
-		seg, err := s.x.repo.repo.Segment(ctx, s.x.segments[i].id)
+		seg, err := s.x.repo.Segment(ctx, s.x.segments[i].id)
 		if errors.Is(err, remote.ErrNotExist) {
 			continue
 		}
@@ -353,7 +353,7 @@ func (s *salvage) locate(ctx context.Context) (pages bool, err error) {
 		if len(p.segments) > 0 || s.x.unusable(p.id) {
 			continue
 		}
-		tail, err := s.x.repo.repo.PackIndex(ctx, p.id, p.size)
+		tail, err := s.x.repo.PackIndex(ctx, p.id, p.size)
 		if err == nil {
 			err = look(p.id, tail)
 		}

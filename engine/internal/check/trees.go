@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -101,7 +101,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 		return nil
 	})
 	workers := runtime.GOMAXPROCS(0)
-	if !v.repo.repo.Local() {
+	if !v.repo.Local() {
 		workers = max(workers, write.Uploads) // they mostly wait
 	}
 	for range workers {
@@ -127,7 +127,7 @@ func (v *checkup) readBatch(ctx context.Context, batch []*checkedSnapshot) error
 
 // openTree reads a manifest; nil if that cannot be done.
 func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, error) {
-	m, err := v.repo.repo.Manifest(ctx, s.id)
+	m, err := v.repo.Manifest(ctx, s.id)
 	var tree *manifest.Tree
 	if err == nil {
 		s.name, s.dir, s.parent, s.created = m.Name, m.Dir, m.Parent, m.Created
@@ -143,13 +143,13 @@ func (v *checkup) openTree(ctx context.Context, s *checkedSnapshot) (*openTree, 
 		return nil, err
 	}
 	s.whole = true
-	if head := v.repo.repo.CachedHead(s.id); head != nil { // for people, who know it by that
+	if head := v.repo.CachedHead(s.id); head != nil { // for people, who know it by that
 		if _, err := v.annotate(ctx, head); err != nil {
 			return nil, err
 		}
 		s.name, s.dir = head.Name, head.Dir
 	}
-	v.found(Finding{Object: s.object, Problem: repo.Integrity(err), Affected: []Affected{{ID: s.id, Name: s.name, Dir: s.dir, Whole: true}}})
+	v.found(snapshot.Finding{Object: s.object, Problem: repo.Integrity(err), Affected: []snapshot.Affected{{ID: s.id, Name: s.name, Dir: s.dir, Whole: true}}})
 	return nil, nil
 }
 
@@ -310,7 +310,7 @@ func (v *checkup) compareTable(t *openTree) {
 		if len(wrong) > 1 {
 			err = fmt.Errorf("%w; and %d more of this kind", err, len(wrong)-1)
 		}
-		v.found(Finding{Object: t.id.ObjectName(), Problem: err})
+		v.found(snapshot.Finding{Object: t.id.ObjectName(), Problem: err})
 	}
 }
 

@@ -1,4 +1,4 @@
-package engine
+package check
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func (x *repairer) condemn(ctx context.Context) error {
 		bad := p.size > chunk.MaxPack
 		if !bad {
 			b.pack = slices.Grow(b.pack[:0], int(p.size))[:p.size]
-			err := x.repo.repo.Store.ReadAt(ctx, repo.PackName(id), 0, b.pack)
+			err := x.repo.Store.ReadAt(ctx, repo.PackName(id), 0, b.pack)
 			if errors.Is(err, remote.ErrNotExist) {
 				p.size = -1 // collected meanwhile
 				continue
@@ -67,7 +67,7 @@ func (x *repairer) doomBad(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := x.repo.repo.Store.Put(ctx, repo.GcPrefix+id.String(), t.Encode()); err != nil {
+		if err := x.repo.Store.Put(ctx, repo.GcPrefix+id.String(), t.Encode()); err != nil {
 			return fmt.Errorf("writing a tombstone: %w", err)
 		}
 	}
