@@ -65,6 +65,7 @@ func restoreLazily(context.Context, *app, string, string, engine.ForkOptions, en
 // isKeeperProcess tells whether this process was started to keep a mount.
 func isKeeperProcess(*env) bool { return false }
 
+// keep would be the whole of such a process.
 func keep(*env) int { return exitFailed }
 
 // takesOver tells whether this process was started to take over a mount.

@@ -16,16 +16,16 @@ import (
 // isKeeperProcess tells whether this process was started to keep a mount.
 func isKeeperProcess(e *env) bool { return keeper.Started(e.getenv) }
 
-// takesOver tells whether this process was started to take over a mount.
-func takesOver(getenv func(string) string) bool { return keeper.TakesOver(getenv) }
-
-// keep is the whole of such a process.
+// keep is the whole of a process that keeps a mount.
 func keep(e *env) int {
 	if keeper.Run(e.stderr) != nil { // which it has said
 		return exitFailed
 	}
 	return exitDone
 }
+
+// takesOver tells whether this process was started to take over a mount.
+func takesOver(getenv func(string) string) bool { return keeper.TakesOver(getenv) }
 
 // serverArgs are the arguments of a server that takes over: those of a mount
 // command that would mount the same. Its working directory is another.
