@@ -463,7 +463,7 @@ func TestRepairHostile(t *testing.T) {
 	must(t, err)
 	var f, g manifest.Entry
 	for name, e := range map[string]*manifest.Entry{"f": &f, "g": &g} {
-		_, err = s.tree.Lookup(t.Context(), manifest.Key{Name: name}, e)
+		_, err = s.Tree().Lookup(t.Context(), manifest.Key{Name: name}, e)
 		must(t, err)
 	}
 	f.Extents[0].Offset++

@@ -280,7 +280,7 @@ func TestVerifyHostile(t *testing.T) {
 	s, err := r.FS(t.Context(), good.ID.String())
 	must(t, err)
 	var e manifest.Entry
-	_, err = s.tree.Lookup(t.Context(), manifest.Key{Name: "f"}, &e)
+	_, err = s.Tree().Lookup(t.Context(), manifest.Key{Name: "f"}, &e)
 	must(t, err)
 	e.Extents[0].Offset++
 	e.Extents[0].Length--
