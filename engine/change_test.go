@@ -16,6 +16,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -199,7 +200,7 @@ func TestOutlivesClass(t *testing.T) {
 					t.Errorf("%s: %v, %v", ref, s, err)
 				}
 				restore(t, fresh, ref, p.path(what, ref), nil)
-				fsys, err := fresh.FS(t.Context(), ref)
+				fsys, err := view.Open(t.Context(), fresh.repo, ref)
 				must(t, err)
 				if b, err := fsys.ReadFile("f"); err != nil || string(b) != "1" {
 					t.Errorf("%q, %v", b, err)

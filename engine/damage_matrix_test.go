@@ -22,6 +22,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
@@ -136,7 +137,7 @@ var operations = []operation{
 	{"ls", func(d *damagedRepository, r *Repository) error { return d.list(r, "d", false) }},
 	{"find", func(d *damagedRepository, r *Repository) error { return d.list(r, "", true) }},
 	{"cat", func(d *damagedRepository, r *Repository) error {
-		s, err := r.FS(d.Context(), d.id.String())
+		s, err := view.Open(d.Context(), r.repo, d.id.String())
 		if err != nil {
 			return err
 		}
@@ -161,7 +162,7 @@ var operations = []operation{
 		return errors.Join(all...)
 	}},
 	{"dump", func(d *damagedRepository, r *Repository) error {
-		s, err := r.FS(d.Context(), d.id.String())
+		s, err := view.Open(d.Context(), r.repo, d.id.String())
 		if err != nil {
 			return err
 		}
@@ -191,7 +192,7 @@ var operations = []operation{
 	}},
 	{"diff", func(d *damagedRepository, r *Repository) error {
 		n := 0
-		err := r.Diff(d.Context(), d.other.String(), d.id.String(), "", nil, func(*Change) error { n++; return nil })
+		err := view.Diff(d.Context(), r.repo, d.other.String(), d.id.String(), "", nil, func(*view.Change) error { n++; return nil })
 		if err == nil && n != len(d.want)-1 { // all but the root
 			d.Errorf("%d differences, %d expected", n, len(d.want)-1)
 		}
@@ -238,7 +239,7 @@ var operations = []operation{
 		return nil
 	}},
 	{"verify dir", func(d *damagedRepository, r *Repository) error {
-		_, err := r.VerifyDir(d.Context(), d.id.String(), d.src, nil, func(c *Change) error {
+		_, err := r.VerifyDir(d.Context(), d.id.String(), d.src, nil, func(c *view.Change) error {
 			d.Errorf("%+v", c)
 			return nil
 		})
@@ -256,13 +257,13 @@ var operations = []operation{
 
 // list lists a directory, or looks for everything.
 func (d *damagedRepository) list(r *Repository, dir string, find bool) error {
-	s, err := r.FS(d.Context(), d.id.String())
+	s, err := view.Open(d.Context(), r.repo, d.id.String())
 	if err != nil {
 		return err
 	}
 	got := map[string]bool{}
 	if find {
-		err = s.Find([]string{"*"}, func(i *FileInfo) error { got[i.Path()] = true; return nil })
+		err = s.Find([]string{"*"}, func(i *view.FileInfo) error { got[i.Path()] = true; return nil })
 	} else {
 		entries, lerr := s.ReadDir(dir)
 		err = lerr

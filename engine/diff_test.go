@@ -14,6 +14,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -21,13 +22,13 @@ import (
 )
 
 // changes is what Diff yields, a line each: kind, path, and what changed.
-func changes(t testing.TB, r *Repository, a, b, path string, opts *DiffOptions) (all []string) {
+func changes(t testing.TB, r *Repository, a, b, path string, opts *view.DiffOptions) (all []string) {
 	t.Helper()
-	must(t, r.Diff(t.Context(), a, b, path, opts, func(c *Change) error {
-		if (c.Kind == Added) != (c.Old == nil) || (c.Kind == Removed) != (c.New == nil) || (c.Kind == Modified) != (c.What != 0) {
+	must(t, view.Diff(t.Context(), r.repo, a, b, path, opts, func(c *view.Change) error {
+		if (c.Kind == view.Added) != (c.Old == nil) || (c.Kind == view.Removed) != (c.New == nil) || (c.Kind == view.Modified) != (c.What != 0) {
 			t.Errorf("%+v", c)
 		}
-		for _, i := range []*FileInfo{c.Old, c.New} {
+		for _, i := range []*view.FileInfo{c.Old, c.New} {
 			if i != nil && i.Path() != c.Path {
 				t.Errorf("the info of %q is that of %q", c.Path, i.Path())
 			}
@@ -44,7 +45,7 @@ func TestDiff(t *testing.T) {
 	src := p.path("src")
 	plantForFS(t, src, 1_500_000)
 	a := complete(t, r, src, nil).ID.String()
-	if got := changes(t, r, a, a, "", &DiffOptions{Times: true}); len(got) > 0 {
+	if got := changes(t, r, a, a, "", &view.DiffOptions{Times: true}); len(got) > 0 {
 		t.Errorf("a snapshot and itself: %q", got)
 	}
 	must(t, os.Chmod(src, 0o700))
@@ -90,7 +91,7 @@ func TestDiff(t *testing.T) {
 		`added "many/moved/up"`,
 	}
 	sorted := func(s []string) []string { s = slices.Clone(s); slices.Sort(s); return s }
-	if got := changes(t, r, a, b, "", &DiffOptions{Times: true}); !slices.Equal(sorted(got), sorted(want)) {
+	if got := changes(t, r, a, b, "", &view.DiffOptions{Times: true}); !slices.Equal(sorted(got), sorted(want)) {
 		t.Errorf("with times:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	var untimed []string
@@ -112,7 +113,7 @@ func TestDiff(t *testing.T) {
 		t.Errorf("back: %q", back)
 	}
 	for _, path := range []string{"a", "/a/b/", "many/7", "a/./b/c", "名前", "-rf"} {
-		clean, err := cleanPath(path)
+		clean, err := view.CleanPath(path)
 		must(t, err)
 		var in []string
 		for _, line := range all {
@@ -128,14 +129,14 @@ func TestDiff(t *testing.T) {
 		t.Errorf("many/8: %q", got)
 	}
 
-	err := r.Diff(t.Context(), a, b, "", nil, func(c *Change) error {
+	err := view.Diff(t.Context(), r.repo, a, b, "", nil, func(c *view.Change) error {
 		switch c.Path {
 		case "many/7":
 			if !c.Old.Mode().IsRegular() || c.Old.Size() != 6 || !c.New.IsDir() {
 				t.Errorf("many/7: %v, %v", c.Old, c.New)
 			}
 		case "zeros":
-			if x, y := c.Old.Sys().(*FileAttr), c.New.Sys().(*FileAttr); c.New.Size() != 300_000 || y.First != "another" || x.First != "" {
+			if x, y := c.Old.Sys().(*view.FileAttr), c.New.Sys().(*view.FileAttr); c.New.Size() != 300_000 || y.First != "another" || x.First != "" {
 				t.Errorf("zeros: %+v, %+v", x, y)
 			}
 		}
@@ -143,20 +144,20 @@ func TestDiff(t *testing.T) {
 	})
 	must(t, err)
 
-	none := func(c *Change) error { t.Errorf("a change: %+v", c); return nil }
-	if err := r.Diff(t.Context(), a, b, "many/none", nil, none); !errors.Is(err, fs.ErrNotExist) {
+	none := func(c *view.Change) error { t.Errorf("a change: %+v", c); return nil }
+	if err := view.Diff(t.Context(), r.repo, a, b, "many/none", nil, none); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a path of neither: %v", err)
 	}
-	if err := r.Diff(t.Context(), a, b, "../a", nil, none); !errors.Is(err, snapshot.ErrInvalid) {
+	if err := view.Diff(t.Context(), r.repo, a, b, "../a", nil, none); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("a path with ..: %v", err)
 	}
 	for _, refs := range [][2]string{{a, "nosuch"}, {"nosuch", a}} {
-		if err := r.Diff(t.Context(), refs[0], refs[1], "", nil, none); !errors.Is(err, snapshot.ErrNotFound) {
+		if err := view.Diff(t.Context(), r.repo, refs[0], refs[1], "", nil, none); !errors.Is(err, snapshot.ErrNotFound) {
 			t.Errorf("diff %q: %v", refs, err)
 		}
 	}
 	stop := errors.New("stop")
-	if err := r.Diff(t.Context(), a, b, "", nil, func(*Change) error { return stop }); err != stop {
+	if err := view.Diff(t.Context(), r.repo, a, b, "", nil, func(*view.Change) error { return stop }); err != stop {
 		t.Errorf("stopped by %v", err)
 	}
 }
@@ -219,7 +220,7 @@ func TestDiffOfDamaged(t *testing.T) {
 			return b
 		}))
 		var got []string
-		err = p.open("other").Diff(t.Context(), a, b, "", nil, func(c *Change) error { got = append(got, c.Path); return nil })
+		err = view.Diff(t.Context(), p.open("other").repo, a, b, "", nil, func(c *view.Change) error { got = append(got, c.Path); return nil })
 		switch {
 		case err == nil && !slices.Equal(got, []string{"dd/new"}):
 			t.Errorf("%q without an error", got)

@@ -17,6 +17,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/ignore"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 )
 
 // untar has GNU tar extract an archive.
@@ -34,7 +35,7 @@ func untar(t testing.TB, archive []byte, dir string) error {
 	return err
 }
 
-func dump(t testing.TB, s *SnapshotFS, name string) []byte {
+func dump(t testing.TB, s *view.FS, name string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	must(t, s.Dump(&b, name))
@@ -172,7 +173,7 @@ func TestDumpFails(t *testing.T) {
 				}
 			} else {
 				n := len(out.Bytes())
-				if i := bytes.Index(out.Bytes(), []byte(noHeader)); i >= 0 {
+				if i := bytes.Index(out.Bytes(), []byte(view.NoHeader)); i >= 0 {
 					n = i
 				}
 				if !errors.Is(err, snapshot.ErrIntegrity) || !bytes.HasPrefix(whole, out.Bytes()[:n]) {
@@ -209,13 +210,13 @@ func TestFind(t *testing.T) {
 		parsed, err := ignore.ParsePatterns(patterns)
 		must(t, err)
 		var want, got []string
-		must(t, s.Walk("", func(i *FileInfo) error {
+		must(t, s.Walk("", func(i *view.FileInfo) error {
 			if hit, not := ignore.LastMatch(t.Context(), parsed, i.Path(), i.Name(), i.IsDir()); hit && !not {
 				want = append(want, i.Path())
 			}
 			return nil
 		}))
-		must(t, s.Find(patterns, func(i *FileInfo) error { got = append(got, i.Path()); return nil }))
+		must(t, s.Find(patterns, func(i *view.FileInfo) error { got = append(got, i.Path()); return nil }))
 		if !slices.Equal(want, got) {
 			t.Errorf("%q:\n\twant %q\n\thave %q", patterns, want, got)
 		}
@@ -224,7 +225,7 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "#x", "a//b", "[", "/"} {
-		if err := s.Find([]string{bad}, func(*FileInfo) error { return nil }); !errors.Is(err, snapshot.ErrInvalid) {
+		if err := s.Find([]string{bad}, func(*view.FileInfo) error { return nil }); !errors.Is(err, snapshot.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
@@ -242,7 +243,7 @@ func TestFindAll(t *testing.T) {
 	bad := complete(t, r, src, nil).ID
 	must(t, damages["flipped"](p.repo+"/"+bad.ObjectName()))
 	var got []string
-	err := p.open("other").FindAll(t.Context(), []string{"a"}, func(s *snapshot.Snapshot, i *FileInfo) error {
+	err := view.FindAll(t.Context(), p.open("other").repo, []string{"a"}, func(s *snapshot.Snapshot, i *view.FileInfo) error {
 		got = append(got, s.ID.String()+":"+i.Path())
 		return nil
 	})

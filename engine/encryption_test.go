@@ -28,6 +28,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/index"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
@@ -395,7 +396,7 @@ func TestNothingInClear(t *testing.T) {
 		snap := complete(p, r, src, &CreateOptions{Name: "secret-name", Tags: map[string]string{"secret-tag": "secret-tag"}})
 		_, err := r.List(p.Context(), nil)
 		must(p, err)
-		_, err = r.FS(p.Context(), snap.ID.String())
+		_, err = view.Open(p.Context(), r.repo, snap.ID.String())
 		must(p, err)
 		must(p, access.Put(p.Context(), r.repo, &access.Profile{Snapshot: snap.ID, Frames: []access.Frame{{Pack: chunk.PackID{1}, Offset: 16, Stored: 1}}}))
 		_, err = retain.Change(p.Context(), r.repo, &snapshot.Changes{SetTags: map[string]string{"secret-more": "secret-value"}}, snap.ID.String())

@@ -23,6 +23,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/read"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -30,9 +31,9 @@ import (
 )
 
 // snapshotFS opens a snapshot as a file system.
-func snapshotFS(t testing.TB, r *Repository, ref string) *SnapshotFS {
+func snapshotFS(t testing.TB, r *Repository, ref string) *view.FS {
 	t.Helper()
-	s, err := r.FS(t.Context(), ref)
+	s, err := view.Open(t.Context(), r.repo, ref)
 	must(t, err)
 	return s
 }
@@ -137,14 +138,14 @@ func TestFSEverything(t *testing.T) {
 	want := scan(t, src)
 	inodes := map[uint64]string{}
 	n := 1 // the root
-	must(t, s.Walk("", func(i *FileInfo) error {
+	must(t, s.Walk("", func(i *view.FileInfo) error {
 		n++
 		w, ok := want[i.Path()]
 		if !ok {
 			t.Errorf("%q is too many", i.Path())
 			return nil
 		}
-		a := i.Sys().(*FileAttr)
+		a := i.Sys().(*view.FileAttr)
 		type file struct {
 			mode     uint32
 			uid, gid uint32
@@ -296,7 +297,7 @@ func TestFSLinks(t *testing.T) {
 		t.Error(err)
 	}
 	info, err = s.Stat("dir/f")
-	if err != nil || info.Name() != "f" || info.Sys().(*FileAttr).Path != "d/sub/f" {
+	if err != nil || info.Name() != "f" || info.Sys().(*view.FileAttr).Path != "d/sub/f" {
 		t.Errorf("%v, %v", info, err)
 	}
 }
@@ -317,7 +318,7 @@ func TestFSHostile(t *testing.T) {
 		s := snapshotFS(t, r, forge(t, r, entries...).String())
 		_, err := s.Open("x")
 		_, list := s.ReadDir(".")
-		for _, err := range []error{err, list, s.Walk("", func(*FileInfo) error { return nil }), s.Dump(io.Discard, "")} {
+		for _, err := range []error{err, list, s.Walk("", func(*view.FileInfo) error { return nil }), s.Dump(io.Discard, "")} {
 			if !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -440,7 +441,7 @@ func TestFSContext(t *testing.T) {
 	r := p.init()
 	id := complete(t, r, p.files("src", map[string]string{"a": string(random(1, 3<<20))}), nil).ID
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := r.FS(ctx, id.String())
+	s, err := view.Open(ctx, r.repo, id.String())
 	must(t, err)
 	f, err := s.Open("a")
 	must(t, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/remote"
 )
 
@@ -100,7 +101,7 @@ func TestForkFuseWritten(t *testing.T) {
 	must(t, err)
 	res := complete(t, r, one.Dir, nil)
 	must(t, file.Close())
-	fsys, err := r.FS(t.Context(), res.ID.String())
+	fsys, err := view.Open(t.Context(), r.repo, res.ID.String())
 	must(t, err)
 	if b, err := fsys.ReadFile("open"); err != nil || string(b) != string(data) {
 		t.Errorf("%d bytes of %d, %v", len(b), len(data), err)

@@ -24,6 +24,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/snapctl/snapctl/engine/internal/repo"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote/remotetest"
 	"golang.org/x/sys/unix"
@@ -548,7 +549,7 @@ func (j *job) run(o *outcome) error {
 		}
 		o.Handle, o.NewBytes, o.Files, o.Incomplete, problems = res.Handle(), res.NewBytes, res.Files, res.Incomplete, res.Problems
 	case "restore":
-		j.Restore.Would = func(c *Change) error {
+		j.Restore.Would = func(c *view.Change) error {
 			o.Changes = append(o.Changes, c.Path)
 			return nil
 		}
@@ -559,7 +560,7 @@ func (j *job) run(o *outcome) error {
 		o.Handle, o.Files, problems = rec.Snapshot.Handle(), rec.Files, rec.Problems
 		o.Kept, o.Done = rec.Kept, rec.Changes
 	case "verify":
-		rep, err := r.VerifyDir(ctx, j.Ref, j.Dir, nil, func(c *Change) error {
+		rep, err := r.VerifyDir(ctx, j.Ref, j.Dir, nil, func(c *view.Change) error {
 			o.Changes = append(o.Changes, changeText(c))
 			return nil
 		})

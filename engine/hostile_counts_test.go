@@ -16,6 +16,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/transfer"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 )
@@ -163,7 +164,7 @@ func TestHostileManifestCounts(t *testing.T) {
 					}
 				}
 			}
-			if _, err := r.VerifyDir(t.Context(), id, src, nil, func(*Change) error { return nil }); (err == nil) != c.fine {
+			if _, err := r.VerifyDir(t.Context(), id, src, nil, func(*view.Change) error { return nil }); (err == nil) != c.fine {
 				t.Errorf("verify with a directory: %v", err)
 			}
 			to := (&place{t, t.TempDir(), t.TempDir(), p.cache}).init()

@@ -21,6 +21,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/zeebo/blake3"
 )
@@ -74,7 +75,7 @@ func readHostile(t *testing.T, p *place, r *Repository, id, good string) map[str
 	t.Helper()
 	ctx := t.Context()
 	failed := map[string]error{}
-	fsys, err := r.FS(ctx, id)
+	fsys, err := view.Open(ctx, r.repo, id)
 	failed["fs"] = err
 	if err == nil {
 		failed["fs"] = fs.WalkDir(fsys, ".", func(path string, d fs.DirEntry, err error) error {
@@ -91,7 +92,7 @@ func readHostile(t *testing.T, p *place, r *Repository, id, good string) map[str
 		failed["dump"] = err
 	}
 	for i, refs := range [][2]string{{id, good}, {good, id}} {
-		failed[fmt.Sprint("diff ", i)] = r.Diff(ctx, refs[0], refs[1], "", nil, func(*Change) error { return nil })
+		failed[fmt.Sprint("diff ", i)] = view.Diff(ctx, r.repo, refs[0], refs[1], "", nil, func(*view.Change) error { return nil })
 	}
 	mnt := p.path("mnt")
 	must(t, os.MkdirAll(mnt, 0o755))
@@ -286,13 +287,13 @@ func TestHostileDepth(t *testing.T) {
 	if _, err := r.Restore(t.Context(), id, p.path("dst"), nil); err != nil {
 		t.Error(err)
 	}
-	fsys, err := r.FS(t.Context(), id)
+	fsys, err := view.Open(t.Context(), r.repo, id)
 	must(t, err)
 	if err := fsys.Dump(io.Discard, "."); err != nil {
 		t.Error(err)
 	}
 	n := 0
-	must(t, r.Diff(t.Context(), good, id, "", nil, func(*Change) error { n++; return nil }))
+	must(t, view.Diff(t.Context(), r.repo, good, id, "", nil, func(*view.Change) error { n++; return nil }))
 	if n != depth+1 { // and the file that is not there
 		t.Errorf("%d differences", n)
 	}

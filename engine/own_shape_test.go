@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 )
 
 // TestOwnMoved: what is on no record of this machine, because it was moved, is known by
@@ -51,7 +52,7 @@ func TestOwnMoved(t *testing.T) {
 					must(t, os.Rename(at, moved))
 					dry := o
 					dry.DryRun = true
-					dry.Would = func(*Change) error { return nil }
+					dry.Would = func(*view.Change) error { return nil }
 					told := restoreOver(t, r, ref, dst, dry)
 					rec := restoreOver(t, r, ref, dst, o)
 					if _, err := os.Stat(moved + "/" + c.sign); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sync/errgroup"
 )
@@ -39,7 +40,7 @@ const tooLate = 1 << 30
 
 // dumpOf gives a hash of all that a snapshot holds, read and checked.
 func dumpOf(ctx context.Context, r *Repository, id manifest.ID) (string, error) {
-	fsys, err := r.FS(ctx, id.String())
+	fsys, err := view.Open(ctx, r.repo, id.String())
 	if err != nil {
 		return "", err
 	}

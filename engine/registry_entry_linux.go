@@ -14,9 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/snapctl/snapctl/remote/disk"
+	"golang.org/x/sys/unix"
 )
 
 // What the registries of mounts and of forks have in common: folders that belong to who has

@@ -19,6 +19,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -459,7 +460,7 @@ func TestRepairHostile(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "contents of a file", "g": "of another"})
 	good := complete(t, r, src, nil)
-	s, err := r.FS(t.Context(), good.ID.String())
+	s, err := view.Open(t.Context(), r.repo, good.ID.String())
 	must(t, err)
 	var f, g manifest.Entry
 	for name, e := range map[string]*manifest.Entry{"f": &f, "g": &g} {

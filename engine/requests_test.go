@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/retain"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
 )
@@ -97,7 +98,7 @@ func TestRequests(t *testing.T) {
 	holds("list with a new one", "third", counts{remote.OpGet: 2, remote.OpList: 2}, 3, list, listed)
 	// One listing for both.
 	holds("diff", "third", counts{remote.OpGet: 3, remote.OpList: 2}, 3, func(r *Repository) {
-		must(t, r.Diff(t.Context(), "latest~1", "latest", "", nil, func(*Change) error { return nil }))
+		must(t, view.Diff(t.Context(), r.repo, "latest~1", "latest", "", nil, func(*view.Change) error { return nil }))
 	}, listed, "get manifests/, get manifests/")
 	holds("rename", "third", counts{remote.OpGet: 2, remote.OpList: 1, remote.OpPut: 1}, 3, func(r *Repository) {
 		changed(t, r, id, renamed("other"))

@@ -16,6 +16,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/internal/write"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 )
@@ -50,7 +51,7 @@ type RestoreOptions struct {
 	// Restore returns Would's first error. It goes the way of the restore itself: the
 	// Receipt has the same Changes, Kept and Problems.
 	DryRun bool
-	Would  func(*Change) error `json:"-"`
+	Would  func(*view.Change) error `json:"-"`
 
 	Progress snapshot.Progress
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapctl/snapctl/engine/view"
 	"golang.org/x/sys/unix"
 )
 
@@ -183,7 +184,7 @@ func TestRestoreDryRunIsTheRun(t *testing.T) {
 				before := scan(t, dst)
 				var told []string
 				try := o
-				try.DryRun, try.Would = true, func(c *Change) error { told = append(told, c.Path); return nil }
+				try.DryRun, try.Would = true, func(c *view.Change) error { told = append(told, c.Path); return nil }
 				rec, err := r.Restore(t.Context(), id, dst, &try)
 				dry := triedOf(rec, err, told)
 				compare(t, before, scan(t, dst))
@@ -202,7 +203,7 @@ func TestRestoreDryRunObstacles(t *testing.T) {
 		before := scan(t, h.dir)
 		var told []string
 		dry := o
-		dry.DryRun, dry.Would = true, func(c *Change) error { told = append(told, c.Path); return nil }
+		dry.DryRun, dry.Would = true, func(c *view.Change) error { told = append(told, c.Path); return nil }
 		rec, err := h.r.Restore(t.Context(), id, h.dir, &dry)
 		would := triedOf(rec, err, told)
 		real, err = h.r.Restore(t.Context(), id, h.dir, &o)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/snapctl/snapctl/engine/internal/fsys"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +27,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 	if x.opts.Would == nil {
 		return rec, nil
 	}
-	s, err := newWholeFS(ctx, x.repo.repo, x.m)
+	s, err := view.OpenWhole(ctx, x.repo.repo, x.m)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +44,7 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 		v.rootDir = fsys.DirentOf("", &st)
 	}
 	x.meter.SetPhase(snapshot.PhaseVerifying)
-	err = v.run(ctx, func(c *Change) error {
+	err = v.run(ctx, func(c *view.Change) error {
 		if x.would(c) {
 			return x.opts.Would(c)
 		}
@@ -57,15 +58,15 @@ func (x *restorer) preview(ctx context.Context) (*Receipt, error) {
 
 // would turns the difference from the snapshot to the target into what a restore does about
 // it, and reports whether it does anything.
-func (x *restorer) would(c *Change) bool {
+func (x *restorer) would(c *view.Change) bool {
 	c.Old, c.New = c.New, c.Old
 	switch c.Kind {
-	case Added:
-		c.Kind = Removed
+	case view.Added:
+		c.Kind = view.Removed
 		top, _, _ := strings.Cut(c.Path, "/")
 		return x.how == targetSwap && !x.stays(top) || x.dry.removes(c.Path)
-	case Removed:
-		c.Kind = Added
+	case view.Removed:
+		c.Kind = view.Added
 	default:
 		if x.chosen != nil && x.how == targetInto && c.New.IsDir() && !x.chosen.Dirs[c.Path] && c.What&manifest.ChangedType == 0 {
 			return false // it is only on the way
@@ -77,6 +78,6 @@ func (x *restorer) would(c *Change) bool {
 	if x.how != targetSwap || c.Old == nil {
 		return false
 	}
-	c.Kind, c.New = Removed, nil // it goes with the old tree
+	c.Kind, c.New = view.Removed, nil // it goes with the old tree
 	return true
 }

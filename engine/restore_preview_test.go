@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"golang.org/x/sys/unix"
 )
@@ -104,8 +105,8 @@ func TestRestoreDryRun(t *testing.T) {
 				var told []string
 				try := o
 				try.DryRun = true
-				try.Would = func(c *Change) error {
-					if (c.Old == nil) != (c.Kind == Added) || (c.New == nil) != (c.Kind == Removed) {
+				try.Would = func(c *view.Change) error {
+					if (c.Old == nil) != (c.Kind == view.Added) || (c.New == nil) != (c.Kind == view.Removed) {
 						t.Errorf("%s %q: %v, %v", c.Kind, c.Path, c.Old, c.New)
 					}
 					if c.What != manifest.ChangedTimes { // compared below as well as they can be

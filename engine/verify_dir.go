@@ -14,6 +14,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/progress"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"golang.org/x/sync/errgroup"
@@ -45,7 +46,7 @@ type DirReport struct {
 // targets of symbolic links and numbers of devices are compared too, and which names
 // are hard links of one file. Links out of the directory, and sockets, do not count.
 // Nothing of what the snapshot's files hold is fetched, but its tree.
-func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *VerifyDirOptions, yield func(*Change) error) (*DirReport, error) {
+func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *VerifyDirOptions, yield func(*view.Change) error) (*DirReport, error) {
 	if opts == nil {
 		opts = &VerifyDirOptions{}
 	}
@@ -53,7 +54,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 	if err != nil {
 		return nil, err
 	}
-	s, err := newWholeFS(ctx, r.repo, m)
+	s, err := view.OpenWhole(ctx, r.repo, m)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func (r *Repository) VerifyDir(ctx context.Context, ref, dir string, opts *Verif
 type dirVerifier struct {
 	repo     *Repository
 	opts     *VerifyDirOptions
-	snapshot *SnapshotFS
+	snapshot *view.FS
 	root     int // file descriptor; -1 for a directory that is not there
 	rootDir  fsys.Dirent
 	chosen   *ignore.Selection     // of the snapshot; nil for everything
@@ -111,9 +112,9 @@ type dirJob struct {
 	first    manifest.Key // of new, if it is another name of an earlier file
 
 	done    chan struct{}
-	change  *Change // nil if they are the same
-	problem error   // the file cannot be looked at
-	err     error   // the snapshot cannot
+	change  *view.Change // nil if they are the same
+	problem error        // the file cannot be looked at
+	err     error        // the snapshot cannot
 }
 
 func (v *dirVerifier) openRoot(dir string) error {
@@ -137,7 +138,7 @@ func (v *dirVerifier) openRoot(dir string) error {
 	return nil
 }
 
-func (v *dirVerifier) run(ctx context.Context, yield func(*Change) error) error {
+func (v *dirVerifier) run(ctx context.Context, yield func(*view.Change) error) error {
 	workers := runtime.GOMAXPROCS(0)
 	v.work, v.order = make(chan *dirJob, 4*workers), make(chan *dirJob, 64*workers)
 	g, gctx := errgroup.WithContext(ctx)
@@ -308,9 +309,9 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 	if job.problem != nil {
 		return
 	}
-	c := &Change{Kind: Modified}
+	c := &view.Change{Kind: view.Modified}
 	if job.old == nil {
-		c.Kind = Added
+		c.Kind = view.Added
 	} else {
 		c.Path = job.old.Path()
 		if c.Old, job.err = v.snapshot.Info(job.oldRank, job.old); job.err != nil {
@@ -318,7 +319,7 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 		}
 	}
 	if job.new == nil {
-		c.Kind = Removed
+		c.Kind = view.Removed
 		job.change = c
 		return
 	}
@@ -331,19 +332,19 @@ func (v *dirVerifier) compare(ctx context.Context, job *dirJob, rd *reader, dir 
 			job.problem = fmt.Errorf("%q: %w", c.Path, err)
 			return
 		}
-		c.Kind = Removed // since it was listed
+		c.Kind = view.Removed // since it was listed
 		job.change = c
 		return
 	}
 	e := &it.entry
-	c.New = newFileInfo(c.Path, job.first.Path(), job.inode, e)
-	if c.Kind == Modified {
+	c.New = view.NewFileInfo(c.Path, job.first.Path(), job.inode, e)
+	if c.Kind == view.Modified {
 		c.What, job.problem, job.err = v.changes(ctx, job, e, dir, buf)
 		if unread {
 			c.What |= manifest.ChangedXattrs
 		}
 	}
-	if c.Kind == Added || c.What != 0 {
+	if c.Kind == view.Added || c.What != 0 {
 		job.change = c
 	}
 }

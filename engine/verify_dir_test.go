@@ -10,13 +10,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/snapctl/snapctl/engine/view"
 	"golang.org/x/sys/unix"
 )
 
 // dirChanges gives what VerifyDir finds, as changes does for Diff.
 func dirChanges(t testing.TB, r *Repository, ref, dir string, opts *VerifyDirOptions) (all []string) {
 	t.Helper()
-	rep, err := r.VerifyDir(t.Context(), ref, dir, opts, func(c *Change) error {
+	rep, err := r.VerifyDir(t.Context(), ref, dir, opts, func(c *view.Change) error {
 		all = append(all, changeText(c))
 		return nil
 	})
@@ -27,14 +28,14 @@ func dirChanges(t testing.TB, r *Repository, ref, dir string, opts *VerifyDirOpt
 	return all
 }
 
-func changeText(c *Change) string {
+func changeText(c *view.Change) string {
 	s := fmt.Sprintf("%s %q %s", c.Kind, c.Path, strings.Join(c.What.Words(), ","))
-	for _, i := range []*FileInfo{c.Old, c.New} {
+	for _, i := range []*view.FileInfo{c.Old, c.New} {
 		if i == nil {
 			s += " none"
 			continue
 		}
-		a := i.Sys().(*FileAttr)
+		a := i.Sys().(*view.FileAttr)
 		s += fmt.Sprintf(" [%v %d %s %d:%d %s %q %q %d]", i.Mode(), i.Size(), i.ModTime().UTC(), a.UID, a.GID, a.Target, a.First, a.Path, len(a.Xattrs))
 	}
 	return s
@@ -90,7 +91,7 @@ func TestVerifyDir(t *testing.T) {
 	second := complete(t, p.open("other"), dir, nil).ID.String()
 	for _, o := range []VerifyDirOptions{{}, {NoTimes: true}} {
 		var want []string
-		must(t, r.Diff(t.Context(), first, second, "", &DiffOptions{Times: !o.NoTimes}, func(c *Change) error {
+		must(t, view.Diff(t.Context(), r.repo, first, second, "", &view.DiffOptions{Times: !o.NoTimes}, func(c *view.Change) error {
 			want = append(want, changeText(c))
 			return nil
 		}))

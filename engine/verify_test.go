@@ -19,6 +19,7 @@ import (
 	"github.com/snapctl/snapctl/engine/internal/gc"
 	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
 	"github.com/snapctl/snapctl/manifest"
 	"github.com/snapctl/snapctl/remote"
 	"github.com/snapctl/snapctl/remote/remotetest"
@@ -167,7 +168,7 @@ func TestVerifyFindsFiles(t *testing.T) {
 			if a.Files < 3 || len(a.Paths) != 2 {
 				t.Errorf("%+v", a)
 			}
-			s, err := open().FS(t.Context(), a.ID.String())
+			s, err := view.Open(t.Context(), open().repo, a.ID.String())
 			must(t, err)
 			if _, err := s.ReadFile(a.Paths[0]); !errors.Is(err, snapshot.ErrIntegrity) {
 				t.Errorf("%s is said to be lost: %v", a.Paths[0], err)
@@ -277,7 +278,7 @@ func TestVerifyHostile(t *testing.T) {
 	r := p.init()
 	src := p.files("src", map[string]string{"f": "contents of a file"})
 	good := complete(t, r, src, nil)
-	s, err := r.FS(t.Context(), good.ID.String())
+	s, err := view.Open(t.Context(), r.repo, good.ID.String())
 	must(t, err)
 	var e manifest.Entry
 	_, err = s.Tree().Lookup(t.Context(), manifest.Key{Name: "f"}, &e)

@@ -1,6 +1,9 @@
 package engine
 
-import "github.com/snapctl/snapctl/engine/snapshot"
+import (
+	"github.com/snapctl/snapctl/engine/snapshot"
+	"github.com/snapctl/snapctl/engine/view"
+)
 
 // The words that results are made of; package snapshot documents them.
 type (
@@ -77,3 +80,20 @@ const LifecycleApplied = snapshot.LifecycleApplied
 const LifecycleMissing = snapshot.LifecycleMissing
 
 const LifecycleAltered = snapshot.LifecycleAltered
+
+// A snapshot as a file system, and how two differ; package view documents them.
+type (
+	SnapshotFS  = view.FS
+	FileInfo    = view.FileInfo
+	FileAttr    = view.FileAttr
+	Change      = view.Change
+	ChangeKind  = view.ChangeKind
+	DiffOptions = view.DiffOptions
+)
+
+// The kinds of changes.
+const (
+	Added    = view.Added
+	Removed  = view.Removed
+	Modified = view.Modified
+)

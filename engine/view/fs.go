@@ -1,4 +1,6 @@
-package engine
+// Package view reads snapshots where they are: as a file system of io/fs, as a tar archive,
+// by patterns, and by what differs from one to another.
+package view
 
 import (
 	"context"
@@ -14,7 +16,7 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// A SnapshotFS is a snapshot as an [fs.FS], read from the repository as it is
+// A FS is a snapshot as an [fs.FS], read from the repository as it is
 // asked for, with nothing mounted: looking up a name takes the few pages of the
 // tree on the way to it, and reading takes the frames that hold what is read. No
 // byte is given that was not checked against the snapshot. It is safe for
@@ -22,7 +24,7 @@ import (
 //
 // Names are those of io/fs: paths from the root of the snapshot, which is ".".
 // Files of other names, which are not UTF-8, are listed but cannot be opened by
-// Open and its like; [SnapshotFS.OpenPath] takes any bytes. Symbolic links are
+// Open and its like; [FS.OpenPath] takes any bytes. Symbolic links are
 // followed inside the snapshot only: one that is absolute, or leads above the
 // root, is an error. Lstat and ReadLink do not follow the last one.
 //
@@ -32,60 +34,59 @@ import (
 // [*FileInfo].
 //
 // Errors are *fs.PathError, and ErrIntegrity where the repository is damaged.
-type SnapshotFS struct {
+type FS struct {
 	Snapshot snapshot.Snapshot
 
 	ctx    context.Context
 	tree   *manifest.Tree
-	source *fsSource
+	source *source
 }
 
 var (
-	_ fs.ReadDirFS  = (*SnapshotFS)(nil)
-	_ fs.ReadFileFS = (*SnapshotFS)(nil)
-	_ fs.StatFS     = (*SnapshotFS)(nil)
-	_ fs.ReadLinkFS = (*SnapshotFS)(nil)
+	_ fs.ReadDirFS  = (*FS)(nil)
+	_ fs.ReadFileFS = (*FS)(nil)
+	_ fs.StatFS     = (*FS)(nil)
+	_ fs.ReadLinkFS = (*FS)(nil)
 )
 
-// FS opens a snapshot for reading: one request, for its manifest. What is read
-// later ends with ctx, and goes through the repository, which must stay open.
-func (r *Repository) FS(ctx context.Context, ref string) (*SnapshotFS, error) {
-	m, err := r.repo.ManifestOf(ctx, ref)
+// FS is engine.Repository.FS.
+func Open(ctx context.Context, r *repo.Repo, ref string) (*FS, error) {
+	m, err := r.ManifestOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	return newSource(ctx, r.repo).fs(ctx, m)
+	return newSource(ctx, r).fs(ctx, m)
 }
 
-// fsSource reads chunks and pages, for any number of snapshots.
-type fsSource struct {
+// source reads chunks and pages, for any number of snapshots.
+type source struct {
 	chunks *read.Chunks
 	// whole is set when all of a tree, or much of it, will be read.
 	whole atomic.Bool
 }
 
-func newSource(ctx context.Context, r *repo.Repo) *fsSource {
-	return &fsSource{chunks: read.New(ctx, r, r.PackStore(), read.Memory)}
+func newSource(ctx context.Context, r *repo.Repo) *source {
+	return &source{chunks: read.New(ctx, r, r.PackStore(), read.Memory)}
 }
 
-// newWholeFS opens a snapshot of which the whole tree will be read.
-func newWholeFS(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*SnapshotFS, error) {
+// OpenWhole opens a snapshot of which the whole tree will be read.
+func OpenWhole(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*FS, error) {
 	c := newSource(ctx, r)
 	c.whole.Store(true)
 	return c.fs(ctx, m)
 }
 
-func (c *fsSource) fs(ctx context.Context, m *manifest.Manifest) (*SnapshotFS, error) {
+func (c *source) fs(ctx context.Context, m *manifest.Manifest) (*FS, error) {
 	tree, err := m.Tree(c)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %v: %w", m.ID, repo.Integrity(err))
 	}
-	return &SnapshotFS{Snapshot: *repo.SnapshotOf(&m.Info), ctx: ctx, tree: tree, source: c}, nil
+	return &FS{Snapshot: *repo.SnapshotOf(&m.Info), ctx: ctx, tree: tree, source: c}, nil
 }
 
 // Page is manifest.PageSource. Repository.Page has the rest of the pack follow,
 // which whoever wants but one file has no use for.
-func (c *fsSource) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
+func (c *source) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	if c.whole.Load() {
 		return c.chunks.Repo.Page(ctx, ref)
 	}
@@ -108,7 +109,7 @@ func inside(name string) (string, error) {
 }
 
 // Tree is the snapshot's tree. It is read from the repository as it is gone through.
-func (s *SnapshotFS) Tree() *manifest.Tree { return s.tree }
+func (s *FS) Tree() *manifest.Tree { return s.tree }
 
 // pathError is an error about a path, such as the methods of fs.FS give.
 func pathError(op, name string, err error) error {
@@ -116,7 +117,7 @@ func pathError(op, name string, err error) error {
 }
 
 // Open opens a file, or a directory, and reads nothing of it yet.
-func (s *SnapshotFS) Open(name string) (fs.File, error) {
+func (s *FS) Open(name string) (fs.File, error) {
 	p, err := inside(name)
 	if err != nil {
 		return nil, pathError("open", name, err)
@@ -126,15 +127,15 @@ func (s *SnapshotFS) Open(name string) (fs.File, error) {
 
 // OpenPath is Open for a path of any bytes, as a shell has it: slashes at its
 // ends and "." do not matter. Nothing but ".." is refused.
-func (s *SnapshotFS) OpenPath(name string) (fs.File, error) {
-	p, err := cleanPath(name)
+func (s *FS) OpenPath(name string) (fs.File, error) {
+	p, err := CleanPath(name)
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
 	return s.open(name, p)
 }
 
-func (s *SnapshotFS) open(name, p string) (fs.File, error) {
+func (s *FS) open(name, p string) (fs.File, error) {
 	info, err := s.find(p, true)
 	if err != nil {
 		return nil, pathError("open", name, err)
@@ -146,14 +147,14 @@ func (s *SnapshotFS) open(name, p string) (fs.File, error) {
 }
 
 // Stat describes what a name leads to.
-func (s *SnapshotFS) Stat(name string) (fs.FileInfo, error) { return s.stat("stat", name, true) }
+func (s *FS) Stat(name string) (fs.FileInfo, error) { return s.stat("stat", name, true) }
 
 // Lstat describes a name, and where that is a symbolic link, the link.
-func (s *SnapshotFS) Lstat(name string) (fs.FileInfo, error) { return s.stat("lstat", name, false) }
+func (s *FS) Lstat(name string) (fs.FileInfo, error) { return s.stat("lstat", name, false) }
 
 // LstatPath is Lstat for a path as OpenPath takes it.
-func (s *SnapshotFS) LstatPath(name string) (*FileInfo, error) {
-	p, err := cleanPath(name)
+func (s *FS) LstatPath(name string) (*FileInfo, error) {
+	p, err := CleanPath(name)
 	if err == nil {
 		var info *FileInfo
 		if info, err = s.find(p, false); err == nil {
@@ -163,7 +164,7 @@ func (s *SnapshotFS) LstatPath(name string) (*FileInfo, error) {
 	return nil, pathError("lstat", name, err)
 }
 
-func (s *SnapshotFS) stat(op, name string, follow bool) (fs.FileInfo, error) {
+func (s *FS) stat(op, name string, follow bool) (fs.FileInfo, error) {
 	p, err := inside(name)
 	if err == nil {
 		var info *FileInfo
@@ -175,7 +176,7 @@ func (s *SnapshotFS) stat(op, name string, follow bool) (fs.FileInfo, error) {
 }
 
 // ReadLink gives what a symbolic link points to, as it was stored.
-func (s *SnapshotFS) ReadLink(name string) (string, error) {
+func (s *FS) ReadLink(name string) (string, error) {
 	p, err := inside(name)
 	if err == nil {
 		var info *FileInfo
@@ -190,7 +191,7 @@ func (s *SnapshotFS) ReadLink(name string) (string, error) {
 }
 
 // ReadDir lists a directory, sorted by name.
-func (s *SnapshotFS) ReadDir(name string) ([]fs.DirEntry, error) {
+func (s *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 	f, err := s.Open(name)
 	if err != nil {
 		return nil, err
@@ -204,7 +205,7 @@ func (s *SnapshotFS) ReadDir(name string) ([]fs.DirEntry, error) {
 }
 
 // ReadFile reads a whole file.
-func (s *SnapshotFS) ReadFile(name string) ([]byte, error) {
+func (s *FS) ReadFile(name string) ([]byte, error) {
 	f, err := s.Open(name)
 	if err != nil {
 		return nil, err
@@ -236,8 +237,8 @@ func (i *FileInfo) small() *FileInfo {
 
 // Info describes an entry of a cursor over Tree, and takes copies of the slices that the
 // cursor uses again.
-func (s *SnapshotFS) Info(rank uint64, e *manifest.Entry) (*FileInfo, error) {
-	i := newFileInfo(e.Path(), "", 0, e)
+func (s *FS) Info(rank uint64, e *manifest.Entry) (*FileInfo, error) {
+	i := NewFileInfo(e.Path(), "", 0, e)
 	var err error
 	if e.Type == manifest.Link {
 		// Not into the cursor's entry.
@@ -252,6 +253,6 @@ func (s *SnapshotFS) Info(rank uint64, e *manifest.Entry) (*FileInfo, error) {
 }
 
 // Chunk is manifest.ChunkSource.
-func (c *fsSource) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
+func (c *source) Chunk(ctx context.Context, x *manifest.Extent) ([]byte, error) {
 	return c.chunks.Chunk(ctx, x)
 }

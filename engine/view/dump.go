@@ -1,4 +1,4 @@
-package engine
+package view
 
 import (
 	"archive/tar"
@@ -20,8 +20,8 @@ import (
 //
 // An archive that Dump could not finish has no end, and is cut short in such a
 // way that tar fails too.
-func (s *SnapshotFS) Dump(w io.Writer, name string) error {
-	p, err := cleanPath(name)
+func (s *FS) Dump(w io.Writer, name string) error {
+	p, err := CleanPath(name)
 	if err != nil {
 		return pathError("dump", name, err)
 	}
@@ -43,7 +43,7 @@ func (s *SnapshotFS) Dump(w io.Writer, name string) error {
 		err = d.tar.Close()
 	} else if out.err == nil && !d.inFile() && d.tar.Flush() == nil {
 		// Between two members the archive would seem to be whole.
-		_, _ = buf.Write(append([]byte(noHeader), make([]byte, 512-len(noHeader))...))
+		_, _ = buf.Write(append([]byte(NoHeader), make([]byte, 512-len(NoHeader))...))
 	}
 	if ferr := buf.Flush(); ferr != nil {
 		return ferr
@@ -53,7 +53,7 @@ func (s *SnapshotFS) Dump(w io.Writer, name string) error {
 
 const (
 	dumpBuffer = 256 << 10
-	noHeader   = "snapctl: the archive ends here because of an error\n"
+	NoHeader   = "snapctl: the archive ends here because of an error\n"
 )
 
 // sticky remembers that writing failed.
@@ -72,7 +72,7 @@ func (s *sticky) Write(p []byte) (int, error) {
 
 // dumper is one run of Dump. members runs beside the rest.
 type dumper struct {
-	fs  *SnapshotFS
+	fs  *FS
 	top *FileInfo
 	tar *tar.Writer
 

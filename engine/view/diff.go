@@ -1,4 +1,4 @@
-package engine
+package view
 
 import (
 	"context"
@@ -40,38 +40,26 @@ type DiffOptions struct {
 // errInNeither is what there is to say of a path that only looks like one.
 var errInNeither = fmt.Errorf("%w in either snapshot", fs.ErrNotExist)
 
-// Diff calls yield for what differs from one snapshot to another, at a path and
-// below it, "" for everything, in the order of Walk: the entries of a directory
-// sorted by name, then those of each directory in it in turn. It stops at yield's
-// first error, and returns it.
-//
-// Pages of the trees that both snapshots have are not read, and no content of
-// any file is: how long it takes depends on how much differs. Contents are the
-// same where their chunks are. What was moved is a Removed path and an Added one.
-// A change of a file with several names is shown at the first of them alone,
-// unless path is another one.
-//
-// The path is taken as for OpenPath, but no symbolic link is followed. Where
-// neither snapshot has it, the error is an fs.ErrNotExist.
-func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts *DiffOptions, yield func(*Change) error) error {
+// Diff is engine.Repository.Diff.
+func Diff(ctx context.Context, r *repo.Repo, oldRef, newRef, path string, opts *DiffOptions, yield func(*Change) error) error {
 	if opts == nil {
 		opts = &DiffOptions{}
 	}
-	p, err := cleanPath(path)
+	p, err := CleanPath(path)
 	if err != nil {
 		return pathError("diff", path, err)
 	}
 	// Both at once: a round trip or two less.
-	source := newSource(ctx, r.repo)
-	refs := r.repo.NewResolver(ctx, 2)
-	open := func(ref string) (*SnapshotFS, error) {
+	source := newSource(ctx, r)
+	refs := r.NewResolver(ctx, 2)
+	open := func(ref string) (*FS, error) {
 		m, err := refs.Open(ref)
 		if err != nil {
 			return nil, err
 		}
 		return source.fs(ctx, m)
 	}
-	second := repo.Begin(func() (*SnapshotFS, error) { return open(newRef) })
+	second := repo.Begin(func() (*FS, error) { return open(newRef) })
 	before, err := open(oldRef)
 	after, err2 := second(ctx)
 	if err == nil {
@@ -111,7 +99,7 @@ func (r *Repository) Diff(ctx context.Context, oldRef, newRef, path string, opts
 const manyDifferences = 1000
 
 // changeOf is the change that a difference makes, nil for none.
-func changeOf(before, after *SnapshotFS, d *manifest.Difference) (*Change, error) {
+func changeOf(before, after *FS, d *manifest.Difference) (*Change, error) {
 	c := &Change{Kind: Modified, What: d.Changes}
 	switch {
 	case d.Old == nil:

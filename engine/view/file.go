@@ -1,4 +1,4 @@
-package engine
+package view
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 // handle is what all open files have.
 type handle struct {
-	fs     *SnapshotFS
+	fs     *FS
 	info   *FileInfo
 	closed atomic.Bool
 }

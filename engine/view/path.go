@@ -1,4 +1,4 @@
-package engine
+package view
 
 import (
 	"errors"
@@ -22,8 +22,8 @@ var (
 // maxFollowed is how many symbolic links a path may lead through, as on Linux.
 const maxFollowed = 40
 
-// cleanPath is the path that the tree has for one that a person writes.
-func cleanPath(name string) (string, error) {
+// CleanPath is the path that the tree has for one that a person writes.
+func CleanPath(name string) (string, error) {
 	var parts []string
 	for part := range strings.SplitSeq(name, "/") {
 		switch part {
@@ -39,7 +39,7 @@ func cleanPath(name string) (string, error) {
 
 // find gives what is at a path, "" for the root, with its extents. With follow
 // it follows a symbolic link that the path names, and always those on the way.
-func (s *SnapshotFS) find(p string, follow bool) (*FileInfo, error) {
+func (s *FS) find(p string, follow bool) (*FileInfo, error) {
 	// In one step, if no link is on the way.
 	info, err := s.at(p)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && follow && info.entry.Type == manifest.Symlink {
@@ -55,7 +55,7 @@ func (s *SnapshotFS) find(p string, follow bool) (*FileInfo, error) {
 }
 
 // at gives the entry of a path as it stands in the tree.
-func (s *SnapshotFS) at(p string) (*FileInfo, error) {
+func (s *FS) at(p string) (*FileInfo, error) {
 	i := &FileInfo{path: p, name: "."}
 	rank, err := s.tree.Lookup(s.ctx, manifest.KeyOf(p), &i.entry)
 	if errors.Is(err, manifest.ErrNotExist) {
@@ -73,7 +73,7 @@ func (s *SnapshotFS) at(p string) (*FileInfo, error) {
 }
 
 // findByParts goes from directory to directory, as a kernel does.
-func (s *SnapshotFS) findByParts(p string, follow bool) (*FileInfo, error) {
+func (s *FS) findByParts(p string, follow bool) (*FileInfo, error) {
 	here, err := s.at("")
 	if err != nil {
 		return nil, err

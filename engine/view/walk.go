@@ -1,4 +1,4 @@
-package engine
+package view
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/snapctl/snapctl/engine/internal/ignore"
+	"github.com/snapctl/snapctl/engine/internal/repo"
 	"github.com/snapctl/snapctl/engine/snapshot"
 	"github.com/snapctl/snapctl/manifest"
 )
@@ -16,8 +17,8 @@ import (
 // OpenPath: the entries of the directory sorted by name, then those of each
 // directory in it in turn. Symbolic links are not followed but in name itself.
 // It stops at yield's first error, and returns it.
-func (s *SnapshotFS) Walk(name string, yield func(*FileInfo) error) error {
-	p, err := cleanPath(name)
+func (s *FS) Walk(name string, yield func(*FileInfo) error) error {
+	p, err := CleanPath(name)
 	if err != nil {
 		return pathError("walk", name, err)
 	}
@@ -38,7 +39,7 @@ func (s *SnapshotFS) Walk(name string, yield func(*FileInfo) error) error {
 // with one against all of it, "**" crosses directories, a slash at the end
 // means directories only, and a '!' at the beginning takes back what an earlier
 // pattern matched. What cannot match is not read.
-func (s *SnapshotFS) Find(patterns []string, yield func(*FileInfo) error) error {
+func (s *FS) Find(patterns []string, yield func(*FileInfo) error) error {
 	f, err := newFinder(patterns)
 	if err != nil {
 		return err
@@ -46,7 +47,7 @@ func (s *SnapshotFS) Find(patterns []string, yield func(*FileInfo) error) error 
 	return s.search(f, yield)
 }
 
-func (s *SnapshotFS) search(f *finder, yield func(*FileInfo) error) error {
+func (s *FS) search(f *finder, yield func(*FileInfo) error) error {
 	for _, root := range f.roots {
 		if err := s.scan(root, f, yield); err != nil {
 			return err
@@ -55,10 +56,8 @@ func (s *SnapshotFS) search(f *finder, yield func(*FileInfo) error) error {
 	return nil
 }
 
-// FindAll is Find in all snapshots that have not expired, newest first. What
-// snapshots share is fetched once. Damaged snapshots do not hide the others: the
-// error, which is ErrIntegrity, comes at the end.
-func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(*snapshot.Snapshot, *FileInfo) error) error {
+// FindAll is engine.Repository.FindAll.
+func FindAll(ctx context.Context, r *repo.Repo, patterns []string, yield func(*snapshot.Snapshot, *FileInfo) error) error {
 	f, err := newFinder(patterns)
 	if err != nil {
 		return err
@@ -67,7 +66,7 @@ func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(
 	if listed != nil && !errors.Is(listed, snapshot.ErrIntegrity) {
 		return listed
 	}
-	c := newSource(ctx, r.repo)
+	c := newSource(ctx, r)
 	problems := []error{listed}
 	for _, snap := range all {
 		err := c.searchIn(ctx, snap, f, yield)
@@ -81,7 +80,7 @@ func (r *Repository) FindAll(ctx context.Context, patterns []string, yield func(
 	return errors.Join(problems...)
 }
 
-func (c *fsSource) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *finder, yield func(*snapshot.Snapshot, *FileInfo) error) error {
+func (c *source) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *finder, yield func(*snapshot.Snapshot, *FileInfo) error) error {
 	m, err := c.chunks.Repo.Manifest(ctx, snap.ID)
 	if err != nil {
 		return err
@@ -95,7 +94,7 @@ func (c *fsSource) searchIn(ctx context.Context, snap *snapshot.Snapshot, f *fin
 
 // scan calls yield for what is below a directory and matches; nil matches
 // everything.
-func (s *SnapshotFS) scan(dir string, f *finder, yield func(*FileInfo) error) error {
+func (s *FS) scan(dir string, f *finder, yield func(*FileInfo) error) error {
 	if dir == "" {
 		s.source.whole.Store(true)
 	}

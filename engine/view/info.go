@@ -1,4 +1,4 @@
-package engine
+package view
 
 import (
 	"io/fs"
@@ -18,9 +18,9 @@ type FileInfo struct {
 	entry manifest.Entry // of a hard link, that of the first name
 }
 
-// newFileInfo describes an entry that is at a path, "" for the root of the snapshot. If it
+// NewFileInfo describes an entry that is at a path, "" for the root of the snapshot. If it
 // is a hard link, first is the path of the first name, else "".
-func newFileInfo(at, first string, inode uint64, e *manifest.Entry) *FileInfo {
+func NewFileInfo(at, first string, inode uint64, e *manifest.Entry) *FileInfo {
 	i := &FileInfo{path: at, name: path.Base(at), first: first, inode: inode, entry: *e}
 	if at == "" {
 		i.name = "."
