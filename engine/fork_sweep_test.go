@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/snapctl/snapctl/engine/internal/local"
@@ -342,15 +343,28 @@ func TestForkNamesLocked(t *testing.T) {
 	if lock == nil {
 		t.Fatal("somebody else has the lock")
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // before they begin: none of them asks anybody but for the lock
-	_, forked := r.Fork(ctx, f.id.String(), f.path("two"), nil)
-	_, removed := one.Remove(ctx, nil)
-	for _, err := range []error{forked, removed} {
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), forksLock) {
-			t.Error(err)
+	// With more time each, until it is the lock that they wait for.
+	waits := func(do func(context.Context) error) {
+		for patience := 20 * time.Millisecond; ; patience *= 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			err := do(ctx)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			if strings.Contains(err.Error(), forksLock) {
+				return
+			}
 		}
 	}
+	waits(func(ctx context.Context) error {
+		_, err := r.Fork(ctx, f.id.String(), f.path("two"), nil)
+		return err
+	})
+	waits(func(ctx context.Context) error {
+		_, err := one.Remove(ctx, nil)
+		return err
+	})
 	absent(t, f.path("two"))
 	must(t, lock.Close())
 	f.remove(one)
