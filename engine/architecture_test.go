@@ -59,12 +59,15 @@ func TestImports(t *testing.T) {
 			"engine/internal/progress", "engine/internal/read", "engine/internal/repo", "engine/internal/retain",
 			"engine/internal/write",
 		},
+		"engine/view": {
+			"manifest", "engine/snapshot", "engine/internal/ignore", "engine/internal/read", "engine/internal/repo",
+		},
 		"engine": {
 			"chunk", "remote/disk", "manifest", "remote", "remote/diskcache", "fusefs", "engine/snapshot",
 			"engine/internal/access", "engine/internal/check", "engine/internal/crypt", "engine/internal/flow",
 			"engine/internal/fsys", "engine/internal/gc", "engine/internal/ignore", "engine/internal/local",
 			"engine/internal/progress", "engine/internal/read", "engine/internal/repo", "engine/internal/retain",
-			"engine/internal/transfer", "engine/internal/write",
+			"engine/internal/transfer", "engine/internal/write", "engine/view",
 		},
 
 		"cmd/snapctl/internal/ui":         {"engine/snapshot"},

@@ -53,7 +53,9 @@ func (s *FS) Dump(w io.Writer, name string) error {
 
 const (
 	dumpBuffer = 256 << 10
-	NoHeader   = "snapctl: the archive ends here because of an error\n"
+	// NoHeader is what stands where the header of the next file would, in an archive that
+	// ends because of an error: no reader of archives takes it for one.
+	NoHeader = "snapctl: the archive ends here because of an error\n"
 )
 
 // sticky remembers that writing failed.

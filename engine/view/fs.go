@@ -1,5 +1,8 @@
 // Package view reads snapshots where they are: as a file system of io/fs, as a tar archive,
 // by patterns, and by what differs from one to another.
+//
+// Its users are those of engine, which makes an [FS] by Repository.FS and has other names
+// for these types; the functions of this package are engine's.
 package view
 
 import (
@@ -16,7 +19,7 @@ import (
 	"github.com/snapctl/snapctl/manifest"
 )
 
-// A FS is a snapshot as an [fs.FS], read from the repository as it is
+// An FS is a snapshot as an [fs.FS], read from the repository as it is
 // asked for, with nothing mounted: looking up a name takes the few pages of the
 // tree on the way to it, and reading takes the frames that hold what is read. No
 // byte is given that was not checked against the snapshot. It is safe for
@@ -49,7 +52,7 @@ var (
 	_ fs.ReadLinkFS = (*FS)(nil)
 )
 
-// FS is engine.Repository.FS.
+// Open is engine.Repository.FS.
 func Open(ctx context.Context, r *repo.Repo, ref string) (*FS, error) {
 	m, err := r.ManifestOf(ctx, ref)
 	if err != nil {
@@ -84,7 +87,7 @@ func (c *source) fs(ctx context.Context, m *manifest.Manifest) (*FS, error) {
 	return &FS{Snapshot: *repo.SnapshotOf(&m.Info), ctx: ctx, tree: tree, source: c}, nil
 }
 
-// Page is manifest.PageSource. Repository.Page has the rest of the pack follow,
+// Page is manifest.PageSource. repo.Repo.Page has the rest of the pack follow,
 // which whoever wants but one file has no use for.
 func (c *source) Page(ctx context.Context, ref manifest.PageRef) ([]byte, error) {
 	if c.whole.Load() {
