@@ -60,26 +60,22 @@ const (
 	PhaseSweeping   = snapshot.PhaseSweeping
 )
 
-// DefaultRepack is the default of GCOptions.Repack.
-const DefaultRepack = snapshot.DefaultRepack
+// What package snapshot says of options and reports.
+const (
+	DefaultRepack = snapshot.DefaultRepack // of GCOptions.Repack
+	KeepAll       = snapshot.KeepAll       // of PruneOptions
 
-const KeepAll = snapshot.KeepAll
+	GroupName = snapshot.GroupName // of PruneOptions.GroupBy
+	GroupDir  = snapshot.GroupDir
+	GroupHost = snapshot.GroupHost
+	GroupAll  = snapshot.GroupAll
 
-const GroupName = snapshot.GroupName
+	Future = snapshot.Future // of PruneDecision
 
-const GroupDir = snapshot.GroupDir
-
-const GroupHost = snapshot.GroupHost
-
-const GroupAll = snapshot.GroupAll
-
-const Future = snapshot.Future
-
-const LifecycleApplied = snapshot.LifecycleApplied
-
-const LifecycleMissing = snapshot.LifecycleMissing
-
-const LifecycleAltered = snapshot.LifecycleAltered
+	LifecycleApplied = snapshot.LifecycleApplied // of LifecycleRule
+	LifecycleMissing = snapshot.LifecycleMissing
+	LifecycleAltered = snapshot.LifecycleAltered
+)
 
 // A snapshot as a file system, and how two differ; package view documents them.
 type (

@@ -43,6 +43,7 @@ type Bundler struct {
 	}
 }
 
+// NewBundler returns an empty bundle, whose frames c encodes.
 func NewBundler(c *chunk.Codec) *Bundler {
 	return &Bundler{codec: c, pack: chunk.NewPackBuilder(chunk.DataPack, nil)}
 }

@@ -36,6 +36,7 @@ type Recorder struct {
 	knownFrames map[FrameKey]bool
 }
 
+// Note notes that a chunk was touched, once; behind MaxTouched only the frame that it is in.
 func (r *Recorder) Note(id chunk.ID, loc *chunk.Location, page bool) {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()

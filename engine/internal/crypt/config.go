@@ -32,8 +32,10 @@ type Config struct {
 	MAC string `json:"mac"`
 }
 
+// SealAlgorithm is the only Config.Algorithm that this version knows.
 const SealAlgorithm = "XAES-256-GCM"
 
+// Check fails with ErrIntegrity if KeyCheck or MAC cannot be what they say they are.
 func (e *Config) Check() error {
 	for name, v := range map[string]struct {
 		s string
@@ -46,9 +48,11 @@ func (e *Config) Check() error {
 	return nil
 }
 
+// Check is Config.KeyCheck of a master key.
 func Check(key *chunk.Key) string {
 	d := key.Derive(useKeyCheck)
 	return hex.EncodeToString(d[:16])
 }
 
+// Same compares two secrets in a time that tells nothing about them.
 func Same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }

@@ -46,6 +46,7 @@ type Object struct {
 	sealed []byte // details
 }
 
+// Kind is what opens a key object.
 type Kind byte
 
 const (
@@ -92,6 +93,7 @@ func (d *Details) Append(b []byte) []byte {
 	return wire.AppendBytes(wire.AppendBytes(b, d.Label), d.Recipient)
 }
 
+// DecodeKeyDetails is the inverse of Details.Append. It takes no other bytes.
 func DecodeKeyDetails(b []byte) (*Details, error) {
 	r := wire.NewReader(b)
 	d := &Details{Created: time.Unix(int64(r.Uvarint("created", 1<<40)), 0).UTC()}
@@ -145,8 +147,10 @@ func detailsCodec(key *chunk.Key, head []byte) (*chunk.Codec, error) {
 	return c.For(UseKeyDetails, head), nil
 }
 
+// Encode gives the bytes of the object, as they are stored.
 func (k *Object) Encode() []byte { return bytes.Join([][]byte{k.head, k.sealed}, nil) }
 
+// Decode is the inverse of Object.Encode. The details stay sealed.
 func Decode(b []byte) (*Object, error) {
 	r := wire.NewReader(b)
 	if len(b) > MaxKeyObject {
@@ -178,6 +182,7 @@ func Decode(b []byte) (*Object, error) {
 	return k, nil
 }
 
+// SumHex is the BLAKE3-256 of b in hex.
 func SumHex(b []byte) string {
 	sum := blake3.Sum256(b)
 	return hex.EncodeToString(sum[:])
@@ -233,6 +238,7 @@ func IsName(name string) bool {
 	return ok && len(id) == 2*len(chunk.ID{})
 }
 
+// Wrap makes a key object of the master key, as n says. It fails with ErrInvalid where n makes no sense.
 func Wrap(n *snapshot.NewKey, key *chunk.Key, now time.Time) (*Object, error) {
 	if n.Label != "" {
 		if err := manifest.CheckLabel(n.Label); err != nil {
@@ -264,6 +270,7 @@ func Wrap(n *snapshot.NewKey, key *chunk.Key, now time.Time) (*Object, error) {
 	return WrapKey(key, PassphraseKey, recipient, details)
 }
 
+// Info is what users are shown of a key.
 func (k *Object) Info(d *Details) *snapshot.KeyInfo {
 	kind := "passphrase"
 	if k.Kind == RecipientKey {

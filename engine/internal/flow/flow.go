@@ -4,6 +4,7 @@ package flow
 
 import "context"
 
+// Send sends v, and reports false if the context ended before.
 func Send[T any](ctx context.Context, to chan<- T, v T) bool {
 	select {
 	case to <- v:

@@ -8,6 +8,7 @@ func (d *Dirent) SameFile(o *Dirent) bool {
 	return d.Dev == o.Dev && d.Ino == o.Ino && d.Mode == o.Mode && d.Size == o.Size && d.Mtime == o.Mtime && d.Ctime == o.Ctime
 }
 
+// An Inode tells a file from all others of this machine, as long as it exists.
 type Inode struct{ Dev, Ino uint64 }
 
 // Dirent is an entry of a directory and its stat.
@@ -27,6 +28,7 @@ type Dirent struct {
 	Ctime unix.Timespec
 }
 
+// DirentOf is the Dirent of a name with that state.
 func DirentOf(name string, st *unix.Stat_t) Dirent {
 	return Dirent{
 		Name: name, Mode: uint32(st.Mode), Uid: st.Uid, Gid: st.Gid, Nlink: uint32(st.Nlink),
@@ -35,6 +37,8 @@ func DirentOf(name string, st *unix.Stat_t) Dirent {
 	}
 }
 
+// Kind is the type in Mode: unix.S_IFREG and the like.
 func (d *Dirent) Kind() uint32 { return d.Mode & unix.S_IFMT }
 
+// IsDir reports whether it is a directory.
 func (d *Dirent) IsDir() bool { return d.Kind() == unix.S_IFDIR }

@@ -22,6 +22,7 @@ func IsAny(err error, targets ...error) bool {
 	return false
 }
 
+// Pread is pread(2), again where a signal came in between. At the end of the file it reads 0 bytes.
 func Pread(fd int, p []byte, off int64) (int, error) {
 	for {
 		n, err := unix.Pread(fd, p, off)
@@ -54,6 +55,7 @@ func Resolve(dir string) (string, error) {
 	return filepath.Join(p, name), err
 }
 
+// IsEmptyDir reports whether a directory, which no symbolic link leads to, is empty.
 func IsEmptyDir(path string) (bool, error) {
 	fd, err := OpenDir(path)
 	if err != nil {
@@ -80,6 +82,7 @@ func LeadsTo(path string, fd int) bool {
 	return unix.Lstat(path, &at) == nil && unix.Fstat(fd, &open) == nil && at.Dev == open.Dev && at.Ino == open.Ino
 }
 
+// OpenDir opens a directory, which no symbolic link leads to, for reading.
 func OpenDir(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -121,6 +124,7 @@ func MakeLocked(parent, prefix string) (fd int, name string, err error) {
 	return -1, "", fmt.Errorf("making a directory in %s: others remove it, %d times", parent, lockTries)
 }
 
+// StatAt is lstat(2) of a name in an open directory, again where a signal came in between.
 func StatAt(dir int, name string, st *unix.Stat_t) error {
 	for {
 		err := unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW)

@@ -62,6 +62,7 @@ func openShort(dir int, path string, flags int) (int, error) {
 	}
 }
 
+// OpenAt is openat(2) without a mode, again where a signal came in between.
 func OpenAt(dir int, name string, flags int) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)

@@ -8,6 +8,7 @@ func Exchange(a, b string) error { return unix.RenamexNp(a, b, unix.RENAME_SWAP)
 // RenameNew renames, unless something is at the new path already: EEXIST.
 func RenameNew(from, to string) error { return unix.RenamexNp(from, to, unix.RENAME_EXCL) }
 
+// RenameNewAt is RenameNew for names in open directories.
 func RenameNewAt(fromDir int, from string, toDir int, to string) error {
 	return unix.RenameatxNp(fromDir, from, toDir, to, unix.RENAME_EXCL)
 }

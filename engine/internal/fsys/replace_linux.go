@@ -14,6 +14,8 @@ func Exchange(a, b string) error {
 // RenameNew renames, unless something is at the new path already: EEXIST.
 func RenameNew(from, to string) error { return RenameNewAt(unix.AT_FDCWD, from, unix.AT_FDCWD, to) }
 
+// RenameNewAt is RenameNew for names in open directories. Where the file system cannot do it
+// in one step, as NFS, another file that comes in between is replaced.
 func RenameNewAt(fromDir int, from string, toDir int, to string) error {
 	err := unix.Renameat2(fromDir, from, toDir, to, unix.RENAME_NOREPLACE)
 	if IsAny(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) { // as of NFS

@@ -65,6 +65,7 @@ func trimSpaces(s string) string {
 	return s[:end]
 }
 
+// ParsePatterns parses lines of gitignore(5), and leaves out those that match nothing.
 func ParsePatterns(lines []string) ([]Pattern, error) {
 	var all []Pattern
 	for _, line := range lines {

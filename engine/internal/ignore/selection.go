@@ -9,7 +9,7 @@ import (
 // Selection is the part of a snapshot that Include chooses.
 type Selection struct {
 	patterns []Pattern
-	// dirs are the directories to make: true where all that is below is chosen,
+	// Dirs are the directories to make: true where all that is below is chosen,
 	// false where a directory is only on the way to something.
 	Dirs map[string]bool
 }

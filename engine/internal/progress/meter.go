@@ -25,16 +25,25 @@ type Meter struct {
 
 const reportEvery = 100 * time.Millisecond
 
+// New makes a meter, which tells nobody if to is nil.
 func New(to snapshot.Progress) *Meter { return &Meter{to: to} }
 
-func (m *Meter) AddFile()                       { m.Files.Add(1) }
-func (m *Meter) AddBytes(n int64)               { m.Bytes.Add(n) }
-func (m *Meter) AddNew(n int64)                 { m.fresh.Add(n) }
+// AddFile counts a file that was gone through.
+func (m *Meter) AddFile() { m.Files.Add(1) }
+
+// AddBytes counts bytes that were gone through.
+func (m *Meter) AddBytes(n int64) { m.Bytes.Add(n) }
+
+// AddNew counts bytes that the repository did not have.
+func (m *Meter) AddNew(n int64) { m.fresh.Add(n) }
+
+// Transfer counts requests that begin, +1, or end, -1, and bytes that were moved.
 func (m *Meter) Transfer(delta int, size int64) { m.busy.Add(int64(delta)); m.moved.Add(size) }
 
+// SetPhase is what Stats.Phase says from now on.
 func (m *Meter) SetPhase(p snapshot.Phase) { m.now.Store(p) }
 
-// Start begins to report, until stop.
+// Start begins to report, until Stop.
 func (m *Meter) Start(p snapshot.Phase) {
 	m.begun = time.Now()
 	m.SetPhase(p)
@@ -57,6 +66,7 @@ func (m *Meter) Start(p snapshot.Phase) {
 	})
 }
 
+// Stop tells the last figures and ends the reports. It waits for the one under way.
 func (m *Meter) Stop() {
 	if m.quit != nil {
 		close(m.quit)

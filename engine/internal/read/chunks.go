@@ -281,4 +281,5 @@ func (c *Chunks) relocated(ctx context.Context, x *manifest.Extent) ([]byte, err
 	return c.At(ctx, x.ID, &loc)
 }
 
+// RemoteFetches is how many requests to a store far away are under way at once, at least.
 const RemoteFetches = 8 // requests at once

@@ -63,6 +63,7 @@ func ReadStats(c local.Dir, dir string) *StatCache {
 	return &StatCache{manifest.ID(b[len(statMagic):head]), b[head:end]}
 }
 
+// WriteStats remembers the fingerprints of a directory that is in a snapshot, for ReadStats.
 func WriteStats(c local.Dir, dir string, id manifest.ID, prints []uint64) error {
 	b := make([]byte, 0, len(statMagic)+len(id)+8*len(prints)+8)
 	b = append(append(b, statMagic...), id[:]...)
@@ -108,6 +109,7 @@ func ReadTable(c local.Dir, key string, id manifest.ID) []SizedPack {
 	return packs
 }
 
+// WriteTable remembers which packs a snapshot takes, for ReadTable.
 func WriteTable(c local.Dir, key string, id manifest.ID, packs []SizedPack) error {
 	b := make([]byte, 0, len(tableMagic)+len(id)+tableEntry*len(packs)+8)
 	b = append(append(b, tableMagic...), id[:]...)

@@ -54,6 +54,8 @@ type compressionConfig struct {
 	Level     int    `json:"level"`
 }
 
+// NewConfig is the config of a new repository. It fails with ErrInvalid or ErrUnsupported where
+// the options make no sense.
 func NewConfig(o *snapshot.InitOptions) (*Config, error) {
 	c := &Config{
 		Version: formatVersion, ID: uuid.New(),
@@ -90,6 +92,7 @@ func (c *Config) check() error {
 	return nil
 }
 
+// Encode gives the bytes of the config, with their checksum.
 func (c Config) Encode() []byte {
 	c.Checksum = ""
 	sum := blake3.Sum256(c.json())
@@ -105,6 +108,8 @@ func (c *Config) json() []byte {
 	return append(b, '\n')
 }
 
+// DecodeConfig is the inverse of Config.Encode. It fails with ErrUnsupported for a newer
+// version, and with ErrIntegrity for what is no config.
 func DecodeConfig(b []byte) (*Config, error) {
 	// The version first: what a newer version writes may not decode.
 	var v struct {

@@ -278,6 +278,7 @@ func (r *Repo) EncodedManifest(ctx context.Context, id manifest.ID) (m *manifest
 	return m, b, nil
 }
 
+// SnapshotOf is what users are shown of a manifest.
 func SnapshotOf(i *manifest.Info) *snapshot.Snapshot {
 	s := &snapshot.Snapshot{
 		ID: i.ID, Dir: i.Dir, Name: i.Name, Tags: i.Tags, CreatedAt: i.Created,

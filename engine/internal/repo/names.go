@@ -13,6 +13,7 @@ func PackName(id chunk.PackID) string {
 	return "packs/" + s[:2] + "/" + s
 }
 
+// ProfilePrefix is what names of access profiles and bundles begin with.
 const ProfilePrefix = "hot/"
 
 // ParsePackName is the inverse of PackName.

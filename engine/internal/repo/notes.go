@@ -165,6 +165,7 @@ func (r *Repo) cachedNotes(id manifest.ID, listed []manifest.NoteID) []*manifest
 	return all
 }
 
+// CacheNote has this machine keep a note, whose bytes are b.
 func (r *Repo) CacheNote(n *manifest.Note, b []byte) {
 	if err := r.Cache.Write("notes", n.ID.String(), b); err != nil {
 		r.Logger.Info("caching a note", "err", err)

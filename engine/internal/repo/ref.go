@@ -62,6 +62,7 @@ func (r *Repo) Get(ctx context.Context, ref string) (*snapshot.Snapshot, error) 
 // TimeFormat is how messages show a time.
 const TimeFormat = "2006-01-02 15:04:05 MST"
 
+// CheckExpiry fails with ErrExpired if a snapshot has expired.
 func (r *Repo) CheckExpiry(ctx context.Context, s *snapshot.Snapshot) error {
 	if r.expired(ctx, s) {
 		return fmt.Errorf("%w on %s", snapshot.ErrExpired, s.ExpiresAt.Format(TimeFormat))
@@ -117,6 +118,8 @@ type listing struct {
 // ManyRefs is how many ids are asked for one by one.
 const ManyRefs = 16
 
+// NewResolver looks references up, about as many as refs: from ManyRefs on a listing is cheaper
+// than to ask for each. One listing serves all.
 func (r *Repo) NewResolver(ctx context.Context, refs int) *resolver {
 	return &resolver{r, ctx, refs > ManyRefs, sync.OnceValue(func() *listing {
 		l := &listing{}
@@ -285,6 +288,7 @@ func (r *Repo) ManifestOf(ctx context.Context, ref string) (*manifest.Manifest, 
 	return r.NewResolver(ctx, 1).Open(ref)
 }
 
+// Open reads the manifest that a reference names.
 func (x *resolver) Open(ref string) (*manifest.Manifest, error) {
 	id, ok := IdOf(ref)
 	if !ok {

@@ -43,6 +43,7 @@ type Tombstone struct {
 	Packs []DoomedPack // by ascending id
 }
 
+// A DoomedPack is a pack that will be deleted when its grace has passed.
 type DoomedPack struct {
 	Id    chunk.PackID
 	Size  int64
@@ -63,8 +64,10 @@ const (
 	maxMovedPerPack = 1 << 10
 )
 
+// ErrTombstone: an object that is named as a tombstone is none.
 var ErrTombstone = errors.New("damaged tombstone")
 
+// Encode gives the bytes of the object.
 func (t *Tombstone) Encode() []byte {
 	b := append([]byte(tombMagic), tombVersion, 0, 0, 0, 0, 0, 0, 0)
 	b = binary.AppendUvarint(b, uint64(len(t.Packs)))
@@ -80,6 +83,7 @@ func (t *Tombstone) Encode() []byte {
 	return append(b, sum[:]...)
 }
 
+// DecodeTombstone is the inverse of Tombstone.Encode. It fails with ErrTombstone.
 func DecodeTombstone(b []byte) (*Tombstone, error) {
 	if len(b) < tombHead+TombSum || len(b) > MaxTombstone {
 		return nil, fmt.Errorf("%w: %d bytes", ErrTombstone, len(b))
@@ -160,6 +164,7 @@ func IsTombstone(name string) bool {
 	return ok && strings.HasPrefix(name, GcPrefix) && n.Id != "" && n.Kind == ""
 }
 
+// ValidUUID reports whether s is a UUID in its canonical form.
 func ValidUUID(s string) bool {
 	u, err := uuid.Parse(s)
 	return err == nil && u.String() == s

@@ -55,6 +55,7 @@ func UsedHere(stateDir, url string) *usedRepository {
 	return readUsed(local.Dir{Root: stateDir}.Read(local.Used, usedName(url)))
 }
 
+// UsedRepositories gives all that a state directory knows of; what cannot be read is left out.
 func UsedRepositories(stateDir string) (all []*usedRepository) {
 	if stateDir == "" {
 		return nil

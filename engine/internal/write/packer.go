@@ -112,6 +112,7 @@ func (fr *Framer) emptyLane(ctx context.Context, l Lane) error {
 	return fr.Pack.compress(ctx, f)
 }
 
+// Flush has the frames that are open compressed, full or not.
 func (fr *Framer) Flush(ctx context.Context) error {
 	fr.since = 0
 	for l := range Lane(lanes) {
@@ -134,6 +135,7 @@ type packer struct {
 	stored *flow.Buffers
 }
 
+// NewPacker starts a packer, which compresses as many frames at once as there are workers.
 func NewPacker(ctx context.Context, group *errgroup.Group, codec *chunk.Codec, up *Uploader, workers int) *packer {
 	p := &packer{
 		codec: codec, up: up, group: group,
@@ -256,6 +258,7 @@ type Uploader struct {
 	Busy   func(delta int, moved int64)       // for progress
 }
 
+// NewUploader makes an uploader of at most uploads packs at once.
 func NewUploader(store remote.Store, group *errgroup.Group, uploads int) *Uploader {
 	return &Uploader{
 		store: store, group: group, slots: make(chan struct{}, uploads),
@@ -298,6 +301,7 @@ func (up *Uploader) land(pack index.Pack, size int64) {
 	up.inPacks += ChunksIn(pack)
 }
 
+// ChunksIn counts the chunks of a pack.
 func ChunksIn(pack index.Pack) (n int) {
 	for _, f := range pack.Index.Frames {
 		n += len(f.Chunks)

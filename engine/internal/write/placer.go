@@ -12,7 +12,7 @@ import (
 type Placer struct {
 	w      *Writer
 	framer Framer
-	// pending are the chunks of this run that the index does not have yet.
+	// Pending are the chunks of this run that the index does not have yet.
 	Pending      map[chunk.ID]Placed
 	pendingLimit int
 	NewBytes     uint64
@@ -28,6 +28,7 @@ type Placed struct {
 // each. More are left to the index, which is slower and takes memory of its own.
 const MaxPending = 1 << 20
 
+// NewPlacer makes a placer of chunks into the packs of p.
 func NewPlacer(w *Writer, p *packer) Placer {
 	return Placer{w: w, framer: Framer{Pack: p}, Pending: map[chunk.ID]Placed{}, pendingLimit: MaxPending}
 }

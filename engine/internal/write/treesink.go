@@ -21,6 +21,7 @@ type TreeSink struct {
 	frame []byte
 }
 
+// Add is manifest.PageSink: it stores a page, unless the repository has it.
 func (s *TreeSink) Add(ctx context.Context, page []byte) (chunk.ID, error) {
 	id := s.Hasher.Sum(page)
 	if _, ok := s.Pages[id]; ok {
@@ -43,6 +44,7 @@ func (s *TreeSink) Add(ctx context.Context, page []byte) (chunk.ID, error) {
 	return id, nil
 }
 
+// Flush uploads the pack that is open. Without it the last pages are in no pack.
 func (s *TreeSink) Flush(ctx context.Context) error {
 	if s.open == nil {
 		return nil
@@ -60,4 +62,5 @@ func (s *TreeSink) Flush(ctx context.Context) error {
 	return nil
 }
 
+// Page is where a page that was added is; its pack is known after Flush.
 func (s *TreeSink) Page(id chunk.ID) manifest.PageRef { return s.Pages[id] }

@@ -25,7 +25,7 @@ type Writer struct {
 	Up     *Uploader
 	Meter  *progress.Meter
 	tell   func(error) // what a person should know
-	// shared: somebody else may put a manifest of the same id at the same time.
+	// Shared: somebody else may put a manifest of the same id at the same time.
 	Shared bool
 
 	cancel context.CancelFunc
@@ -38,7 +38,7 @@ func NewWriter(r *repo.Repo, before *Guard, m *progress.Meter, tell func(error))
 	return w
 }
 
-// Begin starts what works in the background, until end. What the run itself does in
+// Begin starts what works in the background, until End. What the run itself does in
 // parallel goes to the group, with its context.
 func (w *Writer) Begin(ctx context.Context) (*errgroup.Group, context.Context) {
 	runCtx, cancel := context.WithCancel(ctx)
@@ -58,6 +58,7 @@ func (w *Writer) Begin(ctx context.Context) (*errgroup.Group, context.Context) {
 	return g, gctx
 }
 
+// End stops what runs in the background. It is called once, after Wait or instead of it.
 func (w *Writer) End() {
 	w.cancel()
 	w.Commit.listing.Wait()
