@@ -130,6 +130,39 @@ func TestForkDirLost(t *testing.T) {
 	must(t, (&bareDir{Mode: 0o755}).restore(bare))
 }
 
+// TestForkDirMadeAgain: a directory that a resume had made when it was killed is removed
+// with its fork, guarded or not yet.
+func TestForkDirMadeAgain(t *testing.T) {
+	f := newForked(t)
+	r := f.open()
+	g, err := newForkRegistry(f.state)
+	must(t, err)
+	for _, name := range []string{"bare", "guarded"} {
+		one := f.fork(r, name, nil)
+		must(t, one.Unmount(t.Context(), false))
+		func() {
+			e, err := g.find(name)
+			must(t, err)
+			defer e.close()
+			must(t, e.take(t.Context()))
+			must(t, e.dropDir(nil)) // by an unfork that was killed
+			absent(t, one.Dir)
+			made, err := e.makeDirAgain(nil)
+			must(t, err)
+			if !made {
+				t.Errorf("%s was there", one.Dir)
+			}
+			if name == "guarded" {
+				guard, err := e.unguardToMount(nil)
+				must(t, err)
+				guard()
+			}
+		}()
+		f.remove(one)
+		absent(t, one.Dir)
+	}
+}
+
 // TestForkDirShared: a fork that was made over the moved directory of another has its guard
 // as long as it is there, whichever of them goes first, and leaves what was there before both.
 func TestForkDirShared(t *testing.T) {

@@ -176,7 +176,13 @@ func (e *forkEntry) makeDirAgain(warn func(error)) (made bool, err error) {
 		}
 	}
 	_, err = os.Lstat(dir)
-	made = errors.Is(err, fs.ErrNotExist)
+	if made = errors.Is(err, fs.ErrNotExist); made {
+		// Written down before, as by makeDirs: this process may be killed in between.
+		e.rec.Bare, e.rec.MadeDir = nil, true
+		if err := e.write(); err != nil {
+			return false, err
+		}
+	}
 	return made, os.MkdirAll(dir, 0o755)
 }
 
