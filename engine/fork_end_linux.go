@@ -149,6 +149,9 @@ func (e *forkEntry) dropLayer() error {
 		err = removeLayer(dir, e.rec.Works)
 	}
 	if err == nil && e.rec.MadeLayer {
+		if e.g.keeps(dir) {
+			forgetEntry(dir)
+		}
 		os.Remove(dir) // unless somebody put something there
 	}
 	return err

@@ -194,8 +194,13 @@ func (x *forker) openLayer(rec *forkRecord) (_ *forkLayer, err error) {
 	}
 	rec.TookLayer = true
 	// What unfork --keep made goes with the fork that had it last.
-	rec.MadeLayer = filepath.Dir(l.dir) == filepath.Join(x.g.state, local.Kept)
+	rec.MadeLayer = x.g.keeps(l.dir)
 	return l, nil
+}
+
+// keeps reports whether a directory is one that unfork --keep has made.
+func (g *forkRegistry) keeps(dir string) bool {
+	return filepath.Dir(dir) == filepath.Join(g.state, local.Kept)
 }
 
 // take locks the folder.
@@ -262,8 +267,17 @@ func (e *forkEntry) keep(ctx context.Context) (kept string, err error) {
 	if err := os.Rename(e.folder(), kept); err != nil {
 		return "", err
 	}
-	for _, name := range append([]string{forkFileName, lockName}, e.rec.Works...) {
+	forgetEntry(kept)
+	for _, name := range e.rec.Works {
 		fsys.RemoveTree(filepath.Join(kept, name)) // what is left goes with the folder
 	}
 	return kept, disk.SyncDir(filepath.Dir(kept))
+}
+
+// forgetEntry removes what was the entry's, and not its fork's, from a directory that keep
+// has made. Whoever is killed before leaves it to the fork that has the directory next.
+func forgetEntry(kept string) {
+	for _, name := range []string{forkFileName, lockName} {
+		os.Remove(filepath.Join(kept, name))
+	}
 }

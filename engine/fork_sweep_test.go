@@ -153,6 +153,19 @@ func TestSweepKept(t *testing.T) {
 	must(t, os.Remove(f.path("layer")))
 }
 
+// TestKeptKilled: what an unfork --keep that was killed left of the entry goes with the fork
+// that had the directory last.
+func TestKeptKilled(t *testing.T) {
+	f := newForked(t)
+	r := f.open()
+	kept, err := f.fork(r, "one", nil).Remove(t.Context(), &RemoveForkOptions{Keep: true})
+	must(t, err)
+	writeFile(t, filepath.Join(kept, forkFileName), []byte("{}"))
+	writeFile(t, filepath.Join(kept, lockName), nil)
+	f.remove(f.fork(r, "two", &ForkOptions{Upper: kept}))
+	absent(t, kept)
+}
+
 // TestSweepRemoved: a fork whose removal was begun is removed, with what it has elsewhere,
 // but for what is another's by now.
 func TestSweepRemoved(t *testing.T) {
