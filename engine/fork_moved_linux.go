@@ -80,11 +80,9 @@ func (e *forkEntry) movedBare() (*os.File, error) {
 }
 
 // dropMoved makes the directory beneath the fork what it was, wherever it was moved to, and
-// removes it if it was made for the fork. It warns if it cannot find that.
+// removes it if it was made for the fork. It warns if it cannot find that. The caller knows
+// that it is no other fork's as well.
 func (e *forkEntry) dropMoved(warn func(error)) error {
-	if e.sharesBare() {
-		return nil
-	}
 	f, err := e.movedBare()
 	if err != nil {
 		if warn != nil {

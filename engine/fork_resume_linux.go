@@ -170,7 +170,7 @@ func (e *forkEntry) makeDirAgain(warn func(error)) (made bool, err error) {
 	if f != nil {
 		return false, f.Close()
 	}
-	if e.rec.Bare != nil {
+	if e.rec.Bare != nil && !e.sharesBare() {
 		if err := e.dropMoved(warn); err != nil {
 			return false, err
 		}

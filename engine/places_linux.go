@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/moby/sys/mountinfo"
@@ -20,13 +21,18 @@ type fsPlace struct {
 	path         string // from the root of the file system
 }
 
-// placeOf finds where a path without symbolic links is. ok is false where the table
-// does not say, as in a chroot.
+// uncovered gives the mounts of a table that a path leads to.
+func uncovered(table []*mountinfo.Info) []*mountinfo.Info {
+	covered := fusefs.Covered(table)
+	return slices.DeleteFunc(slices.Clone(table), func(m *mountinfo.Info) bool { return covered[m] != nil })
+}
+
+// placeOf finds where a path without symbolic links is, by the mounts that are uncovered. ok
+// is false where they do not say, as in a chroot.
 func placeOf(mounts []*mountinfo.Info, path string) (p fsPlace, ok bool) {
 	var at *mountinfo.Info
-	covered := fusefs.Covered(mounts) // those no path leads to
 	for _, m := range mounts {
-		if covered[m] == nil && pathWithin(path, m.Mountpoint) && (at == nil || len(m.Mountpoint) >= len(at.Mountpoint)) {
+		if pathWithin(path, m.Mountpoint) && (at == nil || len(m.Mountpoint) >= len(at.Mountpoint)) {
 			at = m
 		}
 	}
@@ -58,6 +64,7 @@ func (o *ownDirs) boundFrom(path string) string {
 			targets = append(targets, m.Mountpoint)
 		}
 	}
+	mounts = uncovered(mounts)
 	for _, ours := range o.paths {
 		own, ok := placeOf(mounts, ours)
 		if !ok {
@@ -85,7 +92,7 @@ func inUse(ctx context.Context, path string) (why string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the mounts: %w", err)
 	}
-	place, placed := placeOf(mounts, path)
+	place, placed := placeOf(uncovered(mounts), path)
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return "", err

@@ -21,7 +21,7 @@ func TestPlaceOfCovered(t *testing.T) {
 	hidden := &mountinfo.Info{ID: 4, Parent: 3, Minor: 4, Root: "/", Mountpoint: "/m/d"}
 	for _, table := range [][]*mountinfo.Info{{root, top, beneath, hidden}, {root, beneath, hidden, top}} {
 		for path, minor := range map[string]int{"/m": 2, "/m/d/f": 2, "/n": 1} {
-			if p, ok := placeOf(table, path); !ok || p.minor != minor {
+			if p, ok := placeOf(uncovered(table), path); !ok || p.minor != minor {
 				t.Errorf("%s is on %d, %v", path, p.minor, ok)
 			}
 		}
